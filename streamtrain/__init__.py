@@ -1,0 +1,74 @@
+"""streamtrain: train on data sets too large for one machine, and see the generalization gap.
+
+Public names only; what is heavy is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from streamtrain.errors import (
+    ConfigError,
+    DataError,
+    JobError,
+    ManifestError,
+    NonFiniteError,
+    ShardError,
+    SourceError,
+    StreamtrainError,
+    TrainingError,
+    WorkerLost,
+)
+from streamtrain.job import SGD, Data, Epochs, Job, Online, Schedule, Tracking
+
+if TYPE_CHECKING:
+    from streamtrain.pack import PackOptions, pack
+    from streamtrain.prepare.jobfile import load_job
+    from streamtrain.run.report import table
+    from streamtrain.run.result import Evaluation, Result
+    from streamtrain.run.train import train
+
+_LATE = {
+    "PackOptions": "streamtrain.pack",
+    "pack": "streamtrain.pack",
+    "load_job": "streamtrain.prepare.jobfile",
+    "Evaluation": "streamtrain.run.result",
+    "Result": "streamtrain.run.result",
+    "table": "streamtrain.run.report",
+    "train": "streamtrain.run.train",
+}
+
+__all__ = [
+    "SGD",
+    "ConfigError",
+    "Data",
+    "DataError",
+    "Epochs",
+    "Evaluation",
+    "Job",
+    "JobError",
+    "ManifestError",
+    "NonFiniteError",
+    "Online",
+    "PackOptions",
+    "Result",
+    "Schedule",
+    "ShardError",
+    "SourceError",
+    "StreamtrainError",
+    "Tracking",
+    "TrainingError",
+    "WorkerLost",
+    "load_job",
+    "pack",
+    "table",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'streamtrain' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LATE[name]), name)

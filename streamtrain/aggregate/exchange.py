@@ -1,0 +1,40 @@
+"""The exchange: where the workers' contributions meet and become one update.
+
+A worker fills the slots of the lanes it hosts, then calls ``meet`` once a step. What differs between
+exchanges is how the slots reach the aggregators; the sums, their order and the update do not.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from streamtrain.aggregate.memory import Slot, State
+from streamtrain.values import Update
+
+
+class Exchange(Protocol):
+    """See the module. One object in each worker."""
+
+    @property
+    def step(self) -> int:
+        """Updates in the current state, the same in all workers between two meetings."""
+
+    @property
+    def halves(self) -> tuple[State, State]:
+        """Both halves of the state; ``halves[step % 2]`` is the current one, and nobody writes to it."""
+
+    def slot(self, lane: int) -> Slot:
+        """Where the worker that hosts ``lane`` leaves its contribution before ``meet``."""
+
+    def meet(self) -> Update:
+        """Sums all lanes' slots, updates the other half of the state, and makes it the current one.
+
+        Returns when the whole new state is there, in every worker at once.
+
+        Raises:
+            NonFiniteError: the loss or the gradient; the state stays as it was.
+            WorkerLost: a peer died or gave up; the state stays as it was.
+        """
+
+    def abandon(self) -> None:
+        """This worker gives up; the others will raise `WorkerLost` instead of waiting for it."""

@@ -1,0 +1,176 @@
+"""The exchange of one host: workers meet in one block of memory (DESIGN, measurements; a single worker alone).
+
+Each worker sums and updates its own chunks of the vector over all lanes. Three waits make a step
+whole: all contributions are there; all norms are there; all of the new state is there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+
+from streamtrain.aggregate.barrier import Alone, Barrier, SharedBarrier
+from streamtrain.aggregate.clip import clip_scale, clip_value_, norm_of, squared_norm
+from streamtrain.aggregate.memory import CHUNK, WORDS_A_LINE, Memory, Slot, State
+from streamtrain.aggregate.sgd import descend, schedule_factor
+from streamtrain.aggregate.tree import tree_sum
+from streamtrain.aggregate.vector import Layout, Place
+from streamtrain.errors import NonFiniteError
+from streamtrain.job import SGD
+from streamtrain.values import Moments, Update
+
+
+class HostExchange:
+    """See the module and `Exchange`.
+
+    Args:
+        memory: the block; private where there is one worker.
+        layout: of the model.
+        sgd: settings of the update.
+        total_steps: the longest possible run, for the schedule.
+        worker: this worker's index.
+        processes: process numbers of all workers, by worker; the workers of this exchange.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        layout: Layout,
+        sgd: SGD,
+        total_steps: int,
+        worker: int,
+        processes: Mapping[int, int],
+    ) -> None:
+        self._memory, self._layout, self._sgd, self._total_steps = memory, layout, sgd, total_steps
+        self._leads = worker == 0
+        self._barrier = _barrier(memory, worker, processes)
+        self._chunks = _chunks_of(layout.size, len(processes), worker)
+        self._step = int(memory.words[0])
+
+    @property
+    def step(self) -> int:
+        """See `Exchange`."""
+        return self._step
+
+    @property
+    def halves(self) -> tuple[State, State]:
+        """See `Exchange`."""
+        return self._memory.halves
+
+    def slot(self, lane: int) -> Slot:
+        """See `Exchange`."""
+        return self._memory.slots[lane]
+
+    def abandon(self) -> None:
+        """See `Exchange`."""
+        self._barrier.abandon()
+
+    def meet(self) -> Update:
+        """See `Exchange`."""
+        self._barrier.wait()  # every lane's contribution is there
+        loss, error = self._totals()
+        unused = self._unused()
+        for index in self._chunks:
+            self._gather(index, loss.count)
+
+        self._barrier.wait()  # every chunk's norm is there
+        norm = norm_of(self._memory.norms.tolist())
+        learning_rate = self._sgd.lr * schedule_factor(self._sgd.schedule, self._step, self._total_steps)
+        if not (math.isfinite(norm) and math.isfinite(loss.mean)):
+            raise NonFiniteError(self._step, learning_rate, norm, loss.mean)
+        scale = clip_scale(norm, self._sgd.clip_norm)
+        for index in self._chunks:
+            self._descend(index, scale, learning_rate)
+            self._keep(unused, index)
+        if self._leads:
+            self._average_buffers()
+
+        self._barrier.wait()  # the new state is whole
+        update = Update(self._step, loss, error, learning_rate, norm, scale)
+        self._commit()
+        return update
+
+    def _totals(self) -> tuple[Moments, Moments]:
+        loss, error = Moments(), Moments()
+        for count, mean, m2, error_count, error_mean, error_m2 in self._memory.moments.tolist():
+            loss += Moments(int(count), mean, m2)
+            error += Moments(int(error_count), error_mean, error_m2)
+        return loss, error
+
+    def _gather(self, index: int, examples: int) -> None:
+        """Mean gradient (8.9) of one chunk, clipped by value, and its squared norm."""
+        chunk = _elements(index)
+        mean = tree_sum([slot.gradient[chunk] for slot in self._memory.slots], out=self._memory.mean[chunk])
+        mean.div_(examples)
+        if self._sgd.clip_value is not None:
+            clip_value_(mean, self._sgd.clip_value)
+        self._memory.norms[index] = squared_norm(mean)
+
+    def _descend(self, index: int, scale: float, learning_rate: float) -> None:
+        chunk = _elements(index)
+        old, new = self._old_and_new()
+        gradient = self._memory.mean[chunk]
+        if scale != 1.0:
+            gradient.mul_(scale)
+        descend(
+            self._sgd,
+            learning_rate,
+            gradient,
+            old=(old.parameters[chunk], old.momentum[chunk]),
+            new=(new.parameters[chunk], new.momentum[chunk]),
+        )
+
+    def _keep(self, places: list[Place], index: int) -> None:
+        """Leaves ``places`` as they were, where they lie in the chunk."""
+        chunk = _elements(index)
+        old, new = self._old_and_new()
+        for place in places:
+            inside = slice(max(place.start, chunk.start), min(place.stop, chunk.stop))
+            if inside.start < inside.stop:
+                new.parameters[inside] = old.parameters[inside]
+                new.momentum[inside] = old.momentum[inside]
+
+    def _unused(self) -> list[Place]:
+        """Parameters without a gradient in this minibatch: left as they are, like `torch.optim.SGD` does."""
+        used = self._memory.used.amax(0)
+        return [place for place, flag in zip(self._layout.parameters, used.tolist(), strict=True) if not flag]
+
+    def _average_buffers(self) -> None:
+        """Floating-point buffers: mean over the lanes that had examples; others: lane 0's, which always has some."""
+        _, new = self._old_and_new()
+        if self._layout.buffers:
+            had = [
+                slot.buffers
+                for slot, count in zip(self._memory.slots, self._memory.moments[:, 0], strict=True)
+                if count
+            ]
+            tree_sum(had, out=new.buffers).div_(len(had))
+        new.counters.copy_(self._memory.slots[0].counters)
+
+    def _old_and_new(self) -> tuple[State, State]:
+        halves = self._memory.halves
+        return halves[self._step % 2], halves[1 - self._step % 2]
+
+    def _commit(self) -> None:
+        self._step += 1
+        if self._leads:
+            self._memory.words[0] = self._step
+
+
+def _barrier(memory: Memory, worker: int, processes: Mapping[int, int]) -> Barrier:
+    if len(processes) == 1:
+        return Alone()
+    lines = [memory.words[start : start + 1] for start in range(0, len(memory.words), WORDS_A_LINE)]
+    peers = {peer: process for peer, process in processes.items() if process != os.getpid()}
+    return SharedBarrier(failed=lines[1], arrivals=lines[2:], worker=worker, processes=peers)
+
+
+def _elements(chunk: int) -> slice:
+    return slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+
+
+def _chunks_of(size: int, workers: int, worker: int) -> range:
+    """Chunks that ``worker`` sums and updates."""
+    chunks = -(-size // CHUNK)
+    return range(worker * chunks // workers, (worker + 1) * chunks // workers)

@@ -1,0 +1,109 @@
+"""A model's trainable parameters as one flat vector, and its buffers as two more.
+
+Tied parameters appear once; frozen ones not at all (every worker has the same ones by its seed).
+Every parameter starts at a multiple of 64 bytes in the vector; the gaps stay zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from streamtrain.errors import JobError, complaint
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Place:
+    """Elements ``[start, stop)`` of a vector, seen as ``shape``."""
+
+    name: str
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+    def view(self, vector: torch.Tensor) -> torch.Tensor:
+        """The tensor as a view of ``vector``."""
+        return vector[self.start : self.stop].view(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a model's tensors lie in its vectors.
+
+    Attributes:
+        parameters: trainable parameters, in the model's order.
+        dtype: their element type.
+        buffers: floating-point buffers (BatchNorm's running statistics), in a float64 vector.
+        counters: the other buffers, in an int64 vector.
+    """
+
+    parameters: tuple[Place, ...]
+    dtype: torch.dtype
+    buffers: tuple[Place, ...]
+    counters: tuple[Place, ...]
+
+    @property
+    def size(self) -> int:
+        """Elements of the parameter vector, gaps included."""
+        return _padded(self.parameters[-1].stop, self.dtype.itemsize)
+
+    @property
+    def buffer_size(self) -> int:
+        """Elements of the vector of floating-point buffers."""
+        return self.buffers[-1].stop if self.buffers else 0
+
+    @property
+    def counter_size(self) -> int:
+        """Elements of the vector of other buffers."""
+        return self.counters[-1].stop if self.counters else 0
+
+
+def layout_of(model: torch.nn.Module) -> Layout:
+    """The layout of ``model``; the same for every process that built it.
+
+    Raises:
+        JobError: nothing to train, or trainable parameters of more than one element type.
+    """
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    dtypes = {p.dtype for p in trainable.values()}
+    if len(dtypes) != 1:
+        found = ", ".join(sorted(str(d) for d in dtypes)) or "none"
+        raise JobError(
+            complaint(
+                "model",
+                expected="trainable parameters of one element type",
+                found=found,
+                do="check requires_grad and dtypes",
+            )
+        )
+    dtype = dtypes.pop()
+    buffers = dict(model.named_buffers())
+    return Layout(
+        parameters=_places(trainable, dtype.itemsize),
+        dtype=dtype,
+        buffers=_places({n: b for n, b in buffers.items() if b.is_floating_point()}),
+        counters=_places({n: b for n, b in buffers.items() if not b.is_floating_point()}),
+    )
+
+
+def write(places: tuple[Place, ...], tensors: Mapping[str, torch.Tensor], vector: torch.Tensor) -> None:
+    """Copies the named tensors to their places in ``vector``."""
+    for place in places:
+        place.view(vector).copy_(tensors[place.name].detach())
+
+
+def _places(tensors: Mapping[str, torch.Tensor], itemsize: int = 8) -> tuple[Place, ...]:
+    places, start = [], 0
+    for name, tensor in tensors.items():
+        places.append(Place(name, start, start + tensor.numel(), tuple(tensor.shape)))
+        start = _padded(start + tensor.numel(), itemsize)
+    return tuple(places)
+
+
+def _padded(elements: int, itemsize: int) -> int:
+    step = ALIGNMENT // itemsize
+    return -(-elements // step) * step

@@ -1,0 +1,154 @@
+"""The command line: parse, call, print. What is called lives elsewhere.
+
+Exit codes: 0 done; 2 a wrong flag, setting or job file; 3 bad data; 4 a run that started and failed;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from streamtrain.errors import StreamtrainError
+
+HELP = """\
+usage: streamtrain COMMAND [--help]
+
+  pack SOURCE DEST         raw data -> shuffled WebDataset shards and a manifest
+  inspect DEST             what a data set holds; its checksums; one example's way
+  train JOB.py             train a job, with any setting as a flag
+  ui                       open MLflow on this folder's runs
+
+examples:
+  streamtrain pack photos/ data/photos --splits 0.8 0.1 0.1 --seed 1
+  streamtrain inspect data/photos --verify
+  streamtrain train jobs/mnist.py --sgd.lr 0.05 --workers 2
+  streamtrain ui --port 5000
+"""
+
+TRAIN_HELP = """\
+usage: streamtrain train JOB.py [--mode online|epochs] [--any.setting VALUE ...] [--json]
+
+`streamtrain train JOB.py --help` lists every setting with the job's own values.
+
+examples:
+  streamtrain train jobs/mnist.py
+  streamtrain train jobs/mnist.py --mode online --workers 2 --sgd.lr 0.02
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits with its code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+        sys.exit(0 if words else 2)
+    if words[0] == "--version":
+        import importlib.metadata
+
+        print(importlib.metadata.version("streamtrain"))
+        sys.exit(0)
+    command = COMMANDS.get(words[0])
+    if command is None:
+        fail(f"streamtrain: expected one of {', '.join(COMMANDS)}, found {words[0]!r}; see streamtrain --help", 2)
+    try:
+        command(words[1:])
+    except StreamtrainError as error:
+        fail(f"streamtrain {words[0]}: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        fail(f"streamtrain {words[0]}: interrupted; {INTERRUPTED.get(words[0], 'nothing was changed')}", 130)
+
+
+def fail(line: str, code: int) -> NoReturn:
+    """One line on standard error, and out."""
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+INTERRUPTED = {
+    "pack": "no data set was written, and nothing half-written was left",
+    "train": "what was measured so far is in MLflow and in the run's folder",
+}
+
+
+def run_pack(words: Sequence[str]) -> None:
+    """``streamtrain pack``."""
+    from tqdm import tqdm
+
+    from streamtrain.flags import PackArguments, parse
+    from streamtrain.pack import pack
+
+    examples = "streamtrain pack photos/ data/photos --splits 0.8 0.1 0.1 --seed 1"
+    given = parse(PackArguments, words, "streamtrain pack", examples)
+    bars: dict[str, tqdm[Any]] = {}
+
+    def progress(phase: str, done: int, total: int | None) -> None:
+        if phase not in bars:
+            bars[phase] = tqdm(desc=phase, total=total, unit=" examples", unit_scale=True, disable=None)
+        bars[phase].update(done - bars[phase].n)
+        if done == total:
+            bars[phase].close()
+
+    manifest = pack(given.source, given.dest, given.options, progress)
+    counts = {name: split.examples for name, split in manifest.splits.items()}
+    shards = sum(len(split.shards) for split in manifest.splits.values())
+    size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
+    if given.json:
+        print(json.dumps({"dest": str(given.dest), "examples": counts, "shards": shards, "bytes": size}))
+    else:
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        print(f"{given.dest}: {manifest.examples:,} examples ({parts}) in {shards} shards, {size / 1e6:,.1f} MB")
+
+
+def run_inspect(words: Sequence[str]) -> None:
+    """``streamtrain inspect``."""
+    from streamtrain.flags import InspectArguments, parse
+    from streamtrain.prepare.inspect import inspect_dataset, report
+
+    examples = "streamtrain inspect data/mnist --verify\nstreamtrain inspect data/mnist --example 00042 --batch-size 64"
+    given = parse(InspectArguments, words, "streamtrain inspect", examples)
+    found = inspect_dataset(
+        given.dest, verify_all=given.verify, key=given.example, lanes=given.lanes, batch_size=given.batch_size
+    )
+    print(json.dumps(found, indent=1) if given.json else report(found))
+
+
+def run_train(words: Sequence[str]) -> None:
+    """``streamtrain train``."""
+    if not words or words[0] in ("-h", "--help"):
+        print(TRAIN_HELP, end="")
+        sys.exit(0 if words else 2)
+    from streamtrain.flags import parse, with_mode
+    from streamtrain.job import Job
+    from streamtrain.prepare.jobfile import load_job
+
+    file, *flags = words
+    as_json = "--json" in flags
+    job, flags = with_mode(load_job(file), [flag for flag in flags if flag != "--json"])
+    example = f"streamtrain train {file} --sgd.lr 0.05 --workers 2\nstreamtrain train {file} --mode online --json"
+    job = parse(Job, flags, f"streamtrain train {file}", example, default=job)
+    from streamtrain.run.report import table
+    from streamtrain.run.train import train
+
+    result = train(job, name=Path(file).stem)
+    print(json.dumps(result.summary()) if as_json else table({result.mode: result}))
+
+
+def run_ui(words: Sequence[str]) -> None:
+    """``streamtrain ui``."""
+    from streamtrain.flags import UiArguments, parse
+    from streamtrain.track.ui import serve
+
+    given = parse(UiArguments, words, "streamtrain ui", "streamtrain ui --port 5000")
+    sys.exit(serve(given.port))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "pack": run_pack,
+    "inspect": run_inspect,
+    "train": run_train,
+    "ui": run_ui,
+}

@@ -1,0 +1,122 @@
+"""Every error that streamtrain raises on purpose, as one tree.
+
+    StreamtrainError
+    ├── ConfigError        a setting, a flag or a job's declaration        exit 2
+    │   └── JobError       the user's own code: job file, model, loss
+    ├── DataError          what lies on disk                               exit 3
+    │   ├── SourceError    raw data on its way into `pack`
+    │   ├── ManifestError  the card of a data set
+    │   └── ShardError     one tar, one example in it
+    └── TrainingError      what happens in a run                           exit 4
+        ├── NonFiniteError a loss or gradient is NaN or infinite
+        └── WorkerLost     a worker process died or stopped answering
+
+A message is one line: what, expected, found, what to do. All are built from that one string, so
+they survive pickling between processes unless a class says otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class StreamtrainError(Exception):
+    """Base of all. ``exit_code`` is what the command line returns for it."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(StreamtrainError):
+    """A setting is wrong: refused before anything starts."""
+
+    exit_code = 2
+
+
+class JobError(ConfigError):
+    """The job file, its model, loss or transform fails."""
+
+
+class DataError(StreamtrainError):
+    """What was read from disk is not what it must be."""
+
+    exit_code = 3
+
+
+class SourceError(DataError):
+    """Raw data that `pack` cannot take."""
+
+
+class ManifestError(DataError):
+    """A data set's manifest is missing, newer, damaged or does not fit its shards."""
+
+
+class ShardError(DataError):
+    """A shard or an example in it is damaged or not in the accepted layout."""
+
+
+class TrainingError(StreamtrainError):
+    """A run that started and could not go on."""
+
+    exit_code = 4
+
+
+class NonFiniteError(TrainingError):
+    """Loss or gradient became NaN or infinite; raised before the update, so the parameters are still good.
+
+    Args:
+        step: the global step, from 0, whose update was refused.
+        learning_rate: the rate that the refused update would have used.
+        gradient_norm: the norm found, NaN or infinite, or finite where only the loss is not.
+        loss: the minibatch's mean loss.
+        saved: file with the parameters of the last good step, where they were saved.
+    """
+
+    def __init__(self, step: int, learning_rate: float, gradient_norm: float, loss: float, saved: str = "") -> None:
+        self.values = (step, learning_rate, gradient_norm, loss)
+        kept = f"; parameters of the last good step are in {saved}" if saved else ""
+        super().__init__(
+            f"step {step}: expected a finite loss and gradient, found loss {loss:g} and gradient norm "
+            f"{gradient_norm:g} at learning rate {learning_rate:g}; lower sgd.lr, set sgd.clip_norm or look at the "
+            f"data{kept}"
+        )
+
+    def with_parameters_in(self, file: str) -> NonFiniteError:
+        """The same error, saying where the last good parameters are."""
+        return NonFiniteError(*self.values, saved=file)
+
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[int, float, float, float]]:
+        return type(self), self.values
+
+
+class WorkerLost(TrainingError):
+    """A worker died or stopped answering while others waited for it."""
+
+
+def complaint(where: str, *, expected: str, found: str, do: str) -> str:
+    """One line in the form that every message has."""
+    return f"{where}: expected {expected}, found {found}; {do}"
+
+
+@contextlib.contextmanager
+def users_code(what: str, do: str = "mend the job") -> Iterator[None]:
+    """Turns whatever the user's own code raises inside into one line that says where it was raised.
+
+    Raises:
+        JobError: with ``what`` failed, the exception, and the innermost line of the traceback.
+    """
+    try:
+        yield
+    except StreamtrainError:
+        raise
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
+        raise JobError(f"{what} failed: {one_line(error)}{place}; {do}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's type and message, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,107 @@
+"""Flags out of typed declarations: what each command takes, and how a wrong flag is told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+
+from streamtrain.errors import ConfigError
+from streamtrain.job import Epochs, Job, Online
+from streamtrain.pack.options import PackOptions
+
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class PackArguments:
+    """Shuffles raw data uniformly, splits it, and writes WebDataset shards and a manifest."""
+
+    source: tyro.conf.Positional[str]
+    """Folder of images by class, .csv, .parquet, .npz, .npy, WebDataset .tar, or module:function."""
+    dest: tyro.conf.Positional[Path]
+    """Folder to make."""
+    options: Annotated[PackOptions, tyro.conf.arg(name="")] = field(default_factory=PackOptions)
+    json: bool = False
+    """Print a summary as JSON."""
+
+
+@dataclass(frozen=True)
+class InspectArguments:
+    """Shows what a data set holds, whether it is whole, and the way of one example through a run."""
+
+    dest: tyro.conf.Positional[Path]
+    """The data set's folder."""
+    verify: bool = False
+    """Read every shard and check its checksum."""
+    example: str | None = None
+    """Key of an example: show it, and where it goes in training."""
+    batch_size: int = 128
+    """For --example: the size of the minibatches."""
+    lanes: int = 1
+    """For --example: the number of lanes."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True)
+class UiArguments:
+    """MLflow's own pages on this folder's runs, or on those of MLFLOW_TRACKING_URI; for this machine only."""
+
+    port: int = 5000
+    """Port on localhost."""
+
+
+def parse(
+    declaration: type[Parsed], words: Sequence[str], program: str, examples: str, default: Parsed | None = None
+) -> Parsed:
+    """The declaration filled from flags.
+
+    Raises:
+        ConfigError: a wrong flag or value, in one line.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: Parsed = tyro.cli(
+                declaration,
+                args=list(words),
+                default=default,  # type: ignore[arg-type]  # None means no default
+                prog=program,
+                description=f"{declaration.__doc__}\n\nExamples:\n\n{examples}",
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
+            )
+    except SystemExit as stopped:
+        if stopped.code in (0, None):
+            raise
+        raise ConfigError(_unboxed(said.getvalue())) from None
+    return parsed
+
+
+def with_mode(job: Job, flags: list[str]) -> tuple[Job, list[str]]:
+    """Takes ``--mode online|epochs`` out of the flags: the other mode, with its defaults."""
+    if "--mode" not in flags:
+        return job, flags
+    at = flags.index("--mode")
+    name = flags[at + 1] if at + 1 < len(flags) else "nothing"
+    if name not in ("online", "epochs"):
+        raise ConfigError(f"--mode: expected online or epochs, found {name}; change it")
+    mode = Online() if name == "online" else Epochs()
+    rest = flags[:at] + flags[at + 2 :]
+    return (job if type(job.mode) is type(mode) else dataclasses.replace(job, mode=mode)), rest
+
+
+def _unboxed(box: str) -> str:
+    """The text of tyro's framed message, on one line."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+    text = " ".join(line for line in lines if line and not line.startswith("─"))
+    text, _, _ = text.partition(" For full helptext")
+    return (
+        text.replace("Error parsing Job: ", "").replace(" Perhaps you meant:", "; perhaps you meant") + "; see --help"
+    )

@@ -1,0 +1,194 @@
+"""One worker's copy of the model: from examples to sums of gradient, loss and error.
+
+Costs one forward and backward a lane. Knows nothing of steps, files or other workers; random numbers
+(dropout) follow from the seed given with each call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from streamtrain.aggregate.memory import Slot, State
+from streamtrain.aggregate.vector import Layout, layout_of, write
+from streamtrain.errors import JobError, complaint, users_code
+from streamtrain.job import Job
+from streamtrain.values import Arrays, Moments, Risk
+
+Batch = dict[str, torch.Tensor]
+LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of each example's class, in nats; shape (examples,)."""
+    return torch.nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def mse(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Each example's squared error, averaged over its components; shape (examples,)."""
+    return (output - target.view_as(output)).square().flatten(1).mean(1)
+
+
+def zero_one(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 where the largest output is not the target's class, else 0; shape (examples,)."""
+    return (output.argmax(1) != target).float()
+
+
+def loss_and_error(job: Job) -> tuple[LossFunction, LossFunction]:
+    """The job's functions, built-in names and the default error resolved."""
+    loss = {"cross_entropy": cross_entropy, "mse": mse}[job.loss] if isinstance(job.loss, str) else job.loss
+    if job.error is None:
+        return loss, zero_one if job.loss == "cross_entropy" else loss
+    return loss, zero_one if isinstance(job.error, str) else job.error
+
+
+def build_model(job: Job) -> torch.nn.Module:
+    """The job's model with its initial parameters, the same in every process.
+
+    Raises:
+        JobError: the user's function fails or returns something else.
+    """
+    torch.manual_seed(job.seed)
+    with users_code("model"):
+        model = job.model()
+    if not isinstance(model, torch.nn.Module):
+        raise JobError(
+            complaint("model", expected="a function that returns a torch.nn.Module", found=repr(model), do="fix it")
+        )
+    return model.to(torch.float64 if job.precision == "float64" else torch.float32)
+
+
+class Gradient:
+    """The model and how its sums are computed.
+
+    Attributes:
+        model: the module; its parameters are views of the state last loaded.
+        layout: where its tensors lie in the vectors.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.model = build_model(job).to(job.device)
+        self.layout: Layout = layout_of(self.model)
+        self._data, self._device = job.data, torch.device(job.device)
+        self._loss, self._error = loss_and_error(job)
+        self._autocast: Callable[[], contextlib.AbstractContextManager[Any]] = (
+            (lambda: torch.autocast(job.device, torch.bfloat16)) if job.precision == "bf16" else contextlib.nullcontext
+        )
+        parameters, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
+        self._parameters = [parameters[place.name] for place in self.layout.parameters]
+        self._buffers = [buffers[place.name] for place in self.layout.buffers]
+        self._counters = [buffers[place.name] for place in self.layout.counters]
+        self._state: State | None = None
+
+    def write(self, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
+        """A state dict's parameters and buffers into ``state``, with no momentum; frozen parameters are not in it."""
+        write(self.layout.parameters, tensors, state.parameters)
+        write(self.layout.buffers, {**dict(self.model.named_buffers()), **tensors}, state.buffers)
+        write(self.layout.counters, {**dict(self.model.named_buffers()), **tensors}, state.counters)
+        state.momentum.zero_()
+
+    def forget(self) -> None:
+        """The state last loaded was written to: the next `load` takes it again."""
+        self._state = None
+
+    def load(self, state: State) -> None:
+        """Makes ``state`` the model's parameters: by reference on a CPU, copied to another device."""
+        if state is self._state:
+            return
+        self._state = state
+        for parameter, place in zip(self._parameters, self.layout.parameters, strict=True):
+            view = place.view(state.parameters)
+            if self._device.type == "cpu":
+                parameter.data = view
+            else:
+                parameter.data.copy_(view, non_blocking=True)
+
+    def lane(self, arrays: Arrays, slot: Slot, seed: int) -> None:
+        """Sum of the gradient over one lane's examples, and their moments, into ``slot``.
+
+        Args:
+            arrays: at least one example.
+            seed: of this lane's random numbers in this step.
+        """
+        self._seed(seed)
+        self._load_buffers()
+        self.model.train()
+        _, losses, errors = self.losses(self.batch(arrays))
+        with users_code("the model's backward"):
+            gradients = torch.autograd.grad(losses.sum(), self._parameters, allow_unused=True)
+        for index, (gradient, place) in enumerate(zip(gradients, self.layout.parameters, strict=True)):
+            slot.used[index] = gradient is not None
+            if gradient is None:
+                place.view(slot.gradient).zero_()
+            else:
+                place.view(slot.gradient).copy_(gradient)
+        for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
+            place.view(slot.buffers).copy_(buffer)
+        for counter, place in zip(self._counters, self.layout.counters, strict=True):
+            place.view(slot.counters).copy_(counter)
+        loss, error = _moments(losses), _moments(errors)
+        six = [loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2]
+        slot.moments.copy_(torch.tensor(six, dtype=torch.float64))
+
+    @staticmethod
+    def empty_lane(slot: Slot) -> None:
+        """Leaves in ``slot`` that its lane has no examples in this minibatch."""
+        for tensor in (slot.gradient, slot.used, slot.moments):
+            tensor.zero_()
+
+    def evaluate(self, arrays: Arrays) -> Risk:
+        """Loss and error of examples at the loaded state, in evaluation mode; changes nothing."""
+        self._load_buffers()
+        self.model.eval()
+        with torch.inference_mode():
+            _, losses, errors = self.losses(self.batch(arrays))
+        return Risk(_moments(losses), _moments(errors))
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The model's state dict at the loaded state: copies on the CPU."""
+        self._load_buffers()
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+
+    def batch(self, arrays: Arrays) -> Batch:
+        """The examples as tensors on the device, transformed, floating-point ones in the parameters' type."""
+        batch = {name: torch.from_numpy(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
+        if self._data.transform is not None:
+            with users_code("data.transform"):
+                batch = self._data.transform(batch)
+        return {name: t.to(self.layout.dtype) if t.is_floating_point() else t for name, t in batch.items()}
+
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """What the model is called with."""
+        return tuple(batch[name] for name in self._data.inputs)
+
+    def losses(self, batch: Batch) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """The model's output, and loss and error of each example; the latter without a graph."""
+        target = batch[self._data.target]
+        with self._autocast():
+            with users_code("the model's forward"):
+                output = self.model(*self.inputs(batch))
+            with users_code("the loss"):
+                losses = self._loss(output, target)
+        with torch.no_grad(), users_code("the error"):
+            errors = losses if self._error is self._loss else self._error(output, target)
+        return output, losses, errors
+
+    def _seed(self, seed: int) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+
+    def _load_buffers(self) -> None:
+        state = self._state
+        assert state is not None, "load a state first"
+        for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
+            buffer.copy_(place.view(state.buffers))
+        for counter, place in zip(self._counters, self.layout.counters, strict=True):
+            counter.copy_(place.view(state.counters))
+
+
+def _moments(values: torch.Tensor) -> Moments:
+    return Moments.of(values.detach().double().cpu().numpy())

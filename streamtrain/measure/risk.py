@@ -1,0 +1,28 @@
+"""Risk: the mean loss and the mean error on a set of examples, all at the same parameters.
+
+On training examples it is the empirical risk, ``(1/m) Σ L(f(x⁽ⁱ⁾; θ), y⁽ⁱ⁾)`` (Deep Learning, 8.3); on
+unseen ones it estimates the generalization risk ``E L(f(x; θ), y)`` (8.2). Standard error: ``s/√n`` (5.46).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from streamtrain.values import Moments, Reading, Risk
+
+
+def pooled(risks: Iterable[Risk]) -> Risk:
+    """The risk on the union of disjoint sets, merged in the order given, so with the same bits for any workers."""
+    loss, error = Moments(), Moments()
+    for risk in risks:
+        loss, error = loss + risk.loss, error + risk.error
+    return Risk(loss, error)
+
+
+def risk_readings(prefix: str, risk: Risk, step: int, time: float) -> list[Reading]:
+    """Mean and standard error of loss and error, as ``prefix/loss``, ``prefix/loss_standard_error``, …"""
+    return [
+        Reading(f"{prefix}/{name}{suffix}", value, step, time)
+        for name, moments in (("loss", risk.loss), ("error", risk.error))
+        for suffix, value in (("", moments.mean), ("_standard_error", moments.standard_error))
+    ]

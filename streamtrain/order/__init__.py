@@ -1,0 +1,13 @@
+"""Which example, when, in which lane: integers only, no files, no Ray, no torch.
+
+Everything here is a function of (examples, lanes, batch size); nothing is remembered, and nothing
+grows with the number of examples.
+"""
+
+from streamtrain.order.hosting import lanes_of_worker
+from streamtrain.order.lanes import lane, lanes_of
+from streamtrain.order.minibatch import Order
+from streamtrain.order.randomness import lane_seed
+from streamtrain.order.slices import evaluation_slices
+
+__all__ = ["Order", "evaluation_slices", "lane", "lane_seed", "lanes_of", "lanes_of_worker"]

@@ -1,0 +1,11 @@
+"""Which worker hosts which lanes: contiguous runs, as even as they can be."""
+
+from __future__ import annotations
+
+from streamtrain.order.lanes import lane
+
+
+def lanes_of_worker(lanes: int, workers: int, worker: int) -> range:
+    """The lanes of ``worker`` of ``workers``; empty where there are more workers than lanes."""
+    hosted = lane(lanes, workers, worker)
+    return range(hosted.start, hosted.stop)

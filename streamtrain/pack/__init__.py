@@ -1,0 +1,22 @@
+"""Once for a data set: raw data to shards at rest, shuffled uniformly, with a manifest."""
+
+from streamtrain.pack.foreign import scan_foreign
+from streamtrain.pack.manifest import FILE, Field, Manifest, Shard, Split, read_manifest
+from streamtrain.pack.options import PackOptions
+from streamtrain.pack.packing import pack
+from streamtrain.pack.shard import verify
+from streamtrain.pack.shuffle import stored_order
+
+__all__ = [
+    "FILE",
+    "Field",
+    "Manifest",
+    "PackOptions",
+    "Shard",
+    "Split",
+    "pack",
+    "read_manifest",
+    "scan_foreign",
+    "stored_order",
+    "verify",
+]

@@ -1,0 +1,182 @@
+"""Values of fields to members of a tar, and what a member holds.
+
+integers ≥ 0, booleans   NAME.cls   decimal digits, zero-padded to one width over the data set
+other numbers, arrays    NAME.npy   one dtype and shape over the data set
+JPEG, PNG, WebP bytes    NAME.jpg, .png, .webp   as they are
+str, dict and list       NAME.txt, NAME.json
+other bytes              NAME.bin
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamtrain.errors import SourceError, complaint, one_line
+from streamtrain.pack.manifest import Field
+
+MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
+IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
+
+Form = tuple[str | None, tuple[int, ...] | None]
+"""Dtype and shape of a decoded example."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A member that is taken over unchanged, with its extension."""
+
+    extension: str
+    data: bytes
+
+
+class FieldEncoder:
+    """Encodes one field of every example, and holds all of them to the first one's form.
+
+    Args:
+        name: of the field; letters, digits, ``_`` and ``-``.
+        classes: names of its values, where they stand for classes.
+
+    Raises:
+        SourceError: from ``encode``, naming the example and the field.
+    """
+
+    def __init__(self, name: str, classes: tuple[str, ...] | None = None) -> None:
+        self._name, self._classes = name, classes
+        self._member = ""
+        self._form: Form | None = None
+        self._header = b""
+        self.low: int | None = None
+        self.high: int | None = None
+
+    @property
+    def member(self) -> str:
+        """The extension of the field's members."""
+        return self._member
+
+    @property
+    def pads(self) -> bool:
+        """Whether members are numbers to be padded to the width of the largest."""
+        return self._member.rpartition(".")[2] == "cls"
+
+    @property
+    def field(self) -> Field:
+        """The field's entry in the manifest."""
+        return Field(self._name, self._member, *(self._form or (None, None)), self.low, self.high, self._classes)
+
+    def encode(self, value: Any, where: str) -> bytes:
+        """The member's content; ``where`` names the example in errors."""
+        raw = value if isinstance(value, Raw) else None
+        if raw is None and isinstance(value, bool | int | np.integer | np.bool_) and int(value) >= 0:
+            raw = Raw(f"{self._name}.cls", b"%d" % int(value))
+        if raw is not None:
+            return self._raw(raw, where)
+        if isinstance(value, np.ndarray | np.generic | int | float):
+            return self._array(np.asarray(value), where)
+        if isinstance(value, bytes | bytearray | memoryview):
+            data = bytes(value)
+            return self._raw(Raw(f"{self._name}.{_kind(data)}", data), where)
+        if isinstance(value, str):
+            return self._raw(Raw(f"{self._name}.txt", value.encode()), where)
+        if isinstance(value, dict | list):
+            return self._raw(Raw(f"{self._name}.json", self._json(value, where)), where)
+        expected = "a number, array, bytes, str, dict or list"
+        raise self._wrong(where, expected, type(value).__name__, "convert it in the source")
+
+    def _raw(self, raw: Raw, where: str) -> bytes:
+        self._same_member(raw.extension, where)
+        kind = raw.extension.rpartition(".")[2]
+        if kind == "cls":
+            return self._number(raw.data, where)
+        try:
+            form = form_of(raw.extension, raw.data)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise self._wrong(where, f"a readable .{kind}", one_line(error), "mend or remove it") from None
+        if self._form is None:
+            self._form = form
+        elif self._form != form:
+            if kind == "npy":
+                raise self._wrong(where, _shown(self._form), _shown(form), "bring all to one dtype and shape")
+            self._form = (form[0], None)
+        return raw.data
+
+    def _number(self, data: bytes, where: str) -> bytes:
+        text = data.strip()
+        if not text.isdigit():
+            raise self._wrong(where, "a whole number of at least 0", repr(text[:20]), "mend it")
+        number = int(text)
+        self.low = number if self.low is None else min(self.low, number)
+        self.high = number if self.high is None else max(self.high, number)
+        self._form = ("int64", ())
+        return b"%d" % number
+
+    def _array(self, array: np.ndarray[Any, Any], where: str) -> bytes:
+        self._same_member(f"{self._name}.npy", where)
+        if array.dtype.hasobject or array.dtype.kind not in "biufc":
+            raise self._wrong(where, "numbers", f"dtype {array.dtype}", "convert it in the source")
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
+        form = (array.dtype.name, array.shape)
+        if self._form is None:
+            stream = io.BytesIO()
+            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+            self._form, self._header = form, stream.getvalue()
+        if form != self._form:
+            raise self._wrong(where, _shown(self._form), _shown(form), "bring all examples to one dtype and shape")
+        if array.dtype.kind in "fc" and not np.isfinite(array).all():
+            raise self._wrong(where, "finite numbers", "NaN or infinity", "mend or remove the example")
+        return self._header + array.tobytes()
+
+    def _json(self, value: object, where: str) -> bytes:
+        try:
+            return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError) as error:
+            raise self._wrong(where, "what JSON can hold", one_line(error), "convert it in the source") from None
+
+    def _same_member(self, member: str, where: str) -> None:
+        if not self._member:
+            self._member = member
+        if member != self._member:
+            raise self._wrong(where, f"a .{self._member} as in the first example", f".{member}", "use one kind")
+
+    def _wrong(self, where: str, expected: str, found: str, do: str) -> SourceError:
+        return SourceError(complaint(f"{where}, field {self._name!r}", expected=expected, found=found, do=do))
+
+
+def form_of(extension: str, data: bytes) -> Form:
+    """Dtype and shape of what a member decodes to; ``None`` for text, JSON and bytes.
+
+    Raises:
+        OSError, ValueError: it is not what its extension says.
+    """
+    kind = extension.rpartition(".")[2]
+    if kind == "cls":
+        return "int64", ()
+    if kind == "npy":
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+        return array.dtype.name, array.shape
+    if kind in IMAGES:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(data)) as image:
+            depth = () if plain_mode(image.mode) == "L" else (3,)
+            return "uint8", (image.height, image.width, *depth)
+    return None, None
+
+
+def plain_mode(mode: str) -> str:
+    """The mode that an image is decoded to: grey or colour, without alpha."""
+    return "L" if mode in ("1", "L", "LA", "I", "I;16", "F") else "RGB"
+
+
+def _kind(data: bytes) -> str:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), "bin")
+
+
+def _shown(form: Form) -> str:
+    return f"{form[0]} of shape {form[1]}"

@@ -1,0 +1,40 @@
+"""How a data set is made: `pack`'s settings, validated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from streamtrain.errors import ConfigError, complaint
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How a data set is made."""
+
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Fractions of the examples that go to train, validation and test."""
+    seed: int = 0
+    """Seed of the shuffle."""
+    shard_bytes: int = 256 << 20
+    """A shard ends before it would grow beyond this."""
+    shard_examples: int | None = None
+    """A shard ends after this many examples; then shard-bytes does not count."""
+    label: str | None = None
+    """Field or column of class labels, where the source does not say."""
+    memory_bytes: int = 1 << 30
+    """Examples held in memory while shuffling; beyond it they go to disk, next to DEST."""
+
+    def __post_init__(self) -> None:
+        fractions = ", ".join(f"{fraction:g}" for fraction in self.splits)
+        whole = math.isclose(sum(self.splits), 1.0, abs_tol=1e-9)
+        if not (whole and all(0 <= fraction <= 1 for fraction in self.splits) and self.splits[0] > 0):
+            do = "change them, e.g. --splits 0.8 0.1 0.1"
+            expected = "three fractions that sum to 1, the first above 0"
+            raise ConfigError(complaint("splits", expected=expected, found=fractions, do=do))
+        for name in ("shard_bytes", "shard_examples", "memory_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(complaint(name, expected="at least 1", found=str(value), do="raise it"))
+        if self.seed < 0:
+            raise ConfigError(complaint("seed", expected="at least 0", found=str(self.seed), do="change it"))

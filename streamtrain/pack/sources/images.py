@@ -1,0 +1,38 @@
+"""A folder of images by class: ``root/CLASS/NAME.jpg``. Files are taken over byte by byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from streamtrain.errors import SourceError, complaint
+from streamtrain.pack.codec import IMAGES, Raw
+from streamtrain.pack.sources.source import Source
+
+
+def from_class_folders(root: Path) -> Source:
+    """Fields ``image`` and ``label``; classes are numbered in the order of their sorted names.
+
+    Raises:
+        SourceError: a class without images, or images of several kinds.
+    """
+    classes = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    files: list[tuple[Path, int]] = []
+    for number, name in enumerate(classes):
+        found = sorted(file for file in (root / name).rglob("*") if _kind(file) in IMAGES)
+        if not found:
+            expected = f"images ({', '.join(sorted(IMAGES))})"
+            raise SourceError(complaint(str(root / name), expected=expected, found="none", do="remove the folder"))
+        files += [(file, number) for file in found]
+
+    def examples() -> Iterator[tuple[str, dict[str, Any]]]:
+        for file, number in files:
+            kind = "jpg" if _kind(file) == "jpeg" else _kind(file)
+            yield str(file), {"image": Raw(f"image.{kind}", file.read_bytes()), "label": number}
+
+    return Source(str(root), examples, len(files), "label", {"label": tuple(classes)})
+
+
+def _kind(file: Path) -> str:
+    return file.suffix.lower().removeprefix(".") if file.is_file() else ""

@@ -1,0 +1,26 @@
+"""What every kind of source gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """Examples in a fixed order.
+
+    Attributes:
+        name: as the user gave it.
+        examples: a new iterator over (place, values): ``place`` names the example in errors.
+        count: how many they are, where that is known beforehand.
+        label: the field of class labels, if there is one.
+        classes: names of the values of a field that stand for classes.
+    """
+
+    name: str
+    examples: Callable[[], Iterator[tuple[str, dict[str, Any]]]]
+    count: int | None = None
+    label: str | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -1,0 +1,59 @@
+"""Existing WebDataset tars: members are taken over byte by byte, under new keys."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from streamtrain.errors import SourceError, complaint
+from streamtrain.pack.codec import Raw
+from streamtrain.pack.manifest import field_name
+from streamtrain.pack.shard import examples as scan
+from streamtrain.pack.sources.source import Source
+
+
+def from_pattern(pattern: str, label: str | None) -> Source:
+    """Tars by a pattern with ``{000..009}``, ``{a,b}`` or ``*``."""
+    files = [Path(name) for part in _braces(pattern) for name in (sorted(glob.glob(part)) if "*" in part else [part])]
+    if not files:
+        raise SourceError(complaint(pattern, expected="tars", found="no file of that pattern", do="check the pattern"))
+    missing = next((file for file in files if not file.is_file()), None)
+    if missing is not None:
+        raise SourceError(complaint(str(missing), expected="a tar", found="no such file", do="check the pattern"))
+    return from_tars(files, pattern, label)
+
+
+def from_tars(files: Sequence[Path], name: str, label: str | None) -> Source:
+    """Examples of all tars, one after the other; a field is named by its extension."""
+
+    def examples() -> Iterator[tuple[str, dict[str, Any]]]:
+        for file in files:
+            with file.open("rb") as opened:
+                for key, members in scan(file):
+                    values = {}
+                    for extension, (start, size) in members.items():
+                        opened.seek(start)
+                        values[field_name(extension)] = Raw(extension, opened.read(size))
+                    yield f"{file}, example {key!r}", values
+
+    if label is None:
+        first = next(examples(), None)
+        numbers = (
+            [] if first is None else [n for n, raw in first[1].items() if raw.extension.rpartition(".")[2] == "cls"]
+        )
+        label = numbers[0] if len(numbers) == 1 else None
+    return Source(name, examples, None, label)
+
+
+def _braces(pattern: str) -> list[str]:
+    """``a{1..3}`` and ``a{x,y}`` written out."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if found is None:
+        return [pattern]
+    low, dots, high = found[1].partition("..")
+    numbers = dots and low.isdigit() and high.isdigit()
+    parts = [str(n).zfill(len(low)) for n in range(int(low), int(high) + 1)] if numbers else found[1].split(",")
+    return [whole for part in parts for whole in _braces(pattern[: found.start()] + part + pattern[found.end() :])]

@@ -1,0 +1,1 @@
+"""Before anything starts: the job file loaded, the plan made, all refused that can be refused without Ray."""

@@ -1,0 +1,54 @@
+"""A job file, loaded: a Python file that binds a `Job` to the name ``job``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from streamtrain.errors import JobError, complaint, users_code
+from streamtrain.job import Job
+
+
+def load_job(file: str | Path) -> Job:
+    """The job that ``file`` declares; its functions travel to the workers with it.
+
+    Raises:
+        JobError: no such file, an error in it, or no ``job`` in it.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise JobError(complaint(str(path), expected="a job file", found="no such file", do="check the path"))
+    module = _load(path)
+    job = getattr(module, "job", None)
+    if not isinstance(job, Job):
+        found = "no such name" if job is None else type(job).__name__
+        raise JobError(
+            complaint(str(path), expected="a streamtrain.Job named `job`", found=found, do="declare job = st.Job(...)")
+        )
+    return job
+
+
+def _load(path: Path) -> ModuleType:
+    name = f"streamtrain_job_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent.absolute()) not in sys.path:
+        sys.path.insert(0, str(path.parent.absolute()))  # so that a job may import its neighbours, as when run
+    with users_code(str(path)):
+        try:
+            spec.loader.exec_module(module)
+        except SyntaxError as error:
+            raise JobError(f"{path}:{error.lineno}: {error.msg}; mend the job") from None
+    _ship_by_value(module)
+    return module
+
+
+def _ship_by_value(module: ModuleType) -> None:
+    """Makes Ray send the module's functions themselves: workers cannot import a file by this name."""
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(module)

@@ -1,0 +1,82 @@
+"""Everything that is decided before a run starts, as one value that every process gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamtrain.errors import ConfigError, complaint
+from streamtrain.job import Job, Online
+from streamtrain.order import Order
+from streamtrain.pack import FILE, Manifest, read_manifest, scan_foreign
+from streamtrain.stream.reader import Reader
+
+EVALUATION_SLICE = 500
+"""Examples that a worker evaluates at once."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """See the module. ``order`` is of the training split; ``streamed`` says whether workers get streamers."""
+
+    job: Job
+    folder: Path
+    manifest: Manifest
+    order: Order
+    streamed: bool
+
+    @property
+    def passes(self) -> int:
+        """The most passes that the run may make."""
+        return 1 if isinstance(self.job.mode, Online) else self.job.mode.max_passes
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the longest possible run."""
+        return self.passes * self.order.steps
+
+    def reader(self, split: str) -> Reader:
+        """A reader of the job's fields of one split."""
+        data = self.job.data
+        return Reader(self.folder, self.manifest, split, data.fields_read, verify=data.verify)
+
+
+def open_dataset(folder: Path) -> Manifest:
+    """The manifest of a packed data set, or one made by looking at foreign shards.
+
+    Raises:
+        DataError: neither is there, or it is damaged.
+    """
+    if not (folder / FILE).exists() and any(folder.glob("train/*.tar")):
+        return scan_foreign(folder)
+    return read_manifest(folder)
+
+
+def plan(job: Job) -> Plan:
+    """Opens the data set and fixes the order.
+
+    Raises:
+        ConfigError, DataError: the job and the data set do not fit.
+    """
+    folder = Path(job.data.url).absolute()
+    manifest = open_dataset(folder)
+    for split in ("train", "validation"):
+        if split not in manifest.splits or not manifest.splits[split].examples:
+            found = ", ".join(f"{name} {s.examples:,}" for name, s in manifest.splits.items())
+            do = "pack it with a validation split, e.g. --splits 0.8 0.1 0.1"
+            raise ConfigError(complaint(str(folder), expected=f"examples in the {split} split", found=found, do=do))
+    examples = manifest.splits["train"].examples
+    wanted = job.mode.max_examples if isinstance(job.mode, Online) else None
+    if wanted is not None and wanted > examples:
+        raise ConfigError(
+            complaint(
+                "mode.max_examples",
+                expected=f"at most the {examples:,} training examples of {folder}",
+                found=f"{wanted:,}",
+                do="lower it or pack more data",
+            )
+        )
+    order = Order(examples, job.lane_count, job.batch_size, used=wanted or examples)
+    fields = [manifest.field_named(name) for name in job.data.fields_read]
+    streamed = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
+    return Plan(job, folder, manifest, order, streamed)

@@ -1,0 +1,1 @@
+"""Who runs where, and what happens until the run ends."""

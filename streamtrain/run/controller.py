@@ -1,0 +1,224 @@
+"""Decides how far the workers train before they are asked again, measures there, and stops.
+
+The workers run whole stints of steps by themselves; the controller's work per step is zero. A plain
+class over a `Fleet`, so it is tested without Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from streamtrain.errors import NonFiniteError
+from streamtrain.job import Epochs, Online
+from streamtrain.measure.gap import gap_readings
+from streamtrain.measure.minibatch import MinibatchCurves
+from streamtrain.measure.progressive import Progressive
+from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.measure.stopping import EarlyStopping
+from streamtrain.order import evaluation_slices
+from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
+from streamtrain.run.result import Evaluation, Result
+from streamtrain.store import write_whole
+from streamtrain.track.terminal import Terminal
+from streamtrain.track.tracker import Tracker
+from streamtrain.values import Lane, Reading, Risk, Update
+
+if TYPE_CHECKING:
+    import torch
+
+STINT_SECONDS = 1.0
+"""How long workers train between two calls: long against a call's millisecond, short for a live line."""
+FIRST_STINT = 16
+SMOOTHED_STEPS = 100
+"""Steps whose mean gradient norm is the norm at the stop."""
+
+
+class Fleet(Protocol):
+    """All workers of a run, as the controller sees them."""
+
+    def advance(self, step: int) -> list[Update]:
+        """Trains until ``step`` updates are in the state."""
+
+    def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
+        """Risk on each slice, in the order of ``slices``, whoever computed it."""
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """The model's state dict at the current state."""
+
+    def restore(self, parameters: dict[str, torch.Tensor]) -> None:
+        """Makes a state dict the current state, without momentum."""
+
+
+class Controller:
+    """One run, from its first step to its result; see the module."""
+
+    def __init__(self, plan: Plan, fleet: Fleet, tracker: Tracker, terminal: Terminal, folder: Path) -> None:
+        self._plan, self._fleet, self._tracker, self._terminal, self._folder = plan, fleet, tracker, terminal, folder
+        self._step = 0
+        self._seconds = 0.0
+        self._norms: deque[float] = deque(maxlen=SMOOTHED_STEPS)
+        self._curves = MinibatchCurves(plan.job.tracking.log_every)
+        mode = plan.job.mode
+        self._progressive = Progressive(mode.window) if isinstance(mode, Online) else None
+        self._evaluations: list[Evaluation] = []
+
+    def run(self) -> Result:
+        """Trains to the end that the mode sets.
+
+        Raises:
+            TrainingError: what stopped the workers; after a `NonFiniteError` the last good parameters are saved.
+        """
+        mode = self._plan.job.mode
+        try:
+            return self._online(mode) if isinstance(mode, Online) else self._epochs(mode)
+        except NonFiniteError as error:
+            file = self._folder / "last_good.safetensors"
+            save_parameters(file, self._fleet.snapshot())
+            raise error.with_parameters_in(str(file)) from None
+
+    def _online(self, mode: Online) -> Result:
+        order = self._plan.order
+        every = mode.evaluate_every or -(-order.used // 10)
+        stops = sorted({*range(-(-every // order.batch_size), order.steps, -(-every // order.batch_size)), order.steps})
+        for step in stops:
+            self._advance_to(step)
+            self._evaluate()
+        whole = order.used == order.examples
+        reason = "the training split is used up" if whole else f"mode.max_examples = {order.used:,} reached"
+        return self._finish(reason, self._evaluations[-1], self._fleet.snapshot())
+
+    def _epochs(self, mode: Epochs) -> Result:
+        stopping = EarlyStopping(mode.patience, mode.min_delta)
+        best, best_parameters = None, {}
+        reason = f"mode.max_passes = {mode.max_passes} reached"
+        for pass_index in range(mode.max_passes):
+            self._advance_to((pass_index + 1) * self._plan.order.steps)
+            evaluation = self._evaluate()
+            stopping = stopping.after(pass_index, evaluation.generalization.error.mean)
+            if stopping.improved or best is None:
+                best, best_parameters = evaluation, self._fleet.snapshot()
+                save_parameters(self._folder / "best.safetensors", best_parameters)
+            if stopping.should_stop:
+                reason = f"no better validation error in {mode.patience} passes; best was pass {stopping.best_pass + 1}"
+                break
+        assert best is not None
+        return self._finish(reason, best, best_parameters)
+
+    def _advance_to(self, target: int) -> None:
+        """Stint by stint, so that the live line lives and curves arrive while the pass runs."""
+        order = self._plan.order
+        while self._step < target:
+            rate = self._step / self._seconds if self._seconds else 0.0
+            until = min(target, self._step + max(FIRST_STINT, int(rate * STINT_SECONDS)))
+            started = time.monotonic()
+            done = self._fleet.advance(until)
+            seconds = time.monotonic() - started
+            self._seconds += seconds
+            self._step = until
+            examples = sum(update.loss.count for update in done)
+            self._note(done, examples / seconds)
+            self._terminal.live(
+                f"pass {(until - 1) // order.steps + 1}/{self._plan.passes}",
+                f"step {(until - 1) % order.steps + 1:,}/{order.steps:,}",
+                f"{examples / seconds:,.0f} examples/s",
+                f"loss {pooled(Risk(u.loss, u.error) for u in done).loss.mean:.4f}",
+                *([f"gap {self._evaluations[-1].gap_of_loss.value:+.4f}"] if self._evaluations else []),
+                f"{_duration((self._plan.total_steps - until) * self._seconds / until)} left at most",
+            )
+
+    def _note(self, done: Sequence[Update], examples_per_second: float) -> None:
+        now = time.time()
+        readings = [Reading("throughput/examples_per_second", examples_per_second, done[-1].step, now)]
+        for update in done:
+            readings += self._curves.add(update, now)
+            if self._progressive is not None:
+                readings += self._progressive.add(update, now)
+            self._norms.append(update.gradient_norm)
+        self._tracker.log(readings)
+
+    def _evaluate(self) -> Evaluation:
+        """Both risks at the current parameters: all of the validation split, as many training examples."""
+        order = self._plan.order
+        held_out = self._plan.manifest.splits["validation"].examples
+        used = order.ranges
+        evaluation = Evaluation(
+            step=self._step,
+            examples_used=order.examples_before(order.position(self._step)),
+            empirical=self._risk("train", evaluation_slices(used, held_out, EVALUATION_SLICE)),
+            generalization=self._risk_on_all("validation"),
+            progressive=None if self._progressive is None else self._progressive.recent,
+        )
+        self._evaluations.append(evaluation)
+        now, step = time.time(), self._step - 1
+        self._tracker.log(
+            [
+                *risk_readings("empirical_risk", evaluation.empirical, step, now),
+                *risk_readings("generalization_risk", evaluation.generalization, step, now),
+                *gap_readings(evaluation.empirical, evaluation.generalization, step, now),
+            ]
+        )
+        self._terminal.line(describe(evaluation, order.steps, self._seconds))
+        return evaluation
+
+    def _risk_on_all(self, split: str) -> Risk:
+        examples = self._plan.manifest.splits[split].examples
+        return self._risk(split, evaluation_slices([Lane(0, 0, examples)], examples, EVALUATION_SLICE))
+
+    def _risk(self, split: str, slices: Sequence[tuple[int, int]]) -> Risk:
+        return pooled(self._fleet.evaluate(split, slices))
+
+    def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
+        """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
+        order, now, last = self._plan.order, time.time(), self._step - 1
+        self._fleet.restore(parameters)
+        has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
+        test = self._risk_on_all("test") if has_test else None
+        norm = sum(self._norms) / len(self._norms)
+        readings = [*self._curves.rest(now), Reading("stop/gradient_norm", norm, last, now)]
+        readings.append(Reading("stop/best_step", chosen.step, last, now))
+        if test is not None:
+            readings += risk_readings("test_risk", test, last, now)
+        self._tracker.log(readings)
+        used = self._evaluations[-1].examples_used
+        return Result(
+            mode="epochs" if self._progressive is None else "online",
+            stop_reason=reason,
+            passes=-(-self._step // order.steps),
+            examples_used=used,
+            examples_per_second=used / self._seconds,
+            evaluations=tuple(self._evaluations),
+            chosen=chosen,
+            gradient_norm_at_stop=norm,
+            test=test,
+            progressive=None if self._progressive is None else self._progressive.total,
+            parameters=parameters,
+            folder=self._folder,
+        )
+
+
+def save_parameters(file: Path, parameters: dict[str, torch.Tensor]) -> None:
+    """Writes a state dict as safetensors, whole or not at all."""
+    from safetensors.torch import save
+
+    write_whole(file, save(parameters))
+
+
+def describe(evaluation: Evaluation, pass_steps: int, seconds: float) -> str:
+    """One line about an evaluation, for the terminal."""
+    train, held_out, between = evaluation.empirical, evaluation.generalization, evaluation.gap_of_loss
+    return (
+        f"pass {evaluation.step / pass_steps:4.3g}  "
+        f"loss: train {train.loss.mean:.4f}, held out {held_out.loss.mean:.4f} ± {held_out.loss.standard_error:.4f}, "
+        f"gap {between.value:+.4f} ± {between.standard_error:.4f}  "
+        f"error: train {train.error.mean:.2%}, held out {held_out.error.mean:.2%}  "
+        f"{evaluation.examples_used / seconds:,.0f} examples/s"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

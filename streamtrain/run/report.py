@@ -1,0 +1,45 @@
+"""Results as a table for people: risks, gap and standard errors, one column a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from streamtrain.run.result import Result
+from streamtrain.values import Moments
+
+ROWS: dict[str, Callable[[Result], str]] = {
+    "passes": lambda r: f"{r.passes}",
+    "examples used": lambda r: f"{r.examples_used:,}",
+    "examples/s": lambda r: f"{r.examples_per_second:,.0f}",
+    "parameters kept": lambda r: f"after {r.chosen.examples_used:,} examples",
+    "loss, training": lambda r: _loss(r.chosen.empirical.loss),
+    "loss, held out": lambda r: _loss(r.chosen.generalization.loss),
+    "loss, gap": lambda r: f"{r.chosen.gap_of_loss.value:+.4f} ± {r.chosen.gap_of_loss.standard_error:.4f}",
+    "loss, progressive": lambda r: "" if r.chosen.progressive is None else _loss(r.chosen.progressive.loss),
+    "error, training": lambda r: _error(r.chosen.empirical.error),
+    "error, held out": lambda r: _error(r.chosen.generalization.error),
+    "error, gap": lambda r: f"{r.chosen.gap_of_error.value:+.2%} ± {r.chosen.gap_of_error.standard_error:.2%}",
+    "error, test": lambda r: "" if r.test is None else _error(r.test.error),
+    "gradient norm at stop": lambda r: f"{r.gradient_norm_at_stop:.3f}",
+}
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """One column for each named result, figures as mean ± standard error; why each run ended below."""
+    head = ["", *results]
+    rows = [[label, *(figure(result) for result in results.values())] for label, figure in ROWS.items()]
+    rows = [row for row in rows if any(row[1:])]
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    ]
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join([*lines, "", *(f"{name}: {result.stop_reason}" for name, result in results.items())])
+
+
+def _loss(moments: Moments) -> str:
+    return f"{moments.mean:.4f} ± {moments.standard_error:.4f}"
+
+
+def _error(moments: Moments) -> str:
+    return f"{moments.mean:.2%} ± {moments.standard_error:.2%}"

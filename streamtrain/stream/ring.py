@@ -1,0 +1,136 @@
+"""Batches from a streamer's process to a worker's, through a ring in shared memory, without a call between them.
+
+One writer, one reader. The writer fills slot ``n mod depth`` and counts up ``filled``; the reader
+copies it out and counts up ``taken``. Waiting is a short sleep; a dead or failed writer is noticed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamtrain.errors import WorkerLost
+from streamtrain.values import Arrays
+
+LINE = 64
+SLEEP_SECONDS = 100e-6
+LOOK_EVERY = 50
+
+
+@dataclass(frozen=True)
+class RingShape:
+    """What a ring holds: ``depth`` slots of at most ``examples`` examples of these fields (dtype, shape of one)."""
+
+    depth: int
+    examples: int
+    fields: Mapping[str, tuple[str, tuple[int, ...]]]
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot, its count included."""
+        return LINE + sum(_padded(self._field_bytes(name)) for name in self.fields)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole ring."""
+        return 2 * LINE + self.depth * self.slot_bytes
+
+    def views(self, block: mmap.mmap, slot: int) -> tuple[NDArray[np.int64], Arrays]:
+        """The slot's number of examples, shape (1,), and its arrays at full length."""
+        offset = 2 * LINE + slot * self.slot_bytes
+        count = np.frombuffer(block, np.int64, 1, offset)
+        offset += LINE
+        arrays: Arrays = {}
+        for name, (dtype, shape) in self.fields.items():
+            arrays[name] = np.ndarray((self.examples, *shape), dtype, buffer=block, offset=offset)
+            offset += _padded(self._field_bytes(name))
+        return count, arrays
+
+    def _field_bytes(self, name: str) -> int:
+        dtype, shape = self.fields[name]
+        return self.examples * int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+
+
+@dataclass(frozen=True)
+class RingHandle:
+    """Names a ring to another process of the same host."""
+
+    process: int
+    descriptor: int
+    shape: RingShape
+
+
+class RingWriter:
+    """The streamer's end; makes the memory, which is gone with the last process that maps it."""
+
+    def __init__(self, shape: RingShape) -> None:
+        descriptor = os.memfd_create("streamtrain-ring", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, shape.size)
+        self._block = mmap.mmap(descriptor, shape.size)
+        self._shape = shape
+        self._words = memoryview(self._block).cast("q")
+        self._slots = [shape.views(self._block, slot) for slot in range(shape.depth)]
+        self.handle = RingHandle(os.getpid(), descriptor, shape)
+
+    def put(self, arrays: Arrays, stopped: Callable[[], bool]) -> bool:
+        """Waits for a free slot and fills it; ``False`` if ``stopped()`` came true first."""
+        filled = self._words[0]
+        while filled - self._words[LINE // 8] >= self._shape.depth:
+            if stopped():
+                return False
+            time.sleep(SLEEP_SECONDS)
+        count, views = self._slots[filled % self._shape.depth]
+        examples = len(next(iter(arrays.values())))
+        for name, view in views.items():
+            view[:examples] = arrays[name]
+        count[0] = examples
+        self._words[0] = filled + 1
+        return True
+
+    def fail(self) -> None:
+        """No more will come: the reader raises once it has taken what is there."""
+        self._words[1] = 1
+
+
+class RingReader:
+    """The worker's end."""
+
+    def __init__(self, handle: RingHandle) -> None:
+        descriptor = os.open(f"/proc/{handle.process}/fd/{handle.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        self._block = mmap.mmap(descriptor, handle.shape.size)
+        os.close(descriptor)
+        self._shape = handle.shape
+        self._words = memoryview(self._block).cast("q")
+        self._slots = [handle.shape.views(self._block, slot) for slot in range(handle.shape.depth)]
+        self._writer = os.pidfd_open(handle.process)
+        self._poll = select.poll()
+        self._poll.register(self._writer, select.POLLIN)
+
+    def get(self) -> Arrays:
+        """The next batch, as arrays of its own.
+
+        Raises:
+            WorkerLost: the streamer failed or died.
+        """
+        taken = self._words[LINE // 8]
+        sleeps = 0
+        while self._words[0] <= taken:
+            time.sleep(SLEEP_SECONDS)
+            sleeps += 1
+            if self._words[1] or (sleeps % LOOK_EVERY == 0 and self._poll.poll(0)):
+                raise WorkerLost("the streamer failed or died before its next batch")
+        count, views = self._slots[taken % self._shape.depth]
+        arrays = {name: np.array(view[: int(count[0])]) for name, view in views.items()}
+        self._words[LINE // 8] = taken + 1
+        return arrays
+
+
+def _padded(size: int) -> int:
+    return -(-size // LINE) * LINE

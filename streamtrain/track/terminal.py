@@ -1,0 +1,39 @@
+"""A run on the terminal: one live line, and plain lines that stay. Where there is no terminal, only the latter."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TextIO
+
+
+class Terminal:
+    """Writes to ``stream`` (standard error by default); ``quiet`` writes nothing at all."""
+
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._quiet = quiet
+        self._lives = not quiet and self._stream.isatty()
+        self._shown = False
+
+    def live(self, *facts: str) -> None:
+        """Replaces the live line; nothing where the stream is not a terminal."""
+        if self._lives:
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write("\r\x1b[2K" + " · ".join(facts)[:width])
+            self._stream.flush()
+            self._shown = True
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if not self._quiet:
+            self.clear()
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+    def clear(self) -> None:
+        """Takes the live line away."""
+        if self._shown:
+            self._stream.write("\r\x1b[2K")
+            self._stream.flush()
+            self._shown = False

@@ -1,0 +1,135 @@
+"""What crosses a door between two stations: small frozen values, nothing that acts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[np.generic]]
+"""Fields of a batch of examples: name -> array whose first axis is the example."""
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """Where a run is: ``step`` minibatches of pass ``pass_index`` are in the parameters. Both from 0."""
+
+    pass_index: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A logical worker: the contiguous range ``[start, stop)`` of the stored order."""
+
+    index: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class LanePart:
+    """The examples ``[start, stop)`` of the stored order that one lane gives to one minibatch."""
+
+    lane: int
+    start: int
+    stop: int
+
+    @property
+    def examples(self) -> int:
+        """How many they are."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """The examples of one update, by number: ``parts[l]`` comes from lane ``l`` and may be empty."""
+
+    position: Position
+    parts: tuple[LanePart, ...]
+
+    @property
+    def examples(self) -> int:
+        """How many they are."""
+        return sum(part.examples for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations of a sample, mergeable (Chan, Golub & LeVeque 1979)."""
+
+    count: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+
+    @classmethod
+    def of(cls, values: NDArray[np.generic]) -> Moments:
+        """Of all elements, in float64."""
+        data = np.asarray(values, np.float64)
+        if data.size == 0:
+            return cls()
+        mean = float(data.mean())
+        return cls(int(data.size), mean, float(np.square(data - mean).sum()))
+
+    def __add__(self, other: Moments) -> Moments:
+        if self.count == 0 or other.count == 0:
+            return other if self.count == 0 else self
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * other.count / count
+        return Moments(count, mean, self.m2 + other.m2 + delta * delta * self.count * other.count / count)
+
+    @property
+    def variance(self) -> float:
+        """Unbiased sample variance ``s²``; NaN below two values."""
+        return self.m2 / (self.count - 1) if self.count > 1 else math.nan
+
+    @property
+    def standard_error(self) -> float:
+        """``s/√n``, the standard error of the mean (Deep Learning, equation 5.46)."""
+        return math.sqrt(self.variance / self.count) if self.count > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one lane gives to one update beside its gradient: losses and errors before that update."""
+
+    loss: Moments
+    error: Moments
+
+
+@dataclass(frozen=True)
+class Update:
+    """One step that happened: what went in and how large it was.
+
+    ``step`` is the global step, from 0. ``loss`` and ``error`` are over the minibatch at the
+    parameters before the update. ``gradient_norm`` is before clipping by norm; ``clip_scale`` is the
+    factor that clipping by norm applied, 1 where it did nothing.
+    """
+
+    step: int
+    loss: Moments
+    error: Moments
+    learning_rate: float
+    gradient_norm: float
+    clip_scale: float
+
+
+@dataclass(frozen=True)
+class Risk:
+    """Mean loss and mean error on a set of examples, all at the same parameters."""
+
+    loss: Moments
+    error: Moments
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One point of one curve: ``name`` at global ``step``, at ``time`` (Unix seconds)."""
+
+    name: str
+    value: float
+    step: int
+    time: float

@@ -1,0 +1,67 @@
+"""The order, in small cases written out by hand."""
+
+import pytest
+
+from streamtrain.order import Order, evaluation_slices, lane_seed, lanes_of, lanes_of_worker
+from streamtrain.values import Lane, LanePart, Position
+
+
+def test_first_lanes_have_one_example_more() -> None:
+    assert lanes_of(11, 3) == (Lane(0, 0, 4), Lane(1, 4, 8), Lane(2, 8, 11))
+
+
+def test_minibatch_takes_the_next_examples_of_every_lane() -> None:
+    order = Order(examples=20, lanes=2, batch_size=6)
+    assert order.minibatch(Position(0, 1)).parts == (LanePart(0, 3, 6), LanePart(1, 13, 16))
+
+
+def test_last_minibatch_is_short() -> None:
+    order = Order(examples=11, lanes=2, batch_size=4)
+    assert order.steps == 3
+    last = order.minibatch(Position(0, 2))
+    assert last.parts == (LanePart(0, 4, 6), LanePart(1, 10, 11))
+    assert last.examples == 3 and order.smallest_part() == 1
+
+
+def test_a_lane_may_be_empty_in_the_last_minibatch() -> None:
+    last = Order(examples=5, lanes=2, batch_size=4).minibatch(Position(0, 1))
+    assert [part.examples for part in last.parts] == [1, 0]
+
+
+def test_used_examples_are_the_first_of_every_lane() -> None:
+    order = Order(examples=20, lanes=2, batch_size=4, used=7)
+    assert order.ranges == (Lane(0, 0, 4), Lane(1, 10, 13))
+    assert [order.minibatch(Position(0, step)).examples for step in range(order.steps)] == [4, 3]
+
+
+def test_position_and_global_step_are_inverse_and_a_finished_pass_is_the_next_ones_start() -> None:
+    order = Order(examples=11, lanes=1, batch_size=4)
+    assert order.position(3) == Position(1, 0)
+    assert [order.global_step(order.position(step)) for step in range(10)] == list(range(10))
+    assert [order.examples_before(order.position(step)) for step in range(5)] == [0, 4, 8, 11, 15]
+
+
+def test_no_step_beyond_the_pass() -> None:
+    with pytest.raises(IndexError, match="step 3 of a pass of 3"):
+        Order(examples=11, lanes=1, batch_size=4).minibatch(Position(0, 3))
+
+
+def test_batch_size_must_divide_by_lanes() -> None:
+    with pytest.raises(ValueError, match="does not divide"):
+        Order(examples=10, lanes=3, batch_size=4)
+
+
+def test_workers_host_contiguous_lanes() -> None:
+    assert [list(lanes_of_worker(8, 3, worker)) for worker in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+def test_evaluation_slices_spread_over_the_used_ranges() -> None:
+    ranges = (Lane(0, 0, 10), Lane(1, 100, 110))
+    assert evaluation_slices(ranges, wanted=6, slice_size=2) == ((0, 2), (7, 9), (104, 106))
+    assert evaluation_slices(ranges, wanted=99, slice_size=15) == ((0, 10), (100, 110))
+
+
+def test_lane_seeds_differ_by_seed_step_and_lane() -> None:
+    seeds = {lane_seed(seed, step, lane) for seed in range(8) for step in range(64) for lane in range(16)}
+    assert len(seeds) == 8 * 64 * 16 and all(0 <= seed < 2**63 for seed in seeds)
+    assert lane_seed(1, 2, 3) == lane_seed(1, 2, 3)

@@ -1,0 +1,151 @@
+"""One worker's gradient sums against plain autograd; buffers, unused and tied parameters, dropout."""
+
+import numpy as np
+import pytest
+import torch
+
+from streamtrain.aggregate.memory import Memory, block_size, private_block
+from streamtrain.errors import JobError
+from streamtrain.gradient import Gradient, cross_entropy, mse, zero_one
+from streamtrain.job import Data, Job
+from streamtrain.values import Arrays
+
+
+class Network(torch.nn.Module):
+    """BatchNorm, dropout, a tied weight, a frozen layer and one that is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(6, 6)
+        self.norm = torch.nn.BatchNorm1d(6)
+        self.second = torch.nn.Linear(6, 6)
+        self.second.weight = self.first.weight
+        self.frozen = torch.nn.Linear(6, 6).requires_grad_(False)
+        self.unused = torch.nn.Linear(6, 6)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.frozen(self.second(self.drop(self.norm(self.first(x)))))
+        return output
+
+
+def arrays(examples: int = 10, seed: int = 0) -> Arrays:
+    generator = np.random.default_rng(seed)
+    return {
+        "x": generator.normal(size=(examples, 6)).astype(np.float32),
+        "label": generator.integers(0, 6, examples),
+    }
+
+
+def loaded(job: Job) -> tuple[Gradient, Memory]:
+    gradient = Gradient(job)
+    memory = Memory(gradient.layout, 2, 1, private_block(block_size(gradient.layout, 2, 1)))
+    gradient.write(memory.halves[0], gradient.model.state_dict())
+    gradient.load(memory.halves[0])
+    return gradient, memory
+
+
+JOB = Job(Data("unused", inputs=("x",)), Network, precision="float64", batch_size=2)
+
+
+def test_gradient_is_the_sum_over_the_examples() -> None:
+    gradient, memory = loaded(JOB)
+    slot, batch = memory.slots[1], arrays()
+    gradient.lane(batch, slot, seed=7)
+
+    torch.manual_seed(JOB.seed)
+    twin = Network().double()
+    torch.manual_seed(7)
+    losses = cross_entropy(twin(torch.from_numpy(batch["x"]).double()), torch.from_numpy(batch["label"]))
+    losses.sum().backward()
+    expected = dict(twin.named_parameters())
+    for index, place in enumerate(gradient.layout.parameters):
+        theirs = expected[place.name].grad
+        assert bool(slot.used[index]) == (theirs is not None)
+        torch.testing.assert_close(
+            place.view(slot.gradient), torch.zeros(place.shape).double() if theirs is None else theirs
+        )
+    assert [p.name for p, used in zip(gradient.layout.parameters, slot.used, strict=True) if not used] == [
+        "unused.weight",
+        "unused.bias",
+    ]
+    assert slot.moments[0] == slot.moments[3] == 10
+    assert slot.moments[1].item() == pytest.approx(losses.mean().item(), rel=1e-12)
+    assert slot.moments[2].item() == pytest.approx(9 * losses.var().item(), rel=1e-9)
+    assert torch.equal(slot.buffers[:6], twin.norm.running_mean) and slot.counters[0] == 1
+
+
+def test_buffers_start_from_the_state_in_every_lane() -> None:
+    gradient, memory = loaded(JOB)
+    gradient.lane(arrays(), memory.slots[0], seed=1)
+    once = memory.slots[0].buffers.clone()
+    gradient.lane(arrays(), memory.slots[0], seed=1)
+    assert torch.equal(memory.slots[0].buffers, once) and memory.slots[0].counters[0] == 1
+
+
+def test_random_numbers_follow_from_the_seed_alone() -> None:
+    gradient, memory = loaded(JOB)
+    sums = []
+    for seed in (3, 4, 3):
+        torch.rand(17)
+        gradient.lane(arrays(), memory.slots[0], seed)
+        sums.append(memory.slots[0].gradient.clone())
+    assert torch.equal(sums[0], sums[2]) and not torch.equal(sums[0], sums[1])
+
+
+def test_evaluation_changes_nothing_and_is_in_evaluation_mode() -> None:
+    gradient, memory = loaded(JOB)
+    before = memory.halves[0].parameters.clone()
+    first, second = gradient.evaluate(arrays()), gradient.evaluate(arrays())
+    assert first == second and first.loss.count == 10
+    assert torch.equal(memory.halves[0].parameters, before)
+    gradient.lane(arrays(), memory.slots[0], seed=1)
+    assert gradient.evaluate(arrays()) == first
+
+
+def test_parameters_are_views_of_the_state() -> None:
+    gradient, memory = loaded(JOB)
+    before = gradient.evaluate(arrays()).loss.mean
+    memory.halves[0].parameters.zero_()
+    assert gradient.evaluate(arrays()).loss.mean != before
+    assert gradient.state_dict()["first.weight"].abs().sum() == 0
+    assert torch.equal(gradient.state_dict()["frozen.weight"], Network_frozen())
+
+
+def Network_frozen() -> torch.Tensor:  # noqa: N802 - belongs to Network
+    torch.manual_seed(JOB.seed)
+    return Network().double().frozen.weight
+
+
+def test_bf16_is_autocast_over_float32_parameters() -> None:
+    seen = []
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen.append(output.dtype)
+        return cross_entropy(output.float(), target)
+
+    gradient, memory = loaded(Job(Data("unused", inputs=("x",)), Network, loss, precision="bf16", batch_size=2))
+    gradient.lane(arrays(), memory.slots[0], seed=1)
+    assert seen == [torch.bfloat16] and memory.slots[0].gradient.dtype == torch.float32
+
+
+def test_built_in_losses() -> None:
+    output, target = torch.tensor([[0.0, 2.0], [1.0, -1.0]]), torch.tensor([1, 1])
+    assert zero_one(output, target).tolist() == [0.0, 1.0]
+    torch.testing.assert_close(cross_entropy(output, target), torch.tensor([0.126928, 2.126928]), rtol=1e-5, atol=0)
+    assert mse(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 1.0])).tolist() == [1.0, 4.0]
+
+
+def test_a_failing_model_is_one_line_with_the_place() -> None:
+    gradient, memory = loaded(JOB)
+    with pytest.raises(
+        JobError, match=r"the model's forward failed: RuntimeError: mat1 and mat2 .*test_gradient.py:\d+"
+    ):
+        gradient.lane({"x": np.zeros((2, 5), np.float32), "label": np.zeros(2, np.int64)}, memory.slots[0], seed=1)
+    with pytest.raises(JobError, match="the loss failed: IndexError: Target 9 is out of bounds"):
+        gradient.lane({"x": np.zeros((2, 6), np.float32), "label": np.full(2, 9)}, memory.slots[0], seed=1)
+
+
+def test_a_model_must_be_a_module() -> None:
+    with pytest.raises(JobError, match="model: expected a function that returns a torch.nn.Module, found 3"):
+        Gradient(Job(Data("unused"), lambda: 3, batch_size=2))  # type: ignore[arg-type,return-value]
