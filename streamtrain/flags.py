@@ -69,10 +69,10 @@ def parse(
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            parsed: Parsed = tyro.cli(
+            parsed = tyro.cli(
                 declaration,
                 args=list(words),
-                default=default,  # type: ignore[arg-type]  # None means no default
+                default=default,
                 prog=program,
                 description=f"{declaration.__doc__}\n\nExamples:\n\n{examples}",
                 config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
@@ -81,6 +81,7 @@ def parse(
         if stopped.code in (0, None):
             raise
         raise ConfigError(_unboxed(said.getvalue())) from None
+    assert parsed is not None
     return parsed
 
 

@@ -7,7 +7,7 @@ Costs one forward and backward a lane. Knows nothing of steps, files or other wo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,7 +118,8 @@ class Gradient:
         self.model.train()
         _, losses, errors = self.losses(self.batch(arrays))
         with users_code("the model's backward"):
-            gradients = torch.autograd.grad(losses.sum(), self._parameters, allow_unused=True)
+            total = losses.sum()
+            gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(total, self._parameters, allow_unused=True)
         for index, (gradient, place) in enumerate(zip(gradients, self.layout.parameters, strict=True)):
             slot.used[index] = gradient is not None
             if gradient is None:

@@ -51,7 +51,7 @@ class ShardWriter:
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
         """One example: extension -> content."""
-        pieces = []
+        pieces: list[bytes] = []
         for extension in sorted(members):
             data = members[extension]
             pieces += (header(f"{key}.{extension}".encode("ascii"), len(data)), data, bytes(-len(data) % BLOCK))
@@ -101,7 +101,8 @@ def examples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
         ShardError: a layout that readers would understand differently; names shard, key and offset.
     """
     seen: set[str] = set()
-    key, group, extensions = "", {}, None
+    key, extensions = "", None
+    group: dict[str, tuple[int, int]] = {}
     for member in members(file):
         its_key, extension = _split_name(file, member)
         if its_key != key:

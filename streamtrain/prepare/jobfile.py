@@ -48,7 +48,9 @@ def _load(path: Path) -> ModuleType:
 
 
 def _ship_by_value(module: ModuleType) -> None:
-    """Makes Ray send the module's functions themselves: workers cannot import a file by this name."""
+    """Makes workers and logged models carry the module's code: they cannot import a file by this name."""
+    import cloudpickle
     import ray.cloudpickle
 
-    ray.cloudpickle.register_pickle_by_value(module)
+    for pickler in (cloudpickle, ray.cloudpickle):
+        pickler.register_pickle_by_value(module)

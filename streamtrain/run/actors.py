@@ -51,7 +51,8 @@ def check_resources(job: Job) -> None:
         ConfigError: with what was found.
     """
     kind, each = ("GPU", 1) if job.device == "cuda" else ("CPU", job.threads)
-    most = max((node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]), default=0)
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types for it
+    most = max((node["Resources"].get(kind, 0) for node in nodes if node["Alive"]), default=0)
     if job.workers * each > most:
         raise ConfigError(
             complaint(

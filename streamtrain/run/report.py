@@ -1,8 +1,10 @@
-"""Results as a table for people: risks, gap and standard errors, one column a run."""
+"""Results for people: a table of risks, gaps and standard errors, and the figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
 
 from streamtrain.run.result import Result
 from streamtrain.values import Moments
@@ -43,3 +45,26 @@ def _loss(moments: Moments) -> str:
 
 def _error(moments: Moments) -> str:
     return f"{moments.mean:.2%} ± {moments.standard_error:.2%}"
+
+
+def figures(result: Result) -> Iterator[Path]:
+    """Draws both risks and the gap, for loss and error, into the run's folder; the files."""
+    from streamtrain.track.figures import risk_figure, save
+
+    online = result.mode == "online"
+    points = result.evaluations
+    whiches: tuple[Literal["loss", "error"], ...] = ("loss", "error")
+    for which in whiches:
+        figure = risk_figure(
+            [point.examples_used if online else float(number + 1) for number, point in enumerate(points)],
+            [point.empirical for point in points],
+            [point.generalization for point in points],
+            which=which,
+            unit="examples used" if online else "passes",
+            progressive=[point.progressive for point in points if point.progressive] if online else None,
+            chosen=points.index(result.chosen),
+            title=f"Generalization gap of the {'surrogate loss' if which == 'loss' else 'error'}, {result.mode}",
+        )
+        file = result.folder / f"risk_{which}.png"
+        save(figure, file)
+        yield file

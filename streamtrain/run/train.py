@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamtrain.job import Job, Online
+from streamtrain.run.card import card_of
 
 if TYPE_CHECKING:
+    from streamtrain.prepare.plan import Plan
+    from streamtrain.prepare.preflight import Trial
     from streamtrain.run.result import Result
-
-VERSIONS = ("streamtrain", "ray", "torch", "numpy", "webdataset", "mlflow")
+    from streamtrain.track.tracker import Tracker
 
 
 def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
@@ -31,28 +35,61 @@ def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
     from streamtrain.run.controller import Controller
     from streamtrain.track.terminal import Terminal
 
-    plan = plan_of(job)
+    plan, terminal = plan_of(job), Terminal(quiet=quiet)
     if will_start_ray():
         check_cpus(job, os.cpu_count())
     trial = preflight(plan)
-    tracker = _tracker(job)  # refuses a wrong URI before Ray starts
-    terminal = Terminal(quiet=quiet)
+    tracker = _tracker(job)
     run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
     terminal.line(
-        f"{run_name}: {plan.order.used:,} examples a pass, {plan.order.steps:,} steps, {job.workers} worker(s)"
+        f"{run_name}: {plan.order.used:,} examples a pass in {plan.order.steps:,} steps, {job.workers} worker(s)"
     )
     start_ray()
     check_resources(job)
     folder = _run_folder(job, run_name)
-    tracker.begin(_card(plan, run_name), folder)
+    tracker.begin(card_of(plan, run_name), folder)
     try:
         with RayFleet(plan) as fleet:
             result = Controller(plan, fleet, tracker, terminal, folder).run()
-        result = dataclasses.replace(result, run_id=tracker.run_id)
-        _log_outcome(plan, trial, result, tracker)
+        _keep(plan, trial, result, tracker)
     except BaseException as error:
         terminal.clear()
-        tracker.finish("killed" if isinstance(error, KeyboardInterrupt) else "failed", note=str(error))
+        tracker.finish("killed" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
         raise
-    tracker.finish("finished", note=result.stop_reason)
-    return result
+    left = tracker.finish("finished", result.stop_reason)
+    if left:
+        terminal.line(left)
+    return dataclasses.replace(result, run_id=tracker.run_id)
+
+
+def _tracker(job: Job) -> Tracker:
+    """Where the job's numbers go; a wrong URI is refused here."""
+    from streamtrain.track.mlflow import MlflowTracker, default_uri
+    from streamtrain.track.tracker import NoTracker
+
+    return MlflowTracker(job.tracking.uri or default_uri()) if job.tracking.enabled else NoTracker()
+
+
+def _run_folder(job: Job, run_name: str) -> Path:
+    """A new folder for the run's own files."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    folder = Path(job.tracking.folder).absolute() / f"{run_name}-{now}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _keep(plan: Plan, trial: Trial, result: Result, tracker: Tracker) -> None:
+    """Figures, parameters and model of a finished run, to its folder and to the tracker."""
+    from streamtrain.gradient import build_model
+    from streamtrain.run.controller import save_parameters
+    from streamtrain.run.report import figures
+    from streamtrain.track.tracker import ModelCard
+
+    for file in figures(result):
+        tracker.artifact(file, "figures")
+    save_parameters(result.folder / "parameters.safetensors", result.parameters)
+    tracker.artifact(result.folder / "parameters.safetensors", "parameters")
+    if plan.job.tracking.enabled and plan.job.tracking.log_model and trial.output is not None:
+        model = build_model(plan.job)
+        model.load_state_dict(result.parameters)
+        tracker.model(ModelCard(model.eval(), trial.inputs, trial.output))

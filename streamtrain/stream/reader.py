@@ -148,7 +148,8 @@ def _fixed_column(path: Path, layout: FixedLayout, field: Field) -> Callable[[in
         _member(path, layout.key(0), found, field)
         raise AssertionError("unreachable")
     kind = field.member.rpartition(".")[2]
-    column = {"npy": array_column, "cls": number_column}.get(kind, lambda *_: None)(layout, member)
+    views: dict[str, Callable[..., NDArray[Any] | None]] = {"npy": array_column, "cls": number_column}
+    column = views[kind](layout, member) if kind in views else None
     if column is not None:
         return lambda start, stop: np.array(column[start:stop], order="C")
     rows, stride = layout.table.shape

@@ -147,5 +147,5 @@ def test_a_failing_model_is_one_line_with_the_place() -> None:
 
 
 def test_a_model_must_be_a_module() -> None:
-    with pytest.raises(JobError, match="model: expected a function that returns a torch.nn.Module, found 3"):
+    with pytest.raises(JobError, match=r"model: expected a function that returns a torch\.nn\.Module, found 3"):
         Gradient(Job(Data("unused"), lambda: 3, batch_size=2))  # type: ignore[arg-type,return-value]

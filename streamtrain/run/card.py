@@ -1,0 +1,81 @@
+"""What a run tells its tracker before the first step: settings, data sets, versions, commit and command."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from streamtrain.job import Job
+from streamtrain.track.tracker import DatasetCard, RunCard
+
+if TYPE_CHECKING:
+    from streamtrain.prepare.plan import Plan
+
+PACKAGES = ("streamtrain", "ray", "torch", "numpy", "webdataset", "mlflow")
+CONTEXTS: dict[str, Literal["training", "validation", "testing"]] = {
+    "train": "training",
+    "validation": "validation",
+    "test": "testing",
+}
+
+
+def card_of(plan: Plan, run_name: str) -> RunCard:
+    """The card of a run that is about to start."""
+    tags = {f"version.{name}": importlib.metadata.version(name) for name in PACKAGES}
+    tags |= {
+        "version.python": sys.version.split()[0],
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "dataset.digest": plan.manifest.digest,
+        "dataset.order": plan.manifest.order,
+        "mlflow.source.name": sys.argv[0],
+    }
+    commit = _git_commit()
+    if commit is not None:
+        tags["mlflow.source.git.commit"] = commit
+    return RunCard(
+        name=run_name,
+        experiment=plan.job.tracking.experiment,
+        params=dict(settings(plan.job)) | {"lanes": str(plan.order.lanes)},
+        tags=tags,
+        datasets=tuple(_dataset(plan, split) for split in plan.manifest.splits),
+    )
+
+
+def settings(job: Job) -> Iterator[tuple[str, str]]:
+    """Every setting under its flag's name, functions by their own names."""
+    return _flat(job, "")
+
+
+def _flat(declaration: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    if prefix == "mode.":
+        yield "mode", type(declaration).__name__.lower()
+    for field in dataclasses.fields(declaration):
+        value = getattr(declaration, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _flat(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", getattr(value, "__name__", None) or str(value)
+
+
+def _dataset(plan: Plan, split: str) -> DatasetCard:
+    fields = {f.name: f"{f.dtype or 'text'} {'varies' if f.shape is None else f.shape}" for f in plan.manifest.fields}
+    return DatasetCard(
+        name=f"{plan.folder.name}/{split}",
+        digest=plan.manifest.digest,
+        source=str(plan.folder),
+        context=CONTEXTS[split],
+        examples=plan.manifest.splits[split].examples,
+        fields=fields,
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory, where it is in a repository."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

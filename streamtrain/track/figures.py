@@ -1,0 +1,93 @@
+"""Figures of a run: both risks and the gap, with bands of one standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from streamtrain.values import Moments, Risk
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRAINING, HELD_OUT, GAP, PROGRESSIVE = "#2166ac", "#b2182b", "#4d4d4d", "#1b7837"
+Which = Literal["loss", "error"]
+
+
+def risk_figure(
+    along: Sequence[float],
+    empirical: Sequence[Risk],
+    generalization: Sequence[Risk],
+    *,
+    which: Which,
+    unit: str,
+    progressive: Sequence[Risk] | None = None,
+    chosen: int | None = None,
+    title: str = "",
+) -> Figure:
+    """Risks above, gap below, against ``along``, which counts in ``unit`` ("passes", "examples used").
+
+    Args:
+        which: the surrogate loss or the error.
+        progressive: of an online run, over the window before each point.
+        chosen: index of the point whose parameters are kept.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    train, held_out = ([getattr(risk, which) for risk in risks] for risks in (empirical, generalization))
+    _band(above, along, _means(train), _errors(train), TRAINING, "training examples (empirical risk)")
+    _band(above, along, _means(held_out), _errors(held_out), HELD_OUT, "held-out examples (generalization risk)")
+    if progressive is not None:
+        before = [getattr(risk, which) for risk in progressive]
+        _band(
+            above, along, _means(before), _errors(before), PROGRESSIVE, "each minibatch before its update (progressive)"
+        )
+    _band(below, along, _means(held_out) - _means(train), np.hypot(_errors(train), _errors(held_out)), GAP, "gap")
+    below.axhline(0, color="black", linewidth=0.8)
+    if chosen is not None:
+        for axes in (above, below):
+            axes.axvline(along[chosen], color="black", linewidth=0.8, linestyle=":")
+        above.annotate(
+            "kept", (along[chosen], 1), xycoords=("data", "axes fraction"), xytext=(4, -12), textcoords="offset points"
+        )
+    above.set_ylabel("error" if which == "error" else "surrogate loss")
+    below.set_ylabel("gap")
+    below.set_xlabel(unit)
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if which == "error":
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    if unit == "passes":
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    above.set_ylim(bottom=0)
+    above.legend(frameon=False)
+    above.set_title(f"{title} (bands: ± 1 standard error)", fontsize=11, loc="left")
+    return figure
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Writes the figure as PNG."""
+    figure.savefig(file, format="png")
+
+
+def _means(moments: Sequence[Moments]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([m.mean for m in moments])
+
+
+def _errors(moments: Sequence[Moments]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([m.standard_error for m in moments])
+
+
+def _band(axes: Axes, along: Sequence[float], mean: Any, error: Any, color: str, label: str) -> None:
+    axes.plot(along, mean, color=color, marker="o", markersize=3, label=label)
+    axes.fill_between(along, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)

@@ -1,0 +1,97 @@
+"""The contract between a run and where its numbers go. No call waits for a server or raises because of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from streamtrain.values import Reading
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Status = Literal["finished", "failed", "killed"]
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """One split that a run uses: ``digest`` names its content, ``fields`` is name -> type and shape."""
+
+    name: str
+    digest: str
+    source: str
+    context: Literal["training", "validation", "testing"]
+    examples: int
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What is known about a run before its first step."""
+
+    name: str
+    experiment: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    datasets: tuple[DatasetCard, ...]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A trained model on the CPU, with a few inputs as it is called with, and its output for them."""
+
+    model: torch.nn.Module
+    inputs: tuple[np.ndarray[Any, Any], ...]
+    output: np.ndarray[Any, Any]
+
+
+class Tracker(Protocol):
+    """See the module. ``begin`` comes first, ``finish`` last."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The server's name of the run, once the server has answered."""
+
+    def begin(self, card: RunCard, folder: Path) -> None:
+        """Opens the run; ``folder`` is the run's own and exists."""
+
+    def log(self, readings: Sequence[Reading]) -> None:
+        """Points of curves."""
+
+    def artifact(self, file: Path, place: str) -> None:
+        """A file to keep under ``place``; it must stay as it is until ``finish`` returns."""
+
+    def model(self, card: ModelCard) -> None:
+        """The run's model, to be found by the server's users."""
+
+    def finish(self, status: Status, note: str) -> str | None:
+        """Closes the run; waits a bounded time for what is not delivered yet.
+
+        Returns:
+            One line that says what stayed behind and where, or ``None``.
+        """
+
+
+class NoTracker:
+    """Tracking switched off."""
+
+    run_id: str | None = None
+
+    def begin(self, card: RunCard, folder: Path) -> None:
+        """Nothing."""
+
+    def log(self, readings: Sequence[Reading]) -> None:
+        """Nothing."""
+
+    def artifact(self, file: Path, place: str) -> None:
+        """Nothing."""
+
+    def model(self, card: ModelCard) -> None:
+        """Nothing."""
+
+    def finish(self, status: Status, note: str) -> str | None:
+        """Nothing."""
+        return None
