@@ -153,7 +153,8 @@ class Controller:
             progressive=None if self._progressive is None else self._progressive.recent,
         )
         self._evaluations.append(evaluation)
-        now, step = time.time(), self._step - 1
+        now = time.time()
+        step = self._step - 1 if self._progressive is not None else self._step // order.steps
         self._tracker.log(
             [
                 *risk_readings("empirical_risk", evaluation.empirical, step, now),
