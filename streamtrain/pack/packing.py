@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -57,9 +58,7 @@ def pack(
         encoders = _scatter(opened, shuffle, report)
         counts = _split_counts(opened.name, shuffle.examples, options.splits)
         splits = _write(folder, shuffle, encoders, counts, options, opened.label, report)
-        for left in scratch.glob("*"):
-            left.rmdir()
-        scratch.rmdir()
+        shutil.rmtree(scratch)
         manifest = Manifest(
             fields=tuple(encoder.field for encoder in encoders.values()),
             splits=splits,

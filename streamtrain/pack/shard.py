@@ -165,10 +165,10 @@ def _members(file: Path, data: mmap.mmap) -> Iterator[Member]:
 
 def _checked_size(file: Path, data: mmap.mmap, offset: int, overridden: int | None) -> int:
     """The size of the member whose header is at ``offset``; a pax header before it may have overridden it."""
-    block = data[offset : offset + BLOCK]
+    block = data[offset : offset + BLOCK].ljust(BLOCK, b"\0")
     size = _number(block[124:136]) if overridden is None else overridden
     checksum = _number(block[148:156])
-    if len(block) < BLOCK or size is None or checksum != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+    if size is None or checksum != sum(block) - sum(block[148:156]) + 8 * ord(" "):
         raise _bad(file, None, offset, "a tar header", "other bytes", "it was altered or cut short: restore it")
     if offset + BLOCK + size > len(data):
         found = f"{len(data) - offset - BLOCK}"
@@ -228,10 +228,8 @@ def _check_group(
 ) -> frozenset[str]:
     found = frozenset(group)
     if extensions is not None and found != extensions:
-        expected = ", ".join(f".{name}" for name in sorted(extensions))
-        raise _bad(
-            file, key, offset, f"the members {expected}", ", ".join(f".{n}" for n in sorted(found)), "pack again"
-        )
+        expected, there = (", ".join(f".{name}" for name in sorted(names)) for names in (extensions, found))
+        raise _bad(file, key, offset, f"the members {expected} as in the first example", there, "pack again")
     return found
 
 

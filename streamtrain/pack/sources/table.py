@@ -123,7 +123,7 @@ def _features(file: Path, row: int, batch: pa.RecordBatch, columns: _Columns) ->
         values = column.to_numpy(zero_copy_only=False)
         bad = np.flatnonzero(~np.isfinite(values.astype(np.float64)))
         if bad.size:
-            found = "an empty cell" if column[int(bad[0])].as_py() is None else str(values[bad[0]])
+            found = "an empty or NaN cell" if np.isnan(values[bad[0]]) else str(values[bad[0]])
             where = f"{file}, row {row + int(bad[0])}, column {name!r}"
             raise SourceError(complaint(where, expected="a finite number", found=found, do="mend or remove the row"))
         parts.append(values.astype(columns.dtype))

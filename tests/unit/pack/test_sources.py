@@ -1,0 +1,242 @@
+"""Every kind of source, and every refusal by its text."""
+
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import webdataset
+from PIL import Image
+
+from streamtrain.errors import ConfigError, DataError, SourceError
+from streamtrain.pack import Manifest, PackOptions, pack, read_manifest
+from tests.support.datasets import save_digits
+
+ALL_TRAIN = PackOptions(splits=(1.0, 0.0, 0.0))
+
+
+def contents(folder: Path) -> list[dict[str, Any]]:
+    """All examples as WebDataset reads them, in stored order."""
+    shards = sorted(str(file) for file in folder.glob("*/*.tar"))
+    return list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).decode("rgb8"))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "png")
+    return stream.getvalue()
+
+
+def class_folders(root: Path) -> Path:
+    for number, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for index in range(6):
+            (root / name / f"{index}.png").write_bytes(png(np.full((4, 5, 3), 20 * index + number, np.uint8)))
+    return root
+
+
+def test_folder_of_images_by_class(tmp_path: Path) -> None:
+    manifest = pack(str(class_folders(tmp_path / "photos")), tmp_path / "packed", ALL_TRAIN)
+    image, label = manifest.fields
+    assert (image.member, image.shape, image.dtype) == ("image.png", (4, 5, 3), "uint8")
+    assert (label.member, label.low, label.high, label.classes) == ("label.cls", 0, 1, ("cat", "dog"))
+    assert manifest.splits["train"].class_counts == {0: 6, 1: 6}
+    found = {(example["image.png"][0, 0, 0].item(), example["label.cls"]) for example in contents(tmp_path / "packed")}
+    assert found == {(20 * index + number, number) for index in range(6) for number in range(2)}
+
+
+def test_csv(tmp_path: Path) -> None:
+    file = tmp_path / "iris.csv"
+    file.write_text("width,name,label,length\n" + "".join(f"{n}.5,n{n},{'ab'[n % 2]},{n}\n" for n in range(9)))
+    manifest = pack(str(file), tmp_path / "packed", ALL_TRAIN)
+    assert [f.member for f in manifest.fields] == ["features.npy", "label.cls", "name.txt"]
+    assert manifest.fields[1].classes == ("a", "b") and manifest.fields[0].dtype == "float32"
+    for example in contents(tmp_path / "packed"):
+        number = int(example["name.txt"][1:])
+        assert example["features.npy"].tolist() == [number + 0.5, number] and example["label.cls"] == number % 2
+
+
+def test_parquet(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    for part in range(2):
+        table = pa.table(
+            {
+                "vector": pa.array([[n, n + 1.0] for n in range(5)], pa.list_(pa.float64(), 2)),
+                "image": [{"bytes": png(np.full((2, 2), n + 5 * part, np.uint8)), "path": "x"} for n in range(5)],
+                "label": [n + 5 * part for n in range(5)],
+                "x": pa.array([float(n) for n in range(5)], pa.float64()),
+            }
+        )
+        pyarrow.parquet.write_table(table, tmp_path / "parts" / f"{part}.parquet")
+    manifest = pack(str(tmp_path / "parts"), tmp_path / "packed", ALL_TRAIN)
+    assert {f.name: (f.dtype, f.shape) for f in manifest.fields} == {
+        "features": ("float64", (1,)),
+        "image": ("uint8", (2, 2)),
+        "label": ("int64", ()),
+        "vector": ("float64", (2,)),
+    }
+    for example in contents(tmp_path / "packed"):
+        label = example["label.cls"]
+        assert example["image.png"][0, 0, 0] == label and example["vector.npy"].tolist() == [label % 5, label % 5 + 1.0]
+
+
+def test_npz_and_npy(tmp_path: Path) -> None:
+    source = save_digits(tmp_path / "digits.npz", 120)
+    arrays = np.load(source)
+    pack(str(source), tmp_path / "packed", ALL_TRAIN)
+    found = contents(tmp_path / "packed")
+    order = [int(example["__key__"]) for example in found]
+    assert order == list(range(120))
+    raw = {image.tobytes(): label for image, label in zip(arrays["image"], arrays["label"], strict=True)}
+    assert {e["image.npy"].tobytes(): e["label.cls"] for e in found} == raw
+    np.save(tmp_path / "plain.npy", np.arange(12.0).reshape(6, 2))
+    pack(str(tmp_path / "plain.npy"), tmp_path / "packed_npy", ALL_TRAIN)
+    assert sorted(example["x.npy"].tolist() for example in contents(tmp_path / "packed_npy")) == [
+        [2.0 * n, 2.0 * n + 1] for n in range(6)
+    ]
+
+
+def test_existing_tars_are_taken_over_byte_by_byte(tmp_path: Path) -> None:
+    images = [png(np.full((3, 3), n, np.uint8)) for n in range(10)]
+    with webdataset.ShardWriter(str(tmp_path / "part-%06d.tar"), maxcount=4, verbose=0) as writer:
+        for number, image in enumerate(images):
+            writer.write({"__key__": f"k{number}", "png": image, "cls": number, "json": {"n": number}})
+    manifest = pack(str(tmp_path / "part-{000000..000002}.tar"), tmp_path / "packed", ALL_TRAIN)
+    assert [f.name for f in manifest.fields] == ["cls", "json", "png"] and manifest.label == "cls"
+    shards = [str(file) for file in (tmp_path / "packed").glob("*/*.tar")]
+    raw = list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False))
+    assert {(e["png"], int(e["cls"])) for e in raw} == {(image, n) for n, image in enumerate(images)}
+
+
+def numbers() -> Iterator[dict[str, Any]]:
+    for number in range(20):
+        yield {"x": np.float32(number), "text": f"n{number}", "meta": {"n": number}, "flag": number % 2 == 0}
+
+
+def test_function(tmp_path: Path) -> None:
+    manifest = pack("tests.unit.pack.test_sources:numbers", tmp_path / "packed", ALL_TRAIN)
+    assert [f.member for f in manifest.fields] == ["flag.cls", "meta.json", "text.txt", "x.npy"]
+    assert {(e["x.npy"].item(), e["text.txt"], e["meta.json"]["n"]) for e in contents(tmp_path / "packed")} == {
+        (float(n), f"n{n}", n) for n in range(20)
+    }
+
+
+def npz(folder: Path, **arrays: Any) -> str:
+    np.savez(folder / "bad.npz", **{name: np.asarray(array) for name, array in arrays.items()})
+    return str(folder / "bad.npz")
+
+
+def text(folder: Path, name: str, content: str) -> str:
+    (folder / name).write_text(content)
+    return str(folder / name)
+
+
+def empty_class(folder: Path) -> str:
+    (class_folders(folder / "photos") / "eel").mkdir()
+    return str(folder / "photos")
+
+
+def broken_image(folder: Path) -> str:
+    (class_folders(folder / "photos") / "dog" / "3.png").write_bytes(b"no image")
+    return str(folder / "photos")
+
+
+def two_kinds(folder: Path) -> str:
+    Image.new("RGB", (5, 4)).save(class_folders(folder / "photos") / "dog" / "9.jpg")
+    return str(folder / "photos")
+
+
+def pickled(folder: Path) -> str:
+    np.save(folder / "x.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    return str(folder / "x.npy")
+
+
+def pickle_tar(folder: Path) -> str:
+    with tarfile.open(folder / "x.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("k0.pyd"), BytesIO())
+    return str(folder / "x.tar")
+
+
+def ragged() -> Iterator[dict[str, Any]]:
+    yield {"x": np.zeros(3)}
+    yield {"x": np.zeros(4)}
+
+
+def failing() -> Iterator[dict[str, Any]]:
+    yield {"x": 1}
+    raise RuntimeError("disk on fire")
+
+
+HERE = "tests.unit.pack.test_sources"
+REFUSED: dict[str, tuple[Callable[[Path], str], str]] = {
+    "missing": (lambda f: str(f / "none.csv"), "none.csv: expected a folder of images by class, .csv, .* no such file"),
+    "empty folder": (lambda f: str(f), "expected a folder of images.*found an empty folder"),
+    "empty file": (lambda f: text(f, "a.csv", ""), "a.csv: expected data, found an empty file"),
+    "only a header": (lambda f: text(f, "a.csv", "x,label\n"), "a.csv: expected rows, found none"),
+    "unknown kind": (lambda f: text(f, "a.docx", "x"), r"found a file ending in '\.docx'"),
+    "not a tar": (lambda f: text(f, "a.tar", "x" * 700), "a.tar, at byte 0: expected a tar header, found other bytes"),
+    "class without images": (empty_class, r"photos/eel: expected images \(jpeg, jpg, png, webp\), found none"),
+    "broken image": (broken_image, r"dog/3.png, field 'image': expected a readable .png, found UnidentifiedImageError"),
+    "two kinds": (two_kinds, r"dog/9.jpg, field 'image': expected a .image.png as in the first example"),
+    "unequal lengths": (lambda f: npz(f, x=[1, 2], y=[1]), "expected arrays of one length above 0, found x 2, y 1"),
+    "no examples": (lambda f: npz(f, x=np.zeros((0, 3))), "expected arrays of one length above 0, found x 0"),
+    "nan": (lambda f: npz(f, x=[1.0, np.nan]), "example 1, field 'x': expected finite numbers, found NaN or infinity"),
+    "infinity": (lambda f: npz(f, x=[[1.0], [np.inf]]), "example 1, field 'x': expected finite numbers"),
+    "pickled array": (pickled, "expected arrays without pickled objects, found ValueError"),
+    "pickled member": (pickle_tar, r"x.tar, 'k0.pyd', at byte 0: expected data, found a .pyd; store the value as"),
+    "nan in csv": (
+        lambda f: text(f, "a.csv", "x,y\n1,2\nnan,3\n"),
+        "a.csv, row 1, column 'x': expected a finite number, found an empty or NaN cell",
+    ),
+    "empty cell": (lambda f: text(f, "a.csv", "x,y\n1,2\n1,\n"), "row 1, column 'y': .* found an empty or NaN cell"),
+    "ragged": (lambda _: f"{HERE}:ragged", r"example 1, field 'x': expected float64 of shape \(3,\), found .*\(4,\)"),
+    "failing function": (lambda _: f"{HERE}:failing", "found RuntimeError: disk on fire after 1 examples"),
+    "no such function": (lambda _: f"{HERE}:nothing", "expected an importable function, found AttributeError"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_promise_10_bad_sources_are_refused_in_one_line(case: str, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    make, message = REFUSED[case]
+    source = make(tmp_path / "raw")
+    with pytest.raises(DataError) as raised:
+        pack(source, tmp_path / "packed", ALL_TRAIN)
+    assert re.search(message, str(raised.value)), str(raised.value)
+    assert "\n" not in str(raised.value) and str(raised.value).count("; ") >= 1
+    assert not list(tmp_path.glob("packed*")) and not list(tmp_path.glob(".packed*"))
+
+
+def test_label_that_is_no_field(tmp_path: Path) -> None:
+    source = save_digits(tmp_path / "digits.npz", 20)
+    with pytest.raises(SourceError, match="expected a field 'class', found image, label; set --label"):
+        pack(str(source), tmp_path / "packed", PackOptions(label="class"))
+
+
+def test_split_without_examples(tmp_path: Path) -> None:
+    source = save_digits(tmp_path / "digits.npz", 4)
+    with pytest.raises(SourceError, match=r"expected at least one example for validation \(0.1 of all\), found 4"):
+        pack(str(source), tmp_path / "packed")
+
+
+@pytest.mark.parametrize("splits", [(0.5, 0.5, 0.5), (0.0, 0.5, 0.5), (1.5, -0.5, 0.0)])
+def test_wrong_fractions(splits: tuple[float, float, float]) -> None:
+    with pytest.raises(ConfigError, match="splits: expected three fractions that sum to 1, the first above 0"):
+        PackOptions(splits=splits)
+
+
+def test_destination_that_is_not_empty(tmp_path: Path) -> None:
+    source = save_digits(tmp_path / "digits.npz", 20)
+    with pytest.raises(ConfigError, match="expected a new or empty folder, found a folder that is not empty"):
+        pack(str(source), tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert isinstance(pack(str(source), tmp_path / "empty"), Manifest)
+    with pytest.raises(DataError):
+        read_manifest(tmp_path)
