@@ -116,7 +116,8 @@ class Gradient:
         self._seed(seed)
         self._load_buffers()
         self.model.train()
-        _, losses, errors = self.losses(self.batch(arrays))
+        batch = self.batch(arrays)
+        losses, errors = self.losses(self.output(batch), batch)
         with users_code("the model's backward"):
             total = losses.sum()
             gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(total, self._parameters, allow_unused=True)
@@ -145,7 +146,8 @@ class Gradient:
         self._load_buffers()
         self.model.eval()
         with torch.inference_mode():
-            _, losses, errors = self.losses(self.batch(arrays))
+            batch = self.batch(arrays)
+            losses, errors = self.losses(self.output(batch), batch)
         return Risk(_moments(losses), _moments(errors))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -165,17 +167,19 @@ class Gradient:
         """What the model is called with."""
         return tuple(batch[name] for name in self._data.inputs)
 
-    def losses(self, batch: Batch) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """The model's output, and loss and error of each example; the latter without a graph."""
+    def output(self, batch: Batch) -> Any:
+        """What the model returns for these examples."""
+        with self._autocast(), users_code("the model's forward"):
+            return self.model(*self.inputs(batch))
+
+    def losses(self, output: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and error of each example, shape (examples,); the latter without a graph."""
         target = batch[self._data.target]
-        with self._autocast():
-            with users_code("the model's forward"):
-                output = self.model(*self.inputs(batch))
-            with users_code("the loss"):
-                losses = self._loss(output, target)
+        with self._autocast(), users_code("the loss"):
+            losses = self._loss(output, target)
         with torch.no_grad(), users_code("the error"):
             errors = losses if self._error is self._loss else self._error(output, target)
-        return output, losses, errors
+        return losses, errors
 
     def _seed(self, seed: int) -> None:
         if self._device.type == "cuda":

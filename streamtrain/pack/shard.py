@@ -110,7 +110,7 @@ def examples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
                 extensions = _check_group(file, key, group, extensions, member.header)
                 yield key, group
             if its_key in seen:
-                raise _bad(file, its_key, member.header, "an example's members together", "the key again", "pack again")
+                raise _bad(file, its_key, member.header, "an example's members together", "its key again", "pack again")
             seen.add(its_key)
             key, group = its_key, {}
         if extension in group:

@@ -43,9 +43,12 @@ def preflight(plan: Plan) -> Trial:
         if name not in batch:
             found = ", ".join(sorted(batch))
             raise JobError(complaint("data.transform", expected=f"a field {name!r}", found=found, do="return it too"))
-    output = _evaluate(gradient, batch, examples)
-    if np.array_equal(batch[job.data.target].numpy(), arrays[job.data.target]):
-        _check_labels(plan, output)
+    gradient.model.eval()
+    with torch.no_grad():
+        output = gradient.output(batch)
+        if np.array_equal(batch[job.data.target].numpy(), arrays[job.data.target]):
+            _check_labels(plan, output)
+        _check_losses(gradient, output, batch, examples)
     _check_smallest_part(gradient, plan, batch)
     inputs = tuple(tensor.cpu().numpy() for tensor in gradient.inputs(batch))
     return Trial(inputs, output.float().numpy() if isinstance(output, torch.Tensor) else None)
@@ -70,12 +73,8 @@ def _check_fields(plan: Plan) -> None:
             )
 
 
-def _evaluate(gradient: Gradient, batch: Batch, examples: int) -> Any:
-    """One forward in evaluation mode, loss and error of it, checked for their form."""
-    gradient.model.eval()
-    with torch.no_grad():
-        output, losses, errors = gradient.losses(batch)
-    for name, values in (("loss", losses), ("error", errors)):
+def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) -> None:
+    for name, values in zip(("loss", "error"), gradient.losses(output, batch), strict=True):
         shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
         if shape != (examples,):
             raise JobError(
@@ -86,7 +85,6 @@ def _evaluate(gradient: Gradient, batch: Batch, examples: int) -> Any:
                     do='do not average over examples, e.g. use reduction="none"',
                 )
             )
-    return output
 
 
 def _check_labels(plan: Plan, output: Any) -> None:
@@ -113,7 +111,7 @@ def _check_smallest_part(gradient: Gradient, plan: Plan, batch: Batch) -> None:
     gradient.model.train()
     last = plan.order.minibatch(plan.order.position(plan.order.steps - 1))
     try:
-        _, losses, _ = gradient.losses(part)
+        losses, _ = gradient.losses(gradient.output(part), part)
         with users_code("the model's backward"):
             torch.autograd.backward(losses.sum())
     except JobError as error:

@@ -1,0 +1,60 @@
+"""All workers of a run without Ray: plain workers as a `Fleet`, one in this process."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from streamtrain.job import Job
+from streamtrain.prepare.plan import Plan, plan
+from streamtrain.run.controller import Controller
+from streamtrain.run.result import Result
+from streamtrain.run.worker import Worker
+from streamtrain.track.terminal import Terminal
+from streamtrain.track.tracker import NoTracker, Tracker
+from streamtrain.values import Reading, Risk, Update
+
+
+class PlainFleet:
+    """One plain worker, and a note of every call."""
+
+    def __init__(self, plans: Plan) -> None:
+        self.worker = Worker(plans, 0)
+        self.worker.make_memory()
+        self.worker.join(None, {0: os.getpid()}, None)
+        self.updates: list[Update] = []
+
+    def advance(self, step: int) -> list[Update]:
+        done = self.worker.advance(step)
+        self.updates += done
+        return done
+
+    def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
+        return self.worker.evaluate(split, slices)
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        return self.worker.snapshot()
+
+    def restore(self, parameters: dict[str, torch.Tensor]) -> None:
+        self.worker.restore(parameters)
+
+
+class Notebook(NoTracker):
+    """A tracker that keeps its readings."""
+
+    def __init__(self) -> None:
+        self.readings: list[Reading] = []
+
+    def log(self, readings: Sequence[Reading]) -> None:
+        self.readings += readings
+
+    def named(self, name: str) -> list[tuple[int, float]]:
+        return [(r.step, r.value) for r in self.readings if r.name == name]
+
+
+def run(job: Job, folder: Path, tracker: Tracker | None = None) -> tuple[Result, PlainFleet]:
+    """Trains a job of one worker in this process."""
+    plans = plan(job)
+    fleet = PlainFleet(plans)
+    return Controller(plans, fleet, tracker or NoTracker(), Terminal(quiet=True), folder).run(), fleet

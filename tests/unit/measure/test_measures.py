@@ -1,0 +1,90 @@
+"""Measured quantities against independent computations, standard errors by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamtrain.measure.gap import gap
+from streamtrain.measure.progressive import Progressive
+from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.measure.stopping import EarlyStopping
+from streamtrain.values import Moments, Risk, Update
+
+NUMBERS = st.lists(st.floats(-1e6, 1e6), max_size=50)
+
+
+@given(NUMBERS, NUMBERS, NUMBERS)
+def test_moments_of_parts_are_those_of_the_whole(a: list[float], b: list[float], c: list[float]) -> None:
+    whole, merged = (
+        Moments.of(np.array(a + b + c)),
+        Moments.of(np.array(a)) + Moments.of(np.array(b)) + Moments.of(np.array(c)),
+    )
+    assert merged.count == whole.count
+    assert merged.mean == pytest.approx(whole.mean, rel=1e-9, abs=1e-6)
+    assert merged.m2 == pytest.approx(whole.m2, rel=1e-9, abs=1e-3)
+
+
+def test_standard_error_and_variance_of_known_numbers() -> None:
+    moments = Moments.of(np.array([1.0, 2.0, 3.0, 4.0]))
+    assert moments.variance == pytest.approx(5 / 3) and moments.standard_error == pytest.approx(math.sqrt(5 / 12))
+    assert math.isnan(Moments.of(np.array([1.0])).standard_error)
+
+
+def test_standard_errors_of_risk_and_gap_are_the_spread_of_repeated_measurements() -> None:
+    generator = np.random.default_rng(0)
+    gaps, stated = [], []
+    for _ in range(4000):
+        train, held_out = (Moments.of(generator.exponential(size=n)) for n in (60, 40))
+        measured = gap(train, held_out)
+        gaps.append(measured.value)
+        stated.append(measured.standard_error**2)
+    assert np.mean(gaps) == pytest.approx(0, abs=4 * np.std(gaps) / math.sqrt(4000))
+    assert np.mean(stated) == pytest.approx(np.var(gaps), rel=0.1)
+
+
+def update(step: int, losses: list[float]) -> Update:
+    moments = Moments.of(np.array(losses))
+    return Update(step, moments, moments, 0.1, 1.0, 1.0)
+
+
+def test_progressive_risk_of_the_window_and_of_all() -> None:
+    progressive = Progressive(window=5)
+    points = [progressive.add(update(step, [step, step + 1.0]), time=0.0) for step in range(6)]
+    assert progressive.total.loss.mean == pytest.approx(3.0) and progressive.total.loss.count == 12
+    assert progressive.recent.loss.count == 6 and progressive.recent.loss.mean == pytest.approx(4.5)
+    assert [len(point) for point in points] == [0, 0, 8, 0, 8, 0]
+    assert points[2][0].name == "progressive/loss" and points[2][0].value == pytest.approx(1.5)
+
+
+def test_readings_of_a_risk() -> None:
+    risk = pooled([Risk(Moments.of(np.array([1.0, 3.0])), Moments.of(np.array([0.0, 1.0])))])
+    assert {r.name: r.value for r in risk_readings("test_risk", risk, 3, 0.0)} == {
+        "test_risk/loss": 2.0,
+        "test_risk/loss_standard_error": 1.0,
+        "test_risk/error": 0.5,
+        "test_risk/error_standard_error": 0.5,
+    }
+
+
+def test_early_stopping() -> None:
+    state = EarlyStopping(patience=2, min_delta=0.1)
+    seen = []
+    for pass_index, error in enumerate([1.0, 0.95, 0.8, 0.75, 0.71, 0.9]):
+        state = state.after(pass_index, error)
+        seen.append((state.best_pass, state.improved, state.should_stop))
+    assert seen == [
+        (0, True, False),
+        (0, False, False),
+        (2, True, False),
+        (2, False, False),
+        (2, False, True),
+        (2, False, True),
+    ]
+
+
+def test_early_stopping_never_takes_nan_for_better() -> None:
+    state = EarlyStopping(patience=2).after(0, math.nan)
+    assert not state.improved and state.after(1, 0.5).improved

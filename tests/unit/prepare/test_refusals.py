@@ -1,0 +1,199 @@
+"""Promise 10: wrong settings, jobs and data are refused before anything starts, in one line that names the thing."""
+
+import dataclasses
+import fnmatch
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import streamtrain as st
+from streamtrain.prepare.plan import plan
+from streamtrain.prepare.preflight import check_cpus, preflight
+from tests.support.datasets import pack_digits
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    pack_digits(folder)
+    return folder
+
+
+def linear(inputs: int = 64, outputs: int = 10) -> Callable[[], torch.nn.Module]:
+    return lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(inputs, outputs))
+
+
+def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**batch, "image": batch["image"].float() / 255}
+
+
+def mean_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(output, target)
+
+
+def without_label(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {"image": batch["image"].float()}
+
+
+def batch_norm() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.BatchNorm1d(10))
+
+
+JOBS: dict[str, tuple[Callable[[str], st.Job], str]] = {
+    "no data set": (
+        lambda _: st.Job(st.Data("nowhere"), linear()),
+        "nowhere/manifest.json: expected a data set's manifest",
+    ),
+    "unknown field": (
+        lambda url: st.Job(st.Data(url, inputs=("pixels",)), linear()),
+        "digits: expected a field 'pixels', found image, label; set data.inputs",
+    ),
+    "shape mismatch": (
+        lambda url: st.Job(st.Data(url, transform=scaled), linear(inputs=63)),
+        "the model's forward failed: RuntimeError: mat1 and mat2 shapes cannot be multiplied",
+    ),
+    "no transform": (
+        lambda url: st.Job(st.Data(url), linear()),
+        "the model's forward failed: RuntimeError: ",
+    ),
+    "labels out of range for cross-entropy": (
+        lambda url: st.Job(st.Data(url, transform=scaled), linear(outputs=9)),
+        "field 'label': expected labels from 0 to 8, the model's 9 outputs, found 0 to 9; give the model an output",
+    ),
+    "mean loss": (
+        lambda url: st.Job(st.Data(url, transform=scaled), linear(), loss=mean_loss),
+        r"loss: expected one value an example, shape \(4,\), found \(\); do not average over examples",
+    ),
+    "label lost": (
+        lambda url: st.Job(st.Data(url, transform=without_label), linear()),
+        "data.transform: expected a field 'label', found image; return it too",
+    ),
+    "model fails": (
+        lambda url: st.Job(st.Data(url), lambda: 1 / 0),
+        "model failed: ZeroDivisionError: division by zero",
+    ),  # type: ignore[arg-type,return-value]
+    "nothing to train": (
+        lambda url: st.Job(st.Data(url, transform=scaled), lambda: linear()().requires_grad_(False)),
+        "model: expected trainable parameters of one element type, found none",
+    ),
+    "one example for BatchNorm": (
+        lambda url: st.Job(st.Data(url, transform=scaled), batch_norm, batch_size=479),
+        "Expected more than 1 value per channel.*the last minibatch of 1 is as small as 1: another batch_size",
+    ),
+    "too many examples": (
+        lambda url: st.Job(st.Data(url), linear(), mode=st.Online(max_examples=2000)),
+        "mode.max_examples: expected at most the 1,438 training examples of .*, found 2,000; lower it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", JOBS)
+def test_promise_10_jobs_are_refused_before_ray_starts(case: str, digits: Path) -> None:
+    make, message = JOBS[case]
+    with pytest.raises(st.StreamtrainError, match=message) as raised:
+        preflight(plan(make(str(digits))))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_good_job_passes_and_gives_the_signature(digits: Path) -> None:
+    trial = preflight(plan(st.Job(st.Data(str(digits), transform=scaled), linear(), batch_size=64)))
+    assert trial.inputs[0].shape == (4, 8, 8) and trial.output is not None and trial.output.shape == (4, 10)
+
+
+def test_batch_norm_passes_where_every_part_has_two_examples(digits: Path) -> None:
+    preflight(plan(st.Job(st.Data(str(digits), transform=scaled), batch_norm, batch_size=100)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 63, "workers": 2}, "batch_size: expected a multiple of the 2 lanes, found 63; use 62 or 64"),
+        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, found 0"),
+        ({"batch_size": 1.5}, "batch_size: expected a whole number of at least 1, found 1.5"),
+        ({"workers": 4, "lanes": 2}, "workers: expected at most 2, the number of lanes, found 4; raise lanes"),
+        ({"loss": "hinge"}, "loss: expected cross_entropy or mse, found 'hinge'"),
+        ({"model": 3}, "model: expected a function, found 3"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0, found -1"),
+    ],
+)
+def test_promise_10_wrong_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(st.ConfigError, match=message):
+        dataclasses.replace(st.Job(st.Data("x"), linear()), **settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: st.SGD(lr=0), "sgd.lr: expected a finite number above 0, found 0"),
+        (lambda: st.SGD(lr=float("nan")), "sgd.lr: expected a finite number above 0, found nan"),
+        (lambda: st.SGD(momentum=1), "sgd.momentum: expected at least 0 and below 1, found 1"),
+        (lambda: st.SGD(nesterov=True), "sgd.nesterov: expected a momentum above 0 with it, found 0.0"),
+        (lambda: st.SGD(clip_norm=-1), "sgd.clip_norm: expected a finite number above 0, found -1"),
+        (lambda: st.Epochs(max_passes=0), "mode.max_passes: expected a whole number of at least 1, found 0"),
+        (lambda: st.Online(passes=3), "mode.passes: expected one pass in online mode, found 3; a second pass would"),
+        (lambda: st.Schedule(floor=2), "sgd.schedule.floor: expected between 0 and 1, found 2"),
+    ],
+)
+def test_promise_10_wrong_parts(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(st.ConfigError, match=message):
+        make()
+
+
+def test_more_workers_than_cpus() -> None:
+    job = st.Job(st.Data("x"), linear(), workers=64)
+    with pytest.raises(
+        st.ConfigError, match=r"workers: expected at most 2 on this machine's 2 CPUs at 1 thread\(s\) each, found 64"
+    ):
+        check_cpus(job, 2)
+
+
+JOB = """
+import torch, streamtrain as st
+job = st.Job(st.Data("nowhere"), lambda: torch.nn.Linear(1, 1))
+"""
+COMMANDS = [
+    (["trane"], 2, "streamtrain: expected one of pack, inspect, train, ui, found 'trane'; see streamtrain --help"),
+    (["train", "none.py"], 2, "train: none.py: expected a job file, found no such file; check the path"),
+    (["train", "broken.py"], 2, "train: broken.py:1: invalid syntax; mend the job"),
+    (["train", "raises.py"], 2, "train: raises.py failed: ZeroDivisionError: * (*raises.py:1); mend the job"),
+    (["train", "empty.py"], 2, "train: empty.py: expected a streamtrain.Job named `job`, found no such name; *"),
+    (["train", "job.py", "--sgd.lr", "fast"], 2, "train: *--sgd.lr*fast*; see --help"),
+    (["train", "job.py", "--wrokers", "2"], 2, "train: Unrecognized options: --wrokers, 2; perhaps you meant --work*"),
+    (["train", "job.py", "--workers", "0"], 2, "train: workers: expected a whole number of at least 1, found 0; *"),
+    (["train", "job.py", "--mode", "offline"], 2, "train: --mode: expected online or epochs, found offline; *"),
+    (
+        ["train", "job.py"],
+        3,
+        "train: *nowhere/manifest.json: expected a data set's manifest, found no such file; run *",
+    ),
+    (["pack", "none.csv", "out"], 3, "pack: none.csv: expected a folder of images*found no such file or folder; *"),
+    (["inspect", "nowhere"], 3, "inspect: *nowhere/manifest.json: expected a data set's manifest*"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"), COMMANDS, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_promise_10_the_command_line_says_one_line(words: list[str], code: int, line: str, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(JOB)
+    (tmp_path / "broken.py").write_text("def (")
+    (tmp_path / "raises.py").write_text("1 / 0")
+    (tmp_path / "empty.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "streamtrain", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    pattern = line if line.startswith("streamtrain") else f"streamtrain {line}"
+    assert fnmatch.fnmatchcase(done.stderr.strip(), pattern.replace("[", "[[]")), done.stderr

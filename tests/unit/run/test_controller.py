@@ -1,0 +1,131 @@
+"""Both modes, without Ray: what is used, measured, kept and reported."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import streamtrain as st
+from streamtrain.errors import NonFiniteError
+from streamtrain.measure.risk import pooled
+from streamtrain.run.loop import parts_from
+from streamtrain.values import Risk
+from tests.support.datasets import pack_digits
+from tests.support.fleet import Notebook, run
+
+
+def model() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+
+
+def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**batch, "image": batch["image"].float() / 255}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> st.Job:
+    pack_digits(tmp_path / "digits")
+    return st.Job(st.Data(str(tmp_path / "digits"), transform=scaled), model, sgd=st.SGD(lr=0.5), batch_size=50, seed=1)
+
+
+def test_promise_7_online_uses_every_example_once_and_ends(job: st.Job, tmp_path: Path) -> None:
+    notebook = Notebook()
+    result, fleet = run(dataclasses.replace(job, mode=st.Online(window=300)), tmp_path, notebook)
+    assert result.mode == "online" and result.stop_reason == "the training split is used up"
+    assert result.passes == 1 and result.examples_used == 1438
+    assert [update.loss.count for update in fleet.updates] == [50] * 28 + [38]
+    assert result.chosen is result.evaluations[-1]
+    assert result.progressive == pooled(Risk(u.loss, u.error) for u in fleet.updates)
+    assert result.chosen.progressive == pooled(Risk(u.loss, u.error) for u in fleet.updates[-7:])
+    assert [step for step, _ in notebook.named("progressive/loss")] == [5, 11, 17, 23]
+    with pytest.raises(StopIteration):
+        next(parts_from(fleet.worker._plan.order, range(1), 29, fleet.worker._plan.total_steps))
+
+
+def test_online_part_of_a_pass(job: st.Job, tmp_path: Path) -> None:
+    job = dataclasses.replace(job, mode=st.Online(max_examples=333, evaluate_every=100))
+    result, _ = run(job, tmp_path)
+    assert result.examples_used == 333 and result.stop_reason == "mode.max_examples = 333 reached"
+    assert [evaluation.examples_used for evaluation in result.evaluations] == [100, 200, 300, 333]
+    assert result.chosen.empirical.loss.count == 180, "as many training examples as the validation split has"
+
+
+def test_online_refuses_a_second_pass() -> None:
+    with pytest.raises(
+        st.ConfigError, match="mode.passes: expected one pass in online mode, found 2; a second pass would"
+    ):
+        st.Online(passes=2)
+
+
+def test_epochs_stop_early_and_keep_the_best(job: st.Job, tmp_path: Path) -> None:
+    notebook = Notebook()
+    result, fleet = run(dataclasses.replace(job, mode=st.Epochs(max_passes=30, patience=2)), tmp_path, notebook)
+    errors = [evaluation.generalization.error.mean for evaluation in result.evaluations]
+    best = errors.index(min(errors))
+    assert result.chosen is result.evaluations[best]
+    assert result.passes == len(errors) == best + 1 + 2 < 30
+    assert result.stop_reason == f"no better validation error in 2 passes; best was pass {best + 1}"
+    assert [step for step, _ in notebook.named("gap/error")] == list(range(1, len(errors) + 1))
+    kept = safetensors.torch.load_file(tmp_path / "best.safetensors")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in result.parameters.items())
+    # the fleet was given the kept parameters back, and measured on the test split with them
+    assert all(torch.equal(fleet.snapshot()[name], tensor) for name, tensor in result.parameters.items())
+    assert result.test is not None and result.test.loss.count == 179
+    again = pooled(fleet.evaluate("validation", [(0, 180)]))
+    assert again.error.mean == pytest.approx(min(errors))
+    norms = [update.gradient_norm for update in fleet.updates[-100:]]
+    assert notebook.named("stop/gradient_norm")[0][1] == pytest.approx(sum(norms) / len(norms))
+
+
+def test_risks_are_those_of_a_plain_loop(job: st.Job, tmp_path: Path) -> None:
+    result, fleet = run(dataclasses.replace(job, mode=st.Epochs(max_passes=1)), tmp_path)
+    twin = model()
+    twin.load_state_dict(result.parameters)
+    arrays = fleet.worker._plan.reader("validation").read(0, 180)
+    output = twin(torch.from_numpy(arrays["image"]).float() / 255)
+    target = torch.from_numpy(arrays["label"])
+    losses = torch.nn.functional.cross_entropy(output, target, reduction="none").double()
+    errors = (output.argmax(1) != target).double()
+    at = result.chosen.generalization
+    assert at.loss.mean == pytest.approx(losses.mean().item(), rel=1e-6)
+    assert at.loss.standard_error == pytest.approx(losses.std().item() / 180**0.5, rel=1e-6)
+    assert at.error.mean == pytest.approx(errors.mean().item())
+    gap = result.chosen.gap_of_loss
+    assert gap.value == pytest.approx(at.loss.mean - result.chosen.empirical.loss.mean)
+    assert gap.standard_error == pytest.approx(
+        (at.loss.standard_error**2 + result.chosen.empirical.loss.standard_error**2) ** 0.5
+    )
+
+
+def test_the_same_job_gives_the_same_bits_and_stints_do_not_matter(
+    job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = dataclasses.replace(job, mode=st.Epochs(max_passes=2))
+    first, _ = run(job, tmp_path)
+    monkeypatch.setattr("streamtrain.run.controller.FIRST_STINT", 1)
+    monkeypatch.setattr("streamtrain.run.controller.STINT_SECONDS", 0.0)
+    second, _ = run(job, tmp_path)
+    assert all(torch.equal(first.parameters[name], tensor) for name, tensor in second.parameters.items())
+    assert first.evaluations == second.evaluations
+
+
+def test_curves_have_a_point_every_so_many_steps_and_one_for_the_rest(job: st.Job, tmp_path: Path) -> None:
+    notebook = Notebook()
+    _, fleet = run(dataclasses.replace(job, mode=st.Online()), tmp_path, notebook)
+    assert [step for step, _ in notebook.named("minibatch/loss")] == [9, 19, 28]
+    first = pooled(Risk(u.loss, u.error) for u in fleet.updates[:10])
+    assert notebook.named("minibatch/loss")[0][1] == first.loss.mean
+    assert notebook.named("gradient/clipped_fraction")[0][1] == 0.0
+
+
+def test_a_non_finite_step_stops_and_the_last_good_parameters_are_saved(job: st.Job, tmp_path: Path) -> None:
+    job = dataclasses.replace(job, sgd=st.SGD(lr=1e30))
+    with pytest.raises(NonFiniteError) as raised:
+        run(job, tmp_path)
+    file = tmp_path / "last_good.safetensors"
+    assert str(raised.value).startswith("step 1: expected a finite loss and gradient, found loss ")
+    assert "at learning rate 1e+30; lower sgd.lr" in str(raised.value)
+    assert str(raised.value).endswith(f"parameters of the last good step are in {file}")
+    assert all(torch.isfinite(tensor).all() for tensor in safetensors.torch.load_file(file).values())

@@ -1,0 +1,141 @@
+"""Reading by number, in a worker and through a streamer; what is damaged is named."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamtrain.errors import ConfigError, ShardError, WorkerLost
+from streamtrain.pack import PackOptions, pack
+from streamtrain.stream.decode import decode_image, decoder_of
+from streamtrain.stream.reader import OPEN_SHARDS, Reader
+from streamtrain.stream.streamer import Streamer, parts_read, parts_streamed
+from streamtrain.values import LanePart
+from tests.support.datasets import pack_digits
+
+
+def picture_folders(root: Path, sizes: tuple[int, ...] = (6,)) -> Path:
+    generator = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for index in range(15):
+            size = sizes[index % len(sizes)]
+            Image.fromarray(generator.integers(0, 256, (size, 5, 3), np.uint8)).save(root / name / f"{index}.png")
+    return root
+
+
+def test_ranges_across_shards_are_one_array(tmp_path: Path) -> None:
+    manifest = pack_digits(tmp_path / "a", PackOptions(shard_examples=7), examples=100)
+    reader = Reader(tmp_path / "a", manifest, "train", ("image", "label"))
+    whole = reader.read(0, 80)
+    assert len(reader) == 80 and whole["image"].shape == (80, 8, 8) and whole["label"].dtype == np.int64
+    for start in range(0, 80, 3):
+        piece = reader.read(start, min(start + 20, 80))
+        assert np.array_equal(piece["image"], whole["image"][start : start + 20])
+        assert piece["image"].flags.writeable and piece["image"].flags.c_contiguous
+
+
+def test_many_shards_do_not_stay_open(tmp_path: Path) -> None:
+    manifest = pack_digits(tmp_path / "a", PackOptions(shard_examples=1), examples=200)
+    reader = Reader(tmp_path / "a", manifest, "train", ("label",))
+    assert np.array_equal(
+        reader.read(0, 160)["label"], np.concatenate([reader.read(n, n + 1)["label"] for n in range(160)])
+    )
+    assert len(reader._open) <= OPEN_SHARDS
+
+
+def test_locate_names_shard_row_and_key(tmp_path: Path) -> None:
+    manifest = pack_digits(tmp_path / "a", PackOptions(shard_examples=30), examples=100)
+    shard, row, key = Reader(tmp_path / "a", manifest, "train", ()).locate(65)
+    assert (shard.file, row, key) == ("train/000002.tar", 5, "65")
+
+
+def test_an_altered_shard_is_named_when_it_is_first_opened(tmp_path: Path) -> None:
+    manifest = pack_digits(tmp_path / "a", PackOptions(shard_examples=30), examples=100)
+    file = tmp_path / "a" / "train" / "000001.tar"
+    data = bytearray(file.read_bytes())
+    data[700] ^= 255
+    file.write_bytes(data)
+    reader = Reader(tmp_path / "a", manifest, "train", ("label",))
+    reader.read(0, 30)
+    with pytest.raises(ShardError, match=r"000001\.tar: expected SHA-256"):
+        reader.read(20, 40)
+
+
+def test_unknown_field_and_split(tmp_path: Path) -> None:
+    manifest = pack_digits(tmp_path / "a", PackOptions(splits=(1, 0, 0)), examples=20)
+    with pytest.raises(ConfigError, match="expected a field 'pixels', found image, label"):
+        Reader(tmp_path / "a", manifest, "train", ("pixels",))
+    with pytest.raises(ConfigError, match="expected a validation split, found train"):
+        Reader(tmp_path / "a", manifest, "validation", ("image",))
+
+
+def test_images_are_decoded(tmp_path: Path) -> None:
+    root = picture_folders(tmp_path / "raw")
+    manifest = pack(str(root), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
+    arrays = Reader(tmp_path / "a", manifest, "train", ("image", "label")).read(0, 30)
+    expected = {np.asarray(Image.open(file)).tobytes() for file in root.rglob("*.png")}
+    assert {image.tobytes() for image in arrays["image"]} == expected and arrays["image"].shape == (30, 6, 5, 3)
+
+
+def test_images_of_several_sizes_are_named(tmp_path: Path) -> None:
+    manifest = pack(str(picture_folders(tmp_path / "raw", (6, 7))), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
+    assert manifest.fields[0].shape is None
+    reader = Reader(tmp_path / "a", manifest, "train", ("image",))
+    with pytest.raises(
+        ShardError, match=r"example '\d\d', field 'image': expected shape \(\d, 5, 3\) as in example '00'"
+    ):
+        reader.read(0, 30)
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("L", (4, 3)), ("1", (4, 3)), ("P", (4, 3, 3)), ("RGBA", (4, 3, 3))])
+def test_image_modes(mode: str, shape: tuple[int, ...]) -> None:
+    stream = io.BytesIO()
+    Image.new(mode, (3, 4)).save(stream, "png")
+    assert decode_image(stream.getvalue()).shape == shape
+
+
+def test_promise_9_no_decoder_executes_what_it_reads() -> None:
+    for extension in ("pyd", "pickle", "pkl", "pth", "pt"):
+        assert decoder_of(f"x.{extension}") is bytes
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([print], object), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle=False|[Oo]bject arrays"):
+        decoder_of("npy")(pickled.getvalue())
+
+
+def test_a_streamer_gives_what_reading_gives(tmp_path: Path) -> None:
+    manifest = pack(str(picture_folders(tmp_path / "raw")), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
+    reader = Reader(tmp_path / "a", manifest, "train", ("image", "label"))
+    parts = [LanePart(0, start, min(start + 4, 30)) for start in range(0, 30, 4)] + [LanePart(0, 30, 30)]
+    streamer = Streamer(reader, parts * 3, largest=4)
+    streamed = parts_streamed(streamer.start())
+    for expected in parts_read(reader, parts * 3):
+        found = next(streamed)
+        assert all(np.array_equal(found[name], expected[name]) for name in ("image", "label"))
+    streamer.stop()
+    assert streamer.failure() is None
+
+
+def test_a_streamers_failure_reaches_the_worker(tmp_path: Path) -> None:
+    manifest = pack(str(picture_folders(tmp_path / "raw", (6, 7))), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
+    reader = Reader(tmp_path / "a", manifest, "train", ("image",))
+    streamer = Streamer(reader, [LanePart(0, 0, 1), LanePart(0, 0, 30)], largest=30)
+    streamed = parts_streamed(streamer.start())
+    next(streamed)
+    with pytest.raises(WorkerLost, match="the streamer failed or died"):
+        next(streamed)
+    assert isinstance(streamer.failure(), ShardError)
+
+
+def test_a_streamer_that_nobody_reads_stops_when_told(tmp_path: Path) -> None:
+    manifest = pack_digits(tmp_path / "a", examples=100)
+    reader = Reader(tmp_path / "a", manifest, "train", ("image",))
+    before = len(os.listdir("/dev/shm"))
+    streamer = Streamer(reader, [LanePart(0, 0, 9)] * 1000, largest=9)
+    streamer.start()
+    streamer.stop()
+    assert streamer.failure() is None and len(os.listdir("/dev/shm")) == before
