@@ -1,0 +1,167 @@
+"""Whole runs on real Ray: images through streamers, other people's shards, BatchNorm and dropout, a killed worker."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+import webdataset
+from PIL import Image
+
+import streamtrain as st
+from streamtrain.errors import ShardError, WorkerLost
+from streamtrain.pack import PackOptions, pack
+from streamtrain.prepare.plan import plan
+from streamtrain.run.actors import RayFleet, check_resources
+from tests.support.datasets import digits, pack_digits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def shared_memory() -> set[str]:
+    """What lies in /dev/shm beside Ray's own object store."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(("plasma", "ray", "sem."))}
+
+
+def model() -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, 64),
+        torch.nn.BatchNorm1d(64),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.2),
+        torch.nn.Linear(64, 10),
+    )
+
+
+def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**batch, "image": batch["image"].float() / 255}
+
+
+def job_on(folder: Path, runs: Path, **settings: object) -> st.Job:
+    return st.Job(
+        st.Data(str(folder), transform=scaled),
+        model,
+        mode=settings.pop("mode", st.Epochs(max_passes=3)),  # type: ignore[arg-type]
+        sgd=st.SGD(lr=0.2, momentum=0.9),
+        batch_size=48,
+        workers=2,
+        tracking=st.Tracking(uri=f"sqlite:///{runs / 'mlflow.db'}", folder=str(runs / "runs")),
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def test_images_through_streamers_give_what_arrays_in_the_worker_give(tmp_path: Path) -> None:
+    """The same pixels as PNG files and as arrays: the same bits at the end, with BatchNorm and dropout."""
+    images, labels = digits(400)
+    for number in range(10):
+        (tmp_path / "png" / str(number)).mkdir(parents=True)
+    order = sorted(range(400), key=lambda i: (labels[i], f"{i:04d}"))
+    for index in order:
+        Image.fromarray(images[index]).save(tmp_path / "png" / str(labels[index]) / f"{index:04d}.png")
+    np.savez(tmp_path / "arrays.npz", image=images[order], label=labels[order])
+    results = []
+    for source in ("png", "arrays.npz"):
+        folder = tmp_path / f"packed-{source}"
+        pack(str(tmp_path / source), folder, PackOptions(seed=2))
+        job = job_on(folder, tmp_path)
+        assert plan(job).streamed == (source == "png")
+        results.append(st.train(job, quiet=True))
+    png, arrays = results
+    assert all(torch.equal(arrays.parameters[name], tensor) for name, tensor in png.parameters.items())
+    assert png.evaluations == arrays.evaluations and png.chosen.generalization.error.mean < 0.3
+    assert png.parameters["2.num_batches_tracked"] == png.chosen.step
+    assert (png.folder / "risk_loss.png").stat().st_size > 10_000
+
+
+def test_the_same_bits_with_batch_norm_and_dropout_on_1_2_and_4_workers(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "digits")
+    job = job_on(tmp_path / "digits", tmp_path, lanes=4)
+    found = []
+    for workers in (1, 2, 4):
+        with RayFleet(plan(dataclasses.replace(job, workers=workers))) as fleet:
+            updates = fleet.advance(60)
+            found.append((updates, fleet.snapshot()))
+    for updates, parameters in found[1:]:
+        assert updates == found[0][0]
+        assert all(torch.equal(found[0][1][name], tensor) for name, tensor in parameters.items())
+
+
+@pytest.mark.parametrize("writer", ["ShardWriter", "GNU tar"])
+def test_training_on_shards_that_others_wrote(writer: str, tmp_path: Path) -> None:
+    images, labels = digits(600)
+    for split, rows in (("train", range(400)), ("validation", range(400, 600))):
+        folder = tmp_path / "foreign" / split
+        folder.mkdir(parents=True)
+        if writer == "ShardWriter":
+            with webdataset.ShardWriter(str(folder / "%03d.tar"), maxcount=150, verbose=0) as shards:
+                for row in rows:
+                    shards.write({"__key__": f"{row:06d}", "image.npy": images[row], "label.cls": int(labels[row])})
+        else:
+            (tmp_path / split).mkdir()
+            for row in rows:
+                np.save(tmp_path / split / f"{row:06d}.image.npy", images[row])
+                (tmp_path / split / f"{row:06d}.label.cls").write_text(f"{labels[row]}\n")
+            command = ["tar", "--sort=name", "-cf", folder / "000.tar", "-C", tmp_path / split, "."]
+            subprocess.run(command, check=True)
+    result = st.train(job_on(tmp_path / "foreign", tmp_path), quiet=True)
+    assert result.examples_used == 1200 and result.chosen.generalization.error.mean < 0.3
+
+
+def test_a_killed_worker_stops_the_run_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "digits")
+    before = shared_memory()
+    with RayFleet(plan(job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6)))) as fleet:
+        processes = fleet._all("process_number")
+        fleet.advance(5)
+        kill = threading.Timer(0.1, os.kill, (processes[1], signal.SIGKILL))
+        kill.start()
+        with pytest.raises(WorkerLost) as raised:
+            fleet.advance(10**6)
+        kill.join()
+    assert "worker 1" in str(raised.value) and "\n" not in str(raised.value)
+    assert shared_memory() == before
+
+
+def test_a_damaged_example_stops_the_run_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    for split in ("train", "validation"):
+        (folder / split).mkdir(parents=True)
+        with tarfile.open(folder / split / "000.tar", "w") as archive:
+            for row in range(100):
+                stream = BytesIO()
+                Image.fromarray(np.full((8, 8), row, np.uint8)).save(stream, "png")
+                data = stream.getvalue() if (split, row) != ("train", 77) else b"\x89PNG cut short"
+                for extension, content in (("image.png", data), ("label.cls", b"%d" % (row % 10))):
+                    info = tarfile.TarInfo(f"{row:03d}.{extension}")
+                    info.size = len(content)
+                    archive.addfile(info, BytesIO(content))
+    with pytest.raises(
+        ShardError, match=r"train/000\.tar, example '077', field 'image': expected a readable \.image\.png"
+    ):
+        st.train(job_on(folder, tmp_path), quiet=True)
+
+
+def test_more_workers_than_the_cluster_has_cpus(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "digits")
+    job = dataclasses.replace(job_on(tmp_path / "digits", tmp_path), workers=5, batch_size=50)
+    with pytest.raises(
+        st.ConfigError, match=r"workers: expected at most 4 \(4 CPUs on the largest node, 1 a worker\), found 5"
+    ):
+        check_resources(job)
+    with pytest.raises(st.ConfigError, match=r"workers: expected at most 0 \(0 GPUs on the largest node"):
+        check_resources(dataclasses.replace(job, device="cuda"))

@@ -1,0 +1,236 @@
+"""Promise 8: MLflow slow, away or broken costs training nothing and loses nothing."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from streamtrain.errors import ConfigError
+from streamtrain.track.journal import Journal, entries_of
+from streamtrain.track.mlflow import MlflowTracker, _Receiver, check_uri
+from streamtrain.track.tracker import DatasetCard, ModelCard, RunCard
+from streamtrain.values import Reading
+
+CARD = RunCard(
+    name="a run",
+    experiment="tests",
+    params={"sgd.lr": "0.1", "long": "x" * 10_000},
+    tags={"command": "streamtrain train job.py"},
+    datasets=(DatasetCard("digits/train", "d" * 64, "/data/digits", "training", 100, {"label": "int64 ()"}),),
+)
+
+
+def readings(count: int, first: int = 0) -> list[Reading]:
+    return [Reading("minibatch/loss", step / 7, step, 1.0 + step) for step in range(first, first + count)]
+
+
+def history(uri: str, run_id: str | None, name: str = "minibatch/loss") -> list[tuple[int, float]]:
+    return [(m.step, m.value) for m in mlflow.MlflowClient(uri).get_metric_history(str(run_id), name)]
+
+
+def test_a_run_as_mlflow_has_it(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracker = MlflowTracker(uri)
+    tracker.begin(CARD, tmp_path)
+    tracker.log(readings(2500))
+    tracker.log([Reading("gap/loss_standard_error", math.nan, 1, 2.0)])
+    (tmp_path / "risk.png").write_bytes(b"png")
+    tracker.artifact(tmp_path / "risk.png", "figures")
+    assert tracker.finish("finished", "patience is used up") is None
+    client = mlflow.MlflowClient(uri)
+    run = client.get_run(str(tracker.run_id))
+    assert run.info.status == "FINISHED" and run.info.run_name == "a run"
+    assert run.data.tags["stop_reason"] == "patience is used up"
+    assert run.data.params["sgd.lr"] == "0.1" and len(run.data.params["long"]) == 6000
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest, given.tags[0].value) == ("digits/train", "d" * 36, "training")
+    assert history(uri, tracker.run_id) == [(step, step / 7) for step in range(2500)]
+    assert math.isnan(history(uri, tracker.run_id, "gap/loss_standard_error")[0][1])
+    assert [file.path for file in client.list_artifacts(str(tracker.run_id), "figures")] == ["figures/risk.png"]
+    assert (tmp_path / "mlartifacts").is_dir()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """A real MLflow server that can be started and killed: its URI, start, kill."""
+    port = free_port()
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        store = ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--workers", "1"]
+        artifacts = ["--artifacts-destination", str(tmp_path / "served")]
+        log = (tmp_path / "server.log").open("ab")
+        running.append(
+            subprocess.Popen(
+                [*command, *store, *artifacts], stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
+            )
+        )
+
+    def kill() -> None:
+        while running:
+            process = running.pop()
+            os.killpg(process.pid, 9)
+            process.wait()
+
+    yield f"http://127.0.0.1:{port}", start, kill
+    kill()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def test_promise_8_a_server_that_comes_late_and_is_killed_gets_everything_once(
+    server: tuple[str, Callable[[], None], Callable[[], None]], tmp_path: Path
+) -> None:
+    uri, start, kill = server
+    tracker = MlflowTracker(uri, flush_seconds=90)
+    started = time.monotonic()
+    tracker.begin(CARD, tmp_path)
+    for first in range(0, 1000, 10):
+        tracker.log(readings(10, first))
+    assert time.monotonic() - started < 5, "a server that is away must not slow the run"
+    assert tracker.run_id is None
+    start()
+    journal = tmp_path / "delivered"
+    wait_for(lambda: journal.exists() and int(journal.read_text()) == 101)
+    kill()
+    for first in range(1000, 2000, 10):
+        tracker.log(readings(10, first))
+    start()
+    assert tracker.finish("finished", "") is None
+    assert history(uri, tracker.run_id) == [(step, step / 7) for step in range(2000)]
+    assert (
+        len(
+            mlflow.MlflowClient(uri).search_runs(
+                [mlflow.MlflowClient(uri).get_experiment_by_name("tests").experiment_id]
+            )
+        )
+        == 1
+    )
+
+
+def test_promise_8_a_server_that_never_answers_neither_blocks_nor_loses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(_Receiver, "take", lambda self, entries: never.wait())
+    tracker = MlflowTracker("http://127.0.0.1:9", flush_seconds=0.0)
+    tracker.begin(CARD, tmp_path)
+    tracker.log(readings(100))
+    left = tracker.finish("finished", "")
+    assert left == (
+        f"MLflow at http://127.0.0.1:9 has not taken everything (still busy): nothing is lost, "
+        f"the rest is in {tmp_path / 'journal.jsonl'}"
+    )
+    kinds = [entry["kind"] for entry in entries_of(tmp_path / "journal.jsonl")]
+    assert kinds == ["begin", "readings", "finish"]
+    never.set()
+
+
+def test_promise_8_a_refusal_is_tried_again_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Any] = []
+    refusals = [RuntimeError("busy")] * 3
+
+    def take(self: _Receiver, entries: list[dict[str, Any]]) -> None:
+        if refusals:
+            raise refusals.pop()
+        taken.extend(entries)
+
+    monkeypatch.setattr(_Receiver, "take", take)
+    monkeypatch.setattr("streamtrain.track.mlflow.FIRST_PAUSE", 0.001)
+    tracker = MlflowTracker("http://127.0.0.1:9")
+    tracker.begin(CARD, tmp_path)
+    for step in range(20):
+        tracker.log(readings(1, step))
+    assert tracker.finish("finished", "") is None
+    assert json.loads(json.dumps(taken)) == list(entries_of(tmp_path / "journal.jsonl")) and len(taken) == 22
+
+
+def test_journal_whose_last_line_was_cut(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append("readings", readings=[["a", 1.5, 0, 1.0]])
+    journal.append("finish", status="finished")
+    journal.mark_delivered(1)
+    journal.close()
+    whole = journal.file.read_text()
+    journal.file.write_text(whole[:-5])
+    assert [entry["kind"] for entry in entries_of(journal.file)] == ["readings"]
+    assert Journal(tmp_path).delivered() == 1
+    assert json.loads(whole.splitlines()[0])["readings"] == [["a", 1.5, 0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:///x.db", "http://h:1", "https://h", "databricks", "postgresql+psycopg2://h/d", "x"]
+)
+def test_uris_that_mlflow_knows(uri: str) -> None:
+    assert check_uri(uri) == uri
+
+
+def test_promise_10_a_uri_that_it_does_not_know() -> None:
+    with pytest.raises(ConfigError, match="tracking.uri: expected a URI of sqlite, .* found gopher://h; set it or"):
+        MlflowTracker("gopher://h")
+
+
+MODEL = """
+import torch
+class Doubling(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([2.0]))
+    def forward(self, x):
+        return x * self.weight
+import streamtrain as st
+job = st.Job(st.Data("nowhere"), Doubling)
+"""
+LOAD = """
+import sys, mlflow, numpy as np, torch
+mlflow.set_tracking_uri(sys.argv[1])
+x = np.array([[1.0, 2.0]], np.float32)
+uri = f"runs:/{sys.argv[2]}/model"
+model = mlflow.pytorch.load_model(uri)
+assert model(torch.from_numpy(x)).tolist() == [[2.0, 4.0]]
+loaded = mlflow.pyfunc.load_model(uri)
+assert loaded.predict(x).tolist() == [[2.0, 4.0]]
+assert loaded.metadata.signature.inputs.to_dict()[0]["tensor-spec"]["shape"] == [-1, 2]
+assert loaded.input_example.tolist() == [[3.0, 4.0]]
+"""
+
+
+def test_the_model_loads_in_a_process_that_has_not_the_job_file(tmp_path: Path) -> None:
+    from streamtrain.prepare.jobfile import load_job
+
+    (tmp_path / "doubling.py").write_text(MODEL)
+    model = load_job(tmp_path / "doubling.py").model()
+    (tmp_path / "doubling.py").unlink()
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracker = MlflowTracker(uri)
+    tracker.begin(CARD, tmp_path)
+    x = np.array([[3.0, 4.0]], np.float32)
+    tracker.model(ModelCard(model.eval(), (x,), model(torch.from_numpy(x)).detach().numpy()))
+    assert tracker.finish("finished", "") is None
+    subprocess.run(
+        [sys.executable, "-c", LOAD, uri, str(tracker.run_id)], check=True, cwd=tmp_path, capture_output=True
+    )
