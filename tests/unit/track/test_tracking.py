@@ -147,7 +147,6 @@ def test_promise_8_a_server_that_never_answers_neither_blocks_nor_loses(
     )
     kinds = [entry["kind"] for entry in entries_of(tmp_path / "journal.jsonl")]
     assert kinds == ["begin", "readings", "finish"]
-    never.set()
 
 
 def test_promise_8_a_refusal_is_tried_again_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +213,10 @@ model = mlflow.pytorch.load_model(uri)
 assert model(torch.from_numpy(x)).tolist() == [[2.0, 4.0]]
 loaded = mlflow.pyfunc.load_model(uri)
 assert loaded.predict(x).tolist() == [[2.0, 4.0]]
-assert loaded.metadata.signature.inputs.to_dict()[0]["tensor-spec"]["shape"] == [-1, 2]
-assert loaded.input_example.tolist() == [[3.0, 4.0]]
+shape = loaded.metadata.signature.inputs.to_dict()[0]["tensor-spec"]["shape"]
+assert list(shape) == [-1, 2], shape
+example = loaded.input_example
+assert example is not None and np.asarray(example).tolist() == [[3.0, 4.0]], example
 """
 
 
@@ -232,5 +233,5 @@ def test_the_model_loads_in_a_process_that_has_not_the_job_file(tmp_path: Path) 
     tracker.model(ModelCard(model.eval(), (x,), model(torch.from_numpy(x)).detach().numpy()))
     assert tracker.finish("finished", "") is None
     subprocess.run(
-        [sys.executable, "-c", LOAD, uri, str(tracker.run_id)], check=True, cwd=tmp_path, capture_output=True
+        [sys.executable, "-c", LOAD, uri, str(tracker.run_id)], check=True, cwd=tmp_path, capture_output=False
     )
