@@ -82,6 +82,7 @@ class Gradient:
         self._buffers = [buffers[place.name] for place in self.layout.buffers]
         self._counters = [buffers[place.name] for place in self.layout.counters]
         self._state: State | None = None
+        self._views: dict[int, list[torch.Tensor]] = {}
 
     def write(self, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
         """A state dict's parameters and buffers into ``state``, with no momentum; frozen parameters are not in it."""
@@ -99,8 +100,7 @@ class Gradient:
         if state is self._state:
             return
         self._state = state
-        for parameter, place in zip(self._parameters, self.layout.parameters, strict=True):
-            view = place.view(state.parameters)
+        for parameter, view in zip(self._parameters, self._views_of(state.parameters), strict=True):
             if self._device.type == "cpu":
                 parameter.data = view
             else:
@@ -115,25 +115,23 @@ class Gradient:
         """
         self._seed(seed)
         self._load_buffers()
-        self.model.train()
+        self._set_training(True)
         batch = self.batch(arrays)
         losses, errors = self.losses(self.output(batch), batch)
         with users_code("the model's backward"):
             total = losses.sum()
             gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(total, self._parameters, allow_unused=True)
-        for index, (gradient, place) in enumerate(zip(gradients, self.layout.parameters, strict=True)):
-            slot.used[index] = gradient is not None
+        for gradient, view in zip(gradients, self._views_of(slot.gradient), strict=True):
             if gradient is None:
-                place.view(slot.gradient).zero_()
+                view.zero_()
             else:
-                place.view(slot.gradient).copy_(gradient)
+                view.copy_(gradient)
+        slot.used.copy_(torch.tensor([gradient is not None for gradient in gradients]))
         for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
             place.view(slot.buffers).copy_(buffer)
         for counter, place in zip(self._counters, self.layout.counters, strict=True):
             place.view(slot.counters).copy_(counter)
-        loss, error = _moments(losses), _moments(errors)
-        six = [loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2]
-        slot.moments.copy_(torch.tensor(six, dtype=torch.float64))
+        slot.moments.copy_(_moments(losses, errors).flatten())
 
     @staticmethod
     def empty_lane(slot: Slot) -> None:
@@ -144,11 +142,12 @@ class Gradient:
     def evaluate(self, arrays: Arrays) -> Risk:
         """Loss and error of examples at the loaded state, in evaluation mode; changes nothing."""
         self._load_buffers()
-        self.model.eval()
+        self._set_training(False)
         with torch.inference_mode():
             batch = self.batch(arrays)
             losses, errors = self.losses(self.output(batch), batch)
-        return Risk(_moments(losses), _moments(errors))
+        loss, error = (Moments(int(count), mean, m2) for count, mean, m2 in _moments(losses, errors).tolist())
+        return Risk(loss, error)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the loaded state: copies on the CPU."""
@@ -181,6 +180,16 @@ class Gradient:
             errors = losses if self._error is self._loss else self._error(output, target)
         return losses, errors
 
+    def _set_training(self, training: bool) -> None:
+        if self.model.training != training:  # PyTorch visits every module to set what is set
+            self.model.train(training)
+
+    def _views_of(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """Every parameter's view of one of the few vectors that this process ever sees, made once."""
+        if vector.data_ptr() not in self._views:
+            self._views[vector.data_ptr()] = [place.view(vector) for place in self.layout.parameters]
+        return self._views[vector.data_ptr()]
+
     def _seed(self, seed: int) -> None:
         if self._device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -195,5 +204,8 @@ class Gradient:
             counter.copy_(place.view(state.counters))
 
 
-def _moments(values: torch.Tensor) -> Moments:
-    return Moments.of(values.detach().double().cpu().numpy())
+def _moments(losses: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
+    """Count, mean and sum of squared deviations of both, in float64 on the CPU; shape (2, 3)."""
+    both = torch.stack((losses.detach(), errors.detach())).double().cpu()
+    mean = both.mean(1, keepdim=True)
+    return torch.cat((torch.full_like(mean, both.shape[1]), mean, (both - mean).square().sum(1, keepdim=True)), 1)

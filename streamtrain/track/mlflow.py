@@ -147,9 +147,9 @@ class _Receiver:
         # a request that cannot be answered shall fail soon: trying again is this module's business
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        _quieten()
         from mlflow.tracking import MlflowClient
 
+        _quieten()
         client = MlflowClient(self._uri)
         if self.run_id is None:
             self.run_id = self._create(client, entries[0])
@@ -242,10 +242,10 @@ def _save_model(card: ModelCard, folder: Path) -> None:
     """Saves the model with signature and input example; what it needs is said, not guessed by running it."""
     import importlib.metadata
 
-    _quieten()
     import mlflow.pytorch
     from mlflow.models import infer_signature
 
+    _quieten()
     one = len(card.inputs) == 1
     example = card.inputs[0] if one else {f"input_{i}": array for i, array in enumerate(card.inputs)}
     needs = [

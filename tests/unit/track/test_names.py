@@ -1,0 +1,39 @@
+"""The table of metric names in the station's README is what a run logs."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import torch
+
+import streamtrain as st
+from tests.support.datasets import pack_digits
+from tests.support.fleet import Notebook, run
+
+README = Path(__file__).parents[3] / "streamtrain" / "track" / "README.md"
+
+
+def documented() -> set[str]:
+    names = set()
+    for row in README.read_text().splitlines():
+        cell = row.split("|")[1] if row.startswith("| `") else ""
+        whole, *more = re.findall(r"`([^`]+)`", cell) or [""]
+        names |= {whole, *(whole.rpartition("/")[0] + suffix for suffix in more if suffix.startswith("/"))}
+        names |= {name for name in more if not name.startswith("/")}
+    return names - {""}
+
+
+def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**batch, "image": batch["image"].float().flatten(1) / 255}
+
+
+def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "digits")
+    job = st.Job(st.Data(str(tmp_path / "digits"), transform=scaled), lambda: torch.nn.Linear(64, 10), batch_size=50)
+    notebook = Notebook()
+    for mode in (st.Online(window=500), st.Epochs(max_passes=1)):
+        run(dataclasses.replace(job, mode=mode), tmp_path, notebook)
+    logged = {reading.name for reading in notebook.readings}
+    assert {name for name in logged if not name.endswith("_standard_error")} == documented()
+    with_errors = {name.removesuffix("_standard_error") for name in logged if name.endswith("_standard_error")}
+    assert with_errors == {name for name in documented() if re.match("(progressive|.*_risk|gap)", name)}
