@@ -14,8 +14,8 @@ import pytest
 import webdataset
 
 from streamtrain.errors import DataError, ManifestError, ShardError
-from streamtrain.pack import PackOptions, pack, read_manifest, scan_foreign, verify
-from streamtrain.pack.shard import examples
+from streamtrain.pack import PackOptions, pack, read_manifest, scan_foreign, stored_order, verify
+from streamtrain.pack.shard import examples, header, members
 from tests.support.datasets import digits, pack_digits, save_digits
 
 
@@ -65,6 +65,15 @@ def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
     images, labels = digits()
     expected = sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
     assert sorted((image.tobytes(), label) for image, label in read) == expected
+
+
+def test_webdataset_reads_in_stored_order(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "a")
+    shards = [str(f) for split in ("train", "validation", "test") for f in sorted((tmp_path / "a" / split).iterdir())]
+    read = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).decode()
+    images, labels = digits()
+    for example, number in zip(read, stored_order(3, 1797), strict=True):
+        assert np.array_equal(example["image.npy"], images[number]) and example["label.cls"] == labels[number]
 
 
 def foreign_tar(file: Path, kind: int = tarfile.GNU_FORMAT, prefix: str = "") -> None:
@@ -122,6 +131,48 @@ def scanned(tmp_path: Path, names: list[str]) -> list[str]:
 def test_promise_9_and_10_other_layouts_are_refused(names: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=message):
         scanned(tmp_path, names)
+
+
+def test_a_negative_size_does_not_lead_back_to_the_same_header(tmp_path: Path) -> None:
+    block = bytearray(header(b"a.txt", 0))
+    block[124:136] = b"-0000001000\0"
+    block[148:156] = b"%06o\0 " % (sum(block) - sum(block[148:156]) + 8 * ord(" "))
+    (tmp_path / "x.tar").write_bytes(bytes(block) + bytes(1024))
+    with pytest.raises(ShardError, match="at byte 0: expected a tar header, found other bytes"):
+        list(members(tmp_path / "x.tar"))
+
+
+def test_sparse_files_are_refused(tmp_path: Path) -> None:
+    """GNU tar writes them as regular members that hold a map of pieces, not the file's content."""
+    with (tmp_path / "k.bin").open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(b"hi")
+    command = ["tar", "--sparse", "--format=posix", "-cf", tmp_path / "x.tar", "-C", tmp_path, "k.bin"]
+    subprocess.run(command, check=True)
+    with pytest.raises(ShardError, match="expected regular files only, found a sparse file"):
+        list(members(tmp_path / "x.tar"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 8**11 - 1])
+def test_our_header_is_the_one_that_tarfile_writes(size: int) -> None:
+    info = tarfile.TarInfo("000042.image.npy")
+    info.size = size
+    theirs = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    ours = bytearray(header(b"000042.image.npy", size))
+    for device in (slice(329, 345), slice(148, 156)):  # device numbers, zero or empty; and so the checksum
+        theirs[device] = ours[device]
+    assert ours == theirs
+    assert tarfile.TarInfo.frombuf(header(b"a.b", size), "ascii", "strict").size == size
+
+
+def test_two_members_of_one_field_are_refused_in_foreign_shards(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with tarfile.open(tmp_path / "train" / "0.tar", "w") as archive:
+        for name in ("k.seg.bin", "k.seg.txt"):
+            archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(ShardError, match=r"'k': expected one member for a field, .* found \.seg\.bin, \.seg\.txt"):
+        scan_foreign(tmp_path)
 
 
 def test_links_are_refused(tmp_path: Path) -> None:

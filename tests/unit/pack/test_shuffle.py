@@ -34,7 +34,7 @@ def test_promise_1_out_of_core_order_is_the_naive_twins(
 
 
 def test_buckets_larger_than_the_memory_are_split_again(tmp_path: Path) -> None:
-    assert out_of_core(5, 30_000, 2_000, tmp_path) == stored_order(5, 30_000).tolist()
+    assert out_of_core(5, 5_000, 2_000, tmp_path) == stored_order(5, 5_000).tolist()
     assert any(left.is_dir() for left in tmp_path.iterdir()), "the second level was never used"
 
 

@@ -1,7 +1,10 @@
 """Every kind of source, and every refusal by its text."""
 
 import re
+import struct
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -158,6 +161,68 @@ def pickled(folder: Path) -> str:
     return str(folder / "x.npy")
 
 
+def truncated_npz(folder: Path) -> str:
+    file = Path(npz(folder, x=np.arange(1000)))
+    file.write_bytes(file.read_bytes()[:500])
+    return str(file)
+
+
+def corrupt_npz(folder: Path) -> str:
+    np.savez_compressed(folder / "bad.npz", x=np.arange(5000))
+    data = bytearray((folder / "bad.npz").read_bytes())
+    data[200:300] = bytes(100)
+    return binary(folder, "bad.npz", bytes(data))
+
+
+def alien_npz(folder: Path) -> str:
+    with zipfile.ZipFile(folder / "bad.npz", "w") as archive:
+        archive.writestr("hello.txt", "hi")
+    return str(folder / "bad.npz")
+
+
+def image_bomb(folder: Path) -> str:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    (folder / "photos" / "a").mkdir(parents=True)
+    (folder / "photos" / "a" / "1.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+    return str(folder / "photos")
+
+
+def binary(folder: Path, name: str, content: bytes) -> str:
+    (folder / name).write_bytes(content)
+    return str(folder / name)
+
+
+def parquet(folder: Path, **columns: Any) -> str:
+    pyarrow.parquet.write_table(pa.table(columns), folder / "a.parquet")
+    return str(folder / "a.parquet")
+
+
+def unlike_parts(folder: Path) -> str:
+    pyarrow.parquet.write_table(pa.table({"x": [1.0], "label": [0]}), folder / "0.parquet")
+    pyarrow.parquet.write_table(pa.table({"x": [1.0]}), folder / "1.parquet")
+    return str(folder)
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def tar(folder: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(folder / "x.tar", "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, BytesIO(data))
+    return str(folder / "x.tar")
+
+
 def pickle_tar(folder: Path) -> str:
     with tarfile.open(folder / "x.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("k0.pyd"), BytesIO())
@@ -183,7 +248,10 @@ REFUSED: dict[str, tuple[Callable[[Path], str], str]] = {
     "unknown kind": (lambda f: text(f, "a.docx", "x"), r"found a file ending in '\.docx'"),
     "not a tar": (lambda f: text(f, "a.tar", "x" * 700), "a.tar, at byte 0: expected a tar header, found other bytes"),
     "class without images": (empty_class, r"photos/eel: expected images \(jpeg, jpg, png, webp\), found none"),
-    "broken image": (broken_image, r"dog/3.png, field 'image': expected a readable .png, found UnidentifiedImageError"),
+    "broken image": (
+        broken_image,
+        r"dog/3.png, field 'image': expected a readable .png, found ValueError: no image that Pillow",
+    ),
     "two kinds": (two_kinds, r"dog/9.jpg, field 'image': expected a .image.png as in the first example"),
     "unequal lengths": (lambda f: npz(f, x=[1, 2], y=[1]), "expected arrays of one length above 0, found x 2, y 1"),
     "no examples": (lambda f: npz(f, x=np.zeros((0, 3))), "expected arrays of one length above 0, found x 0"),
@@ -196,6 +264,40 @@ REFUSED: dict[str, tuple[Callable[[Path], str], str]] = {
         "a.csv, row 1, column 'x': expected a finite number, found an empty or NaN cell",
     ),
     "empty cell": (lambda f: text(f, "a.csv", "x,y\n1,2\n1,\n"), "row 1, column 'y': .* found an empty or NaN cell"),
+    "truncated npz": (truncated_npz, r"bad.npz: expected arrays without pickled objects, found BadZipFile"),
+    "corrupt npz": (corrupt_npz, r"bad.npz: expected arrays without pickled objects, found error: Error -3"),
+    "npz with another file": (alien_npz, r"bad.npz, 'hello.txt': expected an array, found other bytes"),
+    "64 bits without sign": (lambda f: npz(f, x=np.uint64([1, 2**63])), "example 1, .* found 9223372036854775808"),
+    "image too large": (image_bomb, r"1.png, field 'image': expected a readable .png, found .*exceeds limit"),
+    "empty label": (lambda f: text(f, "a.csv", "x,label\n1,a\n2,\n"), "column 'label': .* found an empty cell"),
+    "column twice": (lambda f: text(f, "a.csv", "x,x\n1,2\n"), "expected columns of different names, found 'x' twice"),
+    "column features": (
+        lambda f: text(f, "a.csv", "features,x\na,1\n"),
+        "expected no column 'features' beside columns of numbers",
+    ),
+    "too large for float32": (
+        lambda f: text(f, "a.csv", "x,y\n1,2\n1e300,2\n"),
+        r"row 1, column 'x': expected a finite number in float32, found 1e\+300",
+    ),
+    "not UTF-8": (lambda f: binary(f, "a.csv", b"\xffa,b\n1,2\n"), "a.csv: expected text in UTF-8"),
+    "empty place in a list": (
+        lambda f: parquet(f, v=pa.array([[1, None], [2, 3]])),
+        "column 'v': expected lists of equal length without empty places",
+    ),
+    "lists of unequal lists": (lambda f: parquet(f, v=[[[1.0], [2.0, 3.0]]]), "column 'v': expected lists of equal"),
+    "unlike parts": (unlike_parts, r"1.parquet: expected the columns of the first file \(label int64\), found none"),
+    "two members of one field": (
+        lambda f: tar(f, {"k.seg.bin": b"", "k.seg.json": b"{}"}),
+        r"x.tar, example 'k': expected one member for a field, .* found .seg.bin, .seg.json; rename one",
+    ),
+    "empty array member": (lambda f: tar(f, {"k.npy": b""}), "field 'npy': expected a readable .npy, found ValueError"),
+    "cut array member": (
+        lambda f: tar(f, {"k.npy": npy(np.ones(9))[:-8]}),
+        "found ValueError: 64 bytes of content for",
+    ),
+    "extension with a space": (lambda f: tar(f, {"k.a.b c": b""}), "expected an extension of at most 64 of a-z, 0-9"),
+    "extension beyond ASCII": (lambda f: tar(f, {"k.a.größe": b""}), "expected an extension of at most 64 of a-z"),
+    "long extension": (lambda f: tar(f, {"k.a." + "b" * 95: b""}), "expected an extension of at most 64 of a-z"),
     "ragged": (lambda _: f"{HERE}:ragged", r"example 1, field 'x': expected float64 of shape \(3,\), found .*\(4,\)"),
     "failing function": (lambda _: f"{HERE}:failing", "found RuntimeError: disk on fire after 1 examples"),
     "no such function": (lambda _: f"{HERE}:nothing", "expected an importable function, found AttributeError"),
@@ -212,6 +314,54 @@ def test_promise_10_bad_sources_are_refused_in_one_line(case: str, tmp_path: Pat
     assert re.search(message, str(raised.value)), str(raised.value)
     assert "\n" not in str(raised.value) and str(raised.value).count("; ") >= 1
     assert not list(tmp_path.glob("packed*")) and not list(tmp_path.glob(".packed*"))
+
+
+def test_integers_of_both_signs_are_arrays_and_lose_nothing(tmp_path: Path) -> None:
+    for values in ([0, 1, -1, 12], [-1, 0, 1, 12]):
+        folder = tmp_path / str(values[0])
+        folder.mkdir()
+        manifest = pack(npz(folder, x=values, label=values), folder / "packed", ALL_TRAIN)
+        field = manifest.fields[1]
+        assert (field.member, field.dtype, field.shape, field.low, field.high) == ("x.npy", "int64", (), -1, 12)
+        assert manifest.splits["train"].class_counts == dict.fromkeys(values, 1)
+        assert sorted(example["x.npy"].item() for example in contents(folder / "packed")) == sorted(values)
+
+
+def test_strings_in_arrays_are_text(tmp_path: Path) -> None:
+    pack(npz(tmp_path, x=["ä", "bb"]), tmp_path / "packed", ALL_TRAIN)
+    assert sorted(example["x.txt"] for example in contents(tmp_path / "packed")) == ["bb", "ä"]
+
+
+def test_csv_column_that_begins_with_integers_may_go_on_with_fractions(tmp_path: Path) -> None:
+    """pyarrow tells types from the first megabyte."""
+    source = text(tmp_path, "a.csv", "x,label\n" + "1,0\n" * 400_000 + "1.5,1\n")
+    manifest = pack(source, tmp_path / "packed", PackOptions(splits=(1.0, 0.0, 0.0), shard_examples=400_001))
+    assert manifest.splits["train"].class_counts == {0: 400_000, 1: 1}
+
+
+def test_parquet_keeps_small_types_and_nested_lists(tmp_path: Path) -> None:
+    source = parquet(tmp_path, a=pa.array([1, 2], pa.int8()), b=pa.array([3, 4], pa.int8()), m=[[[1.0, 2.0]]] * 2)
+    features, nested = pack(source, tmp_path / "packed", ALL_TRAIN).fields
+    assert (features.dtype, features.shape) == ("int8", (2,)) and (nested.dtype, nested.shape) == ("float64", (1, 2))
+
+
+def test_label_of_an_image_folder_that_is_no_field(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="expected a field 'kind', found image, label; set --label"):
+        pack(str(class_folders(tmp_path / "photos")), tmp_path / "packed", PackOptions(label="kind"))
+
+
+@pytest.mark.parametrize(
+    ("splits", "counts"),
+    [
+        ((0.7, 0.3, 0.0), [52, 23]),
+        ((0.7, 0.0, 0.3), [52, 23]),
+        ((1.0, 0.0, 0.0), [75]),
+        ((0.5, 0.3, 0.2), [38, 22, 15]),
+    ],
+)
+def test_no_example_is_lost_in_rounding(splits: tuple[float, float, float], counts: list[int], tmp_path: Path) -> None:
+    manifest = pack(npz(tmp_path, x=np.arange(75)), tmp_path / "packed", PackOptions(splits=splits))
+    assert [split.examples for split in manifest.splits.values()] == counts
 
 
 def test_label_that_is_no_field(tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""The live line on a terminal, and plain lines where there is none."""
+
+import io
+
+from streamtrain.track.terminal import Terminal
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_live_line_is_replaced_and_lines_stay() -> None:
+    screen = Screen()
+    terminal = Terminal(screen)
+    terminal.live("pass 1/3", "step 10/875")
+    terminal.live("pass 1/3", "step 20/875")
+    terminal.line("pass 1 done")
+    assert screen.getvalue() == ("\r\x1b[2Kpass 1/3 · step 10/875\r\x1b[2Kpass 1/3 · step 20/875\r\x1b[2Kpass 1 done\n")
+
+
+def test_no_live_line_without_a_terminal_and_nothing_when_quiet() -> None:
+    file, quiet = io.StringIO(), Screen()
+    for terminal in (Terminal(file), Terminal(quiet, quiet=True)):
+        terminal.live("pass 1/3")
+        terminal.line("pass 1 done")
+    assert file.getvalue() == "pass 1 done\n" and quiet.getvalue() == ""
