@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from streamtrain.errors import ConfigError, complaint
+from streamtrain.errors import ConfigError, complaint, one_line
 
 PARTIAL = ".partial"
 """Suffix of everything that is not finished."""
@@ -24,10 +24,10 @@ def sha256_of(file: Path) -> str:
 
 def write_whole(file: Path, data: bytes) -> None:
     """Writes a file so that it is either there with all of ``data`` or as it was before."""
-    descriptor, name = tempfile.mkstemp(PARTIAL, f".{file.name}.", file.parent)
-    partial = Path(name)
+    # not mkstemp: its files are for their owner's eyes only, whatever the umask says
+    partial = file.parent / f".{file.name}.{secrets.token_hex(8)}{PARTIAL}"
     try:
-        with os.fdopen(descriptor, "wb") as opened:
+        with partial.open("xb") as opened:
             opened.write(data)
             opened.flush()
             os.fsync(opened.fileno())
@@ -44,17 +44,23 @@ def new_folder(destination: Path) -> Iterator[Path]:
     What an earlier process left unfinished for the same destination, and is dead, is removed first.
 
     Raises:
-        ConfigError: the destination is there and not an empty folder.
+        ConfigError: the destination is there and not an empty folder, or cannot be made.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         found = "a folder that is not empty" if destination.is_dir() else "a file"
         raise ConfigError(
             complaint(str(destination), expected="a new or empty folder", found=found, do="name another or remove it")
         )
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    _remove_dead(destination)
     partial = destination.parent / f".{destination.name}.{os.getpid()}{PARTIAL}"
-    partial.mkdir()
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead(destination)
+        partial.mkdir()
+    except OSError as error:
+        expected = f"to make a folder in {destination.parent}"
+        raise ConfigError(
+            complaint(str(destination), expected=expected, found=one_line(error), do="name another place")
+        ) from None
     try:
         yield partial
         if destination.exists():
@@ -66,7 +72,19 @@ def new_folder(destination: Path) -> Iterator[Path]:
 
 
 def _remove_dead(destination: Path) -> None:
-    for left in destination.parent.glob(f".{destination.name}.*{PARTIAL}"):
-        process = left.name.removesuffix(PARTIAL).rpartition(".")[2]
-        if process.isdigit() and (int(process) == os.getpid() or not Path(f"/proc/{process}").exists()):
+    start = f".{destination.name}."
+    for left in list(destination.parent.iterdir()):
+        process = left.name.removeprefix(start).removesuffix(PARTIAL)
+        ours = left.name == f"{start}{process}{PARTIAL}" and process.isdecimal()
+        if ours and (int(process) == os.getpid() or not _alive(int(process))):
             shutil.rmtree(left)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

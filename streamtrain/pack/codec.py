@@ -1,6 +1,7 @@
 """Values of fields to members of a tar, and what a member holds.
 
-integers ≥ 0, booleans   NAME.cls   decimal digits, zero-padded to one width over the data set
+integers, booleans       NAME.cls   decimal digits, zero-padded to one width over the data set; NAME.npy (int64)
+                                    where any of them is negative
 other numbers, arrays    NAME.npy   one dtype and shape over the data set
 JPEG, PNG, WebP bytes    NAME.jpg, .png, .webp   as they are
 str, dict and list       NAME.txt, NAME.json
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,26 +58,36 @@ class FieldEncoder:
 
     @property
     def member(self) -> str:
-        """The extension of the field's members."""
-        return self._member
+        """The extension of the field's members, once all are encoded."""
+        return f"{self._name}.npy" if self.low is not None and self.low < 0 else self._member
 
     @property
-    def pads(self) -> bool:
-        """Whether members are numbers to be padded to the width of the largest."""
+    def counts(self) -> bool:
+        """Whether the values are integers; then ``encode`` gives their decimal digits."""
         return self._member.rpartition(".")[2] == "cls"
 
     @property
     def field(self) -> Field:
-        """The field's entry in the manifest."""
-        return Field(self._name, self._member, *(self._form or (None, None)), self.low, self.high, self._classes)
+        """The field's entry in the manifest, once all are encoded."""
+        return Field(self._name, self.member, *(self._form or (None, None)), self.low, self.high, self._classes)
+
+    def finish(self, data: bytes) -> bytes:
+        """What ``encode`` gave, as it is stored once all are encoded: integers all in the same number of bytes."""
+        if not self.counts or self.low is None:
+            return data
+        if self.low < 0:
+            return _header_of(np.empty((), "<i8")) + int(data).to_bytes(8, "little", signed=True)
+        return data.rjust(len(str(self.high)), b"0")
 
     def encode(self, value: Any, where: str) -> bytes:
-        """The member's content; ``where`` names the example in errors."""
-        raw = value if isinstance(value, Raw) else None
-        if raw is None and isinstance(value, bool | int | np.integer | np.bool_) and int(value) >= 0:
-            raw = Raw(f"{self._name}.cls", b"%d" % int(value))
-        if raw is not None:
-            return self._raw(raw, where)
+        """The member's content, up to ``finish``; ``where`` names the example in errors."""
+        if isinstance(value, Raw):
+            return self._raw(value, where)
+        if isinstance(value, bool | int | np.integer | np.bool_):
+            self._same_member(f"{self._name}.cls", where)
+            return self._number(int(value), where)
+        if isinstance(value, np.str_ | np.bytes_):
+            value = value.item()
         if isinstance(value, np.ndarray | np.generic | int | float):
             return self._array(np.asarray(value), where)
         if isinstance(value, bytes | bytearray | memoryview):
@@ -91,10 +104,13 @@ class FieldEncoder:
         self._same_member(raw.extension, where)
         kind = raw.extension.rpartition(".")[2]
         if kind == "cls":
-            return self._number(raw.data, where)
+            text = raw.data.strip()
+            if not text.isdigit() or len(text) > 4000:
+                raise self._wrong(where, "a whole number of at least 0", repr(text[:20]), "mend it")
+            return self._number(int(text), where)
         try:
             form = form_of(raw.extension, raw.data)
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError) as error:
             raise self._wrong(where, f"a readable .{kind}", one_line(error), "mend or remove it") from None
         if self._form is None:
             self._form = form
@@ -104,11 +120,9 @@ class FieldEncoder:
             self._form = (form[0], None)
         return raw.data
 
-    def _number(self, data: bytes, where: str) -> bytes:
-        text = data.strip()
-        if not text.isdigit():
-            raise self._wrong(where, "a whole number of at least 0", repr(text[:20]), "mend it")
-        number = int(text)
+    def _number(self, number: int, where: str) -> bytes:
+        if not -(1 << 63) <= number < 1 << 63:
+            raise self._wrong(where, "a whole number of 64 bits with sign", str(number), "convert it in the source")
         self.low = number if self.low is None else min(self.low, number)
         self.high = number if self.high is None else max(self.high, number)
         self._form = ("int64", ())
@@ -121,9 +135,7 @@ class FieldEncoder:
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
         form = (array.dtype.name, array.shape)
         if self._form is None:
-            stream = io.BytesIO()
-            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
-            self._form, self._header = form, stream.getvalue()
+            self._form, self._header = form, _header_of(array)
         if form != self._form:
             raise self._wrong(where, _shown(self._form), _shown(form), "bring all examples to one dtype and shape")
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
@@ -138,6 +150,9 @@ class FieldEncoder:
 
     def _same_member(self, member: str, where: str) -> None:
         if not self._member:
+            if not re.fullmatch("[a-z0-9_.-]{1,64}", member):
+                expected = "an extension of at most 64 of a-z, 0-9, _, - and dots"
+                raise self._wrong(where, expected, repr(member), "rename it")
             self._member = member
         if member != self._member:
             raise self._wrong(where, f"a .{self._member} as in the first example", f".{member}", "use one kind")
@@ -149,6 +164,8 @@ class FieldEncoder:
 def form_of(extension: str, data: bytes) -> Form:
     """Dtype and shape of what a member decodes to; ``None`` for text, JSON and bytes.
 
+    Looks at headers only: an image whose pixels are damaged is not noticed.
+
     Raises:
         OSError, ValueError: it is not what its extension says.
     """
@@ -156,15 +173,44 @@ def form_of(extension: str, data: bytes) -> Form:
     if kind == "cls":
         return "int64", ()
     if kind == "npy":
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-        return array.dtype.name, array.shape
-    if kind in IMAGES:
-        from PIL import Image
+        return _array_form(data)
+    return _image_form(data) if kind in IMAGES else (None, None)
 
+
+def _array_form(data: bytes) -> Form:
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of the npy format")
+    old = version == (1, 0)
+    read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if expected != found:
+        raise ValueError(f"{found} bytes of content for {dtype} of shape {shape}")
+    return dtype.name, shape
+
+
+def _image_form(data: bytes) -> Form:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
         with Image.open(io.BytesIO(data)) as image:
             depth = () if plain_mode(image.mode) == "L" else (3,)
             return "uint8", (image.height, image.width, *depth)
-    return None, None
+    except UnidentifiedImageError:
+        raise ValueError("no image that Pillow knows") from None  # its own message holds an address in memory
+    except (Image.DecompressionBombError, SyntaxError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _header_of(array: np.ndarray[Any, Any]) -> bytes:
+    """The bytes before an array's content in ``.npy``, format 1.0."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+    return stream.getvalue()
 
 
 def plain_mode(mode: str) -> str:

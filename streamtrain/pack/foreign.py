@@ -53,13 +53,17 @@ def _fields(file: Path) -> tuple[Field, ...]:
                 opened.seek(start)
                 try:
                     form = form_of(extension, opened.read(size))
-                except (OSError, ValueError, SyntaxError) as error:
+                except (OSError, ValueError) as error:
                     where = f"{file}, example {key!r}"
                     do = "mend it or pack again"
                     raise ShardError(
                         complaint(where, expected=f"a readable .{extension}", found=one_line(error), do=do)
                     ) from None
                 fields.append(Field(field_name(extension), extension, *form))
+            if len({field.name for field in fields}) < len(fields):
+                found = ", ".join(f".{extension}" for extension in members)
+                expected = "one member for a field, named by what stands before the last dot"
+                raise ShardError(complaint(f"{file}, example {key!r}", expected=expected, found=found, do="rename one"))
             return tuple(fields)
     raise ShardError(complaint(str(file), expected="examples", found="none", do="remove the shard"))
 

@@ -117,9 +117,12 @@ def _members(payload: bytes) -> Iterator[bytes]:
 
 
 def _split_counts(source: str, examples: int, fractions: tuple[float, float, float]) -> dict[str, int]:
-    """Examples of every split that is not empty: train and validation rounded, test the rest."""
-    train, validation = (round(fraction * examples) for fraction in fractions[:2])
-    counts = (train, min(validation, examples - train), examples - train - min(validation, examples - train))
+    """Examples of every split that is not empty: rounded, and the last one gets the rest, so that none is lost."""
+    last = max(index for index, fraction in enumerate(fractions) if fraction > 0)
+    counts: list[int] = []
+    for index, fraction in enumerate(fractions):
+        left = examples - sum(counts)
+        counts.append(left if index == last else min(round(fraction * examples), left))
     for name, fraction, count in zip(SPLITS, fractions, counts, strict=True):
         if fraction > 0 and count == 0:
             do = "use more data or other --splits"
@@ -138,39 +141,54 @@ def _write(
     report: Progress,
 ) -> dict[str, Split]:
     """Writes every split's shards from consecutive ranges of the stored order."""
-    examples = _keyed(shuffle, encoders, report)
-    at_label = list(encoders).index(label) if label is not None and encoders[label].pads else None
+    examples = _keyed(shuffle, report)
     splits = {}
     for split, count in counts.items():
         (folder / split).mkdir()
-        classes: Counter[int] = Counter()
-        shards: list[Shard] = []
-        writer = None
-        for key, members in itertools.islice(examples, count):
-            size = sum(BLOCK + len(data) + -len(data) % BLOCK for data in members)
-            if writer is not None and _full(writer, size, options):
-                shards.append(writer.close(shard_name(split, len(shards))))
-                writer = None
-            writer = writer or ShardWriter(folder / shard_name(split, len(shards)))
-            writer.write(key, dict(zip((e.member for e in encoders.values()), members, strict=True)))
-            if at_label is not None:
-                classes[int(members[at_label])] += 1
-        if writer is not None:
-            shards.append(writer.close(shard_name(split, len(shards))))
-        splits[split] = Split(count, tuple(shards), dict(classes))
+        splits[split] = _write_split(folder, split, itertools.islice(examples, count), encoders, options, label)
     report("writing", shuffle.examples, shuffle.examples)
     return splits
 
 
-def _keyed(shuffle: Shuffle, encoders: dict[str, FieldEncoder], report: Progress) -> Iterator[tuple[str, list[bytes]]]:
-    """Key and members of all examples in stored order; numbers padded, so that every example has one stride."""
+def _write_split(
+    folder: Path,
+    split: str,
+    examples: Iterator[tuple[str, list[bytes]]],
+    encoders: dict[str, FieldEncoder],
+    options: PackOptions,
+    label: str | None,
+) -> Split:
+    at_label = list(encoders).index(label) if label is not None and encoders[label].counts else None
+    fields = [(encoder.member, encoder.finish) for encoder in encoders.values()]
+    classes: Counter[int] = Counter()
+    shards: list[Shard] = []
+    writer = None
+    try:
+        for key, encoded in examples:
+            members = {name: finish(data) for (name, finish), data in zip(fields, encoded, strict=True)}
+            size = sum(BLOCK + len(data) + -len(data) % BLOCK for data in members.values())
+            if writer is not None and _full(writer, size, options):
+                shards.append(writer.close(shard_name(split, len(shards))))
+                writer = None
+            writer = writer or ShardWriter(folder / shard_name(split, len(shards)))
+            writer.write(key, members)
+            if at_label is not None:
+                classes[int(encoded[at_label])] += 1
+        if writer is not None:
+            shards.append(writer.close(shard_name(split, len(shards))))
+    finally:
+        if writer is not None:
+            writer.discard()
+    return Split(sum(shard.examples for shard in shards), tuple(shards), dict(classes))
+
+
+def _keyed(shuffle: Shuffle, report: Progress) -> Iterator[tuple[str, list[bytes]]]:
+    """Key and encoded members of all examples in stored order."""
     digits = len(str(shuffle.examples - 1))
-    widths = [len(str(encoder.high)) if encoder.pads else 0 for encoder in encoders.values()]
     for number, payload in enumerate(shuffle):
-        members = [data.rjust(width, b"0") for data, width in zip(_members(payload), widths, strict=True)]
         if number % REPORT_EVERY == 0:
             report("writing", number, shuffle.examples)
-        yield f"{number:0{digits}d}", members
+        yield f"{number:0{digits}d}", list(_members(payload))
 
 
 def _full(writer: ShardWriter, size: int, options: PackOptions) -> bool:

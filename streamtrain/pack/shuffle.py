@@ -74,6 +74,7 @@ class _Buckets:
         self._folder, self._memory_bytes, self._shift = folder, memory_bytes, shift
         self._held: list[list[Entry]] = [[] for _ in range(BUCKETS)]
         self._held_bytes = 0
+        self._spilled = [0] * BUCKETS
 
     def add(self, entry: Entry) -> None:
         self._held[(entry[0] >> self._shift) % BUCKETS].append(entry)
@@ -99,6 +100,7 @@ class _Buckets:
                     file.writelines(
                         part for key, number, data in entries for part in (_FRAME.pack(key, number, len(data)), data)
                     )
+                self._spilled[bucket] += len(entries)
                 self._held[bucket] = []
         self._held_bytes = 0
 
@@ -107,7 +109,8 @@ class _Buckets:
         file = self._file(bucket)
         if not file.exists():
             return
-        if file.stat().st_size > self._memory_bytes and self._shift >= BITS:
+        needed = file.stat().st_size + self._spilled[bucket] * (OVERHEAD - _FRAME.size)
+        if needed > self._memory_bytes and self._shift >= BITS:
             folder = self._folder / f"{bucket:03d}"
             folder.mkdir()
             inner = _Buckets(folder, self._memory_bytes, self._shift - BITS)

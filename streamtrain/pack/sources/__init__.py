@@ -58,6 +58,6 @@ def _folder(path: Path, label: str | None) -> Source:
     if suffixes == {".npy"}:
         return arrays.from_arrays(path, label)
     if all(file.is_dir() for file in files):
-        return images.from_class_folders(path)
+        return images.from_class_folders(path, label)
     found = f"a folder of {', '.join(sorted(suffixes))} and {sum(file.is_dir() for file in files)} folders"
     raise SourceError(complaint(str(path), expected=KINDS, found=found, do="sort it out or use module:function"))

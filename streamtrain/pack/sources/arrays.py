@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,15 @@ def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             files = sorted(path.glob("*.npy"))
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        return {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
+        if isinstance(loaded, np.ndarray):
+            return {"x": loaded}
+        with loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise SourceError(
             complaint(str(path), expected="arrays without pickled objects", found=one_line(error), do="save them anew")
         ) from None
+    alien = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+    if alien is not None:
+        raise SourceError(complaint(f"{path}, {alien!r}", expected="an array", found="other bytes", do="remove it"))
+    return arrays

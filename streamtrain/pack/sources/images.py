@@ -11,7 +11,7 @@ from streamtrain.pack.codec import IMAGES, Raw
 from streamtrain.pack.sources.source import Source
 
 
-def from_class_folders(root: Path) -> Source:
+def from_class_folders(root: Path, label: str | None) -> Source:
     """Fields ``image`` and ``label``; classes are numbered in the order of their sorted names.
 
     Raises:
@@ -31,7 +31,7 @@ def from_class_folders(root: Path) -> Source:
             kind = "jpg" if _kind(file) == "jpeg" else _kind(file)
             yield str(file), {"image": Raw(f"image.{kind}", file.read_bytes()), "label": number}
 
-    return Source(str(root), examples, len(files), "label", {"label": tuple(classes)})
+    return Source(str(root), examples, len(files), label or "label", {"label": tuple(classes)})
 
 
 def _kind(file: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def from_tars(files: Sequence[Path], name: str, label: str | None) -> Source:
                     values = {}
                     for extension, (start, size) in members.items():
                         opened.seek(start)
+                        if field_name(extension) in values:
+                            raise _clash(file, key, members)
                         values[field_name(extension)] = Raw(extension, opened.read(size))
                     yield f"{file}, example {key!r}", values
 
@@ -46,6 +48,17 @@ def from_tars(files: Sequence[Path], name: str, label: str | None) -> Source:
         )
         label = numbers[0] if len(numbers) == 1 else None
     return Source(name, examples, None, label)
+
+
+def _clash(file: Path, key: str, members: Mapping[str, object]) -> SourceError:
+    return SourceError(
+        complaint(
+            f"{file}, example {key!r}",
+            expected="one member for a field, named by what stands before the last dot",
+            found=", ".join(f".{extension}" for extension in sorted(members)),
+            do="rename one, e.g. .seg.png to .mask.png",
+        )
+    )
 
 
 def _braces(pattern: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import tarfile
@@ -289,18 +290,26 @@ pack({str(source)!r}, {str(tmp_path / "a")!r}, progress=progress)
 
 
 def test_ctrl_c_during_pack_says_that_nothing_is_left(tmp_path: Path) -> None:
-    (tmp_path / "endless.py").write_text("def examples():\n    while True:\n        yield {'x': 1}\n")
+    (tmp_path / "endless.py").write_text(
+        "from pathlib import Path\n"
+        "def examples():\n"
+        "    for number in range(10**9):\n"
+        "        if number == 1000:\n"
+        "            Path('begun').touch()\n"
+        "        yield {'x': 1}\n"
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "streamtrain", "pack", "endless:examples", "out"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
-    while not list(tmp_path.glob(".out.*.partial")):
+    while not (tmp_path / "begun").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.strip() == ("streamtrain pack: interrupted; no data set was written, and nothing half-written was left")
-    assert sorted(file.name for file in tmp_path.iterdir() if file.name != "__pycache__") == ["endless.py"]
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name != "__pycache__") == ["begun", "endless.py"]
