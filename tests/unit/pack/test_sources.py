@@ -261,7 +261,7 @@ REFUSED: dict[str, tuple[Callable[[Path], str], str]] = {
     "pickled member": (pickle_tar, r"x.tar, 'k0.pyd', at byte 0: expected data, found a .pyd; store the value as"),
     "nan in csv": (
         lambda f: text(f, "a.csv", "x,y\n1,2\nnan,3\n"),
-        "a.csv, row 1, column 'x': expected a finite number (float32), found an empty or NaN cell",
+        r"a.csv, row 1, column 'x': expected a finite number \(float32\), found an empty or NaN cell",
     ),
     "empty cell": (lambda f: text(f, "a.csv", "x,y\n1,2\n1,\n"), "row 1, column 'y': .* found an empty or NaN cell"),
     "truncated npz": (truncated_npz, r"bad.npz: expected arrays without pickled objects, found BadZipFile"),
@@ -277,7 +277,7 @@ REFUSED: dict[str, tuple[Callable[[Path], str], str]] = {
     ),
     "too large for float32": (
         lambda f: text(f, "a.csv", "x,y\n1,2\n1e300,2\n"),
-        r"row 1, column 'x': expected a finite number (float32), found 1e\+300",
+        r"row 1, column 'x': expected a finite number \(float32\), found 1e\+300",
     ),
     "not UTF-8": (lambda f: binary(f, "a.csv", b"\xffa,b\n1,2\n"), "a.csv: expected text in UTF-8"),
     "empty place in a list": (
