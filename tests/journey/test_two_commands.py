@@ -31,13 +31,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def make(folder: Path, *words: str) -> str:
+    # the tests themselves run under `make test`, whose flags are not this one's
+    without_outer_make = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(
-        ["make", *words, f"VENV={Path(sys.prefix)}", "-o", f"{Path(sys.prefix)}/ready"],
+        ["make", "--no-print-directory", *words, f"VENV={Path(sys.prefix)}", "-o", f"{Path(sys.prefix)}/ready"],
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(folder)},
+        env={**without_outer_make, "PYTHONPATH": str(folder)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
