@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-.PHONY: demo test data ui lint types imports lock clean
+.PHONY: demo test data ui lint types imports lock
 
 demo: $(VENV)/ready data  ## environment, data, both modes, where to look
 	$(BIN)/python jobs/demo.py

@@ -93,14 +93,6 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Contribution:
-    """What one lane gives to one update beside its gradient: losses and errors before that update."""
-
-    loss: Moments
-    error: Moments
-
-
-@dataclass(frozen=True)
 class Update:
     """One step that happened: what went in and how large it was.
 

@@ -81,12 +81,6 @@ class SharedBarrier:
         """Tells the peers that this worker will not arrive again."""
         self._failed[0] = self._worker + 1
 
-    def close(self) -> None:
-        """Stops watching the peers."""
-        for descriptor in self._worker_of:
-            os.close(descriptor)
-        self._worker_of = {}
-
     def _wait_for(self, peer: memoryview, count: int) -> None:
         until = time.perf_counter() + YIELDING_SECONDS
         while time.perf_counter() < until:

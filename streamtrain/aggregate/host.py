@@ -48,8 +48,7 @@ class HostExchange:
         self._memory, self._layout, self._sgd, self._total_steps = memory, layout, sgd, total_steps
         self._leads = worker == 0
         self._barrier = _barrier(memory, worker, processes)
-        self._chunks = _chunks_of(layout.size, len(processes), worker)
-        self._blocks = _blocks_of(self._chunks, layout.size)
+        self._blocks = _blocks_of(layout.size, len(processes), worker)
         self._step = int(memory.words[0])
 
     @property
@@ -168,13 +167,8 @@ def _barrier(memory: Memory, worker: int, processes: Mapping[int, int]) -> Barri
     return SharedBarrier(failed=lines[1], arrivals=lines[2:], worker=worker, processes=peers)
 
 
-def _blocks_of(chunks: range, size: int) -> list[slice]:
-    """A worker's chunks in runs that fit in a core's cache: elements do not care, and few calls cost less."""
-    firsts = range(chunks.start, chunks.stop, BLOCK)
-    return [slice(first * CHUNK, min(min(first + BLOCK, chunks.stop) * CHUNK, size)) for first in firsts]
-
-
-def _chunks_of(size: int, workers: int, worker: int) -> range:
-    """Chunks that ``worker`` sums and updates."""
+def _blocks_of(size: int, workers: int, worker: int) -> list[slice]:
+    """What ``worker`` sums and updates: whole chunks, in runs that fit in a core's cache, since few calls cost less."""
     chunks = -(-size // CHUNK)
-    return range(worker * chunks // workers, (worker + 1) * chunks // workers)
+    first, last = worker * chunks // workers, (worker + 1) * chunks // workers
+    return [slice(start * CHUNK, min(min(start + BLOCK, last) * CHUNK, size)) for start in range(first, last, BLOCK)]

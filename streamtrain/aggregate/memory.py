@@ -98,7 +98,6 @@ class Memory:
             whole = torch.frombuffer(block, dtype=dtype, count=elements, offset=offset) if elements else None
             parts[name] = torch.empty(0, dtype=dtype) if whole is None else whole
             offset += _bytes(elements, dtype)
-        self.block = block
         self.words = memoryview(block).cast("q")[: WORDS_A_LINE * (2 + workers)]
         names = ("parameters", "momentum", "buffers", "counters")
         self.halves = (State(*(parts[f"{name}.0"] for name in names)), State(*(parts[f"{name}.1"] for name in names)))

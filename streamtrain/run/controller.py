@@ -82,9 +82,9 @@ class Controller:
 
     def _online(self, mode: Online) -> Result:
         order = self._plan.order
-        every = mode.evaluate_every or -(-order.used // 10)
-        stops = sorted({*range(-(-every // order.batch_size), order.steps, -(-every // order.batch_size)), order.steps})
-        for step in stops:
+        examples = mode.evaluate_every or -(-order.used // 10)
+        every = -(-examples // order.batch_size)
+        for step in (*range(every, order.steps, every), order.steps):
             self._advance_to(step)
             self._evaluate()
         whole = order.used == order.examples

@@ -1,16 +1,13 @@
 """pack, inspect and train as commands, on a small data set: what a user types and what a script reads."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.command import streamtrain
 from tests.support.datasets import save_digits
 
-ROOT = Path(__file__).parents[2]
 JOB = """
 import torch
 import streamtrain as st
@@ -38,14 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "streamtrain", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = streamtrain(*words, folder=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

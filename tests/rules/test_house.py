@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import streamtrain
+from tests.support.command import streamtrain as run_command
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "streamtrain"
@@ -186,5 +187,6 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def command(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "streamtrain", *words], capture_output=True, text=True, check=True)
+    done = run_command(*words)
+    assert done.returncode == 0, done.stderr
     return done.stdout

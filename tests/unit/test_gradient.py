@@ -109,10 +109,10 @@ def test_parameters_are_views_of_the_state() -> None:
     memory.halves[0].parameters.zero_()
     assert gradient.evaluate(arrays()).loss.mean != before
     assert gradient.state_dict()["first.weight"].abs().sum() == 0
-    assert torch.equal(gradient.state_dict()["frozen.weight"], Network_frozen())
+    assert torch.equal(gradient.state_dict()["frozen.weight"], frozen_weight())
 
 
-def Network_frozen() -> torch.Tensor:  # noqa: N802 - belongs to Network
+def frozen_weight() -> torch.Tensor:
     torch.manual_seed(JOB.seed)
     return Network().double().frozen.weight
 

@@ -2,9 +2,6 @@
 
 import dataclasses
 import fnmatch
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import torch
 import streamtrain as st
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.preflight import check_cpus, preflight
+from tests.support.command import streamtrain
 from tests.support.datasets import pack_digits
 
 
@@ -185,14 +183,7 @@ def test_promise_10_the_command_line_says_one_line(words: list[str], code: int, 
     (tmp_path / "broken.py").write_text("def (")
     (tmp_path / "raises.py").write_text("1 / 0")
     (tmp_path / "empty.py").write_text("")
-    done = subprocess.run(
-        [sys.executable, "-m", "streamtrain", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-    )
+    done = streamtrain(*words, folder=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
     pattern = line if line.startswith("streamtrain") else f"streamtrain {line}"
