@@ -124,7 +124,8 @@ class RingReader:
         while self._words[0] <= taken:
             time.sleep(SLEEP_SECONDS)
             sleeps += 1
-            if self._words[1] or (sleeps % LOOK_EVERY == 0 and self._poll.poll(0)):
+            gone = self._words[1] or (sleeps % LOOK_EVERY == 0 and self._poll.poll(0))
+            if gone and self._words[0] <= taken:  # looked at again: the last batch may have come just before the end
                 raise WorkerLost("the streamer failed or died before its next batch")
         count, views = self._slots[taken % self._shape.depth]
         arrays = {name: np.array(view[: int(count[0])]) for name, view in views.items()}

@@ -12,6 +12,7 @@ from streamtrain.errors import ConfigError, ShardError, WorkerLost
 from streamtrain.pack import PackOptions, pack
 from streamtrain.stream.decode import decode_image, decoder_of
 from streamtrain.stream.reader import OPEN_SHARDS, Reader
+from streamtrain.stream.ring import RingReader, RingShape, RingWriter
 from streamtrain.stream.streamer import Streamer, parts_read, parts_streamed
 from streamtrain.values import LanePart
 from tests.support.datasets import pack_digits
@@ -129,6 +130,22 @@ def test_a_streamers_failure_reaches_the_worker(tmp_path: Path) -> None:
     with pytest.raises(WorkerLost, match="the streamer failed or died"):
         next(streamed)
     assert isinstance(streamer.failure(), ShardError)
+
+
+def test_a_batch_that_came_before_the_failure_is_taken_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer fills a slot and fails while the reader sleeps."""
+    writer = RingWriter(RingShape(depth=2, examples=1, fields={"x": ("<i8", ())}))
+    reader = RingReader(writer.handle)
+
+    def meanwhile(_: float) -> None:
+        if not writer._words[0]:
+            writer.put({"x": np.array([7])}, stopped=lambda: False)
+            writer.fail()
+
+    monkeypatch.setattr("streamtrain.stream.ring.time.sleep", meanwhile)
+    assert reader.get()["x"].tolist() == [7]
+    with pytest.raises(WorkerLost):
+        reader.get()
 
 
 def test_a_streamer_that_nobody_reads_stops_when_told(tmp_path: Path) -> None:
