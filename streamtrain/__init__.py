@@ -24,17 +24,17 @@ from streamtrain.job import SGD, Data, Epochs, Job, Online, Schedule, Tracking
 if TYPE_CHECKING:
     from streamtrain.pack import PackOptions, pack
     from streamtrain.prepare.jobfile import load_job
-    from streamtrain.run.report import table
-    from streamtrain.run.result import Evaluation, Result
+    from streamtrain.run.outcome.report import table
+    from streamtrain.run.outcome.result import Evaluation, Result
     from streamtrain.run.train import train
 
 _LATE = {
     "PackOptions": "streamtrain.pack",
     "pack": "streamtrain.pack",
     "load_job": "streamtrain.prepare.jobfile",
-    "Evaluation": "streamtrain.run.result",
-    "Result": "streamtrain.run.result",
-    "table": "streamtrain.run.report",
+    "Evaluation": "streamtrain.run.outcome.result",
+    "Result": "streamtrain.run.outcome.result",
+    "table": "streamtrain.run.outcome.report",
     "train": "streamtrain.run.train",
 }
 

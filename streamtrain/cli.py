@@ -130,7 +130,7 @@ def run_train(words: Sequence[str]) -> None:
     job, flags = with_mode(load_job(file), [flag for flag in flags if flag != "--json"])
     example = f"streamtrain train {file} --sgd.lr 0.05 --workers 2\nstreamtrain train {file} --mode online --json"
     job = parse(Job, flags, f"streamtrain train {file}", example, default=job)
-    from streamtrain.run.report import table
+    from streamtrain.run.outcome.report import table
     from streamtrain.run.train import train
 
     result = train(job, name=Path(file).stem)

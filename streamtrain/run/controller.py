@@ -21,7 +21,7 @@ from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.measure.stopping import EarlyStopping
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
-from streamtrain.run.result import Evaluation, Result
+from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.store import write_whole
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker

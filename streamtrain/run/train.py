@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamtrain.job import Job, Online
-from streamtrain.run.card import card_of
+from streamtrain.run.outcome.card import card_of
 
 if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
     from streamtrain.prepare.preflight import Trial
-    from streamtrain.run.result import Result
+    from streamtrain.run.outcome.result import Result
     from streamtrain.track.tracker import Tracker
 
 
@@ -82,7 +82,7 @@ def _keep(plan: Plan, trial: Trial, result: Result, tracker: Tracker) -> None:
     """Figures, parameters and model of a finished run, to its folder and to the tracker."""
     from streamtrain.gradient import build_model
     from streamtrain.run.controller import save_parameters
-    from streamtrain.run.report import figures
+    from streamtrain.run.outcome.report import figures
     from streamtrain.track.tracker import ModelCard
 
     for file in figures(result):

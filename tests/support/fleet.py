@@ -9,7 +9,7 @@ import torch
 from streamtrain.job import Job
 from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.controller import Controller
-from streamtrain.run.result import Result
+from streamtrain.run.outcome.result import Result
 from streamtrain.run.worker import Worker
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker, Tracker

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from streamtrain.run.result import Result
+from streamtrain.run.outcome.result import Result
 from streamtrain.values import Moments
 
 ROWS: dict[str, Callable[[Result], str]] = {
