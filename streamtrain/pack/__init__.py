@@ -1,10 +1,11 @@
 """Once for a data set: raw data to shards at rest, shuffled uniformly, with a manifest."""
 
 from streamtrain.pack.foreign import scan_foreign
-from streamtrain.pack.manifest import FILE, Field, Manifest, Shard, Split, read_manifest
+from streamtrain.pack.manifest import FILE, Field, Manifest, Segment, Split, parse_manifest, read_manifest
 from streamtrain.pack.options import PackOptions
 from streamtrain.pack.packing import pack
 from streamtrain.pack.shard import verify
+from streamtrain.pack.shard_list import Shard, ShardList
 from streamtrain.pack.shuffle import stored_order
 
 __all__ = [
@@ -12,9 +13,12 @@ __all__ = [
     "Field",
     "Manifest",
     "PackOptions",
+    "Segment",
     "Shard",
+    "ShardList",
     "Split",
     "pack",
+    "parse_manifest",
     "read_manifest",
     "scan_foreign",
     "stored_order",

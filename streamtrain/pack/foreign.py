@@ -10,8 +10,9 @@ from pathlib import Path
 
 from streamtrain.errors import ManifestError, ShardError, complaint, one_line
 from streamtrain.pack.codec import form_of
-from streamtrain.pack.manifest import SPLITS, Field, Manifest, Shard, Split, field_name
+from streamtrain.pack.manifest import SPLITS, Field, Manifest, Split, field_name
 from streamtrain.pack.shard import examples
+from streamtrain.pack.shard_list import Shard, ShardList
 
 
 def scan_foreign(folder: Path) -> Manifest:
@@ -35,14 +36,14 @@ def scan_foreign(folder: Path) -> Manifest:
     splits = {}
     for split, found in files.items():
         before = Counter(values[label]) if label else Counter()
-        shards = tuple(_shard(folder, file, fields, numbers, values) for file in found)
+        shards = ShardList(_shard(folder, file, fields, numbers, values) for file in found)
         counts = values[label] - before if label else Counter()
-        splits[split] = Split(sum(shard.examples for shard in shards), shards, dict(counts))
+        splits[split] = Split(shards, dict(counts))
     ranged = tuple(
         Field(f.name, f.member, f.dtype, f.shape, min(values[f.name]), max(values[f.name])) if f.name in values else f
         for f in fields
     )
-    return Manifest(ranged, splits, "unknown", None, folder.name, label)
+    return Manifest(ranged, splits, "unknown", label=label, name=folder.name)
 
 
 def _fields(file: Path) -> tuple[Field, ...]:

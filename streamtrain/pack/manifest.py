@@ -7,16 +7,21 @@ a folder without one is not a finished data set.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.errors import ManifestError, complaint
+from streamtrain.pack.shard_list import Shard, ShardList
+from streamtrain.store import write_whole
 
-VERSION = 1
+VERSION = 2
 FILE = "manifest.json"
 SPLITS = ("train", "validation", "test")
 
@@ -49,39 +54,58 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One tar file: ``file`` is relative to the data set's folder, ``sha256`` is of the whole file.
-
-    ``sha256`` is empty for a shard that `pack` did not write.
-    """
-
-    file: str
-    examples: int
-    bytes: int
-    sha256: str
-    first_key: str
-    last_key: str
-
-
-@dataclass(frozen=True)
 class Split:
     """The shards of one split in stored order; ``class_counts`` is value -> examples, for the label field."""
 
-    examples: int
-    shards: tuple[Shard, ...]
+    shards: ShardList
     class_counts: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def examples(self) -> int:
+        """Examples of the split."""
+        return self.shards.examples
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Examples that were packed at once, and shuffled among themselves: a data set grows by segments.
+
+    Attributes:
+        examples: split -> examples; a segment's examples follow the earlier segments' in every split.
+        seed: of the segment's shuffle.
+        source: what it was packed from.
+    """
+
+    examples: Mapping[str, int]
+    seed: int
+    source: str
+
+    def before(self, split: str) -> int:
+        """Examples of the segment's stored order that come before its first one of ``split``."""
+        return sum(self.examples.get(name, 0) for name in SPLITS[: SPLITS.index(split)])
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """See the module. ``order`` is ``uniform`` where `pack` shuffled, ``unknown`` for foreign shards."""
+    """See the module.
+
+    Attributes:
+        fields: of every example, by name.
+        splits: by name, in the order of ``SPLITS``.
+        order: ``uniform`` where `pack` shuffled, ``unknown`` for foreign shards.
+        segments: what was packed at once, in the order of packing; none for foreign shards.
+        label: the field of class labels, if there is one.
+        block: examples of a block, where a sample of the tars holds many (all full but the last of a shard); or
+            ``None`` where a sample is one example.
+    """
 
     fields: tuple[Field, ...]
     splits: Mapping[str, Split]
     order: Literal["uniform", "unknown"]
-    seed: int | None
-    source: str
+    segments: tuple[Segment, ...] = ()
     label: str | None = None
+    block: int | None = None
+    name: str = ""
 
     @property
     def examples(self) -> int:
@@ -89,35 +113,36 @@ class Manifest:
         return sum(split.examples for split in self.splits.values())
 
     @property
+    def source(self) -> str:
+        """What the data set was packed from; its folder's name for foreign shards."""
+        return self.segments[0].source if self.segments else self.name
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the first segment's shuffle."""
+        return self.segments[0].seed if self.segments else None
+
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the manifest's text: since it holds every shard's, it names the data set's content."""
-        return hashlib.sha256(to_json(self).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for part in to_json(self):
+            digest.update(part.encode())
+        return digest.hexdigest()
 
     def field_named(self, name: str) -> Field | None:
         """The field of that name, if there is one."""
         return next((f for f in self.fields if f.name == name), None)
 
 
-def to_json(manifest: Manifest) -> str:
-    """The manifest's text: the same manifest gives the same bytes."""
+def to_json(manifest: Manifest) -> Iterator[str]:
+    """The manifest's text, in pieces: the same manifest gives the same text. One line a shard."""
     card = {
         "streamtrain_manifest": VERSION,
         "order": manifest.order,
-        "seed": manifest.seed,
-        "source": manifest.source,
         "label": manifest.label,
-        "fields": [
-            {
-                "name": f.name,
-                "member": f.member,
-                "dtype": f.dtype,
-                "shape": None if f.shape is None else list(f.shape),
-                "low": f.low,
-                "high": f.high,
-                "classes": None if f.classes is None else list(f.classes),
-            }
-            for f in manifest.fields
-        ],
+        "block": manifest.block,
+        "fields": [dataclasses.asdict(field) for field in manifest.fields],
         "splits": {
             name: {
                 "examples": split.examples,
@@ -125,24 +150,33 @@ def to_json(manifest: Manifest) -> str:
             }
             for name, split in manifest.splits.items()
         },
-        # `wids` reads this part as its shard index; we read everything but `url` back
+        "segments": [dataclasses.asdict(segment) for segment in manifest.segments],
+        # `wids` reads what follows as its shard index; we read everything but `url` and `nsamples` back
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
-        "shardlist": [
-            {
+    }
+    yield json.dumps(card, indent=1).removesuffix("\n}") + ',\n "shardlist": ['
+    between = "\n"
+    for name, split in manifest.splits.items():
+        for shard in split.shards:
+            entry = {
                 "url": shard.file,
                 "split": name,
-                "nsamples": shard.examples,
+                "nsamples": -(-shard.examples // (manifest.block or 1)),
+                "examples": shard.examples,
                 "filesize": shard.bytes,
                 "sha256": shard.sha256,
                 "first_key": shard.first_key,
                 "last_key": shard.last_key,
             }
-            for name, split in manifest.splits.items()
-            for shard in split.shards
-        ],
-    }
-    return json.dumps(card, indent=1) + "\n"
+            yield between + "  " + json.dumps(entry)
+            between = ",\n"
+    yield "\n ]\n}\n"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest of the data set in ``folder``: from then on the data set is there."""
+    write_whole(folder / FILE, "".join(to_json(manifest)).encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -157,26 +191,55 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestError(
             complaint(str(file), expected="a data set's manifest", found=unfinished, do="run `streamtrain pack` first")
         )
-    try:
-        card = json.loads(file.read_text("utf-8"))
-        version = card["streamtrain_manifest"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(file, error) from None
-    if version != VERSION:
-        raise ManifestError(
-            complaint(
-                str(file),
-                expected=f"manifest version {VERSION}",
-                found=f"version {version!r}",
-                do="update streamtrain, or pack the data again with this one",
-            )
-        )
-    try:
-        manifest = _from_card(card)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise _damaged(file, error) from None
+    manifest = parse_manifest(file.read_bytes(), str(file))
     check_sizes(folder, manifest)
     return manifest
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """The manifest that ``to_json`` wrote; ``where`` names it in errors. Nothing of it is trusted.
+
+    Raises:
+        ManifestError: not ours, newer than this program, or damaged.
+    """
+    shards: dict[str, ShardList] = {}
+
+    def taken(entry: dict[str, Any]) -> dict[str, Any] | None:
+        """Moves every shard's entry into its list as it is parsed, so that all of them never stand side by side."""
+        if "filesize" not in entry:
+            return entry
+        of_split = shards.setdefault(str(entry["split"]), ShardList())
+        of_split.append(
+            Shard(
+                file=shard_name(entry["split"], len(of_split)),
+                examples=_count(entry["examples"]),
+                bytes=_count(entry["filesize"]),
+                sha256=str(entry["sha256"]),
+                first_key=str(entry["first_key"]),
+                last_key=str(entry["last_key"]),
+            )
+        )
+        return None
+
+    try:
+        version = _version(text)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(where, error) from None
+    if version != VERSION:
+        do = "update streamtrain, or pack the data again with this one"
+        raise ManifestError(
+            complaint(where, expected=f"manifest version {VERSION}", found=f"version {version!r}", do=do)
+        )
+    try:
+        return _from_card(json.loads(text, object_hook=taken), shards)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise _damaged(where, error) from None
+
+
+def _version(text: bytes) -> object:
+    """The number before anything else is parsed: another version's entries may look otherwise."""
+    found = re.match(rb'\s*\{\s*"streamtrain_manifest"\s*:\s*(\d{1,9})\s*,', text)
+    return int(found[1]) if found else json.loads(text)["streamtrain_manifest"]
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
@@ -205,38 +268,42 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
                 )
 
 
-def _from_card(card: dict[str, Any]) -> Manifest:
-    shards: dict[str, list[Shard]] = {name: [] for name in card["splits"]}
-    for entry in card["shardlist"]:
-        of_split = shards[entry["split"]]
-        of_split.append(
-            Shard(
-                file=shard_name(entry["split"], len(of_split)),
-                examples=_count(entry["nsamples"]),
-                bytes=_count(entry["filesize"]),
-                sha256=str(entry["sha256"]),
-                first_key=str(entry["first_key"]),
-                last_key=str(entry["last_key"]),
-            )
-        )
+def _from_card(card: dict[str, Any], shards: Mapping[str, ShardList]) -> Manifest:
+    if shards.keys() - card["splits"].keys():
+        raise ValueError("shards of a split that is not named")
     splits = {}
     for name, split in card["splits"].items():
         if name not in SPLITS:
             raise ValueError(f"split {name!r}")
-        if _count(split["examples"]) != sum(shard.examples for shard in shards[name]):
-            raise ValueError(f"split {name!r} counts other examples than its shards")
         counts = {int(value): _count(count) for value, count in split["class_counts"].items()}
-        splits[name] = Split(split["examples"], tuple(shards[name]), counts)
+        splits[name] = Split(shards.get(name, ShardList()), counts)
+        if _count(split["examples"]) != splits[name].examples:
+            raise ValueError(f"split {name!r} counts other examples than its shards")
     if card["order"] not in ("uniform", "unknown"):
         raise ValueError(f"order {card['order']!r}")
+    segments = tuple(_segment(entry) for entry in card["segments"])
+    for name, of_split in splits.items():
+        if segments and sum(segment.examples.get(name, 0) for segment in segments) != of_split.examples:
+            raise ValueError(f"split {name!r} counts other examples than the segments")
     return Manifest(
         fields=tuple(_field(entry) for entry in card["fields"]),
         splits=splits,
         order=card["order"],
-        seed=None if card["seed"] is None else int(card["seed"]),
-        source=str(card["source"]),
+        segments=segments,
         label=None if card["label"] is None else str(card["label"]),
+        block=None if card["block"] is None else _block(card["block"]),
     )
+
+
+def _segment(entry: dict[str, Any]) -> Segment:
+    examples = {str(name): _count(count) for name, count in entry["examples"].items()}
+    return Segment(examples, _count(entry["seed"]), str(entry["source"]))
+
+
+def _block(value: object) -> int:
+    if _count(value) == 0:
+        raise ValueError("blocks of no examples")
+    return _count(value)
 
 
 def _field(entry: dict[str, Any]) -> Field:
@@ -258,10 +325,10 @@ def _count(value: object) -> int:
     return value
 
 
-def _damaged(file: Path, error: Exception) -> ManifestError:
+def _damaged(where: str, error: Exception) -> ManifestError:
     return ManifestError(
         complaint(
-            str(file),
+            where,
             expected="the manifest that `streamtrain pack` wrote",
             found=f"{type(error).__name__}: {error}".replace("\n", " "),
             do="restore it or pack again",

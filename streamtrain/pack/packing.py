@@ -16,13 +16,14 @@ from typing import Any
 
 from streamtrain.errors import SourceError, complaint
 from streamtrain.pack.codec import FieldEncoder
-from streamtrain.pack.manifest import FILE, SPLITS, Manifest, Shard, Split, shard_name, to_json
+from streamtrain.pack.manifest import SPLITS, Manifest, Segment, Split, shard_name, write_manifest
 from streamtrain.pack.options import PackOptions
 from streamtrain.pack.shard import BLOCK, ShardWriter
+from streamtrain.pack.shard_list import ShardList
 from streamtrain.pack.shuffle import Shuffle
 from streamtrain.pack.sources import open_source
 from streamtrain.pack.sources.source import Source
-from streamtrain.store import new_folder, write_whole
+from streamtrain.store import new_folder
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, examples done in it, and examples in all where that is known."""
@@ -63,11 +64,10 @@ def pack(
             fields=tuple(encoder.field for encoder in encoders.values()),
             splits=splits,
             order="uniform",
-            seed=options.seed,
-            source=Path(opened.name).name or opened.name,
+            segments=(Segment(counts, options.seed, Path(opened.name).name or opened.name),),
             label=opened.label,
         )
-        write_whole(folder / FILE, to_json(manifest).encode())
+        write_manifest(folder, manifest)
     return manifest
 
 
@@ -161,7 +161,7 @@ def _write_split(
     at_label = list(encoders).index(label) if label is not None and encoders[label].counts else None
     fields = [(encoder.member, encoder.finish) for encoder in encoders.values()]
     classes: Counter[int] = Counter()
-    shards: list[Shard] = []
+    shards = ShardList()
     writer = None
     try:
         for key, encoded in examples:
@@ -179,7 +179,7 @@ def _write_split(
     finally:
         if writer is not None:
             writer.discard()
-    return Split(sum(shard.examples for shard in shards), tuple(shards), dict(classes))
+    return Split(shards, dict(classes))
 
 
 def _keyed(shuffle: Shuffle, report: Progress) -> Iterator[tuple[str, list[bytes]]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamtrain.errors import ShardError, complaint, one_line
-from streamtrain.pack.manifest import Shard
+from streamtrain.pack.shard_list import Shard
 from streamtrain.store import sha256_of
 
 BLOCK = 512

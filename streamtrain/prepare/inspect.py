@@ -58,14 +58,15 @@ def inspect_dataset(
 
 def way_of(manifest: Manifest, split: str, number: int, lanes: int, batch_size: int) -> dict[str, Any]:
     """Where example ``number`` of a split comes from and goes to: all of it arithmetic."""
-    before = 0
-    for name, other in manifest.splits.items():
-        if name == split:
+    way: dict[str, Any] = {"number_in_split": number}
+    within = number
+    for index, segment in enumerate(manifest.segments):
+        if within < segment.examples.get(split, 0):
+            stored = segment.before(split) + within
+            source = stored_order(segment.seed, sum(segment.examples.values()))[stored]
+            way |= {"segment": index, "stored_order": stored, "source_example": int(source)}
             break
-        before += other.examples
-    way: dict[str, Any] = {"stored_order": before + number}
-    if manifest.order == "uniform" and manifest.seed is not None:
-        way["source_example"] = int(stored_order(manifest.seed, manifest.examples)[before + number])
+        within -= segment.examples.get(split, 0)
     if split == "train":
         try:
             order = Order(manifest.splits[split].examples, lanes, batch_size)

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ConfigError, ShardError, complaint, one_line
-from streamtrain.pack.manifest import Field, Manifest, Shard
+from streamtrain.pack.manifest import Field, Manifest
 from streamtrain.pack.shard import examples as scan_examples
 from streamtrain.pack.shard import verify as verify_shard
+from streamtrain.pack.shard_list import Shard
 from streamtrain.stream.decode import decoder_of
 from streamtrain.stream.stride import FixedLayout, array_column, fixed_layout, number_column
 from streamtrain.values import Arrays

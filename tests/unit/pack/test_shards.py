@@ -233,11 +233,11 @@ def rewrite(change: Callable[[dict], object]) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (rewrite(lambda c: c.update(streamtrain_manifest=2)), "expected manifest version 1, found version 2; update"),
+        (rewrite(lambda c: c.update(streamtrain_manifest=3)), "expected manifest version 2, found version 3; update"),
         (lambda text: text[:-200], "expected the manifest that `streamtrain pack` wrote, found JSONDecodeError"),
         (lambda _: "[]", "found TypeError"),
         (rewrite(lambda c: c.pop("fields")), "found KeyError: 'fields'"),
-        (rewrite(lambda c: c["shardlist"][0].update(nsamples=-1)), "-1 is not a count"),
+        (rewrite(lambda c: c["shardlist"][0].update(examples=-1)), "-1 is not a count"),
         (rewrite(lambda c: c["shardlist"].pop()), "counts other examples than its shards"),
     ],
 )
