@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,17 +19,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.errors import ManifestError, complaint
-from streamtrain.pack.shard_list import Shard, ShardList
+from streamtrain.pack.shard_list import ShardList
 from streamtrain.store import write_whole
 
 VERSION = 2
 FILE = "manifest.json"
 SPLITS = ("train", "validation", "test")
-
-
-def shard_name(split: str, number: int) -> str:
-    """Where shard ``number`` of ``split`` lies, relative to the data set's folder."""
-    return f"{split}/{number:06d}.tar"
 
 
 @dataclass(frozen=True)
@@ -202,23 +198,21 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
     Raises:
         ManifestError: not ours, newer than this program, or damaged.
     """
-    shards: dict[str, ShardList] = {}
+    columns: dict[str, tuple[list[Any], ...]] = {}
 
     def taken(entry: dict[str, Any]) -> dict[str, Any] | None:
-        """Moves every shard's entry into its list as it is parsed, so that all of them never stand side by side."""
+        """Moves every shard's entry into columns as it is parsed, so that all of them never stand side by side."""
         if "filesize" not in entry:
             return entry
-        of_split = shards.setdefault(str(entry["split"]), ShardList())
-        of_split.append(
-            Shard(
-                file=shard_name(entry["split"], len(of_split)),
-                examples=_count(entry["examples"]),
-                bytes=_count(entry["filesize"]),
-                sha256=str(entry["sha256"]),
-                first_key=str(entry["first_key"]),
-                last_key=str(entry["last_key"]),
-            )
-        )
+        split = entry["split"]
+        if split not in columns:
+            columns[split] = ([], [], [], [], [])
+        examples, sizes, checksums, first_keys, last_keys = columns[split]
+        examples.append(entry["examples"])
+        sizes.append(entry["filesize"])
+        checksums.append(bytes.fromhex(entry["sha256"]))
+        first_keys.append(entry["first_key"])
+        last_keys.append(entry["last_key"])
         return None
 
     try:
@@ -231,7 +225,9 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             complaint(where, expected=f"manifest version {VERSION}", found=f"version {version!r}", do=do)
         )
     try:
-        return _from_card(json.loads(text, object_hook=taken), shards)
+        card = json.loads(text, object_hook=taken)
+        shards = {split: ShardList.of_columns(split, *parts) for split, parts in columns.items()}
+        return _from_card(card, shards)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _damaged(where, error) from None
 
@@ -244,28 +240,24 @@ def _version(text: bytes) -> object:
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
     """Raises `ManifestError` for the first shard that is missing or has not the manifest's number of bytes."""
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            try:
-                found = (folder / shard.file).stat().st_size
-            except OSError as error:
-                raise ManifestError(
-                    complaint(
-                        str(folder / shard.file),
-                        expected="a shard",
-                        found=(error.strerror or "an error").lower(),
-                        do="restore it or pack again",
-                    )
-                ) from None
-            if found != shard.bytes:
-                raise ManifestError(
-                    complaint(
-                        str(folder / shard.file),
-                        expected=f"{shard.bytes} bytes",
-                        found=f"{found}",
-                        do="it was cut short or altered: restore it or pack again",
-                    )
-                )
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a hundred thousand whole paths would take a second
+    try:
+        for split in manifest.splits.values():
+            for name, size in split.shards.sizes():
+                _check_size(opened, folder, name, size)
+    finally:
+        os.close(opened)
+
+
+def _check_size(opened: int, folder: Path, name: str, size: int) -> None:
+    try:
+        found = os.stat(name, dir_fd=opened).st_size
+    except OSError as error:
+        strange, do = (error.strerror or "an error").lower(), "restore it or pack again"
+        raise ManifestError(complaint(str(folder / name), expected="a shard", found=strange, do=do)) from None
+    if found != size:
+        do = "it was cut short or altered: restore it or pack again"
+        raise ManifestError(complaint(str(folder / name), expected=f"{size} bytes", found=f"{found}", do=do))
 
 
 def _from_card(card: dict[str, Any], shards: Mapping[str, ShardList]) -> Manifest:

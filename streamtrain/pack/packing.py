@@ -16,10 +16,10 @@ from typing import Any
 
 from streamtrain.errors import SourceError, complaint
 from streamtrain.pack.codec import FieldEncoder
-from streamtrain.pack.manifest import SPLITS, Manifest, Segment, Split, shard_name, write_manifest
+from streamtrain.pack.manifest import SPLITS, Manifest, Segment, Split, write_manifest
 from streamtrain.pack.options import PackOptions
 from streamtrain.pack.shard import BLOCK, ShardWriter
-from streamtrain.pack.shard_list import ShardList
+from streamtrain.pack.shard_list import ShardList, shard_name
 from streamtrain.pack.shuffle import Shuffle
 from streamtrain.pack.sources import open_source
 from streamtrain.pack.sources.source import Source
