@@ -1,30 +1,26 @@
 """Examples by their number in the stored order, out of mapped shards.
 
-A range of fixed-shape examples costs one copy. Anything else costs an index, made when the shard is
-first opened, and one decoding an example.
+A range of fixed-shape examples costs one copy. Anything else costs an index, which `pack` wrote or the first
+opening makes, and one decoding an example.
 """
 
 from __future__ import annotations
 
-import bisect
-import itertools
-import mmap
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.errors import ConfigError, ShardError, complaint, one_line
+from streamtrain.errors import ConfigError, ShardError, complaint
+from streamtrain.pack.index import ShardIndex, index_name, read_index, scan_index
 from streamtrain.pack.manifest import Field, Manifest
-from streamtrain.pack.shard import examples as scan_examples
 from streamtrain.pack.shard import verify as verify_shard
 from streamtrain.pack.shard_list import Shard
-from streamtrain.stream.decode import decoder_of
-from streamtrain.stream.stride import FixedLayout, array_column, fixed_layout, number_column
+from streamtrain.stream.columns import OpenShard, block_columns, encoded_columns, fixed_columns, map_shard
+from streamtrain.stream.decode import Decoder, decoder_of
+from streamtrain.stream.examples import Assembler, Decoding, Member, Row, Skip
 from streamtrain.values import Arrays
 
 OPEN_SHARDS = 64
@@ -40,173 +36,154 @@ class Reader:
         split: ``train``, ``validation`` or ``test``.
         fields: names of the fields to read.
         verify: check every shard's checksum when it is first opened.
+        decoding: how examples become arrays.
+
+    Attributes:
+        skipped: examples that were passed over, by their number in the stored order.
+        bytes_read: of the examples given so far: of their arrays, or of their encoded members.
 
     Raises:
         ConfigError: no such split or field.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, split: str, fields: Sequence[str], *, verify: bool = True
+        self,
+        folder: Path,
+        manifest: Manifest,
+        split: str,
+        fields: Sequence[str],
+        *,
+        verify: bool = True,
+        decoding: Decoding | None = None,
     ) -> None:
-        self._folder, self._verify = folder, verify
+        self._folder, self._verify, self._block = folder, verify, manifest.block
         self._fields = tuple(_field(folder, manifest, name) for name in fields)
         if split not in manifest.splits:
             raise ConfigError(
                 complaint(str(folder), expected=f"a {split} split", found=", ".join(manifest.splits), do="pack one")
             )
         self._shards = manifest.splits[split].shards
-        self._starts = [0, *itertools.accumulate(shard.examples for shard in self._shards)]
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._verified: set[int] = set()
+        self._decoding = decoding or Decoding()
+        self._decoders: Mapping[str, Decoder] = {
+            field.name: decoder_of(field.member, self._decoding.image_size) for field in self._fields
+        }
+        self._assembler = Assembler(self._decoding)
+        self.skipped: dict[int, Skip] = {}
+        self.bytes_read = 0
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return self._shards.examples
 
     def read(self, start: int, stop: int) -> Arrays:
         """Examples ``[start, stop)`` of the stored order; arrays are fresh, C-ordered, first axis the example.
 
+        Skipped examples are not in it; where all are skipped, there are no arrays.
+
         Raises:
             ShardError: a shard is missing, altered, or holds something else than the manifest says.
         """
-        pieces = [
-            self._shard(number).read(first, last) for number, first, last in self._pieces(start, stop) if first < last
-        ]
-        if len(pieces) == 1:
-            return pieces[0]
-        return {field.name: np.concatenate([piece[field.name] for piece in pieces]) for field in self._fields}
-
-    def locate(self, number: int) -> tuple[Shard, int, str]:
-        """The shard of example ``number``, its row there, and its key."""
-        index, row, _ = next(iter(self._pieces(number, number + 1)))
-        return self._shards[index], row, self._shard(index).key(row)
-
-    def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """(shard, first row, last row + 1) of every shard that the range touches."""
         if not 0 <= start < stop <= len(self):
             raise IndexError(f"examples [{start}, {stop}) of {len(self)}")
         pieces = []
-        index = bisect.bisect_right(self._starts, start) - 1
-        while start < stop:
-            begin, end = self._starts[index], self._starts[index + 1]
-            pieces.append((index, start - begin, min(stop, end) - begin))
-            start, index = min(stop, end), index + 1
-        return pieces
+        for number, first, last in self._shards.pieces(start, stop):
+            opened = self._shard(number)
+            if opened.encoded or self._decoding.map is not None:
+                pieces.append(self._decoded(number, opened, np.arange(first, last)))
+            else:
+                pieces.append({name: column.read(first, last) for name, column in opened.fixed.items()})
+                self.bytes_read += _bytes(pieces[-1])
+        return _joined(pieces)
 
-    def _shard(self, index: int) -> _OpenShard:
+    def take(self, numbers: NDArray[np.int64]) -> Arrays:
+        """The same for any examples, in the order of ``numbers``."""
+        shards = np.array([self._shards.holding(number) for number in numbers.tolist()])
+        pieces, places = [], []
+        for number in np.unique(shards).tolist():
+            at = np.flatnonzero(shards == number)
+            rows = numbers[at] - self._shards.start(number)
+            opened = self._shard(number)
+            if opened.encoded or self._decoding.map is not None:
+                piece = self._decoded(number, opened, rows)
+                at = at[[int(n) not in self.skipped for n in numbers[at]]]
+            else:
+                piece = {name: column.take(rows) for name, column in opened.fixed.items()}
+                self.bytes_read += _bytes(piece)
+            pieces.append(piece)
+            places.append(at)
+        if not any(pieces):
+            return {}
+        back = np.argsort(np.concatenate(places), kind="stable")
+        return {name: array[back] for name, array in _joined(pieces).items()}
+
+    def locate(self, number: int) -> tuple[Shard, int, str]:
+        """The shard of example ``number``, its row there, and its key."""
+        index = self._shards.holding(number)
+        row = number - self._shards.start(index)
+        return self._shards[index], row, self._shard(index).key(row)
+
+    def _decoded(self, number: int, opened: OpenShard, rows: NDArray[np.int64]) -> Arrays:
+        path, mapped = self._folder / self._shards.file(number), self._decoding.map is not None
+        fixed = {name: column.take(rows) for name, column in opened.fixed.items()}
+        made = []
+        for at, row in enumerate(rows.tolist()):
+            members = {
+                name: Member(column.member(row), self._decoders[name], field.member)
+                for name, field, column in opened.encoded
+            }
+            values = {name: array[at] for name, array in fixed.items()} if mapped else {}
+            made.append(Row(values, members, f"{path}, example {opened.key(row)!r}"))
+            self.bytes_read += sum(len(member.data) for member in members.values())
+        arrays, bad = self._assembler.batch(made)
+        if bad:
+            start = self._shards.start(number)
+            self.skipped |= {start + int(rows[at]): skip for at, skip in bad.items()}
+        if mapped or not arrays:
+            return arrays
+        good = [at for at in range(len(rows)) if at not in bad] if bad else slice(None)
+        return {**{name: array[good] for name, array in fixed.items()}, **arrays}
+
+    def _shard(self, index: int) -> OpenShard:
         opened = self._open.get(index)
         if opened is None:
-            shard = self._shards[index]
-            if self._verify and shard.sha256 and index not in self._verified:
-                verify_shard(self._folder, shard)
-                self._verified.add(index)
-            opened = self._open[index] = _open_shard(self._folder / shard.file, shard.examples, self._fields)
+            opened = self._open[index] = self._opened(index)
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
         self._open.move_to_end(index)
         return opened
 
+    def _opened(self, index: int) -> OpenShard:
+        shard = self._shards[index]
+        if self._verify and shard.sha256 and index not in self._verified:
+            verify_shard(self._folder, shard)
+            self._verified.add(index)
+        path = self._folder / shard.file
+        data = map_shard(path)
+        if self._block is not None:
+            return block_columns(path, data, shard, self._block, self._fields)
+        fixed = fixed_columns(path, data, shard.examples, self._fields)
+        return fixed or encoded_columns(path, data, self._index(shard, path, len(data)), self._fields)
 
-@dataclass(frozen=True)
-class _OpenShard:
-    """A mapped shard: one function a field from a range of rows to an array, and one to a row's key."""
-
-    columns: dict[str, Callable[[int, int], NDArray[Any]]]
-    key: Callable[[int], str]
-
-    def read(self, start: int, stop: int) -> Arrays:
-        return {name: column(start, stop) for name, column in self.columns.items()}
-
-
-def _open_shard(path: Path, count: int, fields: tuple[Field, ...]) -> _OpenShard:
-    try:
-        with path.open("rb") as file:
-            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except (OSError, ValueError) as error:
-        raise ShardError(complaint(str(path), expected="a shard", found=one_line(error), do="restore it")) from None
-    layout = fixed_layout(data, count)
-    if layout is not None:
-        return _OpenShard({field.name: _fixed_column(path, layout, field) for field in fields}, layout.key)
-    keys, spans = [], []
-    for key, members in scan_examples(path):
-        keys.append(key)
-        spans.append([_member(path, key, members, field) for field in fields])
-    if len(keys) != count:
-        raise ShardError(
-            complaint(str(path), expected=f"{count} examples", found=str(len(keys)), do="it was altered: restore it")
-        )
-    places = np.array(spans, np.int64).reshape(count, len(fields), 2)
-    columns = {
-        field.name: _decoded(path, field, data, places[:, i, 0], places[:, i, 1], keys.__getitem__)
-        for i, field in enumerate(fields)
-    }
-    return _OpenShard(columns, keys.__getitem__)
+    def _index(self, shard: Shard, path: Path, size: int) -> ShardIndex:
+        index = read_index(self._folder / index_name(shard.file), shard.examples, size, shard.sha256)
+        index = index or scan_index(path, shard.sha256)
+        if len(index) != shard.examples:
+            do = "it was altered: restore it"
+            found = str(len(index))
+            raise ShardError(complaint(str(path), expected=f"{shard.examples} examples", found=found, do=do))
+        return index
 
 
-def _fixed_column(path: Path, layout: FixedLayout, field: Field) -> Callable[[int, int], NDArray[Any]]:
-    member = next((m for m in layout.members if m.extension == field.member), None)
-    if member is None:
-        found = {m.extension: (m.start, m.size) for m in layout.members}
-        _member(path, layout.key(0), found, field)
-        raise AssertionError("unreachable")
-    kind = field.member.rpartition(".")[2]
-    views: dict[str, Callable[..., NDArray[Any] | None]] = {"npy": array_column, "cls": number_column}
-    column = views[kind](layout, member) if kind in views else None
-    if column is not None:
-        return lambda start, stop: np.array(column[start:stop], order="C")
-    rows, stride = layout.table.shape
-    offsets = np.arange(rows, dtype=np.int64) * stride + member.start
-    return _decoded(path, field, layout.table.reshape(-1), offsets, np.full(rows, member.size), layout.key)
+def _joined(pieces: Sequence[Arrays]) -> Arrays:
+    pieces = [piece for piece in pieces if piece]
+    if len(pieces) <= 1:
+        return pieces[0] if pieces else {}
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _decoded(
-    path: Path,
-    field: Field,
-    data: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    key: Callable[[int], str],
-) -> Callable[[int, int], NDArray[Any]]:
-    """A column whose examples are decoded one by one."""
-    decode = decoder_of(field.member)
-
-    def read(start: int, stop: int) -> NDArray[Any]:
-        values = []
-        for row in range(start, stop):
-            try:
-                values.append(np.asarray(decode(data[offsets[row] : offsets[row] + sizes[row]].tobytes())))
-            except Exception as error:
-                where = f"{path}, example {key(row)!r}, field {field.name!r}"
-                raise ShardError(
-                    complaint(where, expected=f"a readable .{field.member}", found=one_line(error), do="pack again")
-                ) from None
-        different = next((row for row, value in enumerate(values) if value.shape != values[0].shape), None)
-        if different is not None:
-            where = f"{path}, example {key(start + different)!r}, field {field.name!r}"
-            raise ShardError(
-                complaint(
-                    where,
-                    expected=f"shape {values[0].shape} as in example {key(start)!r}",
-                    found=f"{values[different].shape}",
-                    do="bring all examples to one shape before packing",
-                )
-            )
-        return np.stack(values)
-
-    return read
-
-
-def _member(path: Path, key: str, members: dict[str, tuple[int, int]], field: Field) -> tuple[int, int]:
-    try:
-        return members[field.member]
-    except KeyError:
-        raise ShardError(
-            complaint(
-                f"{path}, example {key!r}",
-                expected=f"a member .{field.member}",
-                found=", ".join(sorted(members)),
-                do="it was altered: restore it",
-            )
-        ) from None
+def _bytes(arrays: Arrays) -> int:
+    return sum(array.nbytes for array in arrays.values())
 
 
 def _field(folder: Path, manifest: Manifest, name: str) -> Field:

@@ -28,9 +28,13 @@ class FixedMember:
 
 @dataclass(frozen=True)
 class FixedLayout:
-    """``table`` is a view of the shard, shape (samples, stride); every row's key has ``key_length`` bytes."""
+    """``table`` is a view of the shard, shape (samples, stride); every row's key has ``key_length`` bytes.
+
+    ``end`` is the offset of the byte after the table.
+    """
 
     table: Bytes
+    end: int
     key_length: int
     members: tuple[FixedMember, ...]
 
@@ -39,19 +43,22 @@ class FixedLayout:
         return self.table[row, : self.key_length].tobytes().decode("ascii")
 
 
-def fixed_layout(data: Bytes, samples: int) -> FixedLayout | None:
-    """The layout of a shard of ``samples`` samples, or ``None`` where it is not the same in all of them."""
-    first = _first_sample(data)
+def fixed_layout(data: Bytes, samples: int, start: int = 0, *, more: bool = False) -> FixedLayout | None:
+    """The layout of ``samples`` samples from byte ``start`` of a shard to its end, or on to ``more`` samples.
+
+    ``None`` where it is not the same in all of them, or the end is not there.
+    """
+    first = _first_sample(data[start:])
     if first is None or samples < 1:
         return None
     key_length, members, stride = first
-    end = samples * stride
-    if data.size < end + 2 * BLOCK or data[end : end + 2 * BLOCK].any():
+    end = start + samples * stride
+    if data.size < end + 2 * BLOCK or data[end : end + 2 * BLOCK].any() != more:
         return None
-    table = data[:end].reshape(samples, stride)
+    table = data[start:end].reshape(samples, stride)
     if not all(_same_header(table, member, key_length) for member in members):
         return None
-    return FixedLayout(table, key_length, members)
+    return FixedLayout(table, end, key_length, members)
 
 
 def array_column(layout: FixedLayout, member: FixedMember) -> NDArray[np.generic] | None:

@@ -87,7 +87,7 @@ def test_images_of_several_sizes_are_named(tmp_path: Path) -> None:
     assert manifest.fields[0].shape is None
     reader = Reader(tmp_path / "a", manifest, "train", ("image",))
     with pytest.raises(
-        ShardError, match=r"example '\d\d', field 'image': expected shape \(\d, 5, 3\) as in example '00'"
+        ShardError, match=r"example '\d\d', field 'image': expected shape \(\d, 5, 3\) as in .*, example '00'"
     ):
         reader.read(0, 30)
 
@@ -96,16 +96,16 @@ def test_images_of_several_sizes_are_named(tmp_path: Path) -> None:
 def test_image_modes(mode: str, shape: tuple[int, ...]) -> None:
     stream = io.BytesIO()
     Image.new(mode, (3, 4)).save(stream, "png")
-    assert decode_image(stream.getvalue()).shape == shape
+    assert decode_image(np.frombuffer(stream.getvalue(), np.uint8)).shape == shape
 
 
 def test_promise_9_no_decoder_executes_what_it_reads() -> None:
     for extension in ("pyd", "pickle", "pkl", "pth", "pt"):
-        assert decoder_of(f"x.{extension}") is bytes
+        assert decoder_of(f"x.{extension}")(np.frombuffer(b"cos\nsystem", np.uint8), None) == b"cos\nsystem"
     pickled = io.BytesIO()
     np.save(pickled, np.array([print], object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle=False|[Oo]bject arrays"):
-        decoder_of("npy")(pickled.getvalue())
+        decoder_of("npy")(np.frombuffer(pickled.getvalue(), np.uint8), None)
 
 
 def test_a_streamer_gives_what_reading_gives(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""Where every example's members lie in one shard, so that an example is read without a scan of the headers.
+
+`pack` writes an index beside each shard whose samples are not all of one size; for other people's shards the
+reader makes one at first sight and keeps it in the user's cache. 16 bytes an example and field, and its key.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamtrain.pack.shard import examples
+from streamtrain.store import write_whole
+
+SUFFIX = ".index.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """Offsets in bytes from the shard's start.
+
+    Attributes:
+        keys: of the examples, in their order; ASCII or UTF-8 bytes, shape (examples,).
+        extensions: of the members that every example has.
+        starts, sizes: of the members' contents, int64, shape (examples, extensions).
+        shard_bytes: the size of the shard that this is the index of.
+        sha256: its checksum, where one is known; else empty.
+    """
+
+    keys: NDArray[np.bytes_]
+    extensions: tuple[str, ...]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    shard_bytes: int
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def key(self, row: int) -> str:
+        """The key of one example."""
+        return bytes(self.keys[row]).decode()
+
+    def column(self, extension: str) -> int:
+        """Which column of ``starts`` and ``sizes`` is of this member; raises `KeyError`."""
+        if extension not in self.extensions:
+            raise KeyError(extension)
+        return self.extensions.index(extension)
+
+
+def index_name(shard: str) -> str:
+    """Where the index of ``shard`` lies: ``train/000000.tar`` has ``train/000000.index.npz``."""
+    return shard.removesuffix(".tar") + SUFFIX
+
+
+def scan_index(file: Path, sha256: str = "") -> ShardIndex:
+    """The index of a shard, from a scan of its headers.
+
+    Raises:
+        ShardError: a layout that readers would understand differently.
+    """
+    keys: list[bytes] = []
+    spans: list[list[tuple[int, int]]] = []
+    extensions: tuple[str, ...] = ()
+    for key, members in examples(file):
+        extensions = extensions or tuple(sorted(members))
+        keys.append(key.encode())
+        spans.append([members[extension] for extension in extensions])
+    places = np.array(spans, np.int64).reshape(len(keys), len(extensions), 2)
+    return ShardIndex(
+        np.array(keys, np.bytes_), extensions, places[:, :, 0], places[:, :, 1], file.stat().st_size, sha256
+    )
+
+
+def write_index(file: Path, index: ShardIndex) -> None:
+    """Writes an index whole or not at all; the same index gives the same bytes."""
+    stream = io.BytesIO()
+    np.savez(
+        stream,
+        allow_pickle=False,
+        keys=index.keys,
+        extensions=np.array(index.extensions, np.str_),
+        starts=index.starts,
+        sizes=index.sizes,
+        shard_bytes=np.int64(index.shard_bytes),
+        sha256=np.str_(index.sha256),
+    )
+    write_whole(file, stream.getvalue())
+
+
+def read_index(file: Path, examples_in_shard: int, shard_bytes: int, sha256: str) -> ShardIndex | None:
+    """The index in ``file``, or ``None`` where there is none of that very shard: it may always be made again."""
+    try:
+        with np.load(file, allow_pickle=False) as parts:
+            index = _index(dict(parts))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    stops = index.starts + index.sizes
+    fits = (
+        len(index) == examples_in_shard
+        and index.starts.shape == index.sizes.shape == (examples_in_shard, len(index.extensions))
+        and (index.shard_bytes, index.sha256) == (shard_bytes, sha256)
+        and (index.starts >= 0).all()
+        and (index.sizes >= 0).all()
+        and (stops <= shard_bytes).all()
+        and (stops >= 0).all()
+    )
+    return index if fits else None
+
+
+def _index(parts: dict[str, NDArray[Any]]) -> ShardIndex:
+    if parts["keys"].dtype.kind != "S" or any(parts[name].dtype != np.int64 for name in ("starts", "sizes")):
+        raise ValueError("columns of other types")
+    return ShardIndex(
+        parts["keys"],
+        tuple(str(extension) for extension in parts["extensions"]),
+        parts["starts"],
+        parts["sizes"],
+        int(parts["shard_bytes"]),
+        str(parts["sha256"]),
+    )

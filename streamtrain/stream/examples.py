@@ -1,0 +1,165 @@
+"""Examples decoded one by one into a batch, spread over threads; bad ones stop the reading or are passed over.
+
+An example is bad where a member cannot be decoded, the user's function refuses it, or its form is not the others'.
+Which ones are is a function of the data alone, so a replay passes over the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamtrain.errors import ShardError, StreamtrainError, complaint, one_line, users_code
+from streamtrain.stream.decode import Decoder, Size
+from streamtrain.values import Arrays
+
+Map = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How examples become arrays.
+
+    Attributes:
+        map: function from one decoded example to a dict of arrays or numbers of one form over all examples.
+        image_size: height and width that images are brought to.
+        threads: that decode.
+        on_bad_example: stop with its key, or skip it.
+    """
+
+    map: Map | None = None
+    image_size: Size | None = None
+    threads: int = 1
+    on_bad_example: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(frozen=True)
+class Skip:
+    """An example that was passed over: where it is, and why."""
+
+    example: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member to decode."""
+
+    data: NDArray[np.uint8]
+    decode: Decoder
+    extension: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example before decoding: values that need none, members, and its place for errors."""
+
+    values: dict[str, Any]
+    members: dict[str, Member]
+    where: str
+
+
+class Assembler:
+    """Makes batches out of rows; see the module."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
+        self._pool = ThreadPoolExecutor(decoding.threads, "decode") if decoding.threads > 1 else None
+
+    def batch(self, rows: Sequence[Row]) -> tuple[Arrays, dict[int, Skip]]:
+        """All good examples, first axis the example, in the order of ``rows``; and the others by their number there.
+
+        Raises:
+            ShardError: a bad example, unless they are to be skipped. JobError: the same, of the user's function.
+        """
+        arrays: Arrays = {}
+        bad: dict[int, Skip] = {}
+        first = self._first(rows, arrays, bad)
+        if first == len(rows):
+            return {}, bad
+        threads, like = self._decoding.threads, rows[first].where
+        if self._pool is None:
+            self._fill(rows, range(first + 1, len(rows)), arrays, bad, like)
+        else:
+            shares = [range(first + 1 + index, len(rows), threads) for index in range(threads)]
+            for filled in [self._pool.submit(self._fill, rows, share, arrays, bad, like) for share in shares]:
+                filled.result()
+        if bad:
+            good = [number for number in range(len(rows)) if number not in bad]
+            arrays = {name: array[good] for name, array in arrays.items()}
+        return arrays, bad
+
+    def _first(self, rows: Sequence[Row], arrays: Arrays, bad: dict[int, Skip]) -> int:
+        """Decodes up to the first good example, whose form is that of the batch; how many came before it."""
+        for number, row in enumerate(rows):
+            try:
+                values = self._values(row, {})
+            except StreamtrainError as error:
+                bad[number] = self._skip(row, error)
+                continue
+            for name, value in values.items():
+                arrays[name] = np.empty((len(rows), *value.shape), value.dtype)
+                arrays[name][number] = value
+            return number
+        return len(rows)
+
+    def _fill(
+        self, rows: Sequence[Row], numbers: Sequence[int], arrays: Arrays, bad: dict[int, Skip], like: str
+    ) -> None:
+        for number in numbers:
+            row = rows[number]
+            slots = {name: array[number] for name, array in arrays.items()}
+            try:
+                values = self._values(row, slots)
+                _check_form(row.where, values, slots, like)
+            except StreamtrainError as error:
+                bad[number] = self._skip(row, error)
+                continue
+            for name, value in values.items():
+                if not np.may_share_memory(value, slots[name]):
+                    arrays[name][number] = value
+
+    def _values(self, row: Row, slots: Arrays) -> dict[str, NDArray[Any]]:
+        values = dict(row.values)
+        into: dict[str, Any] = dict(slots) if self._decoding.map is None else {}
+        for name, member in row.members.items():
+            try:
+                values[name] = member.decode(member.data, into.get(name))
+            except Exception as error:
+                place, expected = f"{row.where}, field {name!r}", f"a readable .{member.extension}"
+                do = "mend it, or set data.on_bad_example to skip"
+                raise ShardError(complaint(place, expected=expected, found=one_line(error), do=do)) from None
+        if self._decoding.map is not None:
+            values = _mapped(self._decoding.map, values, row.where)
+        return {name: np.asarray(value) for name, value in values.items()}
+
+    def _skip(self, row: Row, error: StreamtrainError) -> Skip:
+        if self._decoding.on_bad_example == "stop":
+            raise error
+        return Skip(row.where, str(error))
+
+
+def _mapped(function: Map, values: dict[str, Any], where: str) -> dict[str, Any]:
+    with users_code(f"{where}: data.map", "mend it, or set data.on_bad_example to skip"):
+        return dict(function(values))
+
+
+def _check_form(where: str, values: Mapping[str, NDArray[Any]], slots: Arrays, like: str) -> None:
+    if values.keys() != slots.keys():
+        expected, found = ", ".join(slots), ", ".join(values)
+        raise ShardError(complaint(where, expected=f"the fields {expected}", found=found, do="mend data.map"))
+    for name, value in values.items():
+        slot = slots[name]
+        if value.shape != slot.shape or value.dtype != slot.dtype:
+            same_type = value.dtype == slot.dtype
+            expected = f"shape {slot.shape}" if same_type else f"{slot.dtype} of shape {slot.shape}"
+            found = f"{value.shape}" if same_type else f"{value.dtype} of shape {value.shape}"
+            do = "bring all to one shape: data.image_size, data.map, or before packing"
+            raise ShardError(
+                complaint(f"{where}, field {name!r}", expected=f"{expected} as in {like}", found=found, do=do)
+            )
