@@ -1,0 +1,125 @@
+"""Which order the examples of the split take in each pass: the stored one, its shards permuted, or all permuted.
+
+The first pass always takes the stored order, which is a uniformly random one already. A later pass maps number ``i``
+of its own order to the stored order by arithmetic from (seed, pass): nothing is stored, and any ``i`` is found at once.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamtrain.order.randomness import MASK, lane_seed
+
+Reshuffle = Literal["stored", "shards", "examples"]
+Selection = tuple[tuple[int, int], ...] | NDArray[np.int64]
+"""Examples of the stored order: runs ``(start, stop)``, or numbers one by one."""
+
+ROUNDS = 6
+
+
+class Passes(Protocol):
+    """The orders of all passes."""
+
+    def stored(self, pass_index: int, start: int, stop: int) -> Selection:
+        """Where the examples ``[start, stop)`` of this pass's order lie in the stored order."""
+
+
+class StoredPasses:
+    """Every pass takes the stored order."""
+
+    def stored(self, pass_index: int, start: int, stop: int) -> Selection:  # noqa: ARG002  # the same in every pass
+        """See `Passes`."""
+        return ((start, stop),)
+
+
+class ShardPasses:
+    """Later passes take the shards in a random order, each from its first example to its last.
+
+    Args:
+        starts: the first example of every shard, and the number of all: ascending, from 0.
+        seed: of the permutations.
+
+    Holds 16 bytes a shard for the pass that is asked for.
+    """
+
+    def __init__(self, starts: Sequence[int], seed: int) -> None:
+        self._starts, self._seed = np.asarray(starts, np.int64), seed
+        self._of_pass = functools.lru_cache(maxsize=2)(self._permuted)
+
+    def stored(self, pass_index: int, start: int, stop: int) -> Selection:
+        """See `Passes`."""
+        if pass_index == 0:
+            return ((start, stop),)
+        shards, begins = self._of_pass(pass_index)
+        at = bisect.bisect_right(begins, start) - 1
+        runs = []
+        while start < stop:
+            end = min(stop, begins[at + 1])
+            first = int(self._starts[shards[at]]) + start - begins[at]
+            if start < end:
+                runs.append((first, first + end - start))
+            start, at = end, at + 1
+        return tuple(runs)
+
+    def _permuted(self, pass_index: int) -> tuple[list[int], list[int]]:
+        """The shards in this pass's order, and where each begins in it."""
+        random = np.random.Philox(key=lane_seed(self._seed, pass_index, 0)).random_raw(len(self._starts) - 1)
+        shards = np.argsort(random, kind="stable")
+        begins = np.concatenate([[0], np.cumsum(np.diff(self._starts)[shards])])
+        return shards.tolist(), begins.tolist()
+
+
+class ExamplePasses:
+    """Later passes take all examples in a random order: a Feistel network over their numbers, walked until it is in.
+
+    Luby & Rackoff 1988 (the network), Black & Rogaway 2002 (cycle walking). A permutation of ``examples`` numbers
+    that needs no memory.
+
+    Args:
+        examples: in the split.
+        seed: of the permutations.
+    """
+
+    def __init__(self, examples: int, seed: int) -> None:
+        self._examples, self._seed = examples, seed
+        self._half = np.uint64(max(1, -(-(examples - 1).bit_length() // 2)))
+
+    def stored(self, pass_index: int, start: int, stop: int) -> Selection:
+        """See `Passes`."""
+        if pass_index == 0:
+            return ((start, stop),)
+        keys = [np.uint64(lane_seed(self._seed, pass_index, turn)) for turn in range(1, ROUNDS + 1)]
+        numbers = self._network(np.arange(start, stop, dtype=np.uint64), keys)
+        outside = np.flatnonzero(numbers >= self._examples)
+        while outside.size:
+            numbers[outside] = self._network(numbers[outside], keys)
+            outside = outside[numbers[outside] >= self._examples]
+        return numbers.astype(np.int64)
+
+    def _network(self, numbers: NDArray[np.uint64], keys: Sequence[np.uint64]) -> NDArray[np.uint64]:
+        mask = (np.uint64(1) << self._half) - np.uint64(1)
+        left, right = numbers >> self._half, numbers & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        return (left << self._half) | right
+
+
+def passes_of(reshuffle: Reshuffle, examples: int, starts: Sequence[int], seed: int) -> Passes:
+    """The orders that a job asks for; see the classes for the arguments."""
+    if reshuffle == "shards":
+        return ShardPasses(starts, seed)
+    return ExamplePasses(examples, seed) if reshuffle == "examples" else StoredPasses()
+
+
+def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's output function (see `randomness`), element by element, modulo 2⁶⁴."""
+    state = state + np.uint64(0x9E3779B97F4A7C15 & MASK)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
