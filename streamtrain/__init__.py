@@ -22,6 +22,7 @@ from streamtrain.errors import (
 from streamtrain.job import SGD, Data, Epochs, Job, Online, Schedule, Tracking
 
 if TYPE_CHECKING:
+    from streamtrain.loader import open  # noqa: A004  # `st.open` says what it does
     from streamtrain.pack import PackOptions, pack
     from streamtrain.prepare.jobfile import load_job
     from streamtrain.run.outcome.report import table
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _LATE = {
     "PackOptions": "streamtrain.pack",
     "pack": "streamtrain.pack",
+    "open": "streamtrain.loader",
     "load_job": "streamtrain.prepare.jobfile",
     "Evaluation": "streamtrain.run.outcome.result",
     "Result": "streamtrain.run.outcome.result",
@@ -60,6 +62,7 @@ __all__ = [
     "TrainingError",
     "WorkerLost",
     "load_job",
+    "open",
     "pack",
     "table",
     "train",

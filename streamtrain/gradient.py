@@ -141,6 +141,8 @@ class Gradient:
 
     def evaluate(self, arrays: Arrays) -> Risk:
         """Loss and error of examples at the loaded state, in evaluation mode; changes nothing."""
+        if not arrays:
+            return Risk(Moments(), Moments())
         self._load_buffers()
         self._set_training(False)
         with torch.inference_mode():

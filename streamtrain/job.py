@@ -7,7 +7,7 @@ is a flag of `streamtrain train`, derived from the fields and their docstrings b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     Batch = dict[str, torch.Tensor]
     Transform = Callable[[Batch], Batch]
+    Map = Callable[[dict[str, Any]], Mapping[str, Any]]
     Loss = Callable[[Any, torch.Tensor], torch.Tensor]
     Model = Callable[[], torch.nn.Module]
 else:  # only names for the type checker and for the flags: a job is declared without importing torch
-    Transform = Loss = Model = Callable[..., Any]
+    Transform = Map = Loss = Model = Callable[..., Any]
 
 
 def _require(holds: bool, setting: str, expected: str, found: object, do: str) -> None:
@@ -56,12 +57,28 @@ class Data:
     """Further fields to read, for `transform`."""
     transform: Transform | None = None
     """Function from a batch, dict of tensors with examples along the first axis, to a batch: scaling, types, …"""
+    map: Map | None = None
+    """Function from one decoded example, a dict, to a dict of arrays or numbers of one form: tokens, crops, …"""
+    image_size: tuple[int, int] | None = None
+    """Height and width that images are brought to; large JPEGs are decoded at a fraction of their size."""
+    decode_threads: int = 1
+    """Threads that decode for each worker, beside it."""
+    on_bad_example: Literal["stop", "skip"] = "stop"
+    """What to do about an example that cannot be decoded, or that `map` refuses."""
+    max_bad_examples: int = 100
+    """Stop when more examples than this were skipped."""
     verify: bool = True
     """Check every shard's checksum when a worker first opens it."""
 
     def __post_init__(self) -> None:
         _require(bool(self.url), "data.url", "a folder", self.url, "name the data set's folder")
         _require(bool(self.inputs), "data.inputs", "at least one field", self.inputs, "name the model's input fields")
+        _require_count("data.decode_threads", self.decode_threads)
+        _require_count("data.max_bad_examples", self.max_bad_examples, lowest=0)
+        kinds = ("stop", "skip")
+        _require(self.on_bad_example in kinds, "data.on_bad_example", "stop or skip", self.on_bad_example, "change it")
+        for side in self.image_size or ():
+            _require_count("data.image_size", side)
 
     @property
     def fields_read(self) -> tuple[str, ...]:
@@ -156,11 +173,15 @@ class Epochs:
     """Stop after this many passes without a better validation error."""
     min_delta: float = 0.0
     """How much lower a validation error must be to count as better."""
+    reshuffle: Literal["stored", "shards", "examples"] = "stored"
+    """Order of the passes after the first: the same, the shards permuted, or all examples permuted."""
 
     def __post_init__(self) -> None:
         _require_count("mode.max_passes", self.max_passes)
         _require_count("mode.patience", self.patience)
         _require_finite("mode.min_delta", self.min_delta, positive=False)
+        kinds = ("stored", "shards", "examples")
+        _require(self.reshuffle in kinds, "mode.reshuffle", "stored, shards or examples", self.reshuffle, "change it")
 
 
 @dataclass(frozen=True)

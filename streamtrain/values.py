@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[np.generic]]
 """Fields of a batch of examples: name -> array whose first axis is the example."""
+
+Selection = tuple[tuple[int, int], ...] | NDArray[np.int64]
+"""Examples of the stored order: runs ``(start, stop)``, or numbers one by one."""
 
 
 @dataclass(frozen=True, order=True)
@@ -115,6 +118,34 @@ class Risk:
 
     loss: Moments
     error: Moments
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What reading has cost and met so far, over one process or many.
+
+    ``waited`` is the seconds that workers stood still for their examples; ``bytes_read`` is of the examples as they
+    lie in the shards; ``skipped`` counts bad examples that were passed over; the rest is of fetched shards.
+    """
+
+    waited: float = 0.0
+    bytes_read: int = 0
+    skipped: int = 0
+    bytes_fetched: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    retries: int = 0
+
+    def __add__(self, other: Loading) -> Loading:
+        return Loading(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A bad example that was passed over: where it is, and why."""
+
+    example: str
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,18 @@ grows with the number of examples.
 from streamtrain.order.hosting import lanes_of_worker
 from streamtrain.order.lanes import lane, lanes_of
 from streamtrain.order.minibatch import Order
+from streamtrain.order.passes import Passes, Reshuffle, passes_of
 from streamtrain.order.randomness import lane_seed
 from streamtrain.order.slices import evaluation_slices
 
-__all__ = ["Order", "evaluation_slices", "lane", "lane_seed", "lanes_of", "lanes_of_worker"]
+__all__ = [
+    "Order",
+    "Passes",
+    "Reshuffle",
+    "evaluation_slices",
+    "lane",
+    "lane_seed",
+    "lanes_of",
+    "lanes_of_worker",
+    "passes_of",
+]

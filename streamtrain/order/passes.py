@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.order.randomness import MASK, lane_seed
+from streamtrain.values import Selection
 
 Reshuffle = Literal["stored", "shards", "examples"]
-Selection = tuple[tuple[int, int], ...] | NDArray[np.int64]
-"""Examples of the stored order: runs ``(start, stop)``, or numbers one by one."""
-
 ROUNDS = 6
 
 

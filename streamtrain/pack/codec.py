@@ -76,7 +76,7 @@ class FieldEncoder:
         if not self.counts or self.low is None:
             return data
         if self.low < 0:
-            return _header_of(np.empty((), "<i8")) + int(data).to_bytes(8, "little", signed=True)
+            return npy_header(np.empty((), "<i8")) + int(data).to_bytes(8, "little", signed=True)
         return data.rjust(len(str(self.high)), b"0")
 
     def encode(self, value: Any, where: str) -> bytes:
@@ -135,7 +135,7 @@ class FieldEncoder:
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
         form = (array.dtype.name, array.shape)
         if self._form is None:
-            self._form, self._header = form, _header_of(array)
+            self._form, self._header = form, npy_header(array)
         if form != self._form:
             raise self._wrong(where, _shown(self._form), _shown(form), "bring all examples to one dtype and shape")
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
@@ -206,7 +206,7 @@ def _image_form(data: bytes) -> Form:
         raise ValueError(str(error)) from None
 
 
-def _header_of(array: np.ndarray[Any, Any]) -> bytes:
+def npy_header(array: np.ndarray[Any, Any]) -> bytes:
     """The bytes before an array's content in ``.npy``, format 1.0."""
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.job import Job, Online
-from streamtrain.order import Order
+from streamtrain.job import Epochs, Job, Online
+from streamtrain.order import Order, Passes, Reshuffle, passes_of
 from streamtrain.pack import FILE, Manifest, read_manifest, scan_foreign
+from streamtrain.stream.examples import Decoding
 from streamtrain.stream.reader import Reader
 
 EVALUATION_SLICE = 500
@@ -38,7 +39,16 @@ class Plan:
     def reader(self, split: str) -> Reader:
         """A reader of the job's fields of one split."""
         data = self.job.data
-        return Reader(self.folder, self.manifest, split, data.fields_read, verify=data.verify)
+        decoding = Decoding(data.map, data.image_size, data.decode_threads, data.on_bad_example)
+        return Reader(self.folder, self.manifest, split, data.fields_read, verify=data.verify, decoding=decoding)
+
+    @property
+    def pass_orders(self) -> Passes:
+        """Which order each pass takes."""
+        mode, shards = self.job.mode, self.manifest.splits["train"].shards
+        reshuffle: Reshuffle = mode.reshuffle if isinstance(mode, Epochs) else "stored"
+        starts = [shards.start(index) for index in range(len(shards) + 1)] if reshuffle == "shards" else []
+        return passes_of(reshuffle, self.order.examples, starts, self.job.seed)
 
 
 def open_dataset(folder: Path) -> Manifest:
@@ -78,5 +88,6 @@ def plan(job: Job) -> Plan:
         )
     order = Order(examples, job.lane_count, job.batch_size, used=wanted or examples)
     fields = [manifest.field_named(name) for name in job.data.fields_read]
-    streamed = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
+    encoded = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
+    streamed = encoded or job.data.map is not None
     return Plan(job, folder, manifest, order, streamed)

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from streamtrain.errors import ConfigError, JobError, complaint, users_code
 from streamtrain.gradient import Batch, Gradient
 from streamtrain.job import Job
+from streamtrain.pack.codec import IMAGES
 from streamtrain.prepare.plan import Plan
+from streamtrain.values import Arrays
 
 TRIED_EXAMPLES = 4
 
@@ -37,7 +39,10 @@ def preflight(plan: Plan) -> Trial:
     job = dataclasses.replace(plan.job, device="cpu")
     gradient = Gradient(job)
     examples = min(TRIED_EXAMPLES, plan.order.examples)
-    arrays = plan.reader("train").read(0, examples)
+    reader = plan.reader("train")
+    first, arrays = reader.first_good(), reader.read(0, examples)
+    arrays, examples = (arrays, len(next(iter(arrays.values())))) if arrays else (first, 1)
+    _check_arrays(arrays)
     batch = gradient.batch(arrays)
     for name in (*job.data.inputs, job.data.target):
         if name not in batch:
@@ -46,7 +51,8 @@ def preflight(plan: Plan) -> Trial:
     gradient.model.eval()
     with torch.no_grad():
         output = gradient.output(batch)
-        if np.array_equal(batch[job.data.target].numpy(), arrays[job.data.target]):
+        raw = arrays.get(job.data.target)
+        if raw is not None and np.array_equal(batch[job.data.target].numpy(), raw):
             _check_labels(plan, output)
         _check_losses(gradient, output, batch, examples)
     _check_smallest_part(gradient, plan, batch)
@@ -61,16 +67,26 @@ def _check_fields(plan: Plan) -> None:
             found = ", ".join(f.name for f in plan.manifest.fields)
             do = "set data.inputs, data.target and data.extra"
             raise ConfigError(complaint(str(plan.folder), expected=f"a field {name!r}", found=found, do=do))
-        if field.dtype is None or field.shape is None:
-            kind = "text or JSON" if field.dtype is None else "arrays whose shape varies"
+        if plan.job.data.map is not None:
+            continue
+        resized = plan.job.data.image_size is not None and field.member.rpartition(".")[2] in IMAGES
+        if field.dtype is None or (field.shape is None and not resized):
+            kind = "text, JSON or bytes" if field.dtype is None else "arrays whose shape varies"
             raise ConfigError(
                 complaint(
                     f"{plan.folder}, field {name!r}",
                     expected="arrays of one shape",
                     found=kind,
-                    do="bring all examples to one shape before packing, or leave the field out",
+                    do="set data.map (or data.image_size for images), pack them in one shape, or leave the field out",
                 )
             )
+
+
+def _check_arrays(arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufc":
+            expected, do = "numbers", "turn it into numbers in data.map, or leave it out of what data.map returns"
+            raise JobError(complaint(f"field {name!r}", expected=expected, found=f"{array.dtype}", do=do))
 
 
 def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) -> None:

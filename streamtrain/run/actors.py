@@ -19,7 +19,7 @@ from streamtrain.errors import ConfigError, StreamtrainError, TrainingError, Wor
 from streamtrain.job import Job
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.worker import Worker, WorkersStreamer
-from streamtrain.values import Risk, Update
+from streamtrain.values import Loading, Risk, Skip, Update
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +99,19 @@ class RayFleet:
             [worker.evaluate.remote(split, slices[index::count]) for index, worker in enumerate(self._workers)]
         )
         return [shares[index % count][index // count] for index in range(len(slices))]
+
+    def loading(self) -> Loading:
+        """See `Fleet`."""
+        return sum(self._all("loading"), Loading())
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """See `Fleet`."""
+        found: dict[tuple[str, int], Skip] = {}
+        for skipped in self._all("skipped"):
+            found |= skipped
+        for streamed in self._gather([streamer.skipped.remote() for streamer in self._streamers]):
+            found |= {("train", number): skip for number, skip in streamed.items()}
+        return found
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """See `Fleet`."""

@@ -21,11 +21,12 @@ from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.measure.stopping import EarlyStopping
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
+from streamtrain.run.loader_health import LoaderHealth
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.store import write_whole
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker
-from streamtrain.values import Lane, Reading, Risk, Update
+from streamtrain.values import Lane, Loading, Reading, Risk, Skip, Update
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,12 @@ class Fleet(Protocol):
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         """Risk on each slice, in the order of ``slices``, whoever computed it."""
 
+    def loading(self) -> Loading:
+        """What reading has cost all workers so far."""
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """Bad examples that were passed over so far, by split and number in the stored order."""
+
     def snapshot(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the current state."""
 
@@ -58,13 +65,14 @@ class Controller:
 
     def __init__(self, plan: Plan, fleet: Fleet, tracker: Tracker, terminal: Terminal, folder: Path) -> None:
         self._plan, self._fleet, self._tracker, self._terminal, self._folder = plan, fleet, tracker, terminal, folder
-        self._step = 0
+        self._step = self._used = 0
         self._seconds = 0.0
         self._norms: deque[float] = deque(maxlen=SMOOTHED_STEPS)
         self._curves = MinibatchCurves(plan.job.tracking.log_every)
         mode = plan.job.mode
         self._progressive = Progressive(mode.window) if isinstance(mode, Online) else None
         self._evaluations: list[Evaluation] = []
+        self._loader = LoaderHealth(plan, tracker, folder)
 
     def run(self) -> Result:
         """Trains to the end that the mode sets.
@@ -120,7 +128,9 @@ class Controller:
             self._seconds += seconds
             self._step = until
             examples = sum(update.loss.count for update in done)
+            self._used += examples
             self._note(done, examples / seconds)
+            self._loader.note(self._fleet, done[-1].step, seconds)
             self._terminal.live(
                 f"pass {(until - 1) // order.steps + 1}/{self._plan.passes}",
                 f"step {(until - 1) % order.steps + 1:,}/{order.steps:,}",
@@ -147,7 +157,7 @@ class Controller:
         used = order.ranges
         evaluation = Evaluation(
             step=self._step,
-            examples_used=order.examples_before(order.position(self._step)),
+            examples_used=self._used,
             empirical=self._risk("train", evaluation_slices(used, held_out, EVALUATION_SLICE)),
             generalization=self._risk_on_all("validation"),
             progressive=None if self._progressive is None else self._progressive.recent,

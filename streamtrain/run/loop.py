@@ -6,14 +6,17 @@ from collections.abc import Iterator
 
 from streamtrain.aggregate.exchange import Exchange
 from streamtrain.gradient import Gradient
-from streamtrain.order import Order, lane_seed
-from streamtrain.values import Arrays, LanePart, Update
+from streamtrain.order import Order, Passes, lane_seed
+from streamtrain.values import Arrays, Selection, Update
 
 
-def parts_from(order: Order, lanes: range, step: int, total_steps: int) -> Iterator[LanePart]:
-    """What the worker that hosts ``lanes`` needs from global ``step`` to the end of the longest possible run."""
+def selections_from(order: Order, passes: Passes, lanes: range, step: int, total_steps: int) -> Iterator[Selection]:
+    """What the worker that hosts ``lanes`` reads from global ``step`` to the end of the longest possible run."""
     for each in range(step, total_steps):
-        yield from order.minibatch(order.position(each)).parts[lanes.start : lanes.stop]
+        position = order.position(each)
+        for part in order.minibatch(position).parts[lanes.start : lanes.stop]:
+            if part.examples:
+                yield passes.stored(position.pass_index, part.start, part.stop)
 
 
 def updates(
@@ -23,7 +26,7 @@ def updates(
 
     Args:
         lanes: those that this worker hosts.
-        arrays: the examples of their parts, in `parts_from`'s order, empty parts passed over.
+        arrays: the examples of their parts, in `selections_from`'s order; without the bad ones that are skipped.
     """
     while True:
         step = exchange.step
@@ -31,8 +34,9 @@ def updates(
         gradient.load(exchange.halves[step % 2])
         for part in minibatch.parts[lanes.start : lanes.stop]:
             slot = exchange.slot(part.lane)
-            if part.examples:
-                gradient.lane(next(arrays), slot, lane_seed(seed, step, part.lane))
+            examples = next(arrays) if part.examples else {}
+            if examples:
+                gradient.lane(examples, slot, lane_seed(seed, step, part.lane))
             else:
                 gradient.empty_lane(slot)
         yield exchange.meet()  # sums, clips, updates, and commits parameters and position in one write

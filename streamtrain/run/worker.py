@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -16,11 +17,11 @@ from streamtrain.aggregate.memory import Handle, Memory, block_size, open_block,
 from streamtrain.gradient import Gradient
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.loop import parts_from, updates
+from streamtrain.run.loop import selections_from, updates
 from streamtrain.stream.reader import Reader
-from streamtrain.stream.ring import RingHandle
-from streamtrain.stream.streamer import Streamer, parts_read, parts_streamed
-from streamtrain.values import Risk, Update
+from streamtrain.stream.ring import RingHandle, RingReader
+from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
+from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, Update
 
 
 class Worker:
@@ -37,6 +38,8 @@ class Worker:
         self._gradient = Gradient(plan.job)
         self._readers: dict[str, Reader] = {}
         self._memory: Memory | None = None
+        self._ring: RingReader | None = None
+        self._waited = 0.0
 
     def process_number(self) -> int:
         """The operating system's number of this process."""
@@ -67,10 +70,12 @@ class Worker:
             self._memory, self._gradient.layout, job.sgd, self._plan.total_steps, self._index, processes
         )
         if ring is None:
-            parts = parts_from(order, self._lanes, self._exchange.step, self._plan.total_steps)
-            arrays = parts_read(self._reader("train"), parts)
+            selections = selections_of(self._plan, self._lanes, self._exchange.step)
+            arrays = selections_read(self._reader("train"), selections)
         else:
-            arrays = parts_streamed(ring)
+            self._ring = RingReader(ring)
+            arrays = selections_streamed(self._ring)
+        arrays = self._timed(arrays)
         self._updates: Iterator[Update] = updates(order, self._lanes, arrays, self._gradient, self._exchange, job.seed)
 
     def advance(self, step: int) -> list[Update]:
@@ -104,6 +109,27 @@ class Worker:
             self._gradient.write(self._exchange.halves[self._exchange.step % 2], parameters)
         self._gradient.forget()
 
+    def loading(self) -> Loading:
+        """What reading has cost this worker so far, and its streamer."""
+        readers = sum((reader.loading for reader in self._readers.values()), Loading(waited=self._waited))
+        return readers if self._ring is None else readers + self._ring.loading
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """Bad examples that this worker itself passed over, by split and number in the stored order."""
+        return {
+            (split, number): skip for split, reader in self._readers.items() for number, skip in reader.skipped.items()
+        }
+
+    def _timed(self, arrays: Iterator[Arrays]) -> Iterator[Arrays]:
+        """The same arrays; the time that they kept the worker waiting goes to its account."""
+        while True:
+            asked = time.perf_counter()
+            examples = next(arrays, None)
+            self._waited += time.perf_counter() - asked
+            if examples is None:
+                return
+            yield examples
+
     def _load(self) -> None:
         self._gradient.load(self._exchange.halves[self._exchange.step % 2])
 
@@ -119,5 +145,10 @@ class WorkersStreamer(Streamer):
     def __init__(self, plan: Plan, index: int) -> None:
         order = plan.order
         lanes = lanes_of_worker(order.lanes, plan.job.workers, index)
-        parts = parts_from(order, lanes, 0, plan.total_steps)
-        super().__init__(plan.reader("train"), parts, largest=order.batch_size // order.lanes)
+        selections = selections_of(plan, lanes, 0)
+        super().__init__(plan.reader("train"), selections, largest=order.batch_size // order.lanes)
+
+
+def selections_of(plan: Plan, lanes: range, step: int) -> Iterator[Selection]:
+    """What the worker that hosts ``lanes`` reads from global ``step`` on."""
+    return selections_from(plan.order, plan.pass_orders, lanes, step, plan.total_steps)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ShardError, complaint, one_line
+from streamtrain.pack.codec import npy_header
 from streamtrain.pack.index import ShardIndex
 from streamtrain.pack.manifest import Field
 from streamtrain.pack.shard_list import Shard
@@ -25,10 +26,25 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
+class EncodedColumn:
+    """Members of ``sizes`` bytes at ``starts``, each to be decoded by itself."""
+
+    data: Bytes
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    def member(self, row: int) -> Bytes:
+        """One member's bytes, a view of the shard."""
+        start = self.starts[row]
+        return self.data[start : start + self.sizes[row]]
+
+
+@dataclass(frozen=True)
 class FixedColumn:
-    """``values`` is a view of the shard (or made from it), shape (rows, *shape)."""
+    """``values`` is a view of the shard (or made from it), shape (rows, *shape); ``members`` are what it is made of."""
 
     values: NDArray[Any]
+    members: EncodedColumn
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``[start, stop)``, copied."""
@@ -37,6 +53,10 @@ class FixedColumn:
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """These rows, copied."""
         return self.values[rows]
+
+    def encoded(self, start: int, stop: int) -> list[bytes]:
+        """The members of rows ``[start, stop)`` as they lie in the shard."""
+        return [self.members.member(row).tobytes() for row in range(start, stop)]
 
 
 @dataclass(frozen=True)
@@ -71,19 +91,11 @@ class BlockColumn:
         taken[~in_full] = self.last[within[~in_full]]
         return taken
 
-
-@dataclass(frozen=True)
-class EncodedColumn:
-    """Members of ``sizes`` bytes at ``starts``, each to be decoded by itself."""
-
-    data: Bytes
-    starts: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-
-    def member(self, row: int) -> Bytes:
-        """One member's bytes, a view of the shard."""
-        start = self.starts[row]
-        return self.data[start : start + self.sizes[row]]
+    def encoded(self, start: int, stop: int) -> list[bytes]:
+        """Rows ``[start, stop)``, each as an ``.npy`` file of its own."""
+        rows = self.read(start, stop)
+        head = npy_header(np.asarray(rows[0]))
+        return [head + row.tobytes() for row in rows]
 
 
 Column = FixedColumn | BlockColumn | EncodedColumn
@@ -167,11 +179,10 @@ def _fixed_column(path: Path, layout: FixedLayout, field: Field) -> Column:
     kind = field.member.rpartition(".")[2]
     views: dict[str, Callable[..., NDArray[Any] | None]] = {"npy": array_column, "cls": number_column}
     values = views[kind](layout, member) if kind in views else None
-    if values is not None:
-        return FixedColumn(values)
     rows, stride = layout.table.shape
     starts = np.arange(rows, dtype=np.int64) * stride + member.start
-    return EncodedColumn(layout.table.reshape(-1), starts, np.full(rows, member.size))
+    members = EncodedColumn(layout.table.reshape(-1), starts, np.full(rows, member.size))
+    return members if values is None else FixedColumn(values, members)
 
 
 def _block_array(

@@ -1,6 +1,6 @@
 """One member's bytes to a value. Nothing here executes what it reads: no pickle in any form (promise 9).
 
-Text, numbers, JSON, msgpack and arrays by WebDataset's own decoders. JPEG by simplejpeg, plain PNG and WebP by
+Text, numbers, JSON, msgpack and arrays by WebDataset's own decoders. JPEG by simplejpeg, plain PNG by
 OpenCV, 1.8 and 5 times as fast as Pillow, which decodes every other kind. Images come as uint8 of shape
 (height, width) where they are grey and (height, width, 3) otherwise, without alpha.
 """

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamtrain.errors import ShardError, StreamtrainError, complaint, one_line, users_code
 from streamtrain.stream.decode import Decoder, Size
-from streamtrain.values import Arrays
+from streamtrain.values import Arrays, Skip
 
 Map = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -36,14 +36,6 @@ class Decoding:
     image_size: Size | None = None
     threads: int = 1
     on_bad_example: Literal["stop", "skip"] = "stop"
-
-
-@dataclass(frozen=True)
-class Skip:
-    """An example that was passed over: where it is, and why."""
-
-    example: str
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ opening makes, and one decoding an example.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,12 @@ from streamtrain.pack.shard import verify as verify_shard
 from streamtrain.pack.shard_list import Shard
 from streamtrain.stream.columns import OpenShard, block_columns, encoded_columns, fixed_columns, map_shard
 from streamtrain.stream.decode import Decoder, decoder_of
-from streamtrain.stream.examples import Assembler, Decoding, Member, Row, Skip
-from streamtrain.values import Arrays
+from streamtrain.stream.examples import Assembler, Decoding, Member, Row
+from streamtrain.values import Arrays, Loading, Selection, Skip
 
 OPEN_SHARDS = 64
 """Mapped shards kept open; more lanes than this in one worker would reopen them in turn."""
+FIRST_LOOKED_AT = 1000
 
 
 class Reader:
@@ -40,7 +42,6 @@ class Reader:
 
     Attributes:
         skipped: examples that were passed over, by their number in the stored order.
-        bytes_read: of the examples given so far: of their arrays, or of their encoded members.
 
     Raises:
         ConfigError: no such split or field.
@@ -71,7 +72,7 @@ class Reader:
         }
         self._assembler = Assembler(self._decoding)
         self.skipped: dict[int, Skip] = {}
-        self.bytes_read = 0
+        self._bytes_read = 0
 
     def __len__(self) -> int:
         return self._shards.examples
@@ -93,8 +94,19 @@ class Reader:
                 pieces.append(self._decoded(number, opened, np.arange(first, last)))
             else:
                 pieces.append({name: column.read(first, last) for name, column in opened.fixed.items()})
-                self.bytes_read += _bytes(pieces[-1])
+                self._bytes_read += _bytes(pieces[-1])
         return _joined(pieces)
+
+    def select(self, selection: Selection) -> Arrays:
+        """The same for runs or numbers."""
+        if isinstance(selection, np.ndarray):
+            return self.take(selection)
+        return _joined([self.read(start, stop) for start, stop in selection])
+
+    @property
+    def loading(self) -> Loading:
+        """What reading has cost so far."""
+        return Loading(bytes_read=self._bytes_read, skipped=len(self.skipped))
 
     def take(self, numbers: NDArray[np.int64]) -> Arrays:
         """The same for any examples, in the order of ``numbers``."""
@@ -109,13 +121,37 @@ class Reader:
                 at = at[[int(n) not in self.skipped for n in numbers[at]]]
             else:
                 piece = {name: column.take(rows) for name, column in opened.fixed.items()}
-                self.bytes_read += _bytes(piece)
+                self._bytes_read += _bytes(piece)
             pieces.append(piece)
             places.append(at)
         if not any(pieces):
             return {}
         back = np.argsort(np.concatenate(places), kind="stable")
         return {name: array[back] for name, array in _joined(pieces).items()}
+
+    def samples(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """Examples ``[start, stop)`` as WebDataset's readers give them: the members' bytes by extension."""
+        for number, first, last in self._shards.pieces(start, stop):
+            opened, url = self._shard(number), str(self._folder / self._shards.file(number))
+            members = {name: column.encoded(first, last) for name, column in opened.fixed.items()}
+            for row in range(first, last):
+                sample: dict[str, Any] = {"__key__": opened.key(row), "__url__": url}
+                sample |= {f.member: members[f.name][row - first] for f in self._fields if f.name in members}
+                sample |= {field.member: column.member(row).tobytes() for _, field, column in opened.encoded}
+                yield sample
+
+    def first_good(self) -> Arrays:
+        """The first example of the split that is not skipped, alone: it shows the form of all.
+
+        Raises:
+            ShardError: there is none among the first thousand.
+        """
+        for number in range(min(len(self), FIRST_LOOKED_AT)):
+            arrays = self.read(number, number + 1)
+            if arrays:
+                return arrays
+        expected, found = "a readable example", f"{min(len(self), FIRST_LOOKED_AT)} bad ones from the first on"
+        raise ShardError(complaint(str(self._folder), expected=expected, found=found, do="mend data.map or the data"))
 
     def locate(self, number: int) -> tuple[Shard, int, str]:
         """The shard of example ``number``, its row there, and its key."""
@@ -134,7 +170,7 @@ class Reader:
             }
             values = {name: array[at] for name, array in fixed.items()} if mapped else {}
             made.append(Row(values, members, f"{path}, example {opened.key(row)!r}"))
-            self.bytes_read += sum(len(member.data) for member in members.values())
+            self._bytes_read += sum(len(member.data) for member in members.values())
         arrays, bad = self._assembler.batch(made)
         if bad:
             start = self._shards.start(number)

@@ -2,6 +2,7 @@
 
 One writer, one reader. The writer fills slot ``n mod depth`` and counts up ``filled``; the reader
 copies it out and counts up ``taken``. Waiting is a short sleep; a dead or failed writer is noticed.
+Beside its batches the writer leaves what they have cost.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import os
 import select
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import WorkerLost
-from streamtrain.values import Arrays
+from streamtrain.values import Arrays, Loading
 
 LINE = 64
+COUNTS = 2
+"""Where the writer's line holds the counts of `Loading`, after its two words."""
 SLEEP_SECONDS = 100e-6
 LOOK_EVERY = 50
 
@@ -87,12 +90,17 @@ class RingWriter:
                 return False
             time.sleep(SLEEP_SECONDS)
         count, views = self._slots[filled % self._shape.depth]
-        examples = len(next(iter(arrays.values())))
-        for name, view in views.items():
-            view[:examples] = arrays[name]
+        examples = len(next(iter(arrays.values()))) if arrays else 0
+        for name, array in arrays.items():
+            views[name][:examples] = array
         count[0] = examples
         self._words[0] = filled + 1
         return True
+
+    def note(self, loading: Loading) -> None:
+        """Leaves what reading has cost so far for the worker to see."""
+        for word, value in enumerate(astuple(loading)[1:], COUNTS):
+            self._words[word] = value
 
     def fail(self) -> None:
         """No more will come: the reader raises once it has taken what is there."""
@@ -114,7 +122,7 @@ class RingReader:
         self._poll.register(self._writer, select.POLLIN)
 
     def get(self) -> Arrays:
-        """The next batch, as arrays of its own.
+        """The next batch, as arrays of its own; no arrays where all its examples were skipped.
 
         Raises:
             WorkerLost: the streamer failed or died.
@@ -128,9 +136,15 @@ class RingReader:
             if gone and self._words[0] <= taken:  # looked at again: the last batch may have come just before the end
                 raise WorkerLost("the streamer failed or died before its next batch")
         count, views = self._slots[taken % self._shape.depth]
-        arrays = {name: np.array(view[: int(count[0])]) for name, view in views.items()}
+        examples = int(count[0])
+        arrays = {name: np.array(view[:examples]) for name, view in views.items()} if examples else {}
         self._words[LINE // 8] = taken + 1
         return arrays
+
+    @property
+    def loading(self) -> Loading:
+        """What reading had cost the streamer when it last said so."""
+        return Loading(0.0, *self._words[COUNTS : COUNTS + len(fields(Loading)) - 1])
 
 
 def _padded(size: int) -> int:

@@ -11,37 +11,36 @@ from collections.abc import Iterable, Iterator
 
 from streamtrain.stream.reader import Reader
 from streamtrain.stream.ring import RingHandle, RingReader, RingShape, RingWriter
-from streamtrain.values import Arrays, LanePart
+from streamtrain.values import Arrays, Selection, Skip
 
 DEPTH = 4
 """Batches decoded ahead."""
 
 
-def parts_read(reader: Reader, parts: Iterable[LanePart]) -> Iterator[Arrays]:
-    """The examples of every part, read in this process when asked for; empty parts are passed over."""
-    return (reader.read(part.start, part.stop) for part in parts if part.examples)
+def selections_read(reader: Reader, selections: Iterable[Selection]) -> Iterator[Arrays]:
+    """The examples of every selection, read in this process when asked for."""
+    return (reader.select(selection) for selection in selections)
 
 
-def parts_streamed(handle: RingHandle) -> Iterator[Arrays]:
+def selections_streamed(ring: RingReader) -> Iterator[Arrays]:
     """The same, from a streamer."""
-    ring = RingReader(handle)
     return (ring.get() for _ in itertools.count())
 
 
 class Streamer:
-    """Fills a ring with the examples of ``parts``, in their order, ahead of the worker that empties it.
+    """Fills a ring with the examples of ``selections``, in their order, ahead of the worker that empties it.
 
     Args:
-        reader: of the split that ``parts`` number.
-        parts: what the worker will ask for, in its order; may be endless.
-        largest: examples of the largest part.
+        reader: of the split that ``selections`` number.
+        selections: what the worker will ask for, in its order; may be endless.
+        largest: examples of the largest selection.
     """
 
-    def __init__(self, reader: Reader, parts: Iterable[LanePart], largest: int) -> None:
-        first = reader.read(0, 1)
+    def __init__(self, reader: Reader, selections: Iterable[Selection], largest: int) -> None:
+        first = reader.first_good()
         fields = {name: (array.dtype.str, array.shape[1:]) for name, array in first.items()}
         self._ring = RingWriter(RingShape(DEPTH, largest, fields))
-        self._batches = parts_read(reader, parts)
+        self._reader, self._batches = reader, selections_read(reader, selections)
         self._stopped = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._fill, name="streamer", daemon=True)
@@ -50,6 +49,10 @@ class Streamer:
         """Begins to fill; returns what the worker opens the ring with."""
         self._thread.start()
         return self._ring.handle
+
+    def skipped(self) -> dict[int, Skip]:
+        """Bad examples that were passed over so far, by their number in the stored order."""
+        return dict(self._reader.skipped)
 
     def failure(self) -> BaseException | None:
         """What stopped the filling, if anything did."""
@@ -63,6 +66,7 @@ class Streamer:
     def _fill(self) -> None:
         try:
             for arrays in self._batches:
+                self._ring.note(self._reader.loading)
                 if not self._ring.put(arrays, self._stopped.is_set):
                     return
         except BaseException as error:

@@ -124,6 +124,7 @@ PUBLIC = tuple(
             "TrainingError",
             "WorkerLost",
             "load_job",
+            "open",
             "pack",
             "table",
             "train",
@@ -133,8 +134,12 @@ PUBLIC = tuple(
 
 FLAGS = [
     "--batch-size",
+    "--data.decode-threads",
     "--data.extra",
+    "--data.image-size",
     "--data.inputs",
+    "--data.max-bad-examples",
+    "--data.on-bad-example",
     "--data.target",
     "--data.url",
     "--data.verify",
@@ -146,6 +151,7 @@ FLAGS = [
     "--mode.max-passes",
     "--mode.min-delta",
     "--mode.patience",
+    "--mode.reshuffle",
     "--precision",
     "--seed",
     "--sgd.clip-norm",

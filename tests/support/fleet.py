@@ -13,7 +13,7 @@ from streamtrain.run.outcome.result import Result
 from streamtrain.run.worker import Worker
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker, Tracker
-from streamtrain.values import Reading, Risk, Update
+from streamtrain.values import Loading, Reading, Risk, Skip, Update
 
 
 class PlainFleet:
@@ -32,6 +32,12 @@ class PlainFleet:
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         return self.worker.evaluate(split, slices)
+
+    def loading(self) -> Loading:
+        return self.worker.loading()
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        return self.worker.skipped()
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         return self.worker.snapshot()

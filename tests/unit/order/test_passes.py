@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.order.passes import ExamplePasses, Passes, Selection, ShardPasses, StoredPasses, passes_of
+from streamtrain.order.passes import ExamplePasses, Passes, ShardPasses, StoredPasses, passes_of
+from streamtrain.values import Selection
 
 
 def numbers(selection: Selection) -> list[int]:

@@ -13,8 +13,7 @@ from streamtrain.pack import PackOptions, pack
 from streamtrain.stream.decode import decode_image, decoder_of
 from streamtrain.stream.reader import OPEN_SHARDS, Reader
 from streamtrain.stream.ring import RingReader, RingShape, RingWriter
-from streamtrain.stream.streamer import Streamer, parts_read, parts_streamed
-from streamtrain.values import LanePart
+from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
 from tests.support.datasets import pack_digits
 
 
@@ -111,10 +110,10 @@ def test_promise_9_no_decoder_executes_what_it_reads() -> None:
 def test_a_streamer_gives_what_reading_gives(tmp_path: Path) -> None:
     manifest = pack(str(picture_folders(tmp_path / "raw")), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
     reader = Reader(tmp_path / "a", manifest, "train", ("image", "label"))
-    parts = [LanePart(0, start, min(start + 4, 30)) for start in range(0, 30, 4)] + [LanePart(0, 30, 30)]
+    parts = [((start, min(start + 4, 30)),) for start in range(0, 30, 4)]
     streamer = Streamer(reader, parts * 3, largest=4)
-    streamed = parts_streamed(streamer.start())
-    for expected in parts_read(reader, parts * 3):
+    streamed = selections_streamed(RingReader(streamer.start()))
+    for expected in selections_read(reader, parts * 3):
         found = next(streamed)
         assert all(np.array_equal(found[name], expected[name]) for name in ("image", "label"))
     streamer.stop()
@@ -124,8 +123,8 @@ def test_a_streamer_gives_what_reading_gives(tmp_path: Path) -> None:
 def test_a_streamers_failure_reaches_the_worker(tmp_path: Path) -> None:
     manifest = pack(str(picture_folders(tmp_path / "raw", (6, 7))), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
     reader = Reader(tmp_path / "a", manifest, "train", ("image",))
-    streamer = Streamer(reader, [LanePart(0, 0, 1), LanePart(0, 0, 30)], largest=30)
-    streamed = parts_streamed(streamer.start())
+    streamer = Streamer(reader, [((0, 1),), ((0, 30),)], largest=30)
+    streamed = selections_streamed(RingReader(streamer.start()))
     next(streamed)
     with pytest.raises(WorkerLost, match="the streamer failed or died"):
         next(streamed)
@@ -152,7 +151,7 @@ def test_a_streamer_that_nobody_reads_stops_when_told(tmp_path: Path) -> None:
     manifest = pack_digits(tmp_path / "a", examples=100)
     reader = Reader(tmp_path / "a", manifest, "train", ("image",))
     before = len(os.listdir("/dev/shm"))
-    streamer = Streamer(reader, [LanePart(0, 0, 9)] * 1000, largest=9)
+    streamer = Streamer(reader, [((0, 9),)] * 1000, largest=9)
     streamer.start()
     streamer.stop()
     assert streamer.failure() is None and len(os.listdir("/dev/shm")) == before

@@ -1,0 +1,70 @@
+"""Is reading the bottleneck, and was anything passed over: what the controller tells the tracker about the loader."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Protocol
+
+from streamtrain.errors import ShardError, complaint
+from streamtrain.prepare.plan import Plan
+from streamtrain.store import write_whole
+from streamtrain.track.tracker import Tracker
+from streamtrain.values import Loading, Reading, Skip
+
+
+class Readers(Protocol):
+    """All that read in a run."""
+
+    def loading(self) -> Loading:
+        """What reading has cost so far."""
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """Bad examples that were passed over so far, by split and number in the stored order."""
+
+
+class LoaderHealth:
+    """Curves under ``loader/``, and the file of skipped examples; see the module."""
+
+    def __init__(self, plan: Plan, tracker: Tracker, folder: Path) -> None:
+        self._plan, self._tracker, self._folder = plan, tracker, folder
+        self._before = Loading()
+
+    def note(self, readers: Readers, step: int, seconds: float) -> None:
+        """After a stint of ``seconds`` that ended with global ``step``.
+
+        Raises:
+            ShardError: more examples were skipped than the job allows.
+        """
+        loading, before, now = readers.loading(), self._before, time.time()
+        workers = self._plan.job.workers
+        values = {
+            "waiting_share": (loading.waited - before.waited) / (seconds * workers),
+            "bytes_per_second": (loading.bytes_read - before.bytes_read) / seconds,
+            "skipped": float(loading.skipped),
+            "cache_hits": float(loading.cache_hits),
+            "cache_misses": float(loading.cache_misses),
+            "fetched_bytes_per_second": (loading.bytes_fetched - before.bytes_fetched) / seconds,
+            "retries": float(loading.retries),
+        }
+        self._tracker.log([Reading(f"loader/{name}", value, step, now) for name, value in values.items()])
+        self._before = loading
+        if loading.skipped > before.skipped:
+            self._list(readers.skipped())
+
+    def _list(self, skipped: dict[tuple[str, int], Skip]) -> None:
+        """Keeps the list as a file, one line of JSON an example, in the run's folder and in the tracker."""
+        lines = [
+            json.dumps({"split": split, "number": number, "example": skip.example, "reason": skip.reason})
+            for (split, number), skip in sorted(skipped.items())
+        ]
+        file = self._folder / f"skipped_{len(lines)}.jsonl"
+        write_whole(file, "\n".join(lines).encode() + b"\n")
+        self._tracker.artifact(file, "skipped")
+        most = self._plan.job.data.max_bad_examples
+        if len(lines) > most:
+            (split, number), last = max(skipped.items())
+            where = f"{last.example} ({split} {number})"
+            expected, do = f"at most {most} bad examples", "mend the data, or raise data.max_bad_examples"
+            raise ShardError(complaint(where, expected=expected, found=f"{len(lines)} so far; {last.reason}", do=do))

@@ -1,0 +1,156 @@
+"""`st.open`: plain PyTorch and WebDataset users get the order and the reading of a run, and a position."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as hs
+
+import streamtrain as st
+from streamtrain.loader import Batches, Examples
+from streamtrain.order import Order
+from streamtrain.values import Position
+from tests.support.datasets import pack_digits
+
+PRIME = 97
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    folder = tmp_path_factory.mktemp("digits") / "a"
+    pack_digits(folder, st.PackOptions(splits=(1, 0, 0), shard_examples=16), examples=PRIME)
+    return st.open(folder)
+
+
+def flat(batches: list[dict[str, torch.Tensor]]) -> np.ndarray:
+    return np.concatenate([batch["image"].flatten(1).numpy() for batch in batches] or [np.empty((0, 64))])
+
+
+def test_examples_by_number(examples: Examples) -> None:
+    assert len(examples) == PRIME and examples[3]["image"].shape == (8, 8) and examples[-1]["label"].shape == ()
+    assert np.array_equal(examples[5:9]["image"][1], examples[6]["image"])
+    with pytest.raises(IndexError):
+        examples[5:9:2]
+
+
+def test_promise_3_a_pass_of_short_and_full_minibatches(examples: Examples) -> None:
+    batches = examples.batches(10)
+    first = list(batches)
+    assert len(batches) == len(first) == 10 and [len(b["label"]) for b in first] == [10] * 9 + [7]
+    assert np.array_equal(flat(first), examples[0:PRIME]["image"].reshape(PRIME, -1))
+    assert batches.position == Position(1, 0)
+    assert [len(b["label"]) for b in examples.batches(10, drop_last=True)] == [10] * 9
+
+
+@pytest.mark.parametrize("reshuffle", ["stored", "shards", "examples"])
+def test_promise_2_lanes_of_a_minibatch_are_those_of_a_run(examples: Examples, reshuffle: str) -> None:
+    whole = examples.batches(12, lanes=3, reshuffle=reshuffle)
+    lanes = [examples.batches(12, lanes=3, lane=index, reshuffle=reshuffle) for index in range(3)]
+    for _ in range(2):
+        together = [list(batches) for batches in (whole, *lanes)]
+        for step, batch in enumerate(together[0]):
+            parts = [of_lane[step] for of_lane in together[1:] if step < len(of_lane)]
+            assert torch.equal(batch["image"], torch.cat([part["image"] for part in parts]))
+        assert sorted(map(bytes, flat(together[0]))) == sorted(
+            map(bytes, examples[0:PRIME]["image"].reshape(PRIME, -1))
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch_size=hs.integers(1, 40),
+    lanes=hs.integers(1, 4),
+    reshuffle=hs.sampled_from(["stored", "shards", "examples"]),
+    stop=hs.integers(0, 60),
+    ahead=hs.sampled_from([0, 2]),
+    early=hs.booleans(),
+)
+def test_resuming_gives_the_rest_and_no_more(
+    examples: Examples, batch_size: int, lanes: int, reshuffle: str, stop: int, ahead: int, early: bool
+) -> None:
+    """Stopped anywhere, at and about a pass's border too; compared without sorting."""
+
+    def new() -> Batches:
+        return examples.batches(batch_size * lanes, lanes=lanes, reshuffle=reshuffle, seed=3, ahead=ahead)
+
+    def endless(batches: Batches) -> "itertools.chain[dict[str, torch.Tensor]]":
+        return itertools.chain.from_iterable(iter(batches) for _ in itertools.count())
+
+    straight, wanted = new(), 2 * Order(PRIME, lanes, batch_size * lanes).steps + 1
+    stop = min(stop, wanted)
+    expected = list(itertools.islice(endless(straight), wanted))
+    broken = new()
+    head = list(itertools.islice(endless(broken), stop))
+    state = broken.state_dict()
+    resumed = new()
+    opened = iter(resumed) if early else None  # before the state comes
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    resumed.load_state_dict(resumed.state_dict())
+    tail = list(itertools.islice(opened, 1)) if opened is not None and stop < wanted else []
+    if opened is not None:
+        opened.close()
+    tail += itertools.islice(endless(resumed), wanted - stop - len(tail))
+    assert np.array_equal(flat(head + tail), flat(expected))
+
+
+def test_loading_in_the_middle_of_an_iteration_takes_effect_at_once(examples: Examples) -> None:
+    batches = examples.batches(10)
+    state = None
+    seen = []
+    for batch in batches:
+        seen.append(batch)
+        if len(seen) == 2:
+            state = batches.state_dict()
+        if len(seen) == 5:
+            assert state is not None
+            batches.load_state_dict(state)
+    assert len(seen) == 5 + 8
+    assert torch.equal(seen[2]["image"], seen[5]["image"])
+
+
+def test_a_position_of_other_batches_is_refused(examples: Examples) -> None:
+    state = examples.batches(10).state_dict()
+    with pytest.raises(st.ConfigError, match="state, batch_size: expected 20, found 10; load it into"):
+        examples.batches(20).load_state_dict(state)
+    with pytest.raises(IndexError):
+        examples.batches(10).seek(Position(0, 11))
+    with pytest.raises(st.ConfigError, match="does not divide by 3 lanes"):
+        examples.batches(10, lanes=3)
+    with pytest.raises(st.ConfigError, match="lane: expected 0 to 1, found 2"):
+        examples.batches(10, lanes=2, lane=2)
+
+
+def test_as_an_iterable_dataset(examples: Examples) -> None:
+    loader = torch.utils.data.DataLoader(examples.batches(10), batch_size=None)
+    assert np.array_equal(flat(list(loader)), flat(list(examples.batches(10))))
+    with pytest.raises(st.ConfigError, match="DataLoader: expected no workers"):
+        list(torch.utils.data.DataLoader(examples.batches(10), batch_size=None, num_workers=1))
+
+
+def test_a_failure_of_the_thread_that_reads_ahead_is_raised_here(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "a", st.PackOptions(splits=(1, 0, 0), shard_examples=16), examples=PRIME)
+    batches = st.open(tmp_path / "a").batches(10, ahead=3)
+    (tmp_path / "a" / "train" / "000004.tar").unlink()
+    with pytest.raises(st.ShardError, match=r"000004\.tar"):
+        list(batches)
+
+
+def test_a_webdataset_pipeline_reads_from_here(examples: Examples) -> None:
+    import webdataset
+
+    pipeline = webdataset.DataPipeline(
+        examples.samples(),
+        webdataset.decode(),
+        webdataset.map(lambda sample: {**sample, "twice": 2 * sample["image.npy"]}),
+        webdataset.to_tuple("twice", "label.cls"),
+        webdataset.batched(10),
+    )
+    images, labels = zip(*pipeline, strict=True)
+    assert np.array_equal(np.concatenate(images), 2 * examples[0:PRIME]["image"])
+    assert np.array_equal(np.concatenate(labels), examples[0:PRIME]["label"])
+    keys = [sample["__key__"] for sample in torch.utils.data.DataLoader(examples.samples(), None, num_workers=2)]
+    assert sorted(keys) == [f"{number:02d}" for number in range(PRIME)]
