@@ -1,5 +1,9 @@
 """Once for a data set: raw data to shards at rest, shuffled uniformly, with a manifest."""
 
+import sys
+import types
+from typing import Any
+
 from streamtrain.pack.foreign import scan_foreign
 from streamtrain.pack.manifest import FILE, Field, Manifest, Segment, Split, parse_manifest, read_manifest
 from streamtrain.pack.options import PackOptions
@@ -24,3 +28,13 @@ __all__ = [
     "stored_order",
     "verify",
 ]
+
+
+class _CallablePackage(types.ModuleType):
+    """`st.pack(…)` is `pack`: Python gives a package's name in its parent to the package, and hides the function."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Manifest:
+        return pack(*arguments, **settings)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -243,21 +243,25 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a hundred thousand whole paths would take a second
     try:
         for split in manifest.splits.values():
-            for name, size in split.shards.sizes():
-                _check_size(opened, folder, name, size)
+            _check_sizes(opened, folder, split.shards)
     finally:
         os.close(opened)
 
 
-def _check_size(opened: int, folder: Path, name: str, size: int) -> None:
+def _check_sizes(opened: int, folder: Path, shards: ShardList) -> None:
+    found: list[int] = []
     try:
-        found = os.stat(name, dir_fd=opened).st_size
+        for name in shards.files():
+            found.append(os.stat(name, dir_fd=opened).st_size)  # those before an error are wanted
     except OSError as error:
-        strange, do = (error.strerror or "an error").lower(), "restore it or pack again"
-        raise ManifestError(complaint(str(folder / name), expected="a shard", found=strange, do=do)) from None
-    if found != size:
-        do = "it was cut short or altered: restore it or pack again"
-        raise ManifestError(complaint(str(folder / name), expected=f"{size} bytes", found=f"{found}", do=do))
+        where, strange = str(folder / shards.file(len(found))), (error.strerror or "an error").lower()
+        do = "restore it or pack again"
+        raise ManifestError(complaint(where, expected="a shard", found=strange, do=do)) from None
+    for index, (size, expected) in enumerate(zip(found, shards.sizes, strict=True)):
+        if size != expected:
+            do = "it was cut short or altered: restore it or pack again"
+            where = str(folder / shards.file(index))
+            raise ManifestError(complaint(where, expected=f"{expected} bytes", found=f"{size}", do=do))
 
 
 def _from_card(card: dict[str, Any], shards: Mapping[str, ShardList]) -> Manifest:

@@ -86,9 +86,16 @@ class ShardList(Sequence[Shard]):
         """Where shard ``index`` lies, relative to the data set's folder."""
         return self._files[index] if self._split is None else shard_name(self._split, index)
 
-    def sizes(self) -> Iterator[tuple[str, int]]:
-        """File and bytes of every shard."""
-        return ((self.file(index), size) for index, size in enumerate(self._bytes))
+    def files(self) -> Iterator[str]:
+        """Where each shard lies."""
+        if self._split is None:
+            return iter(self._files)
+        return map((self._split + "/%06d.tar").__mod__, range(len(self)))
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Bytes of each shard."""
+        return self._bytes
 
     @property
     def examples(self) -> int:

@@ -7,7 +7,7 @@ opening makes, and one decoding an example.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Reader:
         self._assembler = Assembler(self._decoding)
         self.skipped: dict[int, Skip] = {}
         self._bytes_read = 0
+        self._near: tuple[int, int, list[tuple[str, Callable[[int, int], NDArray[Any]]]]] = (0, 0, [])
 
     def __len__(self) -> int:
         return self._shards.examples
@@ -85,22 +86,33 @@ class Reader:
         Raises:
             ShardError: a shard is missing, altered, or holds something else than the manifest says.
         """
+        begin, end, columns = self._near
+        if begin <= start < stop <= end:  # in the shard last read, all of it arrays: the usual case, kept short
+            arrays = {name: read(start - begin, stop - begin) for name, read in columns}
+            self._bytes_read += sum([array.nbytes for array in arrays.values()])
+            return arrays
         if not 0 <= start < stop <= len(self):
             raise IndexError(f"examples [{start}, {stop}) of {len(self)}")
-        pieces = []
-        for number, first, last in self._shards.pieces(start, stop):
-            opened = self._shard(number)
-            if opened.encoded or self._decoding.map is not None:
-                pieces.append(self._decoded(number, opened, np.arange(first, last)))
-            else:
-                pieces.append({name: column.read(first, last) for name, column in opened.fixed.items()})
-                self._bytes_read += _bytes(pieces[-1])
-        return _joined(pieces)
+        return _joined([self._rows(*piece) for piece in self._shards.pieces(start, stop)])
+
+    def _rows(self, number: int, first: int, last: int) -> Arrays:
+        """Rows ``[first, last)`` of one shard."""
+        opened = self._shard(number)
+        if opened.encoded or self._decoding.map is not None:
+            return self._decoded(number, opened, np.arange(first, last))
+        columns: list[tuple[str, Callable[[int, int], NDArray[Any]]]]
+        columns = [(name, column.read) for name, column in opened.fixed.items()]
+        self._near = (self._shards.start(number), self._shards.start(number + 1), columns)
+        arrays = {name: read(first, last) for name, read in columns}
+        self._bytes_read += _bytes(arrays)
+        return arrays
 
     def select(self, selection: Selection) -> Arrays:
         """The same for runs or numbers."""
         if isinstance(selection, np.ndarray):
             return self.take(selection)
+        if len(selection) == 1:
+            return self.read(*selection[0])
         return _joined([self.read(start, stop) for start, stop in selection])
 
     @property

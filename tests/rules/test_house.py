@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import streamtrain
@@ -98,6 +99,13 @@ def test_no_pickle_anywhere() -> None:
 def test_public_names() -> None:
     assert sorted(streamtrain.__all__) == list(PUBLIC)
     assert all(getattr(streamtrain, name) is not None for name in streamtrain.__all__)
+
+
+def test_pack_is_called_by_its_public_name(tmp_path: Path) -> None:
+    """Also after the package of that name was imported."""
+    np.savez(tmp_path / "raw.npz", x=np.arange(10))
+    for name in ("a", "b"):
+        assert streamtrain.pack(tmp_path / "raw.npz", tmp_path / name).examples == 10
 
 
 PUBLIC = tuple(
