@@ -240,5 +240,6 @@ class Gradient:
 def _moments(losses: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
     """Count, mean and sum of squared deviations of both, in float64 on the CPU; shape (2, 3)."""
     both = torch.stack((losses.detach(), errors.detach())).double().cpu()
-    mean = both.mean(1, keepdim=True)
-    return torch.cat((torch.full_like(mean, both.shape[1]), mean, (both - mean).square().sum(1, keepdim=True)), 1)
+    count = both.shape[1]
+    variance, mean = torch.var_mean(both, 1, correction=0)
+    return torch.stack((torch.full_like(mean, count), mean, variance * count), 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,14 +26,19 @@ from streamtrain.values import Moments, Update
 class Decision:
     """How all aggregators update in this step; the same in all of them, since made from the same numbers.
 
-    ``scales`` holds the factor that clipping by norm applies, by the `Rule`'s ``clipped_with``.
-    ``others`` are parameters that are not treated like the rest, as (start, stop, ``"kept"`` where they
-    have no gradient, or ``"first"`` where they were never updated), in order.
+    Attributes:
+        step, learning_rate: of the update.
+        others: parameters that are not treated like the rest, as (start, stop, ``"kept"`` where they
+            have no gradient, or ``"first"`` where they were never updated), in order.
+        scales: the factor that clipping by norm applies, by the `Rule`'s ``clipped_with``; empty: 1 for all.
+        skipped: no update.
     """
 
-    update: Update
-    scales: tuple[float, ...] = ()
+    step: int
+    learning_rate: float
     others: tuple[tuple[int, int, str], ...] = ()
+    scales: tuple[float, ...] = ()
+    skipped: bool = False
 
 
 class Aggregator:
@@ -70,39 +75,46 @@ class Aggregator:
         for number, piece in enumerate(block.pieces, block.first):
             norms[number] = squared_norm(mean[piece.start - start : piece.stop - start])
 
+    def begin(self, step: int, used: torch.Tensor, old: State) -> Decision:
+        """What can be decided before any norm is known.
+
+        Args:
+            used: shape (lanes, parameters), 1 where a lane has a gradient.
+        """
+        rate = self._base_rate * schedule_factor(self._sgd.schedule, step, self._total_steps)
+        return Decision(step, rate, tuple(self._others(used, old)))
+
     def decide(
-        self, step: int, totals: tuple[Moments, Moments], norms: Sequence[float], used: torch.Tensor, old: State
-    ) -> Decision:
-        """What all aggregators do now.
+        self, begun: Decision, totals: tuple[Moments, Moments], norms: Sequence[float]
+    ) -> tuple[Decision, Update]:
+        """What all aggregators do, and what is told about it.
 
         Args:
             totals: of the minibatch's losses and errors.
             norms: every piece's squared norm.
-            used: shape (lanes, parameters), 1 where a lane has a gradient.
 
         Raises:
             NonFiniteError: the loss or the gradient is, and the policy is to stop.
         """
-        rate = self._base_rate * schedule_factor(self._sgd.schedule, step, self._total_steps)
-        norm = norm_of(norms)
+        step, rate, norm = begun.step, begun.learning_rate, norm_of(norms)
         if not (math.isfinite(norm) and math.isfinite(totals[0].mean)):
             self._skipped += 1
             if self._sgd.nonfinite == "stop" or self._skipped > self._sgd.skip_limit:
                 raise NonFiniteError(step, rate, norm, totals[0].mean)
-            return Decision(Update(step, *totals, rate, norm, clip_scale=0.0, skipped=True))
+            skipped = Decision(step, rate, skipped=True)
+            return skipped, Update(step, *totals, rate, norm, clip_scale=0.0, skipped=True)
         self._skipped = 0
         scales = self._scales(norms, norm)
-        update = Update(step, *totals, rate, norm, min(scales))
-        return Decision(update, scales, tuple(self._others(used, old)))
+        return replace(begun, scales=scales), Update(step, *totals, rate, norm, min(scales))
 
     def descend(self, block: Block, decision: Decision, mean: torch.Tensor, old: State, new: State) -> None:
         """The new state's part at this block."""
-        if decision.update.skipped:
+        if decision.skipped:
             keep(old, new, block.place)
             if self._sgd.average is not None:
                 new.average[block.place] = old.average[block.place]
             return
-        scale = decision.scales[block.rule.clipped_with]
+        scale = decision.scales[block.rule.clipped_with] if decision.scales else 1.0
         if scale != 1.0:
             mean.mul_(scale)
         for place, kind in _spans(block.place, decision):
@@ -110,10 +122,15 @@ class Aggregator:
                 keep(old, new, place)
             else:
                 inside = mean[place.start - block.place.start : place.stop - block.place.start]
-                rate = decision.update.learning_rate
+                rate = decision.learning_rate
                 descend(block.rule, rate, inside, old, new, place, first=kind == "first")
         if self._sgd.average is not None:
-            average(old, new, block.place, self._sgd.average, first=decision.update.step == 0)
+            average(old, new, block.place, self._sgd.average, first=decision.step == 0)
+
+    @property
+    def clips_by_norm(self) -> bool:
+        """Whether an update has to wait for all norms."""
+        return any(bound is not None for bound in self._bounds.values())
 
     @property
     def pieces(self) -> int:

@@ -26,8 +26,8 @@ def descend(
         gradient.add_(parameters, alpha=rule.weight_decay)
     direction = gradient
     if rule.momentum:
-        torch.mul(old.momentum[place], rule.momentum, out=velocity)
-        velocity.add_(gradient, alpha=1.0 if first else 1.0 - rule.dampening)
+        damped = gradient if first or not rule.dampening else gradient.mul(1.0 - rule.dampening)
+        torch.add(damped, old.momentum[place], alpha=rule.momentum, out=velocity)
         direction = gradient.add_(velocity, alpha=rule.momentum) if rule.nesterov else velocity
     torch.add(parameters, direction, alpha=-learning_rate * rule.lr_factor, out=new.parameters[place])
 

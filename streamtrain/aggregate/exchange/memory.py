@@ -56,7 +56,6 @@ def _sections(layout: Layout, sgd: SGD, lanes: int, workers: int) -> Iterator[tu
         yield f"lane_counters.{lane}", layout.counter_size, torch.int64
     yield "used", lanes * len(layout.parameters), torch.uint8
     yield "moments", lanes * 6, torch.float64
-    yield "mean", layout.size, layout.dtype
     yield "norms", len(pieces_of(sgd, layout)), torch.float64
 
 
@@ -74,7 +73,7 @@ class Memory:
         halves: the two states; the current one is ``halves[updates % 2]``.
         slots: one a lane.
         used: all lanes' ``used``, shape (lanes, parameters). moments: all lanes', shape (lanes, 6).
-        mean: the minibatch's mean gradient. norms: one squared norm a `Piece`.
+        norms: one squared norm a `Piece`.
     """
 
     def __init__(self, layout: Layout, sgd: SGD, lanes: int, workers: int, block: mmap.mmap) -> None:
@@ -99,7 +98,6 @@ class Memory:
             )
             for lane in range(lanes)
         )
-        self.mean = parts["mean"]
         self.norms = parts["norms"]
 
 
