@@ -19,7 +19,7 @@ from streamtrain.errors import (
     TrainingError,
     WorkerLost,
 )
-from streamtrain.job import SGD, Data, Epochs, Job, Online, Schedule, Tracking
+from streamtrain.job import SGD, Data, Epochs, Group, Job, Online, Schedule, Tracking
 
 if TYPE_CHECKING:
     from streamtrain.loader import open  # noqa: A004  # `st.open` says what it does
@@ -47,6 +47,7 @@ __all__ = [
     "DataError",
     "Epochs",
     "Evaluation",
+    "Group",
     "Job",
     "JobError",
     "ManifestError",

@@ -7,12 +7,12 @@ Costs one forward and backward a lane. Knows nothing of steps, files or other wo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from streamtrain.aggregate.memory import Slot, State
+from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job
@@ -82,6 +82,8 @@ class Gradient:
         self._buffers = [buffers[place.name] for place in self.layout.buffers]
         self._counters = [buffers[place.name] for place in self.layout.counters]
         self._state: State | None = None
+        self._vector: torch.Tensor | None = None
+        self._micro_batch = job.micro_batch
         self._views: dict[int, list[torch.Tensor]] = {}
 
     def write(self, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -89,18 +91,26 @@ class Gradient:
         write(self.layout.parameters, tensors, state.parameters)
         write(self.layout.buffers, {**dict(self.model.named_buffers()), **tensors}, state.buffers)
         write(self.layout.counters, {**dict(self.model.named_buffers()), **tensors}, state.counters)
+        if len(state.average):
+            state.average.copy_(state.parameters)
         state.momentum.zero_()
+        state.uses.zero_()
 
     def forget(self) -> None:
         """The state last loaded was written to: the next `load` takes it again."""
         self._state = None
 
-    def load(self, state: State) -> None:
-        """Makes ``state`` the model's parameters: by reference on a CPU, copied to another device."""
-        if state is self._state:
+    def load(self, state: State, vector: torch.Tensor | None = None) -> None:
+        """Makes ``state`` the model's parameters: by reference on a CPU, copied to another device.
+
+        Args:
+            vector: of the state, in place of its ``parameters``: their average, to be evaluated.
+        """
+        vector = state.parameters if vector is None else vector
+        if state is self._state and vector is self._vector:
             return
-        self._state = state
-        for parameter, view in zip(self._parameters, self._views_of(state.parameters), strict=True):
+        self._state, self._vector = state, vector
+        for parameter, view in zip(self._parameters, self._views_of(vector), strict=True):
             if self._device.type == "cpu":
                 parameter.data = view
             else:
@@ -117,21 +127,16 @@ class Gradient:
         self._load_buffers()
         self._set_training(True)
         batch = self.batch(arrays)
-        losses, errors = self.losses(self.output(batch), batch)
-        with users_code("the model's backward"):
-            total = losses.sum()
-            gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(total, self._parameters, allow_unused=True)
-        for gradient, view in zip(gradients, self._views_of(slot.gradient), strict=True):
-            if gradient is None:
-                view.zero_()
-            else:
-                view.copy_(gradient)
-        slot.used.copy_(torch.tensor([gradient is not None for gradient in gradients]))
+        for number, piece in enumerate(self._pieces(batch)):
+            losses, errors = self.losses(self.output(piece), piece)
+            with users_code("the model's backward"):
+                total = losses.sum()
+                gradients = torch.autograd.grad(total, self._parameters, allow_unused=True)
+            self._note(slot, gradients, _moments(losses, errors), first=number == 0)
         for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
             place.view(slot.buffers).copy_(buffer)
         for counter, place in zip(self._counters, self.layout.counters, strict=True):
             place.view(slot.counters).copy_(counter)
-        slot.moments.copy_(_moments(losses, errors).flatten())
 
     @staticmethod
     def empty_lane(slot: Slot) -> None:
@@ -182,6 +187,34 @@ class Gradient:
             errors = losses if self._error is self._loss else self._error(output, target)
         return losses, errors
 
+    def _pieces(self, batch: Batch) -> Iterator[Batch]:
+        """The examples, in pieces of at most ``micro_batch``."""
+        examples, most = len(batch[self._data.target]), self._micro_batch
+        if most is None or examples <= most:
+            yield batch
+            return
+        for start in range(0, examples, most):
+            yield {name: tensor[start : start + most] for name, tensor in batch.items()}
+
+    def _note(
+        self, slot: Slot, gradients: Sequence[torch.Tensor | None], moments: torch.Tensor, *, first: bool
+    ) -> None:
+        """Writes a lane's first piece into its slot, and adds the others."""
+        used = torch.tensor([gradient is not None for gradient in gradients])
+        for gradient, view in zip(gradients, self._views_of(slot.gradient), strict=True):
+            if first:
+                view.zero_() if gradient is None else view.copy_(gradient)
+            elif gradient is not None:
+                view.add_(gradient)
+        if first:
+            slot.used.copy_(used)
+            slot.moments.copy_(moments.flatten())
+        else:
+            slot.used.logical_or_(used)
+            before, now = slot.moments.view(2, 3).tolist(), moments.tolist()
+            both = [Moments(int(a[0]), *a[1:]) + Moments(int(b[0]), *b[1:]) for a, b in zip(before, now, strict=True)]
+            slot.moments.copy_(torch.tensor([v for m in both for v in (m.count, m.mean, m.m2)], dtype=torch.float64))
+
     def _set_training(self, training: bool) -> None:
         if self.model.training != training:  # PyTorch visits every module to set what is set
             self.model.train(training)
@@ -209,5 +242,6 @@ class Gradient:
 def _moments(losses: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
     """Count, mean and sum of squared deviations of both, in float64 on the CPU; shape (2, 3)."""
     both = torch.stack((losses.detach(), errors.detach())).double().cpu()
-    mean = both.mean(1, keepdim=True)
-    return torch.cat((torch.full_like(mean, both.shape[1]), mean, (both - mean).square().sum(1, keepdim=True)), 1)
+    count = both.shape[1]
+    variance, mean = torch.var_mean(both, 1, correction=0)
+    return torch.stack((torch.full_like(mean, count), mean, variance * count), 1)

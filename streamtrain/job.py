@@ -6,12 +6,14 @@ is a flag of `streamtrain train`, derived from the fields and their docstrings b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from streamtrain.errors import ConfigError, complaint
+from streamtrain.checks import require as _require
+from streamtrain.checks import require_count as _require_count
+from streamtrain.checks import require_finite as _require_finite
+from streamtrain.optimizer import SGD, Group, Schedule
 
 if TYPE_CHECKING:
     import torch
@@ -24,23 +26,7 @@ if TYPE_CHECKING:
 else:  # only names for the type checker and for the flags: a job is declared without importing torch
     Transform = Map = Loss = Model = Callable[..., Any]
 
-
-def _require(holds: bool, setting: str, expected: str, found: object, do: str) -> None:
-    if not holds:
-        raise ConfigError(complaint(setting, expected=expected, found=repr(found), do=do))
-
-
-def _require_finite(setting: str, value: float, *, positive: bool) -> None:
-    bound = "above 0" if positive else "of at least 0"
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    holds = number and math.isfinite(value) and (value > 0 if positive else value >= 0)
-    _require(holds, setting, f"a finite number {bound}", value, "change it")
-
-
-def _require_count(setting: str, value: int | None, lowest: int = 1) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    holds = value is None or (whole and value >= lowest)
-    _require(holds, setting, f"a whole number of at least {lowest}", value, "change it")
+__all__ = ["SGD", "Data", "Epochs", "Group", "Job", "Online", "Schedule", "Tracking"]
 
 
 @dataclass(frozen=True)
@@ -84,56 +70,6 @@ class Data:
     def fields_read(self) -> tuple[str, ...]:
         """All fields that are read, each once."""
         return tuple(dict.fromkeys((*self.inputs, self.target, *self.extra)))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate over the run, as a factor of sgd.lr."""
-
-    kind: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape after the warm-up: constant, or falling to `floor` at the last step of the longest possible run."""
-    warmup_steps: int = 0
-    """Steps over which the rate first rises linearly to sgd.lr."""
-    floor: float = 0.0
-    """Factor at the end of `linear` and `cosine`."""
-
-    def __post_init__(self) -> None:
-        _require_count("sgd.schedule.warmup_steps", self.warmup_steps, lowest=0)
-        _require(0 <= self.floor <= 1, "sgd.schedule.floor", "between 0 and 1", self.floor, "change it")
-
-
-@dataclass(frozen=True)
-class SGD:
-    """Stochastic gradient descent, in `torch.optim.SGD`'s semantics, on the clipped mean gradient."""
-
-    lr: float = 0.1
-    """Learning rate ε."""
-    momentum: float = 0.0
-    """Momentum α; 0 is plain SGD."""
-    nesterov: bool = False
-    """Nesterov's variant of momentum."""
-    weight_decay: float = 0.0
-    """Coefficient of the L2 penalty, added to the clipped gradient."""
-    clip_norm: float | None = None
-    """Scale the whole gradient to at most this Euclidean norm."""
-    clip_value: float | None = None
-    """Clamp every element of the gradient to ±this; applied before `clip_norm`."""
-    schedule: Schedule = field(default_factory=Schedule)
-
-    def __post_init__(self) -> None:
-        _require_finite("sgd.lr", self.lr, positive=True)
-        _require(0 <= self.momentum < 1, "sgd.momentum", "at least 0 and below 1", self.momentum, "change it")
-        _require_finite("sgd.weight_decay", self.weight_decay, positive=False)
-        for name, value in (("sgd.clip_norm", self.clip_norm), ("sgd.clip_value", self.clip_value)):
-            if value is not None:
-                _require_finite(name, value, positive=True)
-        _require(
-            not self.nesterov or self.momentum > 0,
-            "sgd.nesterov",
-            "a momentum above 0 with it",
-            self.momentum,
-            "set sgd.momentum or leave sgd.nesterov off",
-        )
 
 
 @dataclass(frozen=True)
@@ -222,6 +158,8 @@ class Job:
     sgd: SGD = field(default_factory=SGD)
     batch_size: int = 128
     """Examples of a minibatch, over all workers together."""
+    micro_batch: int | None = None
+    """Most examples of one forward and backward: a lane's larger part is taken in pieces and added up (less memory)."""
     workers: int = 1
     """Worker processes, one CPU core or GPU each."""
     lanes: int | None = None
@@ -237,7 +175,7 @@ class Job:
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "workers", "lanes", "threads"):
+        for name in ("batch_size", "micro_batch", "workers", "lanes", "threads"):
             _require_count(name, getattr(self, name))
         _require_count("seed", self.seed, lowest=0)
         lanes = self.lanes or self.workers

@@ -101,7 +101,8 @@ class Update:
 
     ``step`` is the global step, from 0. ``loss`` and ``error`` are over the minibatch at the
     parameters before the update. ``gradient_norm`` is before clipping by norm; ``clip_scale`` is the
-    factor that clipping by norm applied, 1 where it did nothing.
+    factor that clipping by norm applied, 1 where it did nothing. ``skipped``: the gradient or the loss
+    was not finite, and the parameters stayed as they were.
     """
 
     step: int
@@ -110,6 +111,7 @@ class Update:
     learning_rate: float
     gradient_norm: float
     clip_scale: float
+    skipped: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,9 @@ def split(lanes: int) -> int:
     return 1 << ((lanes - 1).bit_length() - 1)
 
 
-def tree_sum(parts: Sequence[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
-    """Sum of equally shaped ``parts`` (one a lane, in lane order) into ``out``, which aliases none of them."""
+def tree_sum_(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Sum of equally shaped ``parts`` (one a lane, in lane order), made in the first of them; others are used up."""
     if len(parts) == 1:
-        return out.copy_(parts[0])
-    if len(parts) == 2:
-        return torch.add(parts[0], parts[1], out=out)
+        return parts[0]
     left = split(len(parts))
-    tree_sum(parts[:left], out)
-    right = parts[left] if len(parts) - left == 1 else tree_sum(parts[left:], torch.empty_like(out))
-    return out.add_(right)
+    return tree_sum_(parts[:left]).add_(tree_sum_(parts[left:]))

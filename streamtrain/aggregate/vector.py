@@ -1,7 +1,8 @@
 """A model's trainable parameters as one flat vector, and its buffers as two more.
 
 Tied parameters appear once; frozen ones not at all (every worker has the same ones by its seed).
-Every parameter starts at a multiple of 64 bytes in the vector; the gaps stay zero.
+Every parameter starts at a multiple of 256 bytes in the vector, so that arithmetic on any run of parameters takes
+whole vector registers and has the same bits wherever a run is cut; the gaps stay zero.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 
 from streamtrain.errors import JobError, complaint
 
-ALIGNMENT = 64
+ALIGNMENT = 256
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ class Layout:
     @property
     def size(self) -> int:
         """Elements of the parameter vector, gaps included."""
-        return _padded(self.parameters[-1].stop, self.dtype.itemsize)
+        return self.end(self.parameters[-1])
+
+    def end(self, place: Place) -> int:
+        """Where a parameter ends, the gap after it included."""
+        return _padded(place.stop, self.dtype.itemsize)
 
     @property
     def buffer_size(self) -> int:

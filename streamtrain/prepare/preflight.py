@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streamtrain.aggregate.descent.rules import rules_of
 from streamtrain.errors import ConfigError, JobError, complaint, users_code
 from streamtrain.gradient import Batch, Gradient
 from streamtrain.job import Job
@@ -32,12 +33,13 @@ def preflight(plan: Plan) -> Trial:
     """Tries the job on the first examples of the data set.
 
     Raises:
-        ConfigError: a field cannot be an input.
+        ConfigError: a field cannot be an input; a group of sgd.groups has no parameter.
         JobError: the model, its loss, error or transform fails or returns something of another form.
     """
     _check_fields(plan)
     job = dataclasses.replace(plan.job, device="cpu")
     gradient = Gradient(job)
+    rules_of(job.sgd, gradient.layout)
     examples = min(TRIED_EXAMPLES, plan.order.examples)
     reader = plan.reader("train")
     first, arrays = reader.first_good(), reader.read(0, examples)

@@ -67,6 +67,7 @@ class Controller:
         self._plan, self._fleet, self._tracker, self._terminal, self._folder = plan, fleet, tracker, terminal, folder
         self._step = self._used = 0
         self._seconds = 0.0
+        self._skipped = 0
         self._norms: deque[float] = deque(maxlen=SMOOTHED_STEPS)
         self._curves = MinibatchCurves(plan.job.tracking.log_every)
         mode = plan.job.mode
@@ -135,7 +136,7 @@ class Controller:
                 f"pass {(until - 1) // order.steps + 1}/{self._plan.passes}",
                 f"step {(until - 1) % order.steps + 1:,}/{order.steps:,}",
                 f"{examples / seconds:,.0f} examples/s",
-                f"loss {pooled(Risk(u.loss, u.error) for u in done).loss.mean:.4f}",
+                f"loss {pooled(Risk(u.loss, u.error) for u in done if not u.skipped).loss.mean:.4f}",
                 *([f"gap {self._evaluations[-1].gap_of_loss.value:+.4f}"] if self._evaluations else []),
                 f"{_duration((self._plan.total_steps - until) * self._seconds / until)} left at most",
             )
@@ -143,7 +144,11 @@ class Controller:
     def _note(self, done: Sequence[Update], examples_per_second: float) -> None:
         now = time.time()
         readings = [Reading("throughput/examples_per_second", examples_per_second, done[-1].step, now)]
-        for update in done:
+        used = [update for update in done if not update.skipped]
+        if len(used) < len(done):
+            self._skipped += len(done) - len(used)
+            readings.append(Reading("gradient/skipped_minibatches", self._skipped, done[-1].step, now))
+        for update in used:
             readings += self._curves.add(update, now)
             if self._progressive is not None:
                 readings += self._progressive.add(update, now)
@@ -188,7 +193,7 @@ class Controller:
         self._fleet.restore(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
         test = self._risk_on_all("test") if has_test else None
-        norm = sum(self._norms) / len(self._norms)
+        norm = sum(self._norms) / max(1, len(self._norms))
         readings = [*self._curves.rest(now), Reading("stop/gradient_norm", norm, last, now)]
         readings.append(Reading("stop/best_step", chosen.step, last, now))
         if test is not None:

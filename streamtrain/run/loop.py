@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from streamtrain.aggregate.exchange import Exchange
+from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.gradient import Gradient
 from streamtrain.order import Order, Passes, lane_seed
 from streamtrain.values import Arrays, Selection, Update

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from streamtrain.aggregate.host import HostExchange
-from streamtrain.aggregate.memory import Handle, Memory, block_size, open_block, private_block, shared_block
+from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_block, shared_block
+from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.gradient import Gradient
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
@@ -48,9 +49,9 @@ class Worker:
     def make_memory(self) -> Handle | None:
         """Makes the block in which the workers meet, with the initial state; ``None`` where there is one worker."""
         layout, lanes, workers = self._gradient.layout, self._plan.order.lanes, self._plan.job.workers
-        size = block_size(layout, lanes, workers)
+        size = block_size(layout, self._plan.job.sgd, lanes, workers)
         block, handle = (private_block(size), None) if workers == 1 else shared_block(size)
-        self._memory = Memory(layout, lanes, workers, block)
+        self._memory = Memory(layout, self._plan.job.sgd, lanes, workers, block)
         self._gradient.write(self._memory.halves[0], self._gradient.model.state_dict())
         return handle
 
@@ -65,10 +66,16 @@ class Worker:
         job, order = self._plan.job, self._plan.order
         if self._memory is None:
             assert handle is not None
-            self._memory = Memory(self._gradient.layout, order.lanes, job.workers, open_block(handle))
-        self._exchange = HostExchange(
-            self._memory, self._gradient.layout, job.sgd, self._plan.total_steps, self._index, processes
+            self._memory = Memory(self._gradient.layout, job.sgd, order.lanes, job.workers, open_block(handle))
+        aggregator = Aggregator(
+            self._gradient.layout,
+            job.sgd,
+            batch_size=job.batch_size,
+            total_steps=self._plan.total_steps,
+            worker=self._index,
+            workers=job.workers,
         )
+        self._exchange = SharedExchange(self._memory, aggregator, self._index, processes)
         if ring is None:
             selections = selections_of(self._plan, self._lanes, self._exchange.step)
             arrays = selections_read(self._reader("train"), selections)
@@ -131,7 +138,9 @@ class Worker:
             yield examples
 
     def _load(self) -> None:
-        self._gradient.load(self._exchange.halves[self._exchange.step % 2])
+        """What is evaluated and returned: the parameters, or their average."""
+        state = self._exchange.halves[self._exchange.step % 2]
+        self._gradient.load(state, state.evaluated)
 
     def _reader(self, split: str) -> Reader:
         if split not in self._readers:

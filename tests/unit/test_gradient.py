@@ -1,10 +1,12 @@
 """One worker's gradient sums against plain autograd; buffers, unused and tied parameters, dropout."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from streamtrain.aggregate.memory import Memory, block_size, private_block
+from streamtrain.aggregate.exchange.memory import Memory, block_size, private_block
 from streamtrain.errors import JobError
 from streamtrain.gradient import Gradient, cross_entropy, mse, zero_one
 from streamtrain.job import Data, Job
@@ -39,7 +41,7 @@ def arrays(examples: int = 10, seed: int = 0) -> Arrays:
 
 def loaded(job: Job) -> tuple[Gradient, Memory]:
     gradient = Gradient(job)
-    memory = Memory(gradient.layout, 2, 1, private_block(block_size(gradient.layout, 2, 1)))
+    memory = Memory(gradient.layout, job.sgd, 2, 1, private_block(block_size(gradient.layout, job.sgd, 2, 1)))
     gradient.write(memory.halves[0], gradient.model.state_dict())
     gradient.load(memory.halves[0])
     return gradient, memory
@@ -81,6 +83,22 @@ def test_buffers_start_from_the_state_in_every_lane() -> None:
     once = memory.slots[0].buffers.clone()
     gradient.lane(arrays(), memory.slots[0], seed=1)
     assert torch.equal(memory.slots[0].buffers, once) and memory.slots[0].counters[0] == 1
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 10])
+def test_a_lane_in_pieces_has_the_same_sums(micro_batch: int) -> None:
+    """Without BatchNorm and dropout, which work on a piece; each adds what a plain loop over pieces adds."""
+
+    def plain() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Tanh(), torch.nn.Linear(6, 6))
+
+    whole, memory = loaded(dataclasses.replace(JOB, model=plain))
+    whole.lane(arrays(), memory.slots[0], seed=1)
+    pieces, others = loaded(dataclasses.replace(JOB, model=plain, micro_batch=micro_batch))
+    pieces.lane(arrays(), others.slots[0], seed=1)
+    torch.testing.assert_close(others.slots[0].gradient, memory.slots[0].gradient, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(others.slots[0].moments, memory.slots[0].moments, rtol=1e-9, atol=1e-12)
+    assert torch.equal(others.slots[0].used, memory.slots[0].used)
 
 
 def test_random_numbers_follow_from_the_seed_alone() -> None:

@@ -1,20 +1,31 @@
 """The exchange of one host against `torch.optim.SGD`, with workers as threads."""
 
+import dataclasses
+import fnmatch
+import functools
+import math
 import os
 import threading
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from streamtrain.aggregate.host import HostExchange
-from streamtrain.aggregate.memory import CHUNK, Memory, block_size, private_block
+from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.rules import CHUNK
+from streamtrain.aggregate.descent.schedule import schedule_factor
+from streamtrain.aggregate.exchange.memory import Memory, block_size, private_block
+from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.errors import NonFiniteError, WorkerLost
-from streamtrain.job import SGD, Schedule
+from streamtrain.job import SGD, Group, Schedule
 from streamtrain.order import lanes_of_worker
 from streamtrain.values import Update
 
+Parameters = dict[str, torch.Tensor]
+Members = dict[Group | None, list[torch.nn.Parameter]]
 STEPS = 12
 LANES = 4
 
@@ -31,11 +42,12 @@ class Model(torch.nn.Module):
         self.seldom = torch.nn.Linear(250, 5, dtype=dtype)
 
 
-def gradients_of(model: Model, step: int, lane: int) -> dict[str, torch.Tensor]:
+@functools.cache
+def gradients_of(dtype: torch.dtype, step: int, lane: int) -> Parameters:
     generator = torch.Generator().manual_seed(1000 * step + lane)
     return {
         name: torch.randn(p.shape, generator=generator, dtype=p.dtype) * 3
-        for name, p in model.named_parameters()
+        for name, p in Model(dtype).named_parameters()
         if p.requires_grad and (step % 2 or not name.startswith("seldom"))
     }
 
@@ -45,36 +57,81 @@ def examples_of(step: int, lane: int) -> int:
     return 8 if step < STEPS - 1 else (3 if lane < LANES - 1 else 0)
 
 
-def textbook(model: Model, sgd: SGD, rates: list[float]) -> dict[str, torch.Tensor]:
+def textbook(model: Model, sgd: SGD, rates: list[float]) -> tuple[Parameters, Parameters]:
+    """A plain loop with PyTorch's own optimizer, clipping and averaging: the parameters, and their average."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    members: Members = {}
+    for name, parameter in parameters.items():
+        group = next((g for g in sgd.groups if fnmatch.fnmatch(name, g.pattern)), None)
+        members.setdefault(group, []).append(parameter)
     optimizer = torch.optim.SGD(
-        parameters.values(), lr=1.0, momentum=sgd.momentum, nesterov=sgd.nesterov, weight_decay=sgd.weight_decay
+        [
+            {"params": p, "momentum": setting(sgd, g, "momentum"), "weight_decay": setting(sgd, g, "weight_decay")}
+            for g, p in members.items()
+        ],
+        lr=1.0,
+        momentum=sgd.momentum,
+        nesterov=sgd.nesterov,
+        dampening=sgd.dampening,
     )
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(sgd.average or 0.5))
     for step, rate in enumerate(rates):
         optimizer.zero_grad(set_to_none=True)
         examples = sum(examples_of(step, lane) for lane in range(LANES))
         for lane in range(LANES):
             if examples_of(step, lane):
-                for name, gradient in gradients_of(model, step, lane).items():
+                for name, gradient in gradients_of(torch.float64, step, lane).items():
                     grad = parameters[name].grad
                     parameters[name].grad = gradient / examples + (0 if grad is None else grad)
-        if sgd.clip_value is not None:
-            torch.nn.utils.clip_grad_value_(parameters.values(), sgd.clip_value)
-        if sgd.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters.values(), sgd.clip_norm)
-        optimizer.param_groups[0]["lr"] = rate
+        clip(sgd, members)
+        for settings, group in zip(optimizer.param_groups, members, strict=True):
+            settings["lr"] = rate * (1.0 if group is None else group.lr_factor)
         optimizer.step()
-    return {name: p.detach() for name, p in parameters.items()}
+        averaged.update_parameters(model)
+    average = dict(averaged.module.named_parameters())
+    return {n: p.detach() for n, p in parameters.items()}, {n: average[n].detach() for n in parameters}
 
 
-def contribute(exchange: HostExchange, layout: Layout, model: Model, lane: int, loss: float = 1.0) -> None:
+def setting(sgd: SGD, group: Group | None, name: str) -> float:
+    own = getattr(group, name, None)
+    return (getattr(sgd, name) if own is None else own) or 0.0
+
+
+def clip(sgd: SGD, members: Members) -> None:
+    shared: list[torch.nn.Parameter] = []
+    for group, own in members.items():
+        own = [parameter for parameter in own if parameter.grad is not None]
+        if own and (bound := setting(sgd, group, "clip_value")):
+            torch.nn.utils.clip_grad_value_(own, bound)
+        if factor := setting(sgd, group, "clip_adaptive"):
+            adaptive(own, factor)
+        if group is None or group.clip_norm is None:
+            shared += own
+        elif group.clip_norm:
+            torch.nn.utils.clip_grad_norm_(own, group.clip_norm)
+    if sgd.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(shared, sgd.clip_norm)
+
+
+def adaptive(parameters: list[torch.nn.Parameter], factor: float) -> None:
+    """Brock et al. 2021, as their published code does it, unit by unit."""
+    for parameter in parameters:
+        weights, gradients = parameter.detach(), parameter.grad
+        assert gradients is not None
+        for weight, gradient in zip(weights, gradients, strict=True) if weights.ndim > 1 else [(weights, gradients)]:
+            most = factor * max(float(weight.norm()), 1e-3)
+            if float(gradient.norm()) > most:
+                gradient *= most / max(float(gradient.norm()), 1e-6)
+
+
+def contribute(exchange: SharedExchange, layout: Layout, model: Model, lane: int, loss: float = 1.0) -> None:
     slot, step = exchange.slot(lane), exchange.step
     count = examples_of(step, lane)
     if not count:
         for tensor in (slot.gradient, slot.used, slot.moments):
             tensor.zero_()
         return
-    gradients = gradients_of(model, step, lane)
+    gradients = gradients_of(model.wide.weight.dtype, step, lane)
     for index, place in enumerate(layout.parameters):
         slot.used[index] = place.name in gradients
         place.view(slot.gradient).copy_(gradients.get(place.name, torch.zeros(place.shape)))
@@ -82,18 +139,19 @@ def contribute(exchange: HostExchange, layout: Layout, model: Model, lane: int, 
 
 
 def run(
-    sgd: SGD, workers: int, dtype: torch.dtype, each: Callable[[HostExchange, Layout, Model, int], None] = contribute
+    sgd: SGD, workers: int, dtype: torch.dtype, each: Callable[[SharedExchange, Layout, Model, int], None] = contribute
 ) -> tuple[Memory, Layout, list[list[Update]], list[BaseException]]:
     """All workers as threads on one private block, STEPS steps."""
     layout = layout_of(Model(dtype))
-    memory = Memory(layout, LANES, workers, private_block(block_size(layout, LANES, workers)))
+    memory = Memory(layout, sgd, LANES, workers, private_block(block_size(layout, sgd, LANES, workers)))
     write(layout.parameters, dict(Model(dtype).named_parameters()), memory.halves[0].parameters)
     done: list[list[Update]] = [[] for _ in range(workers)]
     errors: list[BaseException] = []
     processes = dict.fromkeys(range(workers), os.getpid())
 
     def work(worker: int) -> None:
-        exchange = HostExchange(memory, layout, sgd, STEPS, worker, processes)
+        aggregator = Aggregator(layout, sgd, batch_size=32, total_steps=STEPS, worker=worker, workers=workers)
+        exchange = SharedExchange(memory, aggregator, worker, processes)
         model = Model(dtype)
         try:
             for _ in range(STEPS):
@@ -116,34 +174,73 @@ def run(
 SETTINGS = {
     "plain": SGD(lr=0.1),
     "momentum": SGD(lr=0.1, momentum=0.9),
+    "dampening": SGD(lr=0.1, momentum=0.9, dampening=0.3, weight_decay=0.01),
     "nesterov": SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
     "weight decay": SGD(lr=0.1, weight_decay=0.1),
     "clip norm": SGD(lr=0.1, momentum=0.9, clip_norm=5.0),
     "clip value": SGD(lr=0.1, clip_value=0.2),
     "both clips": SGD(lr=0.1, momentum=0.5, weight_decay=0.01, clip_value=0.2, clip_norm=2.0),
+    "adaptive": SGD(lr=0.1, momentum=0.9, clip_adaptive=0.02),
+    "all clips": SGD(lr=0.1, clip_value=0.2, clip_adaptive=0.02, clip_norm=0.1),
     "schedule": SGD(lr=0.3, momentum=0.9, schedule=Schedule("cosine", warmup_steps=4, floor=0.1)),
+    "linear scaling": SGD(lr=0.1, lr_batch_size=8),
+    "average": SGD(lr=0.1, momentum=0.9, average=0.7),
+    "groups": SGD(
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=0.01,
+        groups=(Group("*.bias", weight_decay=0.0, lr_factor=2.0), Group("seldom.*", momentum=0.5)),
+    ),
+    "groups clipped apart": SGD(
+        lr=0.1,
+        clip_norm=2.0,
+        clip_adaptive=0.02,
+        groups=(Group("seldom.*", clip_norm=0.5, clip_value=0.1), Group("wide.bias", clip_norm=0.0, clip_adaptive=0.0)),
+    ),
+    "everything": SGD(
+        lr=0.1,
+        momentum=0.8,
+        dampening=0.1,
+        weight_decay=0.01,
+        clip_norm=2.0,
+        clip_value=0.5,
+        average=0.9,
+        schedule=Schedule("step", milestones=(3, 6)),
+        groups=(Group("*.bias", momentum=0.0, weight_decay=0.0, clip_adaptive=0.1),),
+    ),
 }
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_promise_4_the_update_is_the_textbooks(name: str, workers: int) -> None:
-    memory, layout, done, errors = run(SETTINGS[name], workers, torch.float64)
+    sgd = SETTINGS[name]
+    memory, layout, done, errors = run(sgd, workers, torch.float64)
     assert not errors
-    expected = textbook(Model(torch.float64), SETTINGS[name], [update.learning_rate for update in done[0]])
-    final = memory.halves[STEPS % 2].parameters
+    expected, average = textbook(Model(torch.float64), sgd, [update.learning_rate for update in done[0]])
+    final = memory.halves[STEPS % 2]
     for place in layout.parameters:
-        torch.testing.assert_close(place.view(final), expected[place.name], rtol=1e-9, atol=1e-12)
+        assert relative(place.view(final.parameters), expected[place.name]) < 1e-9
+        if sgd.average:
+            assert relative(place.view(final.average), average[place.name]) < 1e-9
+    assert done[0][0].learning_rate == pytest.approx(
+        sgd.lr * (4 if name == "linear scaling" else schedule_factor(sgd.schedule, 0, STEPS))
+    )
 
 
-def test_promise_5_same_bits_with_any_number_of_workers() -> None:
-    memory, _, done, _ = run(SETTINGS["both clips"], 1, torch.float32)
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("name", ["both clips", "groups clipped apart", "everything"])
+def test_promise_5_same_bits_with_any_number_of_workers(name: str) -> None:
+    memory, _, done, _ = run(SETTINGS[name], 1, torch.float32)
     one = memory.halves[STEPS % 2]
     for workers in (2, 3, 4):
-        memory, _, theirs, _ = run(SETTINGS["both clips"], workers, torch.float32)
+        memory, _, theirs, _ = run(SETTINGS[name], workers, torch.float32)
         other = memory.halves[STEPS % 2]
         assert len(theirs[0]) == STEPS and theirs[0] == done[0]
-        assert torch.equal(one.parameters, other.parameters) and torch.equal(one.momentum, other.momentum)
+        assert all(torch.equal(getattr(one, part), getattr(other, part)) for part in STATE_PARTS)
 
 
 def test_all_workers_see_the_same_updates() -> None:
@@ -156,7 +253,7 @@ def test_all_workers_see_the_same_updates() -> None:
 @pytest.mark.parametrize("where", ["gradient", "loss"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_promise_6_a_non_finite_step_happens_not_at_all(where: str, value: float) -> None:
-    def each(exchange: HostExchange, layout: Layout, model: Model, lane: int) -> None:
+    def each(exchange: SharedExchange, layout: Layout, model: Model, lane: int) -> None:
         bad = exchange.step == 5 and lane == 2
         contribute(exchange, layout, model, lane, loss=value if bad and where == "loss" else 1.0)
         if bad and where == "gradient":
@@ -170,8 +267,33 @@ def test_promise_6_a_non_finite_step_happens_not_at_all(where: str, value: float
     assert torch.isfinite(memory.halves[1].parameters).all() and torch.isfinite(memory.halves[1].momentum).all()
 
 
+def test_a_non_finite_step_is_passed_over_where_that_is_wanted() -> None:
+    def each(exchange: SharedExchange, layout: Layout, model: Model, lane: int) -> None:
+        contribute(exchange, layout, model, lane)
+        if exchange.step in (0, 5, 6) and lane == 2:
+            exchange.slot(lane).gradient[7] = math.nan
+
+    sgd = SGD(lr=0.1, momentum=0.9, average=0.9, nonfinite="skip", skip_limit=2)
+    memory, _, done, errors = run(sgd, 2, torch.float32, each)
+    assert not errors and [update.step for update in done[0] if update.skipped] == [0, 5, 6]
+    assert all(torch.isfinite(getattr(memory.halves[STEPS % 2], part)).all() for part in STATE_PARTS)
+    assert memory.halves[0].uses.tolist() == [9, 9, 5, 5]
+
+    _, _, done, errors = run(dataclasses.replace(sgd, skip_limit=1), 2, torch.float32, each)
+    assert len(done[0]) == 6 and "step 6: expected a finite loss" in str(errors[0])
+
+
+def test_a_skipped_step_leaves_the_state_as_it_was() -> None:
+    def each(exchange: SharedExchange, layout: Layout, model: Model, lane: int) -> None:
+        contribute(exchange, layout, model, lane, loss=math.inf if exchange.step == STEPS - 1 else 1.0)
+
+    memory, _, done, _ = run(SGD(lr=0.1, momentum=0.9, average=0.9, nonfinite="skip"), 1, torch.float32, each)
+    assert done[0][-1].skipped
+    assert all(torch.equal(*(getattr(half, part) for half in memory.halves)) for part in STATE_PARTS)
+
+
 def test_a_worker_that_gives_up_is_noticed_by_those_who_wait() -> None:
-    def each(exchange: HostExchange, layout: Layout, model: Model, lane: int) -> None:
+    def each(exchange: SharedExchange, layout: Layout, model: Model, lane: int) -> None:
         if exchange.step == 3 and lane == LANES - 1:
             raise RuntimeError("mine")
         contribute(exchange, layout, model, lane)

@@ -4,20 +4,23 @@ import math
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
+from torch.optim import lr_scheduler as scheduler
 
-from streamtrain.aggregate.barrier import SharedBarrier
-from streamtrain.aggregate.clip import clip_scale, norm_of, squared_norm
-from streamtrain.aggregate.memory import Handle, Memory, block_size, open_block, shared_block
-from streamtrain.aggregate.sgd import schedule_factor
-from streamtrain.aggregate.tree import tree_sum
+from streamtrain.aggregate.descent.clip import clip_scale, norm_of, squared_norm
+from streamtrain.aggregate.descent.rules import pieces_of, rules_of, share_of
+from streamtrain.aggregate.descent.schedule import schedule_factor
+from streamtrain.aggregate.exchange.barrier import SharedBarrier
+from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, shared_block
+from streamtrain.aggregate.tree import tree_sum_
 from streamtrain.aggregate.vector import layout_of
-from streamtrain.errors import JobError, WorkerLost
-from streamtrain.job import Schedule
+from streamtrain.errors import ConfigError, JobError, WorkerLost
+from streamtrain.job import SGD, Group, Schedule
 
 
 def test_layout_has_tied_parameters_once_and_frozen_ones_not_at_all() -> None:
@@ -28,7 +31,7 @@ def test_layout_has_tied_parameters_once_and_frozen_ones_not_at_all() -> None:
     assert [place.name for place in layout.parameters] == ["0.weight", "0.bias", "1.weight", "1.bias"]
     assert [place.name for place in layout.buffers] == ["1.running_mean", "1.running_var"]
     assert [place.name for place in layout.counters] == ["1.num_batches_tracked"]
-    assert all(place.start * 4 % 64 == 0 for place in layout.parameters)
+    assert all(place.start * 4 % 256 == 0 for place in layout.parameters)
 
 
 def test_nothing_to_train_is_refused() -> None:
@@ -49,7 +52,7 @@ def test_tree_adds_whole_subtrees_first(lanes: int) -> None:
             left *= 2
         return naive(low, low + left) + naive(low + left, high)
 
-    assert torch.equal(tree_sum(parts, out=torch.empty(50)), naive(0, lanes))
+    assert torch.equal(tree_sum_([part.clone() for part in parts]), naive(0, lanes))
 
 
 def test_clipping_by_norm_is_pytorchs() -> None:
@@ -68,14 +71,63 @@ def test_schedules() -> None:
     assert [schedule_factor(warm, step, 9) for step in (0, 3, 4, 8)] == [0.25, 1.0, 1.0, pytest.approx(0.2)]
     assert schedule_factor(Schedule("cosine"), 5, 11) == pytest.approx(0.5)
     assert schedule_factor(Schedule(), 10**9, 1) == 1.0
+    root = Schedule("inverse_sqrt", warmup_steps=4)
+    assert [schedule_factor(root, step, 9) for step in (1, 3, 15)] == [0.5, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        (Schedule("step", milestones=(3, 5), gamma=0.5), lambda o: scheduler.MultiStepLR(o, [3, 5], 0.5)),
+        (Schedule("cosine", floor=0.1), lambda o: scheduler.CosineAnnealingLR(o, 9, eta_min=0.1)),
+        (Schedule("linear", floor=0.1), lambda o: scheduler.LinearLR(o, 1.0, 0.1, 9)),
+        (Schedule(warmup_steps=4), lambda o: scheduler.LinearLR(o, 0.25, 1.0, 3)),
+    ],
+    ids=["step", "cosine", "linear", "warm-up"],
+)
+def test_schedules_are_pytorchs(
+    schedule: Schedule, theirs: Callable[[torch.optim.Optimizer], scheduler.LRScheduler]
+) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    twin = theirs(optimizer)
+    for step in range(10):
+        assert schedule_factor(schedule, step, 10) == pytest.approx(twin.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        twin.step()
+
+
+def test_pieces_cover_every_parameter_and_units_stay_whole() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(70_000, 3), torch.nn.Conv2d(8, 9, 3), torch.nn.Linear(300, 301))
+    layout = layout_of(model)
+    sgd = SGD(groups=(Group("[01].*", clip_adaptive=0.1), Group("2.bias", lr_factor=2.0)))
+    pieces = pieces_of(sgd, layout)
+    covered = {index for piece in pieces for index in range(piece.start, piece.stop)}
+    assert all(covered.issuperset(range(place.start, place.stop)) for place in layout.parameters)
+    assert len(covered) == sum(piece.stop - piece.start for piece in pieces)
+    assert [(piece.stop - piece.start, piece.unit) for piece in pieces[:6]] == [
+        *[(70_000, 70_000)] * 3,
+        (3, 3),
+        (9 * 72, 72),
+        (9, 9),
+    ]
+    for workers in (1, 2, 3, 8):
+        shares = [share_of(pieces, worker, workers) for worker in range(workers)]
+        assert [piece for share in shares for block in share for piece in block.pieces] == list(pieces)
+
+
+def test_a_group_without_parameters_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"sgd.groups: expected parameters named 'head.\*', found weight, bias; correct the pattern"
+    ):
+        rules_of(SGD(groups=(Group("head.*"),)), layout_of(torch.nn.Linear(2, 2)))
 
 
 def _peer(handle: Handle, parent: int, go: "Connection[int, int]") -> None:
-    memory = Memory(layout_of(torch.nn.Linear(2, 2)), 2, 2, open_block(handle))
+    memory = Memory(layout_of(torch.nn.Linear(2, 2)), SGD(), 2, 2, open_block(handle))
     barrier = SharedBarrier(memory.words[8:9], [memory.words[16:17], memory.words[24:25]], 1, {0: parent})
     for _ in range(100):
         barrier.wait()
-    memory.mean[0] = 42.0
+    memory.norms[0] = 42.0
     barrier.wait()
     go.send(1)
     signal.pause()
@@ -83,8 +135,8 @@ def _peer(handle: Handle, parent: int, go: "Connection[int, int]") -> None:
 
 def test_barrier_between_processes_and_a_killed_peer_is_noticed() -> None:
     layout = layout_of(torch.nn.Linear(2, 2))
-    block, handle = shared_block(block_size(layout, 2, 2))
-    memory = Memory(layout, 2, 2, block)
+    block, handle = shared_block(block_size(layout, SGD(), 2, 2))
+    memory = Memory(layout, SGD(), 2, 2, block)
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     peer = context.Process(target=_peer, args=(handle, os.getpid(), theirs))
@@ -93,7 +145,7 @@ def test_barrier_between_processes_and_a_killed_peer_is_noticed() -> None:
     barrier = SharedBarrier(memory.words[8:9], [memory.words[16:17], memory.words[24:25]], 0, {1: peer.pid})
     for _ in range(101):
         barrier.wait()
-    assert memory.mean[0] == 42.0
+    assert memory.norms[0] == 42.0
     assert mine.recv() == 1
     peer.kill()
     with pytest.raises(WorkerLost, match=rf"worker 1 \(process {peer.pid}\) died in the middle of a step"):

@@ -1,6 +1,7 @@
 """Both modes, without Ray: what is used, measured, kept and reported."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,38 @@ def test_curves_have_a_point_every_so_many_steps_and_one_for_the_rest(job: st.Jo
     first = pooled(Risk(u.loss, u.error) for u in fleet.updates[:10])
     assert notebook.named("minibatch/loss")[0][1] == first.loss.mean
     assert notebook.named("gradient/clipped_fraction")[0][1] == 0.0
+
+
+def test_a_non_finite_minibatch_can_be_passed_over(job: st.Job, tmp_path: Path) -> None:
+    calls = []
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        calls.extend([0] * output.requires_grad)  # minibatches, not evaluations
+        losses = torch.nn.functional.cross_entropy(output, target, reduction="none")
+        return losses * (float("nan") if output.requires_grad and len(calls) in (3, 7) else 1.0)
+
+    job = dataclasses.replace(job, loss=loss, error="zero_one", mode=st.Online(), sgd=st.SGD(nonfinite="skip"))
+    notebook = Notebook()
+    result, fleet = run(job, tmp_path, notebook)
+    assert [update.step for update in fleet.updates if update.skipped] == [2, 6]
+    assert result.progressive is not None and result.progressive.loss.count == 1438 - 100
+    assert notebook.named("gradient/skipped_minibatches")[-1][1] == 2
+    assert all(math.isfinite(value) for _, value in notebook.named("minibatch/loss"))
+
+
+def test_the_average_is_what_is_evaluated_and_kept(job: st.Job, tmp_path: Path) -> None:
+    job = dataclasses.replace(job, mode=st.Online(), sgd=st.SGD(lr=0.5, average=0.9))
+    result, fleet = run(job, tmp_path)
+    step = fleet.worker._exchange.step
+    state = fleet.worker._exchange.halves[step % 2]
+    first = fleet.worker._gradient.layout.parameters[0]
+    assert torch.equal(result.parameters[first.name], first.view(state.average))
+    twin = model()
+    twin.load_state_dict(result.parameters)
+    arrays = fleet.worker._plan.reader("validation").read(0, 180)
+    output = twin(torch.from_numpy(arrays["image"]).float() / 255)
+    loss = torch.nn.functional.cross_entropy(output, torch.from_numpy(arrays["label"]))
+    assert result.chosen.generalization.loss.mean == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_a_non_finite_step_stops_and_the_last_good_parameters_are_saved(job: st.Job, tmp_path: Path) -> None:

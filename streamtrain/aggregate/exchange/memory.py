@@ -14,38 +14,14 @@ from dataclasses import dataclass
 
 import torch
 
+from streamtrain.aggregate.descent.rules import pieces_of
+from streamtrain.aggregate.state import STATE_PARTS, Slot, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import ConfigError, complaint
+from streamtrain.optimizer import SGD
 
 CACHE_LINE = 64
 WORDS_A_LINE = CACHE_LINE // 8
-CHUNK = 32768
-"""Elements of a chunk: fixed, so that norms have the same bits for any number of workers."""
-
-
-@dataclass(frozen=True)
-class State:
-    """What an update changes: views of one half of the state."""
-
-    parameters: torch.Tensor
-    momentum: torch.Tensor
-    buffers: torch.Tensor
-    counters: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where one lane's worker leaves its contribution.
-
-    ``gradient`` is the sum over the lane's examples; ``used[i]`` is 1 where parameter ``i`` has one;
-    ``moments`` is (count, mean, m2) of the losses, then of the errors.
-    """
-
-    gradient: torch.Tensor
-    buffers: torch.Tensor
-    counters: torch.Tensor
-    used: torch.Tensor
-    moments: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -56,27 +32,36 @@ class Handle:
     descriptor: int
 
 
-def _sections(layout: Layout, lanes: int, workers: int) -> Iterator[tuple[str, int, torch.dtype]]:
+def state_sections(layout: Layout, *, averaged: bool) -> dict[str, tuple[int, torch.dtype]]:
+    """Elements and type of every part of a `State`, in its order."""
+    return {
+        "parameters": (layout.size, layout.dtype),
+        "momentum": (layout.size, layout.dtype),
+        "average": (layout.size if averaged else 0, layout.dtype),
+        "buffers": (layout.buffer_size, torch.float64),
+        "counters": (layout.counter_size, torch.int64),
+        "uses": (len(layout.parameters), torch.int64),
+    }
+
+
+def _sections(layout: Layout, sgd: SGD, lanes: int, workers: int) -> Iterator[tuple[str, int, torch.dtype]]:
     """Name, elements and type of every part of the block, in its order."""
     yield "words", WORDS_A_LINE * (2 + workers), torch.int64
     for half in (0, 1):
-        yield f"parameters.{half}", layout.size, layout.dtype
-        yield f"momentum.{half}", layout.size, layout.dtype
-        yield f"buffers.{half}", layout.buffer_size, torch.float64
-        yield f"counters.{half}", layout.counter_size, torch.int64
+        for name, (elements, dtype) in state_sections(layout, averaged=sgd.average is not None).items():
+            yield f"{name}.{half}", elements, dtype
     for lane in range(lanes):
         yield f"gradient.{lane}", layout.size, layout.dtype
         yield f"lane_buffers.{lane}", layout.buffer_size, torch.float64
         yield f"lane_counters.{lane}", layout.counter_size, torch.int64
     yield "used", lanes * len(layout.parameters), torch.uint8
     yield "moments", lanes * 6, torch.float64
-    yield "mean", layout.size, layout.dtype
-    yield "norms", -(-layout.size // CHUNK), torch.float64
+    yield "norms", len(pieces_of(sgd, layout)), torch.float64
 
 
-def block_size(layout: Layout, lanes: int, workers: int) -> int:
+def block_size(layout: Layout, sgd: SGD, lanes: int, workers: int) -> int:
     """Bytes that a block needs."""
-    return sum(_bytes(elements, dtype) for _, elements, dtype in _sections(layout, lanes, workers))
+    return sum(_bytes(elements, dtype) for _, elements, dtype in _sections(layout, sgd, lanes, workers))
 
 
 class Memory:
@@ -88,19 +73,19 @@ class Memory:
         halves: the two states; the current one is ``halves[updates % 2]``.
         slots: one a lane.
         used: all lanes' ``used``, shape (lanes, parameters). moments: all lanes', shape (lanes, 6).
-        mean: the minibatch's mean gradient. norms: one squared norm a chunk.
+        norms: one squared norm a `Piece`.
     """
 
-    def __init__(self, layout: Layout, lanes: int, workers: int, block: mmap.mmap) -> None:
+    def __init__(self, layout: Layout, sgd: SGD, lanes: int, workers: int, block: mmap.mmap) -> None:
         parts: dict[str, torch.Tensor] = {}
         offset = 0
-        for name, elements, dtype in _sections(layout, lanes, workers):
+        for name, elements, dtype in _sections(layout, sgd, lanes, workers):
             whole = torch.frombuffer(block, dtype=dtype, count=elements, offset=offset) if elements else None
             parts[name] = torch.empty(0, dtype=dtype) if whole is None else whole
             offset += _bytes(elements, dtype)
         self.words = memoryview(block).cast("q")[: WORDS_A_LINE * (2 + workers)]
-        names = ("parameters", "momentum", "buffers", "counters")
-        self.halves = (State(*(parts[f"{name}.0"] for name in names)), State(*(parts[f"{name}.1"] for name in names)))
+        zero, one = (State(*(parts[f"{name}.{half}"] for name in STATE_PARTS)) for half in (0, 1))
+        self.halves = (zero, one)
         self.used = parts["used"].view(lanes, -1)
         self.moments = parts["moments"].view(lanes, 6)
         self.slots = tuple(
@@ -113,7 +98,6 @@ class Memory:
             )
             for lane in range(lanes)
         )
-        self.mean = parts["mean"]
         self.norms = parts["norms"]
 
 

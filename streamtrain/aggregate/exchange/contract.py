@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from streamtrain.aggregate.memory import Slot, State
+from streamtrain.aggregate.state import Slot, State
 from streamtrain.values import Update
 
 

@@ -1,0 +1,170 @@
+"""What an aggregator does with its share of the vector: mean, clipping, the decision, the update.
+
+Exchanges differ in how sums reach it and how new parameters leave it; the arithmetic is here, once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from streamtrain.aggregate.descent.clip import clip_adaptive_, clip_scale, clip_value_, norm_of, squared_norm
+from streamtrain.aggregate.descent.rules import Block, pieces_of, share_of
+from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
+from streamtrain.aggregate.descent.sgd import average, descend, keep
+from streamtrain.aggregate.state import State
+from streamtrain.aggregate.vector import Layout
+from streamtrain.errors import NonFiniteError
+from streamtrain.optimizer import SGD
+from streamtrain.values import Moments, Update
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How all aggregators update in this step; the same in all of them, since made from the same numbers.
+
+    Attributes:
+        step, learning_rate: of the update.
+        others: parameters that are not treated like the rest, as (start, stop, ``"kept"`` where they
+            have no gradient, or ``"first"`` where they were never updated), in order.
+        scales: the factor that clipping by norm applies, by the `Rule`'s ``clipped_with``; empty: 1 for all.
+        skipped: no update.
+    """
+
+    step: int
+    learning_rate: float
+    others: tuple[tuple[int, int, str], ...] = ()
+    scales: tuple[float, ...] = ()
+    skipped: bool = False
+
+
+class Aggregator:
+    """One worker's share of the arithmetic.
+
+    Args:
+        layout: of the model.
+        sgd: settings of the update.
+        batch_size: for linear scaling.
+        total_steps: the longest possible run, for the schedule.
+        worker, workers: whose share it is.
+
+    Raises:
+        ConfigError: a group of settings that fits no parameter.
+    """
+
+    def __init__(
+        self, layout: Layout, sgd: SGD, *, batch_size: int, total_steps: int, worker: int, workers: int
+    ) -> None:
+        self._layout, self._sgd, self._total_steps = layout, sgd, total_steps
+        self._base_rate = base_rate(sgd, batch_size)
+        self._pieces = pieces_of(sgd, layout)
+        self._bounds = {piece.rule.clipped_with: piece.rule.clip_norm for piece in self._pieces}
+        self._skipped = 0
+        self.blocks = share_of(self._pieces, worker, workers)
+
+    def clip(self, block: Block, mean: torch.Tensor, old: State, norms: torch.Tensor) -> None:
+        """Clips the mean gradient of a block by value and by unit, and notes its pieces' squared norms."""
+        rule, start = block.rule, block.place.start
+        if rule.clip_value is not None:
+            clip_value_(mean, rule.clip_value)
+        if rule.clip_adaptive is not None:
+            clip_adaptive_(mean, old.parameters[block.place], block.pieces[0].unit, rule.clip_adaptive)
+        for number, piece in enumerate(block.pieces, block.first):
+            norms[number] = squared_norm(mean[piece.start - start : piece.stop - start])
+
+    def begin(self, step: int, used: torch.Tensor, old: State) -> Decision:
+        """What can be decided before any norm is known.
+
+        Args:
+            used: shape (lanes, parameters), 1 where a lane has a gradient.
+        """
+        rate = self._base_rate * schedule_factor(self._sgd.schedule, step, self._total_steps)
+        return Decision(step, rate, tuple(self._others(used, old)))
+
+    def decide(
+        self, begun: Decision, totals: tuple[Moments, Moments], norms: Sequence[float]
+    ) -> tuple[Decision, Update]:
+        """What all aggregators do, and what is told about it.
+
+        Args:
+            totals: of the minibatch's losses and errors.
+            norms: every piece's squared norm.
+
+        Raises:
+            NonFiniteError: the loss or the gradient is, and the policy is to stop.
+        """
+        step, rate, norm = begun.step, begun.learning_rate, norm_of(norms)
+        if not (math.isfinite(norm) and math.isfinite(totals[0].mean)):
+            self._skipped += 1
+            if self._sgd.nonfinite == "stop" or self._skipped > self._sgd.skip_limit:
+                raise NonFiniteError(step, rate, norm, totals[0].mean)
+            skipped = Decision(step, rate, skipped=True)
+            return skipped, Update(step, *totals, rate, norm, clip_scale=0.0, skipped=True)
+        self._skipped = 0
+        scales = self._scales(norms, norm)
+        return replace(begun, scales=scales), Update(step, *totals, rate, norm, min(scales))
+
+    def descend(self, block: Block, decision: Decision, mean: torch.Tensor, old: State, new: State) -> None:
+        """The new state's part at this block."""
+        if decision.skipped:
+            keep(old, new, block.place)
+            if self._sgd.average is not None:
+                new.average[block.place] = old.average[block.place]
+            return
+        scale = decision.scales[block.rule.clipped_with] if decision.scales else 1.0
+        if scale != 1.0:
+            mean.mul_(scale)
+        for place, kind in _spans(block.place, decision):
+            if kind == "kept":
+                keep(old, new, place)
+            else:
+                inside = mean[place.start - block.place.start : place.stop - block.place.start]
+                rate = decision.learning_rate
+                descend(block.rule, rate, inside, old, new, place, first=kind == "first")
+        if self._sgd.average is not None:
+            average(old, new, block.place, self._sgd.average, first=decision.step == 0)
+
+    @property
+    def clips_by_norm(self) -> bool:
+        """Whether an update has to wait for all norms."""
+        return any(bound is not None for bound in self._bounds.values())
+
+    @property
+    def pieces(self) -> int:
+        """How many norms there are."""
+        return len(self._pieces)
+
+    def _scales(self, norms: Sequence[float], norm: float) -> tuple[float, ...]:
+        if len(self._bounds) == 1:
+            return (clip_scale(norm, *self._bounds.values()),) * (1 + max(self._bounds))
+        scales = [1.0] * (1 + max(self._bounds))
+        for group, bound in self._bounds.items():
+            own = [n for n, piece in zip(norms, self._pieces, strict=True) if piece.rule.clipped_with == group]
+            scales[group] = clip_scale(norm_of(own), bound)
+        return tuple(scales)
+
+    def _others(self, used: torch.Tensor, old: State) -> Iterator[tuple[int, int, str]]:
+        flags = used.amax(0).tolist()
+        uses = old.uses.tolist() if self._sgd.dampening else flags
+        if all(flags) and all(uses):
+            return
+        for place, flag, count in zip(self._layout.parameters, flags, uses, strict=True):
+            if not (flag and count):
+                yield place.start, self._layout.end(place), "first" if flag else "kept"
+
+
+def _spans(block: slice, decision: Decision) -> Iterator[tuple[slice, str]]:
+    """The block, cut where the step treats some parameters in another way; mostly one span."""
+    start = block.start
+    for low, high, kind in decision.others:
+        low, high = max(low, block.start), min(high, block.stop)
+        if low < high:
+            if start < low:
+                yield slice(start, low), "updated"
+            yield slice(low, high), kind
+            start = high
+    if start < block.stop:
+        yield slice(start, block.stop), "updated"

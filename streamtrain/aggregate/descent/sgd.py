@@ -1,0 +1,49 @@
+"""Stochastic gradient descent with momentum, in `torch.optim.SGD`'s semantics (Deep Learning, 8.3.1 – 8.3.3).
+
+Reads the old parameters and momentum, writes the new ones elsewhere: a step that stops halfway
+leaves what it started from.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from streamtrain.aggregate.descent.rules import Rule
+from streamtrain.aggregate.state import State
+
+
+def descend(
+    rule: Rule, learning_rate: float, gradient: torch.Tensor, old: State, new: State, place: slice, *, first: bool
+) -> None:
+    """One update of the elements at ``place``.
+
+    Args:
+        gradient: of these elements; used up.
+        first: they were never updated before, so dampening does not apply.
+    """
+    parameters, velocity = old.parameters[place], new.momentum[place]
+    if rule.weight_decay:
+        gradient.add_(parameters, alpha=rule.weight_decay)
+    direction = gradient
+    if rule.momentum:
+        damped = gradient if first or not rule.dampening else gradient.mul(1.0 - rule.dampening)
+        torch.add(damped, old.momentum[place], alpha=rule.momentum, out=velocity)
+        direction = gradient.add_(velocity, alpha=rule.momentum) if rule.nesterov else velocity
+    torch.add(parameters, direction, alpha=-learning_rate * rule.lr_factor, out=new.parameters[place])
+
+
+def keep(old: State, new: State, place: slice) -> None:
+    """No update of the elements at ``place``."""
+    new.parameters[place] = old.parameters[place]
+    new.momentum[place] = old.momentum[place]
+
+
+def average(old: State, new: State, place: slice, decay: float, *, first: bool) -> None:
+    """Exponential moving average of the parameters, ``a ← decay·a + (1 - decay)·θ``; at first ``θ`` itself.
+
+    In the semantics of `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn(decay)`.
+    """
+    if first:
+        new.average[place] = new.parameters[place]
+    else:
+        torch.lerp(old.average[place], new.parameters[place], 1.0 - decay, out=new.average[place])

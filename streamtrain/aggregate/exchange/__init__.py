@@ -1,0 +1,1 @@
+"""Where the workers' contributions meet: one contract, and one file for each way of meeting."""

@@ -1,0 +1,225 @@
+"""Training speed against the usual ways, at the same global minibatch of 256 on two cores.
+
+    python -m tests.benchmarks.train [--json] [--models mlp mlp3m cnn] [--rounds 15]
+
+Peers: a plain loop in one process and DDP with gloo in two, on tensors in memory; Ray Train with DDP
+and WebDataset, from the same shards as ours. One thread a process everywhere; SGD with momentum. Ours
+reads packed shards, through `RayFleet`. A ratio is examples/s of ours over the peer's: the median of
+alternating rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
+
+import streamtrain as st
+from streamtrain.pack import PackOptions, pack
+from streamtrain.prepare.plan import plan
+from streamtrain.run.actors import RayFleet
+from tests.benchmarks.rounds import Processes, alternate, machine, ratio
+
+BATCH = 256
+EXAMPLES = 20_000
+LR, MOMENTUM = 0.01, 0.9
+ROUND_STEPS = {"mlp": 60, "mlp3m": 12, "cnn": 6}
+
+
+def mlp() -> torch.nn.Module:
+    """0.27 million parameters."""
+    return Sequential(Flatten(), Linear(784, 256), ReLU(), Linear(256, 256), ReLU(), Linear(256, 10))
+
+
+def mlp3m() -> torch.nn.Module:
+    """2.9 million parameters."""
+    hidden = [layer for _ in range(2) for layer in (Linear(1024, 1024), ReLU())]
+    return Sequential(Flatten(), Linear(784, 1024), ReLU(), *hidden, Linear(1024, 10))
+
+
+def cnn() -> torch.nn.Module:
+    """0.22 million parameters."""
+    first, second = Conv2d(1, 32, 3, padding=1), Conv2d(32, 64, 3, padding=1)
+    head = (Flatten(), Linear(64 * 49, 64), ReLU(), Linear(64, 10))
+    return Sequential(first, ReLU(), MaxPool2d(2), second, ReLU(), MaxPool2d(2), *head)
+
+
+MODELS = {"mlp": mlp, "mlp3m": mlp3m, "cnn": cnn}
+
+
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """As large as MNIST's; their content is no matter here."""
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (EXAMPLES, 28, 28), np.uint8), generator.integers(0, 10, EXAMPLES)
+
+
+def plain_loop(pipe: Connection, rank: int, world: int, name: str, rendezvous: str) -> None:  # type: ignore[type-arg]
+    """A plain loop over tensors in memory; with DDP where there is more than one process."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    if world > 1:
+        torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world)
+        model = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    pixels, labels = images()
+    x, y = torch.from_numpy(pixels).float().div(255).unsqueeze(1)[rank::world], torch.from_numpy(labels)[rank::world]
+    size, start = BATCH // world, 0
+    pipe.send("ready")
+    while pipe.recv() is not None:
+        if world > 1:
+            torch.distributed.barrier()
+        began = time.perf_counter()
+        for _ in range(ROUND_STEPS[name]):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x[start : start + size]), y[start : start + size]).backward()
+            optimizer.step()
+            start = start + size if start + 2 * size <= len(x) else 0
+        pipe.send(time.perf_counter() - began)
+
+
+def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the peers' tensors were before the loop."""
+    return {**batch, "image": batch["image"].float().div_(255).unsqueeze(1)}
+
+
+class Ours:
+    """A `RayFleet` that goes on by some steps a call."""
+
+    def __init__(self, folder: Path, name: str, lanes: int) -> None:
+        job = st.Job(
+            st.Data(str(folder), transform=scaled),
+            MODELS[name],
+            mode=st.Epochs(max_passes=10**6),
+            sgd=st.SGD(lr=LR, momentum=MOMENTUM),
+            batch_size=BATCH,
+            workers=2,
+            lanes=lanes,
+        )
+        self._fleet = RayFleet(plan(job)).__enter__()
+        self._step, self._steps = 0, ROUND_STEPS[name]
+
+    def __call__(self) -> float:
+        self._step += self._steps
+        began = time.perf_counter()
+        self._fleet.advance(self._step)
+        return time.perf_counter() - began
+
+    def stop(self) -> None:
+        """Gives the workers back."""
+        self._fleet.__exit__(None, None, None)
+
+
+def raytrain_step_seconds(folder: Path) -> float:
+    """Seconds a step of the MLP with Ray Train, DDP and WebDataset, two workers; start-up left out."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    with tempfile.TemporaryDirectory() as storage:
+        trainer = TorchTrainer(
+            raytrain_loop,
+            train_loop_config={"shards": [str(file) for file in sorted((folder / "train").glob("*.tar"))]},
+            scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(storage_path=storage),
+        )
+        metrics = trainer.fit().metrics
+        assert metrics is not None
+        return float(metrics["step_seconds"])
+
+
+def raytrain_loop(config: dict[str, Any]) -> None:
+    """Ray Train's own recipe: `prepare_model`, and a WebDataset split over the workers."""
+    import webdataset
+    from ray import train
+    from ray.train.torch import prepare_model
+
+    torch.set_num_threads(1)
+    rank = train.get_context().get_world_rank()
+    model = prepare_model(mlp())
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    data = webdataset.WebDataset(
+        config["shards"][rank::2], shardshuffle=False, empty_check=False, nodesplitter=lambda shards: shards
+    )
+    batches = iter(data.decode().to_tuple("image.npy", "label.cls").batched(BATCH // 2).repeat())
+    seconds = []
+    for _ in range(30):
+        began = time.perf_counter()
+        pixels, labels = next(batches)
+        x = torch.as_tensor(np.stack(pixels)).float().div_(255)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), torch.as_tensor(labels)).backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - began)
+    train.report({"step_seconds": statistics.median(seconds[5:])})
+
+
+def race(name: str, folder: Path, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Ratios, and examples/s of every contestant, for one model."""
+    rendezvous = folder.parent / f"rendezvous-{name}"
+    starts = {
+        "ours": functools.partial(Ours, folder, name, 2),
+        "ours_lanes8": functools.partial(Ours, folder, name, 8),
+        "single": functools.partial(Processes, plain_loop, 1, name, ""),
+        "ddp": functools.partial(Processes, plain_loop, 2, name, str(rendezvous)),
+    }
+    if name == "mlp3m":
+        del starts["ours_lanes8"]
+    contestants: dict[str, Any] = {who: start() for who, start in starts.items()}
+    try:
+        seconds = alternate(contestants, rounds)
+    finally:
+        for contestant in contestants.values():
+            contestant.stop()
+    ratios = {f"{name}_vs_ddp": ratio(seconds["ddp"], seconds["ours"])}
+    ratios[f"{name}_vs_single"] = ratio(seconds["single"], seconds["ours"])
+    if "ours_lanes8" in seconds:
+        ratios[f"{name}_lanes8_vs_ddp"] = ratio(seconds["ddp"], seconds["ours_lanes8"])
+    examples = BATCH * ROUND_STEPS[name]
+    return ratios, {f"{name}_{who}": examples / statistics.median(each) for who, each in seconds.items()}
+
+
+def main() -> None:
+    """Prints ratios and rates."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--raytrain", action=argparse.BooleanOptionalAction, default=True)
+    arguments = parser.parse_args()
+    ray.init(num_cpus=8, include_dashboard=False, logging_level="ERROR")
+    ratios: dict[str, float] = {}
+    rates: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        pixels, labels = images()
+        np.savez(Path(scratch) / "images.npz", image=pixels, label=labels)
+        folder = Path(scratch) / "packed"
+        pack(str(Path(scratch) / "images.npz"), folder, PackOptions(splits=(0.96, 0.02, 0.02), shard_examples=2000))
+        for name in arguments.models:
+            found, speeds = race(name, folder, arguments.rounds)
+            ratios |= found
+            rates |= speeds
+        if arguments.raytrain and "mlp" in arguments.models:
+            rates["mlp_raytrain"] = BATCH / raytrain_step_seconds(folder)
+            ratios["mlp_vs_raytrain"] = rates["mlp_ours"] / rates["mlp_raytrain"]
+    if arguments.json:
+        print(json.dumps({"ratios": ratios, "examples_per_second": rates, "machine": machine()}))
+        return
+    for title, values in (("times as fast", ratios), ("examples/s", rates)):
+        print(f"\n{title}")
+        for name, value in values.items():
+            print(f"  {name:24s} {value:12,.2f}")
+
+
+if __name__ == "__main__":
+    main()
