@@ -174,6 +174,7 @@ class Reader:
     def _decoded(self, number: int, opened: OpenShard, rows: NDArray[np.int64]) -> Arrays:
         path, mapped = self._folder / self._shards.file(number), self._decoding.map is not None
         fixed = {name: column.take(rows) for name, column in opened.fixed.items()}
+        self._bytes_read += _bytes(fixed)
         made = []
         for at, row in enumerate(rows.tolist()):
             members = {

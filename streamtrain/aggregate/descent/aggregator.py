@@ -97,6 +97,8 @@ class Aggregator:
             NonFiniteError: the loss or the gradient is, and the policy is to stop.
         """
         step, rate, norm = begun.step, begun.learning_rate, norm_of(norms)
+        if not totals[0].count:  # all its examples were bad ones
+            return Decision(step, rate, skipped=True), Update(step, *totals, rate, 0.0, clip_scale=1.0, skipped=True)
         if not (math.isfinite(norm) and math.isfinite(totals[0].mean)):
             self._skipped += 1
             if self._sgd.nonfinite == "stop" or self._skipped > self._sgd.skip_limit:

@@ -93,7 +93,7 @@ class SharedExchange:
 
     def _gather(self, block: Block, examples: int, old: State) -> None:
         """Mean gradient (8.9) of one block over all lanes, clipped."""
-        mean = tree_sum_([slot.gradient[block.place] for slot in self._memory.slots]).div_(examples)
+        mean = tree_sum_([slot.gradient[block.place] for slot in self._memory.slots]).div_(max(examples, 1))
         self._aggregator.clip(block, mean, old, self._memory.norms)
 
     def _take_back(self, decision: Decision, old: State, new: State) -> None:
@@ -124,8 +124,8 @@ def rest_of_state(slots: Sequence[Slot], used: torch.Tensor, decision: Decision,
         for name in ("buffers", "counters", "uses"):
             getattr(new, name).copy_(getattr(old, name))
         return
-    if len(new.buffers):
-        had = [slot.buffers for slot in slots if slot.moments[0]]
+    had = [slot.buffers for slot in slots if slot.moments[0]]
+    if len(new.buffers) and had:
         torch.div(tree_sum_(had), len(had), out=new.buffers)
     new.counters.copy_(slots[0].counters)
     torch.add(old.uses, used.amax(0), out=new.uses)
