@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from streamtrain.checks import require as _require
 from streamtrain.checks import require_count as _require_count
 from streamtrain.checks import require_finite as _require_finite
-from streamtrain.optimizer import SGD, Group, Schedule
+from streamtrain.optimizer import ENDING, SGD, Group, Schedule
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +82,10 @@ class Online:
     """Examples between two measurements of the held-out risk; a tenth of the run by default."""
     window: int = 2000
     """Examples over which the windowed progressive risk is averaged."""
+    follow: bool = False
+    """Go on with segments that `streamtrain pack --append` adds while the run lasts."""
+    idle_timeout: float = 60.0
+    """With `follow`: end when no segment has come for this many seconds."""
     passes: int = 1
     """Always 1; more are refused."""
 
@@ -95,6 +99,9 @@ class Online:
             "use mode=Epochs(...)",
         )
         _require_count("mode.max_examples", self.max_examples)
+        _require_finite("mode.idle_timeout", self.idle_timeout, positive=False)
+        both, do = self.follow and self.max_examples is not None, "leave one of them out"
+        _require(not both, "mode.max_examples", "none with mode.follow", self.max_examples, do)
         _require_count("mode.evaluate_every", self.evaluate_every)
         _require_count("mode.window", self.window, lowest=2)
 
@@ -193,6 +200,9 @@ class Job:
             self.batch_size,
             f"use {self.batch_size - self.batch_size % lanes or lanes} or {self.batch_size + -self.batch_size % lanes}",
         )
+        endless = isinstance(self.mode, Online) and self.mode.follow
+        kind, do = self.sgd.schedule.kind, "use a schedule that needs no last step, or leave mode.follow off"
+        _require(not endless or kind not in ENDING, "sgd.schedule.kind", "one without an end", kind, do)
         for name in ("model", "loss", "error"):
             value = getattr(self, name)
             _require(

@@ -7,6 +7,9 @@ from typing import Literal
 
 from streamtrain.checks import require, require_count, require_finite
 
+ENDING = ("linear", "cosine")
+"""Kinds of schedules that need to know the last step."""
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -9,12 +9,14 @@ from streamtrain.order.lanes import lane, lanes_of
 from streamtrain.order.minibatch import Order
 from streamtrain.order.passes import Passes, Reshuffle, passes_of
 from streamtrain.order.randomness import lane_seed
+from streamtrain.order.segments import SegmentedOrder
 from streamtrain.order.slices import evaluation_slices
 
 __all__ = [
     "Order",
     "Passes",
     "Reshuffle",
+    "SegmentedOrder",
     "evaluation_slices",
     "lane",
     "lane_seed",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamtrain.errors import ConfigError, complaint
+from streamtrain.errors import ConfigError, ManifestError, complaint
 from streamtrain.job import Epochs, Job, Online
-from streamtrain.order import Order, Passes, Reshuffle, passes_of
+from streamtrain.order import Order, Passes, Reshuffle, SegmentedOrder, passes_of
 from streamtrain.pack import FILE, Manifest, read_manifest, scan_foreign
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.reader import Reader
@@ -23,7 +24,7 @@ class Plan:
     job: Job
     folder: Path
     manifest: Manifest
-    order: Order
+    order: Order | SegmentedOrder
     streamed: bool
 
     @property
@@ -86,8 +87,36 @@ def plan(job: Job) -> Plan:
                 do="lower it or pack more data",
             )
         )
-    order = Order(examples, job.lane_count, job.batch_size, used=wanted or examples)
+    order = _order(job, manifest, wanted or examples)
     fields = [manifest.field_named(name) for name in job.data.fields_read]
     encoded = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
     streamed = encoded or job.data.map is not None
     return Plan(job, folder, manifest, order, streamed)
+
+
+def grown(plan: Plan) -> Plan | None:
+    """The plan of the same run over the data set as it is now, where training examples were added; else ``None``.
+
+    Raises:
+        DataError: the data set is no longer the one that the run began with, and more.
+    """
+    manifest = open_dataset(plan.folder)
+    before = plan.manifest.segments
+    if manifest.segments[: len(before)] != before or manifest.fields != plan.manifest.fields:
+        expected, do = "the data set that the run began with, and more segments", "start a new run"
+        raise ManifestError(complaint(str(plan.folder), expected=expected, found="another data set", do=do))
+    examples = manifest.splits["train"].examples
+    if examples == plan.order.examples:
+        return None
+    return dataclasses.replace(plan, manifest=manifest, order=_order(plan.job, manifest, examples))
+
+
+def _order(job: Job, manifest: Manifest, used: int) -> Order | SegmentedOrder:
+    examples = manifest.splits["train"].examples
+    if not (isinstance(job.mode, Online) and job.mode.follow):
+        return Order(examples, job.lane_count, job.batch_size, used=used)
+    segments = [segment.examples.get("train", 0) for segment in manifest.segments]
+    if not segments:
+        do = "pack it, and let it grow by `streamtrain pack --append`"
+        raise ConfigError(complaint("mode.follow", expected="a data set that pack made", found="foreign shards", do=do))
+    return SegmentedOrder(segments, job.lane_count, job.batch_size)

@@ -72,6 +72,7 @@ class RayFleet:
         self._group: PlacementGroup | None = None
         self._workers: list[Any] = []
         self._streamers: list[Any] = []
+        self._skipped: dict[tuple[str, int], Skip] = {}
 
     def __enter__(self) -> RayFleet:
         try:
@@ -100,18 +101,27 @@ class RayFleet:
         )
         return [shares[index % count][index // count] for index in range(len(slices))]
 
+    def extend(self, plan: Plan, step: int) -> None:
+        """See `Fleet`."""
+        self._plan = plan
+        self.skipped()  # what they know dies with the streamers
+        for streamer in self._streamers:
+            ray.kill(streamer)
+        self._streamers = []
+        placed = ray.put(plan)
+        rings = self._start_streamers(placed, step) if plan.streamed else [None] * len(self._workers)
+        self._gather([w.extend.remote(placed, ring) for w, ring in zip(self._workers, rings, strict=True)])
+
     def loading(self) -> Loading:
         """See `Fleet`."""
         return sum(self._all("loading"), Loading())
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """See `Fleet`."""
-        found: dict[tuple[str, int], Skip] = {}
-        for skipped in self._all("skipped"):
-            found |= skipped
-        for streamed in self._gather([streamer.skipped.remote() for streamer in self._streamers]):
-            found |= {("train", number): skip for number, skip in streamed.items()}
-        return found
+        calls = [actor.skipped.remote() for actor in (*self._workers, *self._streamers)]
+        for skipped in self._gather(calls):
+            self._skipped |= skipped
+        return dict(self._skipped)
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """See `Fleet`."""
@@ -142,10 +152,10 @@ class RayFleet:
         handle = self._gather([self._workers[0].make_memory.remote()])[0]
         self._gather([w.join.remote(handle, processes, ring) for w, ring in zip(self._workers, rings, strict=True)])
 
-    def _start_streamers(self, plan: Any) -> list[Any]:
+    def _start_streamers(self, plan: Any, step: int = 0) -> list[Any]:
         """One for each worker, beside it."""
         for index in range(self._plan.job.workers):
-            self._streamers.append(self._actor(WorkersStreamer, index, num_cpus=0).remote(plan, index))
+            self._streamers.append(self._actor(WorkersStreamer, index, num_cpus=0).remote(plan, index, step))
         return self._gather([streamer.start.remote() for streamer in self._streamers])
 
     def _streamers_failure(self) -> BaseException | None:

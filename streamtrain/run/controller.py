@@ -21,6 +21,7 @@ from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.measure.stopping import EarlyStopping
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
+from streamtrain.run.following import wait_for_growth
 from streamtrain.run.loader_health import LoaderHealth
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.store import write_whole
@@ -46,6 +47,9 @@ class Fleet(Protocol):
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         """Risk on each slice, in the order of ``slices``, whoever computed it."""
+
+    def extend(self, plan: Plan, step: int) -> None:
+        """Goes on with a data set that has grown, from global ``step``."""
 
     def loading(self) -> Loading:
         """What reading has cost all workers so far."""
@@ -90,15 +94,26 @@ class Controller:
             raise error.with_parameters_in(str(file)) from None
 
     def _online(self, mode: Online) -> Result:
+        self._online_to_the_end(mode)
+        while mode.follow and (grown := wait_for_growth(self._plan, mode.idle_timeout, self._terminal)):
+            self._plan = grown
+            self._fleet.extend(grown, self._step)
+            self._online_to_the_end(mode)
         order = self._plan.order
-        examples = mode.evaluate_every or -(-order.used // 10)
-        every = -(-examples // order.batch_size)
-        for step in (*range(every, order.steps, every), order.steps):
-            self._advance_to(step)
-            self._evaluate()
         whole = order.used == order.examples
         reason = "the training split is used up" if whole else f"mode.max_examples = {order.used:,} reached"
+        if mode.follow:
+            reason = f"no new segment in {mode.idle_timeout:g} s"
         return self._finish(reason, self._evaluations[-1], self._fleet.snapshot())
+
+    def _online_to_the_end(self, mode: Online) -> None:
+        """Trains on what is there and not used, and evaluates on the way."""
+        order = self._plan.order
+        examples = mode.evaluate_every or -(-(order.used - order.examples_before(order.position(self._step))) // 10)
+        every = -(-examples // order.batch_size)
+        for step in (*range(self._step + every, order.steps, every), order.steps):
+            self._advance_to(step)
+            self._evaluate()
 
     def _epochs(self, mode: Epochs) -> Result:
         stopping = EarlyStopping(mode.patience, mode.min_delta)

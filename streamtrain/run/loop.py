@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.gradient import Gradient
-from streamtrain.order import Order, Passes, lane_seed
+from streamtrain.order import Order, Passes, SegmentedOrder, lane_seed
 from streamtrain.values import Arrays, Selection, Update
 
 
-def selections_from(order: Order, passes: Passes, lanes: range, step: int, total_steps: int) -> Iterator[Selection]:
+def selections_from(
+    order: Order | SegmentedOrder, passes: Passes, lanes: range, step: int, total_steps: int
+) -> Iterator[Selection]:
     """What the worker that hosts ``lanes`` reads from global ``step`` to the end of the longest possible run."""
     for each in range(step, total_steps):
         position = order.position(each)
@@ -20,7 +22,12 @@ def selections_from(order: Order, passes: Passes, lanes: range, step: int, total
 
 
 def updates(
-    order: Order, lanes: range, arrays: Iterator[Arrays], gradient: Gradient, exchange: Exchange, seed: int
+    order: Order | SegmentedOrder,
+    lanes: range,
+    arrays: Iterator[Arrays],
+    gradient: Gradient,
+    exchange: Exchange,
+    seed: int,
 ) -> Iterator[Update]:
     """Trains from the exchange's step on, one update a turn, for as long as it is asked.
 

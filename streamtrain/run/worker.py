@@ -40,7 +40,7 @@ class Worker:
         self._readers: dict[str, Reader] = {}
         self._memory: Memory | None = None
         self._ring: RingReader | None = None
-        self._waited = 0.0
+        self._waited, self._streamed = 0.0, Loading()
 
     def process_number(self) -> int:
         """The operating system's number of this process."""
@@ -76,14 +76,29 @@ class Worker:
             workers=job.workers,
         )
         self._exchange = SharedExchange(self._memory, aggregator, self._index, processes)
+        self._begin(ring)
+
+    def extend(self, plan: Plan, ring: RingHandle | None) -> None:
+        """Goes on with a data set that has grown; ``ring`` as in ``join``, from the present step on."""
+        self._plan = plan
+        for reader in self._readers.values():
+            reader.extend(plan.manifest)
+        if self._ring is not None:
+            self._streamed += self._ring.loading
+        self._begin(ring)
+
+    def _begin(self, ring: RingHandle | None) -> None:
+        """Makes the loop that `advance` drives, from the exchange's step on."""
+        plan = self._plan
         if ring is None:
-            selections = selections_of(self._plan, self._lanes, self._exchange.step)
+            selections = selections_of(plan, self._lanes, self._exchange.step)
             arrays = selections_read(self._reader("train"), selections)
         else:
             self._ring = RingReader(ring)
             arrays = selections_streamed(self._ring)
-        arrays = self._timed(arrays)
-        self._updates: Iterator[Update] = updates(order, self._lanes, arrays, self._gradient, self._exchange, job.seed)
+        self._updates: Iterator[Update] = updates(
+            plan.order, self._lanes, self._timed(arrays), self._gradient, self._exchange, plan.job.seed
+        )
 
     def advance(self, step: int) -> list[Update]:
         """Trains until ``step`` updates are in the state; worker 0 returns them, since all have the same.
@@ -118,14 +133,12 @@ class Worker:
 
     def loading(self) -> Loading:
         """What reading has cost this worker so far, and its streamer."""
-        readers = sum((reader.loading for reader in self._readers.values()), Loading(waited=self._waited))
-        return readers if self._ring is None else readers + self._ring.loading
+        own = sum((reader.loading for reader in self._readers.values()), Loading(waited=self._waited))
+        return own + self._streamed + (Loading() if self._ring is None else self._ring.loading)
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """Bad examples that this worker itself passed over, by split and number in the stored order."""
-        return {
-            (split, number): skip for split, reader in self._readers.items() for number, skip in reader.skipped.items()
-        }
+        return {place: skip for reader in self._readers.values() for place, skip in reader.skips.items()}
 
     def _timed(self, arrays: Iterator[Arrays]) -> Iterator[Arrays]:
         """The same arrays; the time that they kept the worker waiting goes to its account."""
@@ -149,12 +162,12 @@ class Worker:
 
 
 class WorkersStreamer(Streamer):
-    """The streamer of worker ``index``: reads and decodes its lanes' parts ahead of it."""
+    """The streamer of worker ``index``: reads and decodes its lanes' parts ahead of it, from global ``step`` on."""
 
-    def __init__(self, plan: Plan, index: int) -> None:
+    def __init__(self, plan: Plan, index: int, step: int = 0) -> None:
         order = plan.order
         lanes = lanes_of_worker(order.lanes, plan.job.workers, index)
-        selections = selections_of(plan, lanes, 0)
+        selections = selections_of(plan, lanes, step)
         super().__init__(plan.reader("train"), selections, largest=order.batch_size // order.lanes)
 
 

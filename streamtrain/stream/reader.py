@@ -63,7 +63,7 @@ class Reader:
             raise ConfigError(
                 complaint(str(folder), expected=f"a {split} split", found=", ".join(manifest.splits), do="pack one")
             )
-        self._shards = manifest.splits[split].shards
+        self._split, self._shards = split, manifest.splits[split].shards
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._verified: set[int] = set()
         self._decoding = decoding or Decoding()
@@ -107,6 +107,10 @@ class Reader:
         self._bytes_read += _bytes(arrays)
         return arrays
 
+    def extend(self, manifest: Manifest) -> None:
+        """Goes on with a data set that has grown: the shards that were there have stayed as they were."""
+        self._shards = manifest.splits[self._split].shards
+
     def select(self, selection: Selection) -> Arrays:
         """The same for runs or numbers."""
         if isinstance(selection, np.ndarray):
@@ -114,6 +118,11 @@ class Reader:
         if len(selection) == 1:
             return self.read(*selection[0])
         return _joined([self.read(start, stop) for start, stop in selection])
+
+    @property
+    def skips(self) -> dict[tuple[str, int], Skip]:
+        """``skipped`` with the split's name."""
+        return {(self._split, number): skip for number, skip in self.skipped.items()}
 
     @property
     def loading(self) -> Loading:

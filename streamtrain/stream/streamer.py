@@ -50,9 +50,9 @@ class Streamer:
         self._thread.start()
         return self._ring.handle
 
-    def skipped(self) -> dict[int, Skip]:
-        """Bad examples that were passed over so far, by their number in the stored order."""
-        return dict(self._reader.skipped)
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """Bad examples that were passed over so far, by split and number in the stored order."""
+        return self._reader.skips
 
     def failure(self) -> BaseException | None:
         """What stopped the filling, if anything did."""

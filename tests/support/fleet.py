@@ -33,6 +33,10 @@ class PlainFleet:
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         return self.worker.evaluate(split, slices)
 
+    def extend(self, plan: Plan, step: int) -> None:
+        assert step == self.worker._exchange.step
+        self.worker.extend(plan, None)
+
     def loading(self) -> Loading:
         return self.worker.loading()
 

@@ -1,0 +1,32 @@
+"""Online over data that grows: waiting for the next segment."""
+
+from __future__ import annotations
+
+import time
+
+from streamtrain.pack import FILE
+from streamtrain.prepare.plan import Plan, grown
+from streamtrain.track.terminal import Terminal
+
+LOOK_EVERY_SECONDS = 0.5
+
+
+def wait_for_growth(plan: Plan, idle_timeout: float, terminal: Terminal) -> Plan | None:
+    """The plan over the grown data set, or ``None`` when nothing has come for ``idle_timeout`` seconds.
+
+    Raises:
+        DataError: the data set is no longer the one that the run began with, and more.
+    """
+    ends, seen = time.monotonic() + idle_timeout, 0
+    while True:
+        changed = (plan.folder / FILE).stat().st_mtime_ns
+        if changed != seen:  # a large manifest is not read again for nothing
+            seen = changed
+            found = grown(plan)
+            if found is not None:
+                return found
+        left = ends - time.monotonic()
+        if left <= 0:
+            return None
+        terminal.live(f"waiting for new examples, {left:.0f} s left")
+        time.sleep(min(LOOK_EVERY_SECONDS, left))
