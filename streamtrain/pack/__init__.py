@@ -1,7 +1,7 @@
 """Once for a data set: raw data to shards at rest, shuffled uniformly, with a manifest."""
 
 from streamtrain.pack.foreign import scan_foreign
-from streamtrain.pack.manifest import FILE, Field, Manifest, Shard, Split, read_manifest
+from streamtrain.pack.manifest import FILE, Field, Manifest, Shard, Split, fetch_manifest, read_manifest
 from streamtrain.pack.options import PackOptions
 from streamtrain.pack.packing import pack
 from streamtrain.pack.shard import verify
@@ -14,6 +14,7 @@ __all__ = [
     "PackOptions",
     "Shard",
     "Split",
+    "fetch_manifest",
     "pack",
     "read_manifest",
     "scan_foreign",

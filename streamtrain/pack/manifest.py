@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.errors import ManifestError, complaint
+from streamtrain.store.remote import Store
 
 VERSION = 1
 FILE = "manifest.json"
@@ -157,26 +158,44 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestError(
             complaint(str(file), expected="a data set's manifest", found=unfinished, do="run `streamtrain pack` first")
         )
+    manifest = parse_manifest(file.read_bytes(), str(file))
+    check_sizes(folder, manifest)
+    return manifest
+
+
+def fetch_manifest(store: Store) -> Manifest:
+    """The manifest of the data set in a store, checked for form; its shards' sizes are checked when they arrive.
+
+    Raises:
+        StoreError: it is not there or could not be had. ManifestError: not ours, newer than this program or damaged.
+    """
+    return parse_manifest(store.read_whole(FILE), store.named(FILE))
+
+
+def parse_manifest(text: bytes, file: str) -> Manifest:
+    """The manifest in the text of ``file``, checked for form alone.
+
+    Raises:
+        ManifestError: not ours, newer than this program, or damaged.
+    """
     try:
-        card = json.loads(file.read_text("utf-8"))
+        card = json.loads(text.decode("utf-8"))
         version = card["streamtrain_manifest"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(file, error) from None
     if version != VERSION:
         raise ManifestError(
             complaint(
-                str(file),
+                file,
                 expected=f"manifest version {VERSION}",
                 found=f"version {version!r}",
                 do="update streamtrain, or pack the data again with this one",
             )
         )
     try:
-        manifest = _from_card(card)
+        return _from_card(card)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise _damaged(file, error) from None
-    check_sizes(folder, manifest)
-    return manifest
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
@@ -258,10 +277,10 @@ def _count(value: object) -> int:
     return value
 
 
-def _damaged(file: Path, error: Exception) -> ManifestError:
+def _damaged(file: str, error: Exception) -> ManifestError:
     return ManifestError(
         complaint(
-            str(file),
+            file,
             expected="the manifest that `streamtrain pack` wrote",
             found=f"{type(error).__name__}: {error}".replace("\n", " "),
             do="restore it or pack again",

@@ -8,19 +8,29 @@ from pathlib import Path
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job, Online
 from streamtrain.order import Order
-from streamtrain.pack import FILE, Manifest, read_manifest, scan_foreign
+from streamtrain.pack import FILE, Manifest, fetch_manifest, read_manifest, scan_foreign
+from streamtrain.prepare.place import fetched_files, is_remote, local_folder
+from streamtrain.store import RetryPolicy, masked
+from streamtrain.store.remote import Store
+from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
 
 EVALUATION_SLICE = 500
 """Examples that a worker evaluates at once."""
+IMPATIENT = RetryPolicy(attempts=4)
+"""For the first request of all, whose failure is most often a wrong URL."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """See the module. ``order`` is of the training split; ``streamed`` says whether workers get streamers."""
+    """See the module.
+
+    ``place`` is the data set's, as messages name it; ``order`` is of the training split; ``streamed``
+    says whether workers get streamers.
+    """
 
     job: Job
-    folder: Path
+    place: str
     manifest: Manifest
     order: Order
     streamed: bool
@@ -38,15 +48,23 @@ class Plan:
     def reader(self, split: str) -> Reader:
         """A reader of the job's fields of one split."""
         data = self.job.data
-        return Reader(self.folder, self.manifest, split, data.fields_read, verify=data.verify)
+        files = (
+            fetched_files(self.job, self.manifest, split)
+            if is_remote(data.url)
+            else LocalFiles(Path(self.place), verify=data.verify)
+        )
+        return Reader(files, self.manifest, split, data.fields_read)
 
 
-def open_dataset(folder: Path) -> Manifest:
-    """The manifest of a packed data set, or one made by looking at foreign shards.
+def open_dataset(url: str) -> Manifest:
+    """The manifest of a packed data set, or one made by looking at foreign shards in a folder.
 
     Raises:
         DataError: neither is there, or it is damaged.
     """
+    if is_remote(url):
+        return fetch_manifest(Store(url, IMPATIENT))
+    folder = Path(url)
     if not (folder / FILE).exists() and any(folder.glob("train/*.tar")):
         return scan_foreign(folder)
     return read_manifest(folder)
@@ -58,20 +76,20 @@ def plan(job: Job) -> Plan:
     Raises:
         ConfigError, DataError: the job and the data set do not fit.
     """
-    folder = Path(job.data.url).absolute()
-    manifest = open_dataset(folder)
+    url = job.data.url if is_remote(job.data.url) else str(local_folder(job.data.url))
+    place, manifest = masked(url), open_dataset(url)
     for split in ("train", "validation"):
         if split not in manifest.splits or not manifest.splits[split].examples:
             found = ", ".join(f"{name} {s.examples:,}" for name, s in manifest.splits.items())
             do = "pack it with a validation split, e.g. --splits 0.8 0.1 0.1"
-            raise ConfigError(complaint(str(folder), expected=f"examples in the {split} split", found=found, do=do))
+            raise ConfigError(complaint(place, expected=f"examples in the {split} split", found=found, do=do))
     examples = manifest.splits["train"].examples
     wanted = job.mode.max_examples if isinstance(job.mode, Online) else None
     if wanted is not None and wanted > examples:
         raise ConfigError(
             complaint(
                 "mode.max_examples",
-                expected=f"at most the {examples:,} training examples of {folder}",
+                expected=f"at most the {examples:,} training examples of {place}",
                 found=f"{wanted:,}",
                 do="lower it or pack more data",
             )
@@ -79,4 +97,4 @@ def plan(job: Job) -> Plan:
     order = Order(examples, job.lane_count, job.batch_size, used=wanted or examples)
     fields = [manifest.field_named(name) for name in job.data.fields_read]
     streamed = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
-    return Plan(job, folder, manifest, order, streamed)
+    return Plan(job, place, manifest, order, streamed)

@@ -60,12 +60,12 @@ def _check_fields(plan: Plan) -> None:
         if field is None:
             found = ", ".join(f.name for f in plan.manifest.fields)
             do = "set data.inputs, data.target and data.extra"
-            raise ConfigError(complaint(str(plan.folder), expected=f"a field {name!r}", found=found, do=do))
+            raise ConfigError(complaint(plan.place, expected=f"a field {name!r}", found=found, do=do))
         if field.dtype is None or field.shape is None:
             kind = "text or JSON" if field.dtype is None else "arrays whose shape varies"
             raise ConfigError(
                 complaint(
-                    f"{plan.folder}, field {name!r}",
+                    f"{plan.place}, field {name!r}",
                     expected="arrays of one shape",
                     found=kind,
                     do="bring all examples to one shape before packing, or leave the field out",
@@ -96,7 +96,7 @@ def _check_labels(plan: Plan, output: Any) -> None:
     if field.high >= classes or (field.low or 0) < 0:
         raise JobError(
             complaint(
-                f"{plan.folder}, field {field.name!r}",
+                f"{plan.place}, field {field.name!r}",
                 expected=f"labels from 0 to {classes - 1}, the model's {classes} outputs",
                 found=f"{field.low} to {field.high}",
                 do="give the model an output for each class, or mend the labels",

@@ -137,7 +137,7 @@ class Store:
         )
 
     def close(self) -> None:
-        """Ends what is under way; a request that another thread waits for fails soon."""
+        """Ends what is under way: whoever waits for it gets a `StoreError` when the request's own time is over."""
         self._retrier.stop()
 
     def _chunks(self, name: str, start: int, stop: int, *, ends: bool) -> Iterator[bytes]:

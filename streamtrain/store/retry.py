@@ -116,18 +116,20 @@ class Retrier:
         """
         number = 0
         while True:
+            if self._stopped.is_set():
+                raise StoreError(complaint(where, expected=expected, found="the store closed", do="open it again"))
             try:
                 return attempt()
             except Exception as error:
                 number += 1
-                if number == self.policy.attempts or not temporary(error) or self._stopped.is_set():
+                if number == self.policy.attempts or not temporary(error):
                     raise self._gave_up(where, expected, error, number) from None
             with self._lock:
                 self.retries += 1
             self._stopped.wait(self._random.uniform(0, min(self.policy.longest, self.policy.first * 2 ** (number - 1))))
 
     def stop(self) -> None:
-        """Waits no longer and tries nothing again, from now on."""
+        """Ends all waiting, and lets no request begin any more."""
         self._stopped.set()
 
     def _gave_up(self, where: str, expected: str, error: Exception, attempts: int) -> StoreError:

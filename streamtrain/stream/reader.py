@@ -21,42 +21,36 @@ from numpy.typing import NDArray
 from streamtrain.errors import ConfigError, ShardError, complaint, one_line
 from streamtrain.pack.manifest import Field, Manifest, Shard
 from streamtrain.pack.shard import examples as scan_examples
-from streamtrain.pack.shard import verify as verify_shard
 from streamtrain.stream.decode import decoder_of
+from streamtrain.stream.files import ShardFiles
 from streamtrain.stream.stride import FixedLayout, array_column, fixed_layout, number_column
 from streamtrain.values import Arrays
-
-OPEN_SHARDS = 64
-"""Mapped shards kept open; more lanes than this in one worker would reopen them in turn."""
 
 
 class Reader:
     """Reads one split of a data set.
 
     Args:
-        folder: the data set's folder.
+        files: the data set's shards; as many as it allows are kept mapped, and more lanes than that in one
+            worker would open them in turn.
         manifest: its manifest.
         split: ``train``, ``validation`` or ``test``.
         fields: names of the fields to read.
-        verify: check every shard's checksum when it is first opened.
 
     Raises:
         ConfigError: no such split or field.
     """
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, split: str, fields: Sequence[str], *, verify: bool = True
-    ) -> None:
-        self._folder, self._verify = folder, verify
-        self._fields = tuple(_field(folder, manifest, name) for name in fields)
+    def __init__(self, files: ShardFiles, manifest: Manifest, split: str, fields: Sequence[str]) -> None:
+        self._files = files
+        self._fields = tuple(_field(files.place, manifest, name) for name in fields)
         if split not in manifest.splits:
             raise ConfigError(
-                complaint(str(folder), expected=f"a {split} split", found=", ".join(manifest.splits), do="pack one")
+                complaint(files.place, expected=f"a {split} split", found=", ".join(manifest.splits), do="pack one")
             )
         self._shards = manifest.splits[split].shards
         self._starts = [0, *itertools.accumulate(shard.examples for shard in self._shards)]
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
-        self._verified: set[int] = set()
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -95,12 +89,12 @@ class Reader:
         opened = self._open.get(index)
         if opened is None:
             shard = self._shards[index]
-            if self._verify and shard.sha256 and index not in self._verified:
-                verify_shard(self._folder, shard)
-                self._verified.add(index)
-            opened = self._open[index] = _open_shard(self._folder / shard.file, shard.examples, self._fields)
-            if len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)
+            while len(self._open) >= self._files.most_held:
+                oldest, _ = self._open.popitem(last=False)
+                self._files.release(self._shards[oldest])
+            opened = self._open[index] = _open_shard(self._files.hold(shard), shard.examples, self._fields)
+            after = (number + 1 for number in self._open)
+            self._files.ahead([self._shards[n] for n in after if n < len(self._shards) and n not in self._open])
         self._open.move_to_end(index)
         return opened
 
@@ -208,11 +202,11 @@ def _member(path: Path, key: str, members: dict[str, tuple[int, int]], field: Fi
         ) from None
 
 
-def _field(folder: Path, manifest: Manifest, name: str) -> Field:
+def _field(place: str, manifest: Manifest, name: str) -> Field:
     field = manifest.field_named(name)
     if field is None:
         found = ", ".join(f.name for f in manifest.fields)
         raise ConfigError(
-            complaint(str(folder), expected=f"a field {name!r}", found=found, do="set data.inputs and data.target")
+            complaint(place, expected=f"a field {name!r}", found=found, do="set data.inputs and data.target")
         )
     return field
