@@ -44,6 +44,7 @@ class Store:
         http = url.startswith(("http://", "https://"))
         self._base, self._query = (url.partition("?")[0], url.partition("?")[2]) if http else (url, "")
         self._retrier = Retrier(policy or RetryPolicy())
+        self._under_way: set[Future[bytes]] = set()
         self.place = masked(url)
 
     @property
@@ -137,8 +138,10 @@ class Store:
         )
 
     def close(self) -> None:
-        """Ends what is under way: whoever waits for it gets a `StoreError` when the request's own time is over."""
+        """Ends what is under way: whoever waits for it gets a `StoreError`."""
         self._retrier.stop()
+        for future in list(self._under_way):
+            future.cancel()
 
     def _chunks(self, name: str, start: int, stop: int, *, ends: bool) -> Iterator[bytes]:
         """Bytes ``[start, stop)`` in order; with ``ends`` the object must end at ``stop``.
@@ -192,7 +195,11 @@ class Store:
         if system.async_impl:
             import asyncio
 
-            return asyncio.run_coroutine_threadsafe(system._cat_file(path, start=start, end=stop), system.loop)
+            begun: Future[bytes]
+            begun = asyncio.run_coroutine_threadsafe(system._cat_file(path, start=start, end=stop), system.loop)
+            self._under_way.add(begun)
+            begun.add_done_callback(self._under_way.discard)
+            return begun
         answered: Future[bytes] = Future()
         try:
             answered.set_result(system.cat_file(path, start=start, end=stop))
@@ -227,7 +234,8 @@ def _file_system(url: str, place: str) -> Any:
         "s3": _s3_options,
     }
     try:
-        system, _ = fsspec.core.url_to_fs(url, **options.get(protocol, dict)())
+        # one that is kept for all would keep the credentials and the endpoint of the first time
+        system, _ = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options.get(protocol, dict)())
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         do = f"pip install 'streamtrain[{extra}]'" if extra else "install what it needs"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from streamtrain.errors import StoreError, complaint, one_line
+from streamtrain.errors import StoreError, StreamtrainError, complaint, one_line
 
 Result = TypeVar("Result")
 
@@ -120,6 +120,8 @@ class Retrier:
                 raise StoreError(complaint(where, expected=expected, found="the store closed", do="open it again"))
             try:
                 return attempt()
+            except StreamtrainError:
+                raise
             except Exception as error:
                 number += 1
                 if number == self.policy.attempts or not temporary(error):

@@ -133,19 +133,22 @@ class FetchedFiles:
         self._pins: dict[str, list[Pin]] = {}
         self._hits = self._misses = 0
         self._fetched = _Sum()
-        self._ahead: dict[str, Future[Pin | None]] = {}
+        self._ahead: dict[str, tuple[int, Future[Pin | None]]] = {}
         self._tasks: queue.SimpleQueue[tuple[Future[Pin | None], _Whole] | None] = queue.SimpleQueue()
         # a reader that is thrown away takes its threads along
         self._end = weakref.finalize(self, _end, store, self._tasks, threads)
-        for number in range(threads):
-            worker = threading.Thread(target=_fetch_ahead, args=(cache, self._tasks), name=f"ahead-{number}")
-            worker.daemon = True  # a store that does not answer keeps no process from ending
+        # daemons: a store that does not answer keeps no process from ending
+        self._workers = [
+            threading.Thread(target=_fetch_ahead, args=(cache, self._tasks), name="ahead", daemon=True)
+            for _ in range(threads)
+        ]
+        for worker in self._workers:
             worker.start()
 
     def hold(self, shard: Shard) -> Path:
         """See `ShardFiles`."""
         with self._lock:
-            coming = self._ahead.pop(shard.file, None)
+            _, coming = self._ahead.pop(shard.file, (0, None))
         pin = None
         ready = coming is not None and coming.done()
         if coming is not None and not coming.cancel():
@@ -180,20 +183,17 @@ class FetchedFiles:
 
     def ahead(self, shards: Sequence[Shard]) -> None:
         """See `ShardFiles`; those that find no room are fetched when they are held."""
-        wanted = {}
-        room = self._ahead_bytes
-        for shard in shards:
-            if shard.file not in self._pins and shard.bytes <= room:
-                wanted[shard.file] = shard
-                room -= shard.bytes
+        wanted = {shard.file: shard for shard in shards if shard.file not in self._pins}
         with self._lock:
             for name in [*self._ahead.keys() - wanted.keys()]:
-                _let_go(self._ahead.pop(name), drop=not self._keep)
+                _let_go(self._ahead.pop(name)[1], drop=not self._keep)
+            room = self._ahead_bytes - sum(size for size, _ in self._ahead.values())
             for name, shard in wanted.items():
-                if name not in self._ahead:
+                if name not in self._ahead and shard.bytes <= room:
                     future: Future[Pin | None] = Future()
-                    self._ahead[name] = future
+                    self._ahead[name] = shard.bytes, future
                     self._tasks.put((future, _Whole(self._store, shard, self._fetched)))
+                    room -= shard.bytes
 
     def health(self) -> LoaderHealth:
         """See `ShardFiles`."""
@@ -203,6 +203,8 @@ class FetchedFiles:
         """See `ShardFiles`."""
         self._end()
         self.ahead(())
+        for worker in self._workers:
+            worker.join(timeout=2)  # longer only where it waits for another process's fetch of the same shard
         for name, pins in [*self._pins.items()]:
             for _ in range(len(pins)):
                 self._release(name)

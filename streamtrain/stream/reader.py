@@ -90,8 +90,10 @@ class Reader:
         if opened is None:
             shard = self._shards[index]
             while len(self._open) >= self._files.most_held:
-                oldest, _ = self._open.popitem(last=False)
-                self._files.release(self._shards[oldest])
+                # a lane that comes to a shard has left the one before
+                left = index - 1 if index - 1 in self._open else next(iter(self._open))
+                del self._open[left]
+                self._files.release(self._shards[left])
             opened = self._open[index] = _open_shard(self._files.hold(shard), shard.examples, self._fields)
             after = (number + 1 for number in self._open)
             self._files.ahead([self._shards[n] for n in after if n < len(self._shards) and n not in self._open])
