@@ -6,7 +6,8 @@
     ├── DataError          what lies on disk                               exit 3
     │   ├── SourceError    raw data on its way into `pack`
     │   ├── ManifestError  the card of a data set
-    │   └── ShardError     one tar, one example in it
+    │   ├── ShardError     one tar, one example in it
+    │   └── StoreError     a store that does not answer, or gives other bytes than it should
     └── TrainingError      what happens in a run                           exit 4
         ├── NonFiniteError a loss or gradient is NaN or infinite
         └── WorkerLost     a worker process died or stopped answering
@@ -55,6 +56,10 @@ class ManifestError(DataError):
 
 class ShardError(DataError):
     """A shard or an example in it is damaged or not in the accepted layout."""
+
+
+class StoreError(DataError):
+    """A store does not answer, refuses, or gives other bytes than the manifest says."""
 
 
 class TrainingError(StreamtrainError):

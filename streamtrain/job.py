@@ -34,7 +34,10 @@ class Data:
     """Which data set and which of its fields."""
 
     url: str
-    """Folder of the data set that `streamtrain pack` made, or one with train/*.tar and validation/*.tar."""
+    """Folder or URL (s3, gs, az, http, https, hf) of a data set that `streamtrain pack` made.
+
+    A folder may also be one with train/*.tar and validation/*.tar of other origin.
+    """
     inputs: tuple[str, ...] = ("image",)
     """Fields that the model is called with, in this order."""
     target: str = "label"
@@ -54,10 +57,15 @@ class Data:
     max_bad_examples: int = 100
     """Stop when more examples than this were skipped."""
     verify: bool = True
-    """Check every shard's checksum when a worker first opens it."""
+    """Check every shard's checksum when a worker first opens it; what is fetched from a URL is always checked."""
+    cache: str | None = None
+    """Folder for shards fetched from a URL, on a disk of the host; ~/.cache/streamtrain by default."""
+    cache_bytes: int = 32 * 2**30
+    """Bytes that the shards in the cache may have, over all runs on the host."""
 
     def __post_init__(self) -> None:
         _require(bool(self.url), "data.url", "a folder", self.url, "name the data set's folder")
+        _require_count("data.cache_bytes", self.cache_bytes)
         _require(bool(self.inputs), "data.inputs", "at least one field", self.inputs, "name the model's input fields")
         _require_count("data.decode_threads", self.decode_threads)
         _require_count("data.max_bad_examples", self.max_bad_examples, lowest=0)

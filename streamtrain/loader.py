@@ -58,11 +58,10 @@ def open(  # noqa: A001  # `st.open` says what it does
     Raises:
         ConfigError, DataError: no such data set, split or field.
     """
-    folder = Path(url).absolute()
-    manifest = open_dataset(folder)
+    manifest = open_dataset(str(url))
     names = tuple(fields) if fields is not None else tuple(field.name for field in manifest.fields)
     decoding = Decoding(map, image_size, decode_threads, on_bad_example)
-    reader = Reader(folder, manifest, split, names, verify=verify, decoding=decoding)
+    reader = Reader(_files(str(url), cache, cache_bytes, verify), manifest, split, names, decoding)
     starts = manifest.splits[split].shards
     shards = [starts.start(index) for index in range(len(starts) + 1)]
     return Examples(reader, f"{manifest.digest}/{split}", shards)

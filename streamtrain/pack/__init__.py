@@ -5,7 +5,7 @@ import types
 from typing import Any
 
 from streamtrain.pack.foreign import scan_foreign
-from streamtrain.pack.manifest import FILE, Field, Manifest, Segment, Split, parse_manifest, read_manifest
+from streamtrain.pack.manifest import FILE, Field, Manifest, Segment, Split, fetch_manifest, parse_manifest, read_manifest
 from streamtrain.pack.options import PackOptions
 from streamtrain.pack.packing import pack
 from streamtrain.pack.shard import verify
@@ -21,6 +21,7 @@ __all__ = [
     "Shard",
     "ShardList",
     "Split",
+    "fetch_manifest",
     "pack",
     "parse_manifest",
     "read_manifest",

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from streamtrain.errors import ManifestError, complaint
 from streamtrain.pack.shard_list import ShardList
 from streamtrain.store import write_whole
+from streamtrain.store.remote import Store
 
 VERSION = 2
 FILE = "manifest.json"
@@ -190,6 +191,15 @@ def read_manifest(folder: Path) -> Manifest:
     manifest = parse_manifest(file.read_bytes(), str(file))
     check_sizes(folder, manifest)
     return manifest
+
+
+def fetch_manifest(store: Store) -> Manifest:
+    """The manifest of the data set in a store, checked for form; its shards' sizes are checked when they arrive.
+
+    Raises:
+        StoreError: it is not there or could not be had. ManifestError: not ours, newer than this program or damaged.
+    """
+    return parse_manifest(store.read_whole(FILE), store.named(FILE))
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:

@@ -10,6 +10,7 @@ from streamtrain.errors import ConfigError, complaint
 from streamtrain.order import Order
 from streamtrain.pack import Manifest, stored_order, verify
 from streamtrain.prepare.plan import open_dataset
+from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Arrays
 
@@ -28,11 +29,11 @@ def inspect_dataset(
     Raises:
         DataError: the data set is damaged. ConfigError: no such key.
     """
-    manifest = open_dataset(folder)
+    manifest = open_dataset(str(folder))
     if verify_all:
         _verify_all(folder, manifest)
     split, number = _find(folder, manifest, key)
-    reader = Reader(folder, manifest, split, [f.name for f in manifest.fields], verify=False)
+    reader = Reader(LocalFiles(folder, verify=False), manifest, split, [f.name for f in manifest.fields])
     shard, row, its_key = reader.locate(number)
     found = {
         "folder": str(folder),
@@ -149,7 +150,7 @@ def _find(folder: Path, manifest: Manifest, key: str | None) -> tuple[str, int]:
             continue
         if key is None:
             return name, 0
-        reader = Reader(folder, manifest, name, (), verify=False)
+        reader = Reader(LocalFiles(folder, verify=False), manifest, name, ())
         number = next((n for n in range(len(reader)) if reader.locate(n)[2] == key), None)
         if number is not None:
             return name, number

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 from streamtrain.errors import ConfigError, ManifestError, complaint
 from streamtrain.job import Epochs, Job, Online
 from streamtrain.order import Order, Passes, Reshuffle, SegmentedOrder, passes_of
-from streamtrain.pack import FILE, Manifest, read_manifest, scan_foreign
+from streamtrain.pack import FILE, Manifest, fetch_manifest, read_manifest, scan_foreign
+from streamtrain.prepare.place import fetched_files
+from streamtrain.store import RetryPolicy, local_path, masked
+from streamtrain.store.remote import Store
 from streamtrain.stream.examples import Decoding
+from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
 
 EVALUATION_SLICE = 500
 """Examples that a worker evaluates at once."""
+IMPATIENT = RetryPolicy(attempts=4)
+"""For the first request of all, whose failure is most often a wrong URL."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """See the module. ``order`` is of the training split; ``streamed`` says whether workers get streamers."""
+    """See the module.
+
+    ``place`` is the data set's, as messages name it; ``order`` is of the training split; ``streamed``
+    says whether workers get streamers.
+    """
 
     job: Job
-    folder: Path
+    place: str
     manifest: Manifest
     order: Order | SegmentedOrder
     streamed: bool
@@ -39,9 +48,11 @@ class Plan:
 
     def reader(self, split: str) -> Reader:
         """A reader of the job's fields of one split."""
-        data = self.job.data
+        data, folder = self.job.data, local_path(self.job.data.url)
+        remote = folder is None
+        files = fetched_files(self.job, self.manifest, split) if remote else LocalFiles(folder, verify=data.verify)
         decoding = Decoding(data.map, data.image_size, data.decode_threads, data.on_bad_example)
-        return Reader(self.folder, self.manifest, split, data.fields_read, verify=data.verify, decoding=decoding)
+        return Reader(files, self.manifest, split, data.fields_read, decoding)
 
     @property
     def pass_orders(self) -> Passes:
@@ -52,12 +63,15 @@ class Plan:
         return passes_of(reshuffle, self.order.examples, starts, self.job.seed)
 
 
-def open_dataset(folder: Path) -> Manifest:
-    """The manifest of a packed data set, or one made by looking at foreign shards.
+def open_dataset(url: str) -> Manifest:
+    """The manifest of a packed data set, or one made by looking at foreign shards in a folder.
 
     Raises:
         DataError: neither is there, or it is damaged.
     """
+    folder = local_path(url)
+    if folder is None:
+        return fetch_manifest(Store(url, IMPATIENT))
     if not (folder / FILE).exists() and any(folder.glob("train/*.tar")):
         return scan_foreign(folder)
     return read_manifest(folder)
@@ -69,20 +83,19 @@ def plan(job: Job) -> Plan:
     Raises:
         ConfigError, DataError: the job and the data set do not fit.
     """
-    folder = Path(job.data.url).absolute()
-    manifest = open_dataset(folder)
+    place, manifest = masked(str(local_path(job.data.url) or job.data.url)), open_dataset(job.data.url)
     for split in ("train", "validation"):
         if split not in manifest.splits or not manifest.splits[split].examples:
             found = ", ".join(f"{name} {s.examples:,}" for name, s in manifest.splits.items())
             do = "pack it with a validation split, e.g. --splits 0.8 0.1 0.1"
-            raise ConfigError(complaint(str(folder), expected=f"examples in the {split} split", found=found, do=do))
+            raise ConfigError(complaint(place, expected=f"examples in the {split} split", found=found, do=do))
     examples = manifest.splits["train"].examples
     wanted = job.mode.max_examples if isinstance(job.mode, Online) else None
     if wanted is not None and wanted > examples:
         raise ConfigError(
             complaint(
                 "mode.max_examples",
-                expected=f"at most the {examples:,} training examples of {folder}",
+                expected=f"at most the {examples:,} training examples of {place}",
                 found=f"{wanted:,}",
                 do="lower it or pack more data",
             )
@@ -91,7 +104,7 @@ def plan(job: Job) -> Plan:
     fields = [manifest.field_named(name) for name in job.data.fields_read]
     encoded = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
     streamed = encoded or job.data.map is not None
-    return Plan(job, folder, manifest, order, streamed)
+    return Plan(job, place, manifest, order, streamed)
 
 
 def grown(plan: Plan) -> Plan | None:
@@ -100,11 +113,11 @@ def grown(plan: Plan) -> Plan | None:
     Raises:
         DataError: the data set is no longer the one that the run began with, and more.
     """
-    manifest = open_dataset(plan.folder)
+    manifest = open_dataset(plan.job.data.url)
     before = plan.manifest.segments
     if manifest.segments[: len(before)] != before or manifest.fields != plan.manifest.fields:
         expected, do = "the data set that the run began with, and more segments", "start a new run"
-        raise ManifestError(complaint(str(plan.folder), expected=expected, found="another data set", do=do))
+        raise ManifestError(complaint(plan.place, expected=expected, found="another data set", do=do))
     examples = manifest.splits["train"].examples
     if examples == plan.order.examples:
         return None

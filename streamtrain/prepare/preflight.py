@@ -68,7 +68,7 @@ def _check_fields(plan: Plan) -> None:
         if field is None:
             found = ", ".join(f.name for f in plan.manifest.fields)
             do = "set data.inputs, data.target and data.extra"
-            raise ConfigError(complaint(str(plan.folder), expected=f"a field {name!r}", found=found, do=do))
+            raise ConfigError(complaint(plan.place, expected=f"a field {name!r}", found=found, do=do))
         if plan.job.data.map is not None:
             continue
         resized = plan.job.data.image_size is not None and field.member.rpartition(".")[2] in IMAGES
@@ -76,7 +76,7 @@ def _check_fields(plan: Plan) -> None:
             kind = "text, JSON or bytes" if field.dtype is None else "arrays whose shape varies"
             raise ConfigError(
                 complaint(
-                    f"{plan.folder}, field {name!r}",
+                    f"{plan.place}, field {name!r}",
                     expected="arrays of one shape",
                     found=kind,
                     do="set data.map (or data.image_size for images), pack them in one shape, or leave the field out",
@@ -114,7 +114,7 @@ def _check_labels(plan: Plan, output: Any) -> None:
     if field.high >= classes or (field.low or 0) < 0:
         raise JobError(
             complaint(
-                f"{plan.folder}, field {field.name!r}",
+                f"{plan.place}, field {field.name!r}",
                 expected=f"labels from 0 to {classes - 1}, the model's {classes} outputs",
                 found=f"{field.low} to {field.high}",
                 do="give the model an output for each class, or mend the labels",

@@ -6,6 +6,7 @@ import time
 
 from streamtrain.pack import FILE
 from streamtrain.prepare.plan import Plan, grown
+from streamtrain.store import local_path
 from streamtrain.track.terminal import Terminal
 
 LOOK_EVERY_SECONDS = 0.5
@@ -17,9 +18,9 @@ def wait_for_growth(plan: Plan, idle_timeout: float, terminal: Terminal) -> Plan
     Raises:
         DataError: the data set is no longer the one that the run began with, and more.
     """
-    ends, seen = time.monotonic() + idle_timeout, 0
+    ends, folder, seen = time.monotonic() + idle_timeout, local_path(plan.job.data.url), 0
     while True:
-        changed = (plan.folder / FILE).stat().st_mtime_ns
+        changed = time.monotonic_ns() if folder is None else (folder / FILE).stat().st_mtime_ns
         if changed != seen:  # a large manifest is not read again for nothing
             seen = changed
             found = grown(plan)

@@ -115,7 +115,7 @@ class OpenShard:
                 self.fixed[field.name] = column
 
 
-def map_shard(path: Path) -> Bytes:
+def map_shard(path: Path, where: str) -> Bytes:
     """The shard's bytes, mapped; read when they are touched.
 
     Raises:
@@ -125,18 +125,18 @@ def map_shard(path: Path) -> Bytes:
         with path.open("rb") as file:
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except (OSError, ValueError) as error:
-        raise ShardError(complaint(str(path), expected="a shard", found=one_line(error), do="restore it")) from None
+        raise ShardError(complaint(where, expected="a shard", found=one_line(error), do="restore it")) from None
 
 
-def fixed_columns(path: Path, data: Bytes, examples: int, fields: tuple[Field, ...]) -> OpenShard | None:
+def fixed_columns(where: str, data: Bytes, examples: int, fields: tuple[Field, ...]) -> OpenShard | None:
     """Columns of a shard whose samples are one example each and of one size; ``None`` where they are not."""
     layout = fixed_layout(data, examples)
     if layout is None:
         return None
-    return OpenShard([(field, _fixed_column(path, layout, field)) for field in fields], layout.key)
+    return OpenShard([(field, _fixed_column(where, layout, field)) for field in fields], layout.key)
 
 
-def block_columns(path: Path, data: Bytes, shard: Shard, block: int, fields: tuple[Field, ...]) -> OpenShard:
+def block_columns(where: str, data: Bytes, shard: Shard, block: int, fields: tuple[Field, ...]) -> OpenShard:
     """Columns of a shard of blocks.
 
     Raises:
@@ -146,36 +146,36 @@ def block_columns(path: Path, data: Bytes, shard: Shard, block: int, fields: tup
     full = fixed_layout(data, blocks, more=bool(rest)) if blocks else None
     last = fixed_layout(data, 1, full.end if full else 0) if rest and (full or not blocks) else None
     if (blocks and full is None) or (rest and last is None):
-        raise _unlike(path, f"{shard.examples} examples in blocks of {block}", "another layout")
+        raise _unlike(where, f"{shard.examples} examples in blocks of {block}", "another layout")
     columns: list[tuple[Field, Column]] = []
     for field in fields:
         form = np.dtype(field.dtype or "V"), field.shape or ()
         empty = np.empty((0, block, *form[1]), form[0])
-        in_full = empty if full is None else _block_array(path, full, field, block, form)
-        in_last = empty[:, 0] if last is None else _block_array(path, last, field, rest, form)[0]
+        in_full = empty if full is None else _block_array(where, full, field, block, form)
+        in_last = empty[:, 0] if last is None else _block_array(where, last, field, rest, form)[0]
         columns.append((field, BlockColumn(in_full, in_last)))
     first_key, digits = shard.first_key, len(shard.first_key)
     if not first_key.isdecimal() or (full or last or _never()).key(0) != first_key:
-        raise _unlike(path, f"the first key {first_key}", (full or last or _never()).key(0))
+        raise _unlike(where, f"the first key {first_key}", (full or last or _never()).key(0))
     return OpenShard(columns, lambda row: f"{int(first_key) + row:0{digits}d}")
 
 
-def encoded_columns(path: Path, data: Bytes, index: ShardIndex, fields: tuple[Field, ...]) -> OpenShard:
+def encoded_columns(where: str, data: Bytes, index: ShardIndex, fields: tuple[Field, ...]) -> OpenShard:
     """Columns of any other shard, by its index."""
     columns: list[tuple[Field, Column]] = []
     for field in fields:
         try:
             column = index.column(field.member)
         except KeyError:
-            raise _without(path, index.key(0), field, index.extensions) from None
+            raise _without(where, index.key(0), field, index.extensions) from None
         columns.append((field, EncodedColumn(data, index.starts[:, column], index.sizes[:, column])))
     return OpenShard(columns, index.key)
 
 
-def _fixed_column(path: Path, layout: FixedLayout, field: Field) -> Column:
+def _fixed_column(where: str, layout: FixedLayout, field: Field) -> Column:
     member = next((m for m in layout.members if m.extension == field.member), None)
     if member is None:
-        raise _without(path, layout.key(0), field, tuple(m.extension for m in layout.members))
+        raise _without(where, layout.key(0), field, tuple(m.extension for m in layout.members))
     kind = field.member.rpartition(".")[2]
     views: dict[str, Callable[..., NDArray[Any] | None]] = {"npy": array_column, "cls": number_column}
     values = views[kind](layout, member) if kind in views else None
@@ -186,30 +186,30 @@ def _fixed_column(path: Path, layout: FixedLayout, field: Field) -> Column:
 
 
 def _block_array(
-    path: Path, layout: FixedLayout, field: Field, length: int, form: tuple[np.dtype[Any], tuple[int, ...]]
+    where: str, layout: FixedLayout, field: Field, length: int, form: tuple[np.dtype[Any], tuple[int, ...]]
 ) -> NDArray[Any]:
     """The field's arrays in all blocks of a layout, shape (blocks, length, *shape)."""
     member = next((m for m in layout.members if m.extension == field.member), None)
     if member is None:
-        raise _without(path, layout.key(0), field, tuple(m.extension for m in layout.members))
+        raise _without(where, layout.key(0), field, tuple(m.extension for m in layout.members))
     values = array_column(layout, member)
     dtype, shape = form
     if values is None or values.dtype != dtype or values.shape[1:] != (length, *shape):
         found = "no plain array" if values is None else f"{values.dtype} of shape {values.shape[1:]}"
-        where = f"{path}, block {layout.key(0)!r}, field {field.name!r}"
+        place = f"{where}, block {layout.key(0)!r}, field {field.name!r}"
         expected = f"{dtype} of shape {(length, *shape)}"
-        raise ShardError(complaint(where, expected=expected, found=found, do="it was altered: restore it"))
+        raise ShardError(complaint(place, expected=expected, found=found, do="it was altered: restore it"))
     return values
 
 
-def _unlike(path: Path, expected: str, found: str) -> ShardError:
-    return ShardError(complaint(str(path), expected=expected, found=found, do="it was altered: restore it"))
-
-
-def _without(path: Path, key: str, field: Field, there: tuple[str, ...]) -> ShardError:
-    where, found = f"{path}, example {key!r}", ", ".join(sorted(there))
-    expected = f"a member .{field.member}"
+def _unlike(where: str, expected: str, found: str) -> ShardError:
     return ShardError(complaint(where, expected=expected, found=found, do="it was altered: restore it"))
+
+
+def _without(where: str, key: str, field: Field, there: tuple[str, ...]) -> ShardError:
+    place, found = f"{where}, example {key!r}", ", ".join(sorted(there))
+    expected = f"a member .{field.member}"
+    return ShardError(complaint(place, expected=expected, found=found, do="it was altered: restore it"))
 
 
 def _never() -> FixedLayout:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,13 @@ from numpy.typing import NDArray
 from streamtrain.errors import ConfigError, ShardError, complaint
 from streamtrain.pack.index import ShardIndex, index_name, read_index, scan_index
 from streamtrain.pack.manifest import Field, Manifest
-from streamtrain.pack.shard import verify as verify_shard
 from streamtrain.pack.shard_list import Shard
 from streamtrain.stream.columns import OpenShard, block_columns, encoded_columns, fixed_columns, map_shard
 from streamtrain.stream.decode import Decoder, decoder_of
 from streamtrain.stream.examples import Assembler, Decoding, Member, Row
+from streamtrain.stream.files import ShardFiles
 from streamtrain.values import Arrays, Loading, Selection, Skip
 
-OPEN_SHARDS = 64
-"""Mapped shards kept open; more lanes than this in one worker would reopen them in turn."""
 FIRST_LOOKED_AT = 1000
 
 
@@ -33,11 +32,11 @@ class Reader:
     """Reads one split of a data set.
 
     Args:
-        folder: the data set's folder.
+        files: the data set's shards; as many as it allows are kept mapped, and more lanes than that in one
+            worker would open them in turn.
         manifest: its manifest.
         split: ``train``, ``validation`` or ``test``.
         fields: names of the fields to read.
-        verify: check every shard's checksum when it is first opened.
         decoding: how examples become arrays.
 
     Attributes:
@@ -49,23 +48,20 @@ class Reader:
 
     def __init__(
         self,
-        folder: Path,
+        files: ShardFiles,
         manifest: Manifest,
         split: str,
         fields: Sequence[str],
-        *,
-        verify: bool = True,
         decoding: Decoding | None = None,
     ) -> None:
-        self._folder, self._verify, self._block = folder, verify, manifest.block
-        self._fields = tuple(_field(folder, manifest, name) for name in fields)
+        self._files, self._block = files, manifest.block
+        self._fields = tuple(_field(files.place, manifest, name) for name in fields)
         if split not in manifest.splits:
             raise ConfigError(
-                complaint(str(folder), expected=f"a {split} split", found=", ".join(manifest.splits), do="pack one")
+                complaint(files.place, expected=f"a {split} split", found=", ".join(manifest.splits), do="pack one")
             )
         self._split, self._shards = split, manifest.splits[split].shards
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
-        self._verified: set[int] = set()
         self._decoding = decoding or Decoding()
         self._decoders: Mapping[str, Decoder] = {
             field.name: decoder_of(field.member, self._decoding.image_size) for field in self._fields
@@ -127,7 +123,8 @@ class Reader:
     @property
     def loading(self) -> Loading:
         """What reading has cost so far."""
-        return Loading(bytes_read=self._bytes_read, skipped=len(self.skipped))
+        health = self._files.health()
+        return replace(health, bytes_read=self._bytes_read, skipped=len(self.skipped))
 
     def take(self, numbers: NDArray[np.int64]) -> Arrays:
         """The same for any examples, in the order of ``numbers``."""
@@ -153,7 +150,7 @@ class Reader:
     def samples(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Examples ``[start, stop)`` as WebDataset's readers give them: the members' bytes by extension."""
         for number, first, last in self._shards.pieces(start, stop):
-            opened, url = self._shard(number), str(self._folder / self._shards.file(number))
+            opened, url = self._shard(number), self._where(number)
             members = {name: column.encoded(first, last) for name, column in opened.fixed.items()}
             for row in range(first, last):
                 sample: dict[str, Any] = {"__key__": opened.key(row), "__url__": url}
@@ -172,7 +169,7 @@ class Reader:
             if arrays:
                 return arrays
         expected, found = "a readable example", f"{min(len(self), FIRST_LOOKED_AT)} bad ones from the first on"
-        raise ShardError(complaint(str(self._folder), expected=expected, found=found, do="mend data.map or the data"))
+        raise ShardError(complaint(self._files.place, expected=expected, found=found, do="mend data.map or the data"))
 
     def locate(self, number: int) -> tuple[Shard, int, str]:
         """The shard of example ``number``, its row there, and its key."""
@@ -181,7 +178,7 @@ class Reader:
         return self._shards[index], row, self._shard(index).key(row)
 
     def _decoded(self, number: int, opened: OpenShard, rows: NDArray[np.int64]) -> Arrays:
-        path, mapped = self._folder / self._shards.file(number), self._decoding.map is not None
+        where, mapped = self._where(number), self._decoding.map is not None
         fixed = {name: column.take(rows) for name, column in opened.fixed.items()}
         self._bytes_read += _bytes(fixed)
         made = []
@@ -191,7 +188,7 @@ class Reader:
                 for name, field, column in opened.encoded
             }
             values = {name: array[at] for name, array in fixed.items()} if mapped else {}
-            made.append(Row(values, members, f"{path}, example {opened.key(row)!r}"))
+            made.append(Row(values, members, f"{where}, example {opened.key(row)!r}"))
             self._bytes_read += sum(len(member.data) for member in members.values())
         arrays, bad = self._assembler.batch(made)
         if bad:
@@ -205,32 +202,39 @@ class Reader:
     def _shard(self, index: int) -> OpenShard:
         opened = self._open.get(index)
         if opened is None:
+            while len(self._open) >= self._files.most_held:
+                # a lane that comes to a shard has left the one before
+                left = index - 1 if index - 1 in self._open else next(iter(self._open))
+                del self._open[left]
+                self._files.release(self._shards[left])
             opened = self._open[index] = self._opened(index)
-            if len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)
+            after = (number + 1 for number in self._open)
+            self._files.ahead([self._shards[n] for n in after if n < len(self._shards) and n not in self._open])
         self._open.move_to_end(index)
         return opened
 
     def _opened(self, index: int) -> OpenShard:
         shard = self._shards[index]
-        if self._verify and shard.sha256 and index not in self._verified:
-            verify_shard(self._folder, shard)
-            self._verified.add(index)
-        path = self._folder / shard.file
-        data = map_shard(path)
+        where, path = self._where(index), self._files.hold(shard)
+        data = map_shard(path, where)
         if self._block is not None:
-            return block_columns(path, data, shard, self._block, self._fields)
-        fixed = fixed_columns(path, data, shard.examples, self._fields)
-        return fixed or encoded_columns(path, data, self._index(shard, path, len(data)), self._fields)
+            return block_columns(where, data, shard, self._block, self._fields)
+        fixed = fixed_columns(where, data, shard.examples, self._fields)
+        return fixed or encoded_columns(where, data, _index(shard, path, where, len(data)), self._fields)
 
-    def _index(self, shard: Shard, path: Path, size: int) -> ShardIndex:
-        index = read_index(self._folder / index_name(shard.file), shard.examples, size, shard.sha256)
-        index = index or scan_index(path, shard.sha256)
-        if len(index) != shard.examples:
-            do = "it was altered: restore it"
-            found = str(len(index))
-            raise ShardError(complaint(str(path), expected=f"{shard.examples} examples", found=found, do=do))
-        return index
+    def _where(self, index: int) -> str:
+        """A shard as messages name it."""
+        return f"{self._files.place}/{self._shards.file(index)}"
+
+
+def _index(shard: Shard, path: Path, where: str, size: int) -> ShardIndex:
+    """The index beside the shard, or one made by a scan."""
+    index = read_index(Path(index_name(str(path))), shard.examples, size, shard.sha256)
+    index = index or scan_index(path, shard.sha256)
+    if len(index) != shard.examples:
+        expected, found = f"{shard.examples} examples", str(len(index))
+        raise ShardError(complaint(where, expected=expected, found=found, do="it was altered: restore it"))
+    return index
 
 
 def _joined(pieces: Sequence[Arrays]) -> Arrays:
@@ -244,11 +248,11 @@ def _bytes(arrays: Arrays) -> int:
     return sum(array.nbytes for array in arrays.values())
 
 
-def _field(folder: Path, manifest: Manifest, name: str) -> Field:
+def _field(place: str, manifest: Manifest, name: str) -> Field:
     field = manifest.field_named(name)
     if field is None:
         found = ", ".join(f.name for f in manifest.fields)
         raise ConfigError(
-            complaint(str(folder), expected=f"a field {name!r}", found=found, do="set data.inputs and data.target")
+            complaint(place, expected=f"a field {name!r}", found=found, do="set data.inputs and data.target")
         )
     return field

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streamtrain.order import Order
 from streamtrain.pack import PackOptions, pack, read_manifest, stored_order
+from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Position
 
@@ -42,7 +43,7 @@ def test_promises_1_to_3_every_example_once_bit_for_bit(
 
     order = stored_order(seed, examples)
     train = manifest.splits["train"].examples
-    reader = Reader(folder / "packed", manifest, "train", ("x", "tag"))
+    reader = Reader(LocalFiles(folder / "packed"), manifest, "train", ("x", "tag"))
     minibatches = Order(train, lanes, lanes * per_lane)
     used: list[int] = []
     for step in range(minibatches.steps):
@@ -54,5 +55,5 @@ def test_promises_1_to_3_every_example_once_bit_for_bit(
                 np.testing.assert_array_equal(arrays["tag"], tags[source])
                 used += source.tolist()
     assert len(used) == train and set(used) == set(order[:train].tolist())
-    held_out = Reader(folder / "packed", manifest, "validation", ("tag",)).read(0, examples - train)["tag"]
+    held_out = Reader(LocalFiles(folder / "packed"), manifest, "validation", ("tag",)).read(0, examples - train)["tag"]
     assert not set(tags[used].tolist()) & set(held_out.tolist())

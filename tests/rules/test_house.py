@@ -70,6 +70,7 @@ def test_ray_and_its_remote_calls_stand_where_design_says() -> None:
     users = {relative(file) for file, tree in TREES.items() if "ray" in imported(tree)}
     assert users == {"streamtrain/run/actors.py", "streamtrain/prepare/jobfile.py"}
     assert {relative(f) for f, tree in TREES.items() if "mlflow" in imported(tree)} == {"streamtrain/track/mlflow.py"}
+    assert {relative(f) for f, tree in TREES.items() if "fsspec" in imported(tree)} == {"streamtrain/store/remote.py"}
 
 
 def imported(tree: ast.Module) -> set[str]:
@@ -128,6 +129,7 @@ PUBLIC = tuple(
             "Schedule",
             "ShardError",
             "SourceError",
+            "StoreError",
             "StreamtrainError",
             "Tracking",
             "TrainingError",
@@ -143,6 +145,8 @@ PUBLIC = tuple(
 
 FLAGS = [
     "--batch-size",
+    "--data.cache",
+    "--data.cache-bytes",
     "--data.decode-threads",
     "--data.extra",
     "--data.image-size",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from streamtrain.job import Job
+from streamtrain.store import masked
 from streamtrain.track.tracker import DatasetCard, RunCard
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def card_of(plan: Plan, run_name: str) -> RunCard:
     tags = {f"version.{name}": importlib.metadata.version(name) for name in PACKAGES}
     tags |= {
         "version.python": sys.version.split()[0],
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *map(masked, sys.argv[1:])]),
         "dataset.digest": plan.manifest.digest,
         "dataset.order": plan.manifest.order,
         "mlflow.source.name": sys.argv[0],
@@ -60,15 +61,15 @@ def _flat(declaration: Any, prefix: str) -> Iterator[tuple[str, str]]:
         if dataclasses.is_dataclass(value):
             yield from _flat(value, f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{field.name}", getattr(value, "__name__", None) or str(value)
+            yield f"{prefix}{field.name}", getattr(value, "__name__", None) or masked(str(value))
 
 
 def _dataset(plan: Plan, split: str) -> DatasetCard:
     fields = {f.name: f"{f.dtype or 'text'} {'varies' if f.shape is None else f.shape}" for f in plan.manifest.fields}
     return DatasetCard(
-        name=f"{plan.folder.name}/{split}",
+        name=f"{plan.place.partition('?')[0].rstrip('/').rpartition('/')[2]}/{split}",
         digest=plan.manifest.digest,
-        source=str(plan.folder),
+        source=plan.place,
         context=CONTEXTS[split],
         examples=plan.manifest.splits[split].examples,
         fields=fields,

@@ -14,6 +14,7 @@ from streamtrain.errors import ShardError
 from streamtrain.pack.manifest import Field, Manifest, Segment, Split, read_manifest, write_manifest
 from streamtrain.pack.shard import ShardWriter
 from streamtrain.pack.shard_list import ShardList, shard_name
+from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
 
 BLOCK = 4
@@ -56,7 +57,7 @@ def test_any_range_and_any_numbers(
 ) -> None:
     folder = tmp_path_factory.mktemp("blocks") / "set"
     assert read_manifest((write_blocks(folder, sizes), folder)[1]).splits["train"].examples == sum(sizes)
-    reader = Reader(folder, read_manifest(folder), "train", ("x", "y"))
+    reader = Reader(LocalFiles(folder), read_manifest(folder), "train", ("x", "y"))
     start = data.draw(st.integers(0, sum(sizes) - 1))
     stop = data.draw(st.integers(start + 1, sum(sizes)))
     arrays = reader.read(start, stop)
@@ -72,7 +73,7 @@ def test_blocks_that_are_not_what_the_manifest_says_are_refused(tmp_path: Path) 
     manifest = write_blocks(tmp_path / "a", [10])
     other = dataclasses.replace(manifest, block=5)
     with pytest.raises(ShardError, match=r"000000\.tar: expected 10 examples in blocks of 5, found another layout"):
-        Reader(tmp_path / "a", other, "train", ("x",)).read(0, 1)
+        Reader(LocalFiles(tmp_path / "a"), other, "train", ("x",)).read(0, 1)
     x, y = manifest.fields
     for field, message in [
         (dataclasses.replace(x, dtype="int32"), "expected int32 of shape .4, 3., found int16 of shape .4, 3."),
@@ -80,7 +81,7 @@ def test_blocks_that_are_not_what_the_manifest_says_are_refused(tmp_path: Path) 
         (dataclasses.replace(x, member="z.npy"), "expected a member .z.npy, found x.npy, y.npy"),
     ]:
         with pytest.raises(ShardError, match=message):
-            Reader(tmp_path / "a", dataclasses.replace(manifest, fields=(field, y)), "train", ("x",)).read(0, 1)
+            Reader(LocalFiles(tmp_path / "a"), dataclasses.replace(manifest, fields=(field, y)), "train", ("x",)).read(0, 1)
 
 
 def test_blocks_are_plain_webdataset_samples(tmp_path: Path) -> None:

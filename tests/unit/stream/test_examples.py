@@ -13,6 +13,7 @@ from streamtrain.pack import Manifest, PackOptions, pack
 from streamtrain.pack.index import index_name, read_index, scan_index, write_index
 from streamtrain.stream.decode import MOST_PIXELS, decode_image, decode_jpeg, decoder_of
 from streamtrain.stream.examples import Decoding
+from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.stream.ring import RingReader
 from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
@@ -53,9 +54,9 @@ def test_a_bad_example_stops_or_is_passed_over(tmp_path: Path, threads: int) -> 
     folder, manifest = texts(tmp_path)
     fields = ("text", "label")
     with pytest.raises(JobError, match=r"\.tar, example '\d\d': data.map failed: ValueError: .*no"):
-        Reader(folder, manifest, "train", fields, decoding=Decoding(number_in_text)).read(0, EXAMPLES)
-    reader = Reader(folder, manifest, "train", fields, decoding=Decoding(number_in_text, None, threads, "skip"))
-    labels = Reader(folder, manifest, "train", ("label",)).read(0, EXAMPLES)["label"]
+        Reader(LocalFiles(folder), manifest, "train", fields, decoding=Decoding(number_in_text)).read(0, EXAMPLES)
+    reader = Reader(LocalFiles(folder), manifest, "train", fields, decoding=Decoding(number_in_text, None, threads, "skip"))
+    labels = Reader(LocalFiles(folder), manifest, "train", ("label",)).read(0, EXAMPLES)["label"]
     good = labels[labels % 7 != 3]
     arrays = reader.read(0, EXAMPLES)
     assert np.array_equal(arrays["label"], good) and np.array_equal(arrays["number"], good.astype(np.float32))
@@ -70,7 +71,7 @@ def test_a_bad_example_stops_or_is_passed_over(tmp_path: Path, threads: int) -> 
 
 def test_a_streamer_passes_over_the_same(tmp_path: Path) -> None:
     folder, manifest = texts(tmp_path)
-    reader = Reader(folder, manifest, "train", ("text", "label"), decoding=Decoding(number_in_text, None, 2, "skip"))
+    reader = Reader(LocalFiles(folder), manifest, "train", ("text", "label"), decoding=Decoding(number_in_text, None, 2, "skip"))
     parts = [((start, start + 1),) for start in range(EXAMPLES)] + [((5, 15), (20, 33))]
     streamer = Streamer(reader, parts, largest=23)
     ring = RingReader(streamer.start())
@@ -128,7 +129,7 @@ def test_images_are_brought_to_one_size(tmp_path: Path) -> None:
             Image.fromarray(ramp).save(root / name / f"{index}.jpg", quality=95)
     manifest = pack(str(root), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
     decoding = Decoding(image_size=(32, 24), threads=2)
-    arrays = Reader(tmp_path / "a", manifest, "train", ("image", "label"), decoding=decoding).read(0, 8)
+    arrays = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image", "label"), decoding=decoding).read(0, 8)
     assert arrays["image"].shape == (8, 32, 24, 3)
     small, large = (arrays["image"][arrays["label"] == label].astype(float).mean((0, 3)) for label in (0, 1))
     assert np.abs(small - large).max() < 12, "the same ramp from either size"
@@ -155,8 +156,8 @@ def test_an_index_is_read_back_and_never_believed_of_another_shard(tmp_path: Pat
 
 def test_a_shard_with_an_index_gives_the_same(tmp_path: Path) -> None:
     folder, manifest = texts(tmp_path)
-    expected = Reader(folder, manifest, "train", ("label",)).read(0, EXAMPLES)
+    expected = Reader(LocalFiles(folder), manifest, "train", ("label",)).read(0, EXAMPLES)
     for shard in manifest.splits["train"].shards:
         write_index(folder / index_name(shard.file), scan_index(folder / shard.file, shard.sha256))
-    found = Reader(folder, manifest, "train", ("label",)).read(0, EXAMPLES)
+    found = Reader(LocalFiles(folder), manifest, "train", ("label",)).read(0, EXAMPLES)
     assert np.array_equal(found["label"], expected["label"])

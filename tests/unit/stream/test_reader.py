@@ -11,7 +11,8 @@ from PIL import Image
 from streamtrain.errors import ConfigError, ShardError, WorkerLost
 from streamtrain.pack import PackOptions, pack
 from streamtrain.stream.decode import decode_image, decoder_of
-from streamtrain.stream.reader import OPEN_SHARDS, Reader
+from streamtrain.stream.files import OPEN_SHARDS, LocalFiles
+from streamtrain.stream.reader import Reader
 from streamtrain.stream.ring import RingReader, RingShape, RingWriter
 from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
 from tests.support.datasets import pack_digits
@@ -29,7 +30,7 @@ def picture_folders(root: Path, sizes: tuple[int, ...] = (6,)) -> Path:
 
 def test_ranges_across_shards_are_one_array(tmp_path: Path) -> None:
     manifest = pack_digits(tmp_path / "a", PackOptions(shard_examples=7), examples=100)
-    reader = Reader(tmp_path / "a", manifest, "train", ("image", "label"))
+    reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image", "label"))
     whole = reader.read(0, 80)
     assert len(reader) == 80 and whole["image"].shape == (80, 8, 8) and whole["label"].dtype == np.int64
     for start in range(0, 80, 3):
@@ -40,7 +41,7 @@ def test_ranges_across_shards_are_one_array(tmp_path: Path) -> None:
 
 def test_many_shards_do_not_stay_open(tmp_path: Path) -> None:
     manifest = pack_digits(tmp_path / "a", PackOptions(shard_examples=1), examples=200)
-    reader = Reader(tmp_path / "a", manifest, "train", ("label",))
+    reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("label",))
     assert np.array_equal(
         reader.read(0, 160)["label"], np.concatenate([reader.read(n, n + 1)["label"] for n in range(160)])
     )
@@ -49,7 +50,7 @@ def test_many_shards_do_not_stay_open(tmp_path: Path) -> None:
 
 def test_locate_names_shard_row_and_key(tmp_path: Path) -> None:
     manifest = pack_digits(tmp_path / "a", PackOptions(shard_examples=30), examples=100)
-    shard, row, key = Reader(tmp_path / "a", manifest, "train", ()).locate(65)
+    shard, row, key = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ()).locate(65)
     assert (shard.file, row, key) == ("train/000002.tar", 5, "65")
 
 
@@ -59,7 +60,7 @@ def test_an_altered_shard_is_named_when_it_is_first_opened(tmp_path: Path) -> No
     data = bytearray(file.read_bytes())
     data[700] ^= 255
     file.write_bytes(data)
-    reader = Reader(tmp_path / "a", manifest, "train", ("label",))
+    reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("label",))
     reader.read(0, 30)
     with pytest.raises(ShardError, match=r"000001\.tar: expected SHA-256"):
         reader.read(20, 40)
@@ -68,15 +69,15 @@ def test_an_altered_shard_is_named_when_it_is_first_opened(tmp_path: Path) -> No
 def test_unknown_field_and_split(tmp_path: Path) -> None:
     manifest = pack_digits(tmp_path / "a", PackOptions(splits=(1, 0, 0)), examples=20)
     with pytest.raises(ConfigError, match="expected a field 'pixels', found image, label"):
-        Reader(tmp_path / "a", manifest, "train", ("pixels",))
+        Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("pixels",))
     with pytest.raises(ConfigError, match="expected a validation split, found train"):
-        Reader(tmp_path / "a", manifest, "validation", ("image",))
+        Reader(LocalFiles(tmp_path / "a"), manifest, "validation", ("image",))
 
 
 def test_images_are_decoded(tmp_path: Path) -> None:
     root = picture_folders(tmp_path / "raw")
     manifest = pack(str(root), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
-    arrays = Reader(tmp_path / "a", manifest, "train", ("image", "label")).read(0, 30)
+    arrays = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image", "label")).read(0, 30)
     expected = {np.asarray(Image.open(file)).tobytes() for file in root.rglob("*.png")}
     assert {image.tobytes() for image in arrays["image"]} == expected and arrays["image"].shape == (30, 6, 5, 3)
 
@@ -84,7 +85,7 @@ def test_images_are_decoded(tmp_path: Path) -> None:
 def test_images_of_several_sizes_are_named(tmp_path: Path) -> None:
     manifest = pack(str(picture_folders(tmp_path / "raw", (6, 7))), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
     assert manifest.fields[0].shape is None
-    reader = Reader(tmp_path / "a", manifest, "train", ("image",))
+    reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",))
     with pytest.raises(
         ShardError, match=r"example '\d\d', field 'image': expected shape \(\d, 5, 3\) as in .*, example '00'"
     ):
@@ -109,7 +110,7 @@ def test_promise_9_no_decoder_executes_what_it_reads() -> None:
 
 def test_a_streamer_gives_what_reading_gives(tmp_path: Path) -> None:
     manifest = pack(str(picture_folders(tmp_path / "raw")), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
-    reader = Reader(tmp_path / "a", manifest, "train", ("image", "label"))
+    reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image", "label"))
     parts = [((start, min(start + 4, 30)),) for start in range(0, 30, 4)]
     streamer = Streamer(reader, parts * 3, largest=4)
     streamed = selections_streamed(RingReader(streamer.start()))
@@ -122,7 +123,7 @@ def test_a_streamer_gives_what_reading_gives(tmp_path: Path) -> None:
 
 def test_a_streamers_failure_reaches_the_worker(tmp_path: Path) -> None:
     manifest = pack(str(picture_folders(tmp_path / "raw", (6, 7))), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
-    reader = Reader(tmp_path / "a", manifest, "train", ("image",))
+    reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",))
     streamer = Streamer(reader, [((0, 1),), ((0, 30),)], largest=30)
     streamed = selections_streamed(RingReader(streamer.start()))
     next(streamed)
@@ -149,7 +150,7 @@ def test_a_batch_that_came_before_the_failure_is_taken_first(monkeypatch: pytest
 
 def test_a_streamer_that_nobody_reads_stops_when_told(tmp_path: Path) -> None:
     manifest = pack_digits(tmp_path / "a", examples=100)
-    reader = Reader(tmp_path / "a", manifest, "train", ("image",))
+    reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",))
     before = len(os.listdir("/dev/shm"))
     streamer = Streamer(reader, [((0, 9),)] * 1000, largest=9)
     streamer.start()

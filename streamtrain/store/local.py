@@ -1,4 +1,4 @@
-"""Bytes to and from disk, whole or not at all. Local files for now; remote stores get their place here."""
+"""Files and folders of this machine, written whole or not at all."""
 
 from __future__ import annotations
 

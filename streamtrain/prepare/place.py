@@ -1,0 +1,62 @@
+"""Where a job's data set lies, and how its shards are shared out over the host's cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from streamtrain.errors import ConfigError, complaint
+from streamtrain.job import Job, Online
+from streamtrain.pack import Manifest
+from streamtrain.store import is_url
+from streamtrain.store.remote import Store
+from streamtrain.stream.cache import Cache
+from streamtrain.stream.files import FetchedFiles
+
+HELD_FOR_EVALUATION = 1
+"""Shards that a worker's reader of another split holds: an evaluation goes through them in order."""
+
+
+def is_remote(url: str) -> bool:
+    """Whether shards must be fetched."""
+    return is_url(url) and not url.startswith("file://")
+
+
+def local_folder(url: str) -> Path:
+    """The folder that a path or a ``file://`` URL names."""
+    return Path(url.removeprefix("file://")).absolute()
+
+
+def cache_folder(job: Job) -> Path:
+    """``data.cache``, or a folder in the user's cache directory (XDG Base Directory Specification)."""
+    if job.data.cache is not None:
+        return Path(job.data.cache).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamtrain"
+
+
+def fetched_files(job: Job, manifest: Manifest, split: str) -> FetchedFiles:
+    """The shards of a remote data set for one worker's reader of a split.
+
+    Every lane holds the shard that it is in, and every worker one more for evaluation; what the cache has
+    beyond these is for fetching ahead, in equal shares.
+
+    Raises:
+        ConfigError: the cache has no room for what is held at once.
+    """
+    largest = max((shard.bytes for s in manifest.splits.values() for shard in s.shards), default=0)
+    held_in_training = -(-job.lane_count // job.workers) + 1
+    # the training split is read by a worker and by the streamer beside it, the two others by the worker
+    shards_held = job.workers * (2 * held_in_training + 2 * HELD_FOR_EVALUATION)
+    spare = job.data.cache_bytes - shards_held * largest
+    if spare < 0:
+        expected = f"at least {shards_held * largest:,}, for the {shards_held} shards that are in use at once"
+        do = "raise it, lower lanes, or pack with a smaller --shard-bytes"
+        raise ConfigError(complaint("data.cache_bytes", expected=expected, found=f"{job.data.cache_bytes:,}", do=do))
+    train = split == "train"
+    return FetchedFiles(
+        Store(job.data.url),
+        Cache(cache_folder(job), job.data.cache_bytes),
+        keep=not isinstance(job.mode, Online) or not train,
+        most_held=held_in_training if train else HELD_FOR_EVALUATION,
+        ahead_bytes=spare // job.workers if train else 0,
+    )

@@ -1,0 +1,265 @@
+"""A store behind a URL: a folder of this machine, s3, gs, az, http(s), hf, memory, and whatever else fsspec opens.
+
+Objects are named relative to the URL and read in ranges of at most `CHUNK` bytes, a few of them on
+their way at once, so that a connection that breaks costs one range and a fetch of any size needs
+`WINDOW` times `CHUNK` bytes of memory. All retries are ours (`retry`): those of the clients below
+are switched off where they can be. Credentials are found where each store's own tools find them
+(environment, configuration files, the machine's role; ``.netrc`` for HTTP); none is ever asked for,
+kept or shown here. Not done: listing costs as many requests as the store wants, and writing is
+whole objects only.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from streamtrain.errors import ConfigError, StoreError, complaint, one_line
+from streamtrain.store.local import write_whole
+from streamtrain.store.retry import Retrier, RetryPolicy, WrongLengthError, is_url, masked
+
+CHUNK = 4 << 20
+"""Bytes of one request at most."""
+WINDOW = 4
+"""Requests of one fetch that are on their way at once."""
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "hf": "hf"}
+
+
+class Store:
+    """See the module. Nothing is connected before the first request; may be used from any number of threads.
+
+    Args:
+        url: of a folder, bucket or prefix, or a path of this machine; a query (a signed URL's) is kept
+            for every object.
+        policy: how patient to be.
+    """
+
+    def __init__(self, url: str, policy: RetryPolicy | None = None) -> None:
+        http = url.startswith(("http://", "https://"))
+        self._base, self._query = (url.partition("?")[0], url.partition("?")[2]) if http else (url, "")
+        self._retrier = Retrier(policy or RetryPolicy())
+        self._under_way: set[Future[bytes]] = set()
+        self.place = masked(url)
+
+    @property
+    def retries(self) -> int:
+        """Requests that were tried again."""
+        return self._retrier.retries
+
+    def named(self, name: str) -> str:
+        """An object's full name, as messages give it."""
+        return masked(self._path(name) if is_url(self._base) else f"{self._base.rstrip('/')}/{name}")
+
+    def size(self, name: str) -> int:
+        """Bytes of an object.
+
+        Raises:
+            StoreError: it is not there, or the store does not say.
+        """
+        size = self._retrier.call(self.named(name), "an object", lambda: self._system.info(self._inner(name))["size"])
+        if not isinstance(size, int):
+            do = "use a server that gives Content-Length"
+            raise StoreError(complaint(self.named(name), expected="its size", found="no answer", do=do))
+        return size
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)`` of an object.
+
+        Raises:
+            StoreError: they are not there, or could not be had.
+        """
+        return b"".join(self._chunks(name, start, stop, ends=False))
+
+    def read_whole(self, name: str) -> bytes:
+        """All of a small object, in one request.
+
+        Raises:
+            StoreError: it is not there, or could not be had.
+        """
+        return self._retrier.call(
+            self.named(name), "an object", lambda: bytes(self._begin(name, None, None).result(self._stall))
+        )
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of all objects that begin with ``prefix``, sorted.
+
+        Raises:
+            StoreError: the store could not be asked.
+        """
+        root = str(self._system._strip_protocol(self._base)).rstrip("/") + "/"
+        folder = root + prefix.rpartition("/")[0]
+        found = self._retrier.call(masked(folder), "a list of objects", lambda: self._system.find(folder))
+        names = (str(path).removeprefix(root) for path in found)
+        return sorted(name for name in names if name.startswith(prefix))
+
+    def fetch(self, name: str, file: Path, size: int) -> str:
+        """Copies an object of ``size`` bytes into an existing file; the SHA-256 of what came.
+
+        Raises:
+            StoreError: it is not there, has another size, or could not be had. OSError: of the file.
+        """
+        digest = hashlib.sha256()
+        with file.open("r+b") as opened:
+            for data in self._chunks(name, 0, size, ends=True):
+                digest.update(data)
+                opened.write(data)
+        return digest.hexdigest()
+
+    def fetch_range(self, name: str, file: Path, start: int, stop: int) -> None:
+        """Copies bytes ``[start, stop)`` of an object to the same place in an existing file.
+
+        Raises:
+            StoreError: they are not there, or could not be had. OSError: of the file.
+        """
+        with file.open("r+b") as opened:
+            opened.seek(start)
+            for data in self._chunks(name, start, stop, ends=False):
+                opened.write(data)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes an object so that it is either there with all of ``data`` or as it was before.
+
+        Raises:
+            StoreError: the store does not take it.
+        """
+        if not is_url(self._base):
+            file = Path(self._base) / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, data)
+            return
+        self._retrier.call(
+            self.named(name), "to write an object", lambda: self._system.pipe_file(self._inner(name), data)
+        )
+
+    def close(self) -> None:
+        """Ends what is under way: whoever waits for it gets a `StoreError`."""
+        self._retrier.stop()
+        for future in list(self._under_way):
+            future.cancel()
+
+    def _chunks(self, name: str, start: int, stop: int, *, ends: bool) -> Iterator[bytes]:
+        """Bytes ``[start, stop)`` in order; with ``ends`` the object must end at ``stop``.
+
+        The last request then asks for one byte more than there should be: so a longer object shows
+        without a request of its own.
+        """
+        begun: deque[tuple[int, int, Future[bytes]]] = deque()
+        starts = iter(range(start, stop, CHUNK))
+        try:
+            while True:
+                for first in starts:
+                    last = min(first + CHUNK, stop)
+                    begun.append((first, last, self._begin(name, first, last + (ends and last == stop))))
+                    if len(begun) == WINDOW:
+                        break
+                if not begun:
+                    return
+                yield self._arrived(name, *begun.popleft(), ends=ends and not begun)
+        finally:
+            for _, _, future in begun:
+                future.cancel()
+
+    def _arrived(self, name: str, start: int, stop: int, begun: Future[bytes], *, ends: bool) -> bytes:
+        """One range, from a request that is under way or, where that fails, from another."""
+        under_way = [begun]
+
+        def attempt() -> bytes:
+            future = under_way.pop() if under_way else self._begin(name, start, stop + ends)
+            try:
+                data = future.result(self._stall)
+            except TimeoutError:
+                future.cancel()
+                raise
+            if len(data) < stop - start:
+                raise WrongLengthError(f"{len(data)} bytes")
+            return data
+
+        expected = f"{stop - start} bytes"
+        data = self._retrier.call(f"{self.named(name)}, at byte {start}", expected, attempt)
+        if len(data) > stop - start:
+            longer = ends and start + len(data) == stop + 1
+            found = "a longer object" if longer else f"{len(data)}: the server does not answer byte ranges"
+            do = "restore it or pack again" if longer else "serve it with one that does, e.g. nginx"
+            raise StoreError(complaint(f"{self.named(name)}, at byte {start}", expected=expected, found=found, do=do))
+        return data
+
+    def _begin(self, name: str, start: int | None, stop: int | None) -> Future[bytes]:
+        """Sends a request; systems without asynchronous requests answer it at once."""
+        system, path = self._system, self._inner(name)
+        if system.async_impl:
+            import asyncio
+
+            begun: Future[bytes]
+            begun = asyncio.run_coroutine_threadsafe(system._cat_file(path, start=start, end=stop), system.loop)
+            self._under_way.add(begun)
+            begun.add_done_callback(self._under_way.discard)
+            return begun
+        answered: Future[bytes] = Future()
+        try:
+            answered.set_result(system.cat_file(path, start=start, end=stop))
+        except Exception as error:
+            answered.set_exception(error)
+        return answered
+
+    def _path(self, name: str) -> str:
+        return f"{self._base.rstrip('/')}/{name}" + (f"?{self._query}" if self._query else "")
+
+    def _inner(self, name: str) -> str:
+        """An object's name as its file system wants it."""
+        return str(self._system._strip_protocol(self._path(name)))
+
+    @property
+    def _stall(self) -> float:
+        return self._retrier.policy.stall
+
+    @functools.cached_property
+    def _system(self) -> Any:
+        """The file system, connected to nothing yet."""
+        return _file_system(self._base, self.place)
+
+
+def _file_system(url: str, place: str) -> Any:
+    import fsspec
+
+    protocol = url.partition("://")[0] if is_url(url) else "file"
+    options: dict[str, Callable[[], dict[str, Any]]] = {
+        "http": _http_options,
+        "https": _http_options,
+        "s3": _s3_options,
+    }
+    try:
+        # one that is kept for all would keep the credentials and the endpoint of the first time
+        system, _ = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options.get(protocol, dict)())
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        do = f"pip install 'streamtrain[{extra}]'" if extra else "install what it needs"
+        raise ConfigError(complaint(place, expected=f"a client for {protocol}", found=one_line(error), do=do)) from None
+    except ValueError as error:
+        found, do = masked(one_line(error)), "use a folder or a URL that fsspec opens, e.g. s3://bucket/folder"
+        raise ConfigError(complaint(place, expected="a data set's place", found=found, do=do)) from None
+    if hasattr(system, "retries"):
+        system.retries = 1
+    return system
+
+
+def _http_options() -> dict[str, Any]:
+    import fsspec
+
+    settings = fsspec.config.conf.get("http", {})
+    return {
+        "client_kwargs": {"trust_env": True, **settings.get("client_kwargs", {})},
+        "headers": {**settings.get("headers", {}), "Accept-Encoding": "identity"},
+    }
+
+
+def _s3_options() -> dict[str, Any]:
+    import fsspec
+
+    settings = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {"retries": {"total_max_attempts": 1}, "max_pool_connections": 32, **settings}}

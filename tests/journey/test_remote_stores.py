@@ -1,0 +1,230 @@
+"""Data sets behind real servers on loopback, as they are and through a proxy that spoils answers."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import streamtrain as st
+from streamtrain.errors import DataError, StoreError
+from streamtrain.pack import PackOptions, fetch_manifest
+from streamtrain.prepare.plan import plan
+from streamtrain.store import RetryPolicy, remote
+from streamtrain.store.remote import Store
+from streamtrain.stream.cache import Cache
+from streamtrain.stream.files import FetchedFiles, LocalFiles
+from streamtrain.stream.reader import Reader
+from tests.support.caches import bytes_in, leftovers
+from tests.support.datasets import pack_digits
+from tests.support.faults import KINDS, Faults, proxy
+from tests.support.fleet import run
+from tests.support.servers import needs_nginx, nginx, s3_server, upload
+
+QUICK = RetryPolicy(first=0.01, stall=0.3)
+FIELDS = ("image", "label")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    pack_digits(folder, PackOptions(seed=3, shard_examples=100), wide=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def http(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with nginx(folder, tmp_path_factory.mktemp("nginx")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def s3(folder: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("DEFAULT_REGION", "us-east-1")):
+            patch.setenv(f"AWS_{name}", value)
+        with s3_server() as endpoint:
+            upload(folder, endpoint, "digits")
+            yield endpoint
+
+
+@pytest.fixture
+def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "CHUNK", 50_000)
+
+
+def assert_all_arrive(url: str, folder: Path, cache: Path, *, keep: bool) -> FetchedFiles:
+    """Reads four lanes in turn, in a cache of six shards, and compares every example with the packed one."""
+    manifest = fetch_manifest(Store(url, QUICK))
+    largest = max(shard.bytes for shard in manifest.splits["train"].shards)
+    limit = 6 * largest
+    files = FetchedFiles(
+        Store(url, QUICK), Cache(cache, limit), keep=keep, most_held=4, ahead_bytes=limit - 4 * largest
+    )
+    reader = Reader(files, manifest, "train", FIELDS)
+    expected = Reader(LocalFiles(folder), manifest, "train", FIELDS).read(0, len(reader))
+    starts = np.linspace(0, len(reader), 5, dtype=int)
+    pieces: list[list[dict[str, np.ndarray]]] = [[], [], [], []]
+    for offset in range(0, int(np.diff(starts).max()), 30):
+        for lane in range(4):
+            first, last = starts[lane] + offset, min(starts[lane] + offset + 30, starts[lane + 1])
+            if first < last:
+                pieces[lane].append(reader.read(int(first), int(last)))
+        assert bytes_in(cache) <= limit
+    for field in FIELDS:
+        assert np.array_equal(np.concatenate([p[field] for lane in pieces for p in lane]), expected[field])
+    return files
+
+
+@needs_nginx
+@pytest.mark.usefixtures("small_requests")
+@pytest.mark.parametrize("keep", [True, False])
+def test_every_example_arrives_once_over_http(http: str, folder: Path, tmp_path: Path, keep: bool) -> None:
+    files = assert_all_arrive(http, folder, tmp_path / "cache", keep=keep)
+    health = files.health()
+    shards = [file.stat().st_size for file in folder.glob("train/*.tar")]
+    # every lane holds each of its shards, and two lanes meet in a shard at most three times
+    assert health.retries == 0 and len(shards) <= health.hits + health.misses <= len(shards) + 3
+    assert sum(shards) <= health.bytes_fetched <= sum(shards) + 8 * max(shards)
+    files.close()
+    kept = [file for file in (tmp_path / "cache").iterdir() if len(file.name) == 64]
+    assert leftovers(tmp_path / "cache") == ["counting"] and bool(kept) == keep
+
+
+@needs_nginx
+@pytest.mark.usefixtures("small_requests")
+@pytest.mark.parametrize("seed", range(3))
+def test_every_example_arrives_once_over_http_under_faults(http: str, folder: Path, tmp_path: Path, seed: int) -> None:
+    faults = Faults(seed=seed)
+    with proxy(http, faults) as url:
+        files = assert_all_arrive(url, folder, tmp_path / "cache", keep=bool(seed % 2))
+        files.close()
+    assert set(faults.sent) == set(KINDS)
+    assert files.health().retries > len(KINDS)
+
+
+@pytest.mark.usefixtures("small_requests")
+def test_every_example_arrives_once_from_s3(
+    s3: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    files = assert_all_arrive("s3://digits", folder, tmp_path / "cache", keep=False)
+    assert files.health().bytes_fetched > 0
+    assert Store("s3://digits", QUICK).names("train/00000")[:2] == ["train/000000.tar", "train/000001.tar"]
+
+
+@pytest.mark.usefixtures("small_requests")
+def test_every_example_arrives_once_from_s3_under_faults(
+    s3: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = Faults(seed=1, rate=0.2)
+    with proxy(s3, faults) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        files = assert_all_arrive("s3://digits", folder, tmp_path / "cache", keep=True)
+    assert set(faults.sent) == set(KINDS) and files.health().retries > 0
+
+
+CAUSES = {
+    "reset": r"at byte 50000: expected 50000 bytes, found Client\w+Error: .* after 3 attempts",
+    "unavailable": r"at byte 50000: expected 50000 bytes, found ClientResponseError: 503.* after 3 attempts",
+    "stall": r"at byte 50000: expected 50000 bytes, found no answer in time after 3 attempts",
+    "short": r"at byte 50000: expected 50000 bytes, found 25000 bytes after 3 attempts",
+    "flip": r"bytes 0 to \d+: expected SHA-256 \w{64}, found \w{64}, in two copies",
+}
+
+
+@needs_nginx
+@pytest.mark.usefixtures("small_requests")
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_does_not_pass_stops_with_shard_offset_and_cause(
+    kind: str, http: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = Faults(kinds=[kind], always=True, only="train/000003.tar")
+    if kind != "flip":
+        usual = faults.next
+        monkeypatch.setattr(faults, "next", lambda path, span: usual(path, span) if "=50000-" in span else None)
+    with proxy(http, faults) as url:
+        private = url.replace("://", "://user:secret@") + "/?token=secret"
+        store = Store(private, RetryPolicy(attempts=3, first=0.01, stall=0.3))
+        manifest = fetch_manifest(store)
+        files = FetchedFiles(store, Cache(tmp_path, 1 << 30))
+        with pytest.raises(StoreError, match=CAUSES[kind]) as stopped:
+            Reader(files, manifest, "train", FIELDS).read(0, 1000)
+    line = str(stopped.value)
+    assert f"{url.replace('://', '://***@')}/train/000003.tar?***" in line
+    assert "\n" not in line and "secret" not in line
+    assert leftovers(tmp_path) == ["counting"] and len(list(tmp_path.iterdir())) == 1 + 3
+
+
+def test_a_refused_request_is_not_tried_again(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    store = Store("s3://digits")
+    with pytest.raises(StoreError, match=r"^s3://digits/nowhere: expected an object, found no such object; check"):
+        store.read_whole("nowhere")
+    assert store.retries == 0
+
+
+def linear() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+
+
+def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**batch, "image": batch["image"].float() / 255}
+
+
+@needs_nginx
+def test_a_run_is_the_same_from_a_url(http: str, folder: Path, tmp_path: Path) -> None:
+    results = []
+    for place in (str(folder), folder.as_uri(), http):
+        data = st.Data(place, transform=scaled, cache=str(tmp_path / "cache"))
+        mode = st.Epochs(max_passes=2)
+        results.append(run(st.Job(data, linear, mode=mode, tracking=st.Tracking(enabled=False)), tmp_path)[0])
+    for name, values in results[0].parameters.items():
+        assert all(torch.equal(values, result.parameters[name]) for result in results[1:])
+    assert len(list((tmp_path / "cache").iterdir())) > 10
+
+
+@needs_nginx
+def test_a_cache_too_small_and_a_wrong_url_are_refused_before_anything_starts(http: str) -> None:
+    job = st.Job(st.Data(http, transform=scaled, cache_bytes=1_000_000), linear)
+    with pytest.raises(st.ConfigError, match=r"data\.cache_bytes: expected at least [\d,]+, for the 6 shards"):
+        plan(job).reader("train")
+    with pytest.raises(DataError, match=r"/nowhere/manifest\.json: expected an object, found no such object"):
+        plan(st.Job(st.Data(f"{http}/nowhere"), linear))
+    with pytest.raises(st.ConfigError, match=r"nothing://x: expected a data set's place, found .*Protocol not known"):
+        plan(st.Job(st.Data("nothing://x"), linear))
+
+
+TAKE_ONE = """
+import sys
+from pathlib import Path
+from streamtrain.pack import fetch_manifest
+from streamtrain.store.remote import Store
+from streamtrain.stream.cache import Cache
+from streamtrain.stream.files import FetchedFiles
+from streamtrain.stream.reader import Reader
+manifest = fetch_manifest(Store(sys.argv[1]))
+files = FetchedFiles(Store(sys.argv[1]), Cache(Path(sys.argv[2]), 1 << 30), ahead_bytes=1 << 29)
+Reader(files, manifest, "train", ("label",)).read(0, 1)
+print("taken", flush=True)
+"""
+
+
+@needs_nginx
+def test_taking_one_example_and_leaving_ends_within_5_seconds(http: str, folder: Path, tmp_path: Path) -> None:
+    """While the next shard, asked for ahead, does not come."""
+    faults = Faults(kinds=["stall"], always=True, only="000001.tar")
+    with proxy(http, faults) as url:
+        command = [sys.executable, "-c", TAKE_ONE, url, str(tmp_path)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None and process.stdout.readline() == "taken\n"
+            assert process.wait(timeout=5) == 0
+        # and the next run is not stopped by what this one left
+        assert_all_arrive(http, folder, tmp_path, keep=True).close()
+    assert leftovers(tmp_path) == ["counting"]
