@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job, Online
 from streamtrain.order import Order
 from streamtrain.pack import FILE, Manifest, fetch_manifest, read_manifest, scan_foreign
-from streamtrain.prepare.place import fetched_files, is_remote, local_folder
-from streamtrain.store import RetryPolicy, masked
+from streamtrain.prepare.place import fetched_files
+from streamtrain.store import RetryPolicy, local_path, masked
 from streamtrain.store.remote import Store
 from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
@@ -47,13 +46,10 @@ class Plan:
 
     def reader(self, split: str) -> Reader:
         """A reader of the job's fields of one split."""
-        data = self.job.data
-        files = (
-            fetched_files(self.job, self.manifest, split)
-            if is_remote(data.url)
-            else LocalFiles(Path(self.place), verify=data.verify)
-        )
-        return Reader(files, self.manifest, split, data.fields_read)
+        data, folder = self.job.data, local_path(self.job.data.url)
+        if folder is None:
+            return Reader(fetched_files(self.job, self.manifest, split), self.manifest, split, data.fields_read)
+        return Reader(LocalFiles(folder, verify=data.verify), self.manifest, split, data.fields_read)
 
 
 def open_dataset(url: str) -> Manifest:
@@ -62,9 +58,9 @@ def open_dataset(url: str) -> Manifest:
     Raises:
         DataError: neither is there, or it is damaged.
     """
-    if is_remote(url):
+    folder = local_path(url)
+    if folder is None:
         return fetch_manifest(Store(url, IMPATIENT))
-    folder = Path(url)
     if not (folder / FILE).exists() and any(folder.glob("train/*.tar")):
         return scan_foreign(folder)
     return read_manifest(folder)
@@ -76,8 +72,7 @@ def plan(job: Job) -> Plan:
     Raises:
         ConfigError, DataError: the job and the data set do not fit.
     """
-    url = job.data.url if is_remote(job.data.url) else str(local_folder(job.data.url))
-    place, manifest = masked(url), open_dataset(url)
+    place, manifest = masked(str(local_path(job.data.url) or job.data.url)), open_dataset(job.data.url)
     for split in ("train", "validation"):
         if split not in manifest.splits or not manifest.splits[split].examples:
             found = ", ".join(f"{name} {s.examples:,}" for name, s in manifest.splits.items())
