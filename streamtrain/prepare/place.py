@@ -8,23 +8,12 @@ from pathlib import Path
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job, Online
 from streamtrain.pack import Manifest
-from streamtrain.store import is_url
 from streamtrain.store.remote import Store
 from streamtrain.stream.cache import Cache
 from streamtrain.stream.files import FetchedFiles
 
 HELD_FOR_EVALUATION = 1
 """Shards that a worker's reader of another split holds: an evaluation goes through them in order."""
-
-
-def is_remote(url: str) -> bool:
-    """Whether shards must be fetched."""
-    return is_url(url) and not url.startswith("file://")
-
-
-def local_folder(url: str) -> Path:
-    """The folder that a path or a ``file://`` URL names."""
-    return Path(url.removeprefix("file://")).absolute()
 
 
 def cache_folder(job: Job) -> Path:

@@ -9,11 +9,19 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import url2pathname
 
 from streamtrain.errors import ConfigError, complaint, one_line
 
 PARTIAL = ".partial"
 """Suffix of everything that is not finished."""
+
+
+def local_path(place: str) -> Path | None:
+    """The path that a place, a path or a URL, names on this machine; ``None`` where it is elsewhere."""
+    if place.startswith("file://"):
+        return Path(url2pathname(place.removeprefix("file://"))).absolute()
+    return None if "://" in place else Path(place).absolute()
 
 
 def sha256_of(file: Path) -> str:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import ConfigError, StoreError, complaint, one_line
-from streamtrain.store.local import write_whole
-from streamtrain.store.retry import Retrier, RetryPolicy, WrongLengthError, is_url, masked
+from streamtrain.store.local import local_path, write_whole
+from streamtrain.store.retry import Retrier, RetryPolicy, WrongLengthError, masked
 
 CHUNK = 4 << 20
 """Bytes of one request at most."""
@@ -41,8 +41,10 @@ class Store:
     """
 
     def __init__(self, url: str, policy: RetryPolicy | None = None) -> None:
-        http = url.startswith(("http://", "https://"))
-        self._base, self._query = (url.partition("?")[0], url.partition("?")[2]) if http else (url, "")
+        self._folder = local_path(url)
+        self._base, self._query = (url if self._folder is None else str(self._folder)), ""
+        if url.startswith(("http://", "https://")):
+            self._base, _, self._query = url.partition("?")
         self._retrier = Retrier(policy or RetryPolicy())
         self._under_way: set[Future[bytes]] = set()
         self.place = masked(url)
@@ -54,7 +56,7 @@ class Store:
 
     def named(self, name: str) -> str:
         """An object's full name, as messages give it."""
-        return masked(self._path(name) if is_url(self._base) else f"{self._base.rstrip('/')}/{name}")
+        return masked(self._path(name))
 
     def size(self, name: str) -> int:
         """Bytes of an object.
@@ -128,8 +130,8 @@ class Store:
         Raises:
             StoreError: the store does not take it.
         """
-        if not is_url(self._base):
-            file = Path(self._base) / name
+        if self._folder is not None:
+            file = self._folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, data)
             return
@@ -227,7 +229,7 @@ class Store:
 def _file_system(url: str, place: str) -> Any:
     import fsspec
 
-    protocol = url.partition("://")[0] if is_url(url) else "file"
+    protocol = url.partition("://")[0]
     options: dict[str, Callable[[], dict[str, Any]]] = {
         "http": _http_options,
         "https": _http_options,

@@ -44,8 +44,8 @@ _LASTING_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADi
 """The same, where fsspec raises them without a number."""
 
 _PASSING = frozenset(
-    {"ClientConnectionError", "ClientPayloadError", "HTTPClientError", "IncompleteRead", "IncompleteReadError"}
-    | {"ProtocolError", "ResponseStreamingError", "TransportError"}
+    {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "HTTPClientError", "IncompleteRead"}
+    | {"IncompleteReadError", "ProtocolError", "ResponseStreamingError", "TransportError"}
 )
 """Base classes, by name since their packages are optional, of what clients raise when a connection breaks:
 aiohttp, botocore, http.client, urllib3, httpx."""
@@ -64,11 +64,6 @@ def temporary(error: BaseException) -> bool:
         return True
     lasting = isinstance(error, _LASTING_ERRORS) or getattr(error, "errno", None) in _LASTING
     return isinstance(error, (OSError, EOFError)) and not lasting
-
-
-def is_url(place: str) -> bool:
-    """Whether a place is a URL rather than a path of this machine."""
-    return "://" in place
 
 
 def masked(text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamtrain.errors import ConfigError
-from streamtrain.store import new_folder, sha256_of, write_whole
+from streamtrain.store import local_path, new_folder, sha256_of, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -91,3 +91,9 @@ def test_destinations_that_are_refused(make, message: str, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=f"a: expected {message}") as raised, new_folder(tmp_path / "up" / "a"):
         pass
     assert "\n" not in str(raised.value)
+
+
+def test_local_path(tmp_path: Path) -> None:
+    assert local_path(str(tmp_path)) == local_path(tmp_path.as_uri()) == tmp_path
+    assert local_path("a/b") == Path.cwd() / "a" / "b" and local_path((tmp_path / "a b").as_uri()) == tmp_path / "a b"
+    assert local_path("s3://bucket/a") is None and local_path("https://host/a") is None
