@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 else:  # only names for the type checker and for the flags: a job is declared without importing torch
     Transform = Map = Loss = Model = Callable[..., Any]
 
+CACHE_BYTES = 32 * 2**30
+"""Bound on the host's cache of fetched shards, unless a job sets another."""
+
 __all__ = ["SGD", "Data", "Epochs", "Group", "Job", "Online", "Schedule", "Tracking"]
 
 
@@ -60,7 +63,7 @@ class Data:
     """Check every shard's checksum when a worker first opens it; what is fetched from a URL is always checked."""
     cache: str | None = None
     """Folder for shards fetched from a URL, on a disk of the host; ~/.cache/streamtrain by default."""
-    cache_bytes: int = 32 * 2**30
+    cache_bytes: int = CACHE_BYTES
     """Bytes that the shards in the cache may have, over all runs on the host."""
 
     def __post_init__(self) -> None:

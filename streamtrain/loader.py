@@ -16,9 +16,13 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from streamtrain.errors import ConfigError, complaint
+from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order, Reshuffle, lane, passes_of
+from streamtrain.prepare.place import cache_folder, files_for_reading
 from streamtrain.prepare.plan import open_dataset
+from streamtrain.store import local_path
 from streamtrain.stream.examples import Decoding, Map
+from streamtrain.stream.files import LocalFiles, ShardFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Arrays, Position, Selection
 
@@ -43,25 +47,33 @@ def open(  # noqa: A001  # `st.open` says what it does
     decode_threads: int = 1,
     on_bad_example: Literal["stop", "skip"] = "stop",
     verify: bool = True,
+    cache: str | Path | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> Examples:
     """One split of a data set that `pack` made, or of a folder with ``train/*.tar`` and so on.
 
     Args:
-        url: the data set's folder.
+        url: the data set's folder, or a URL of it.
         fields: those to read; all by default.
         map: function from one decoded example to a dict of arrays or numbers of one form.
         image_size: height and width that images are brought to.
         decode_threads: threads that decode what is not stored as arrays.
         on_bad_example: stop with its key, or skip it and note it in ``skipped``.
         verify: check every shard's checksum when it is first opened.
+        cache: folder for the shards of a URL, shared by all processes of the host; the user's cache by default.
+        cache_bytes: bound on that folder.
 
     Raises:
         ConfigError, DataError: no such data set, split or field.
     """
-    manifest = open_dataset(str(url))
+    manifest, folder = open_dataset(str(url)), local_path(str(url))
+    if folder is None:
+        files: ShardFiles = files_for_reading(str(url), manifest, cache_folder(cache), cache_bytes)
+    else:
+        files = LocalFiles(folder, verify=verify)
     names = tuple(fields) if fields is not None else tuple(field.name for field in manifest.fields)
     decoding = Decoding(map, image_size, decode_threads, on_bad_example)
-    reader = Reader(_files(str(url), cache, cache_bytes, verify), manifest, split, names, decoding)
+    reader = Reader(files, manifest, split, names, decoding)
     starts = manifest.splits[split].shards
     shards = [starts.start(index) for index in range(len(starts) + 1)]
     return Examples(reader, f"{manifest.digest}/{split}", shards)

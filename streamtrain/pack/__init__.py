@@ -5,7 +5,16 @@ import types
 from typing import Any
 
 from streamtrain.pack.foreign import scan_foreign
-from streamtrain.pack.manifest import FILE, Field, Manifest, Segment, Split, fetch_manifest, parse_manifest, read_manifest
+from streamtrain.pack.manifest import (
+    FILE,
+    Field,
+    Manifest,
+    Segment,
+    Split,
+    fetch_manifest,
+    parse_manifest,
+    read_manifest,
+)
 from streamtrain.pack.options import PackOptions
 from streamtrain.pack.packing import pack
 from streamtrain.pack.shard import verify

@@ -10,17 +10,37 @@ from streamtrain.job import Job, Online
 from streamtrain.pack import Manifest
 from streamtrain.store.remote import Store
 from streamtrain.stream.cache import Cache
-from streamtrain.stream.files import FetchedFiles
+from streamtrain.stream.files import OPEN_SHARDS, FetchedFiles
 
 HELD_FOR_EVALUATION = 1
 """Shards that a worker's reader of another split holds: an evaluation goes through them in order."""
 
 
-def cache_folder(job: Job) -> Path:
-    """``data.cache``, or a folder in the user's cache directory (XDG Base Directory Specification)."""
-    if job.data.cache is not None:
-        return Path(job.data.cache).absolute()
+def cache_folder(chosen: str | Path | None) -> Path:
+    """The chosen one, or a folder in the user's cache directory (XDG Base Directory Specification)."""
+    if chosen is not None:
+        return Path(chosen).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamtrain"
+
+
+def largest_shard(manifest: Manifest) -> int:
+    """Bytes of the largest shard of all splits."""
+    return max((max(split.shards.sizes, default=0) for split in manifest.splits.values()), default=0)
+
+
+def files_for_reading(url: str, manifest: Manifest, cache: Path, cache_bytes: int) -> FetchedFiles:
+    """The shards of a remote data set for one reader that has the cache's half to hold, and the rest to fetch ahead.
+
+    Raises:
+        ConfigError: the cache has no room for two shards.
+    """
+    largest = max(largest_shard(manifest), 1)
+    held = min(OPEN_SHARDS, cache_bytes // (2 * largest))
+    if not held:
+        expected = f"at least {2 * largest:,}, twice the largest shard"
+        raise ConfigError(complaint("cache_bytes", expected=expected, found=f"{cache_bytes:,}", do="raise it"))
+    ahead = cache_bytes - held * largest
+    return FetchedFiles(Store(url), Cache(cache, cache_bytes), most_held=held, ahead_bytes=ahead)
 
 
 def fetched_files(job: Job, manifest: Manifest, split: str) -> FetchedFiles:
@@ -32,7 +52,7 @@ def fetched_files(job: Job, manifest: Manifest, split: str) -> FetchedFiles:
     Raises:
         ConfigError: the cache has no room for what is held at once.
     """
-    largest = max((shard.bytes for s in manifest.splits.values() for shard in s.shards), default=0)
+    largest = largest_shard(manifest)
     held_in_training = -(-job.lane_count // job.workers) + 1
     # the training split is read by a worker and by the streamer beside it, the two others by the worker
     shards_held = job.workers * (2 * held_in_training + 2 * HELD_FOR_EVALUATION)
@@ -44,7 +64,7 @@ def fetched_files(job: Job, manifest: Manifest, split: str) -> FetchedFiles:
     train = split == "train"
     return FetchedFiles(
         Store(job.data.url),
-        Cache(cache_folder(job), job.data.cache_bytes),
+        Cache(cache_folder(job.data.cache), job.data.cache_bytes),
         keep=not isinstance(job.mode, Online) or not train,
         most_held=held_in_training if train else HELD_FOR_EVALUATION,
         ahead_bytes=spare // job.workers if train else 0,

@@ -49,8 +49,7 @@ class Plan:
     def reader(self, split: str) -> Reader:
         """A reader of the job's fields of one split."""
         data, folder = self.job.data, local_path(self.job.data.url)
-        remote = folder is None
-        files = fetched_files(self.job, self.manifest, split) if remote else LocalFiles(folder, verify=data.verify)
+        files = LocalFiles(folder, verify=data.verify) if folder else fetched_files(self.job, self.manifest, split)
         decoding = Decoding(data.map, data.image_size, data.decode_threads, data.on_bad_example)
         return Reader(files, self.manifest, split, data.fields_read, decoding)
 

@@ -89,7 +89,7 @@ def test_every_example_arrives_once_over_http(http: str, folder: Path, tmp_path:
     health = files.health()
     shards = [file.stat().st_size for file in folder.glob("train/*.tar")]
     # every lane holds each of its shards, and two lanes meet in a shard at most three times
-    assert health.retries == 0 and len(shards) <= health.hits + health.misses <= len(shards) + 3
+    assert health.retries == 0 and len(shards) <= health.cache_hits + health.cache_misses <= len(shards) + 3
     assert sum(shards) <= health.bytes_fetched <= sum(shards) + 8 * max(shards)
     files.close()
     kept = [file for file in (tmp_path / "cache").iterdir() if len(file.name) == 64]

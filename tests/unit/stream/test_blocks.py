@@ -81,7 +81,9 @@ def test_blocks_that_are_not_what_the_manifest_says_are_refused(tmp_path: Path) 
         (dataclasses.replace(x, member="z.npy"), "expected a member .z.npy, found x.npy, y.npy"),
     ]:
         with pytest.raises(ShardError, match=message):
-            Reader(LocalFiles(tmp_path / "a"), dataclasses.replace(manifest, fields=(field, y)), "train", ("x",)).read(0, 1)
+            Reader(LocalFiles(tmp_path / "a"), dataclasses.replace(manifest, fields=(field, y)), "train", ("x",)).read(
+                0, 1
+            )
 
 
 def test_blocks_are_plain_webdataset_samples(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def test_a_bad_example_stops_or_is_passed_over(tmp_path: Path, threads: int) -> 
     fields = ("text", "label")
     with pytest.raises(JobError, match=r"\.tar, example '\d\d': data.map failed: ValueError: .*no"):
         Reader(LocalFiles(folder), manifest, "train", fields, decoding=Decoding(number_in_text)).read(0, EXAMPLES)
-    reader = Reader(LocalFiles(folder), manifest, "train", fields, decoding=Decoding(number_in_text, None, threads, "skip"))
+    reader = Reader(
+        LocalFiles(folder), manifest, "train", fields, decoding=Decoding(number_in_text, None, threads, "skip")
+    )
     labels = Reader(LocalFiles(folder), manifest, "train", ("label",)).read(0, EXAMPLES)["label"]
     good = labels[labels % 7 != 3]
     arrays = reader.read(0, EXAMPLES)
@@ -71,7 +73,9 @@ def test_a_bad_example_stops_or_is_passed_over(tmp_path: Path, threads: int) -> 
 
 def test_a_streamer_passes_over_the_same(tmp_path: Path) -> None:
     folder, manifest = texts(tmp_path)
-    reader = Reader(LocalFiles(folder), manifest, "train", ("text", "label"), decoding=Decoding(number_in_text, None, 2, "skip"))
+    reader = Reader(
+        LocalFiles(folder), manifest, "train", ("text", "label"), decoding=Decoding(number_in_text, None, 2, "skip")
+    )
     parts = [((start, start + 1),) for start in range(EXAMPLES)] + [((5, 15), (20, 33))]
     streamer = Streamer(reader, parts, largest=23)
     ring = RingReader(streamer.start())

@@ -11,7 +11,8 @@ from streamtrain.pack import Manifest, PackOptions, Shard
 from streamtrain.store import RetryPolicy
 from streamtrain.store.remote import Store
 from streamtrain.stream.cache import Cache
-from streamtrain.stream.files import FetchedFiles, LoaderHealth, LocalFiles, member_size
+from streamtrain.stream.files import FetchedFiles, LocalFiles, member_size
+from streamtrain.values import Loading
 from tests.support.datasets import pack_digits
 
 QUICK = RetryPolicy(attempts=2, first=0)
@@ -42,7 +43,7 @@ def test_local_files_lie_where_they_are_and_are_checked_once(folder: Path, shard
     files.release(shards[0])
     files.ahead(shards)
     files.close()
-    assert files.health() == LoaderHealth() and (folder / shards[0].file).exists()
+    assert files.health() == Loading() and (folder / shards[0].file).exists()
 
 
 def test_an_altered_local_shard_is_refused_and_kept(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_hold_and_release(folder: Path, shards: tuple[Shard, ...], tmp_path: Pat
     files = fetched(folder, tmp_path)
     assert files.hold(shards[0]).read_bytes() == (folder / shards[0].file).read_bytes()
     assert files.hold(shards[0]) == files.hold(shards[0]) and entries(tmp_path) == 1
-    assert files.health() == LoaderHealth(shards[0].bytes, hits=2, misses=1, retries=0)
+    assert files.health() == Loading(bytes_fetched=shards[0].bytes, cache_hits=2, cache_misses=1)
     for _ in range(3):
         files.release(shards[0])
     with pytest.raises(KeyError):
@@ -85,7 +86,7 @@ def test_what_was_asked_for_ahead_is_there(folder: Path, shards: tuple[Shard, ..
         coming.result()
     for shard in shards[:3]:
         files.hold(shard)
-    assert files.health() == LoaderHealth(sum(s.bytes for s in shards[:3]), hits=3, misses=0, retries=0)
+    assert files.health() == Loading(bytes_fetched=sum(s.bytes for s in shards[:3]), cache_hits=3)
 
 
 def test_only_as_much_is_fetched_ahead_as_is_allowed(folder: Path, shards: tuple[Shard, ...], tmp_path: Path) -> None:
