@@ -18,9 +18,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order, Reshuffle, lane, passes_of
+from streamtrain.prepare.compressed import data_folder
 from streamtrain.prepare.place import cache_folder, files_for_reading
 from streamtrain.prepare.plan import open_dataset
-from streamtrain.store import local_path
 from streamtrain.stream.examples import Decoding, Map
 from streamtrain.stream.files import LocalFiles, ShardFiles
 from streamtrain.stream.reader import Reader
@@ -66,7 +66,7 @@ def open(  # noqa: A001  # `st.open` says what it does
     Raises:
         ConfigError, DataError: no such data set, split or field.
     """
-    manifest, folder = open_dataset(str(url)), local_path(str(url))
+    manifest, folder = open_dataset(str(url)), data_folder(str(url))
     if folder is None:
         files: ShardFiles = files_for_reading(str(url), manifest, cache_folder(cache), cache_bytes)
     else:

@@ -6,6 +6,8 @@ reader makes one at first sight and keeps it in the user's cache. 16 bytes an ex
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.pack.shard import examples
-from streamtrain.store import write_whole
+from streamtrain.store import user_cache, write_whole
 
 SUFFIX = ".index.npz"
 
@@ -78,6 +80,24 @@ def scan_index(file: Path, sha256: str = "") -> ShardIndex:
     )
 
 
+def foreign_index(file: Path) -> ShardIndex:
+    """The index of a shard that `pack` did not write: from the user's cache, or made and kept there.
+
+    Raises:
+        ShardError: a layout that readers would understand differently.
+    """
+    looked = file.stat()
+    known = hashlib.sha256(f"{file.absolute()} {looked.st_size} {looked.st_mtime_ns}".encode()).hexdigest()
+    kept = user_cache() / "index" / f"{known}{SUFFIX}"
+    found = read_index(kept, None, looked.st_size, "")
+    if found is None:
+        found = scan_index(file)
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs a scan the next time, no more
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_index(kept, found)
+    return found
+
+
 def write_index(file: Path, index: ShardIndex) -> None:
     """Writes an index whole or not at all; the same index gives the same bytes."""
     stream = io.BytesIO()
@@ -94,7 +114,7 @@ def write_index(file: Path, index: ShardIndex) -> None:
     write_whole(file, stream.getvalue())
 
 
-def read_index(file: Path, examples_in_shard: int, shard_bytes: int, sha256: str) -> ShardIndex | None:
+def read_index(file: Path, examples_in_shard: int | None, shard_bytes: int, sha256: str) -> ShardIndex | None:
     """The index in ``file``, or ``None`` where there is none of that very shard: it may always be made again."""
     try:
         with np.load(file, allow_pickle=False) as parts:
@@ -103,8 +123,8 @@ def read_index(file: Path, examples_in_shard: int, shard_bytes: int, sha256: str
         return None
     stops = index.starts + index.sizes
     fits = (
-        len(index) == examples_in_shard
-        and index.starts.shape == index.sizes.shape == (examples_in_shard, len(index.extensions))
+        examples_in_shard in (None, len(index))
+        and index.starts.shape == index.sizes.shape == (len(index), len(index.extensions))
         and (index.shard_bytes, index.sha256) == (shard_bytes, sha256)
         and (index.starts >= 0).all()
         and (index.sizes >= 0).all()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job, Online
 from streamtrain.pack import Manifest
+from streamtrain.store import user_cache
 from streamtrain.store.remote import Store
 from streamtrain.stream.cache import Cache
 from streamtrain.stream.files import OPEN_SHARDS, FetchedFiles
@@ -18,9 +18,7 @@ HELD_FOR_EVALUATION = 1
 
 def cache_folder(chosen: str | Path | None) -> Path:
     """The chosen one, or a folder in the user's cache directory (XDG Base Directory Specification)."""
-    if chosen is not None:
-        return Path(chosen).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamtrain"
+    return user_cache() if chosen is None else Path(chosen).absolute()
 
 
 def largest_shard(manifest: Manifest) -> int:

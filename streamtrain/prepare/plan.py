@@ -9,6 +9,7 @@ from streamtrain.errors import ConfigError, ManifestError, complaint
 from streamtrain.job import Epochs, Job, Online
 from streamtrain.order import Order, Passes, Reshuffle, SegmentedOrder, passes_of
 from streamtrain.pack import FILE, Manifest, fetch_manifest, read_manifest, scan_foreign
+from streamtrain.prepare.compressed import data_folder
 from streamtrain.prepare.place import fetched_files
 from streamtrain.store import RetryPolicy, local_path, masked
 from streamtrain.store.remote import Store
@@ -48,7 +49,7 @@ class Plan:
 
     def reader(self, split: str) -> Reader:
         """A reader of the job's fields of one split."""
-        data, folder = self.job.data, local_path(self.job.data.url)
+        data, folder = self.job.data, data_folder(self.job.data.url)
         files = LocalFiles(folder, verify=data.verify) if folder else fetched_files(self.job, self.manifest, split)
         decoding = Decoding(data.map, data.image_size, data.decode_threads, data.on_bad_example)
         return Reader(files, self.manifest, split, data.fields_read, decoding)
@@ -68,7 +69,7 @@ def open_dataset(url: str) -> Manifest:
     Raises:
         DataError: neither is there, or it is damaged.
     """
-    folder = local_path(url)
+    folder = data_folder(url)
     if folder is None:
         return fetch_manifest(Store(url, IMPATIENT))
     if not (folder / FILE).exists() and any(folder.glob("train/*.tar")):

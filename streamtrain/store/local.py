@@ -24,6 +24,11 @@ def local_path(place: str) -> Path | None:
     return None if "://" in place else Path(place).absolute()
 
 
+def user_cache() -> Path:
+    """streamtrain's folder in the user's cache directory (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamtrain"
+
+
 def sha256_of(file: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with file.open("rb") as opened:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ConfigError, ShardError, complaint
-from streamtrain.pack.index import ShardIndex, index_name, read_index, scan_index
+from streamtrain.pack.index import ShardIndex, foreign_index, index_name, read_index, scan_index
 from streamtrain.pack.manifest import Field, Manifest
 from streamtrain.pack.shard_list import Shard
 from streamtrain.stream.columns import OpenShard, block_columns, encoded_columns, fixed_columns, map_shard
@@ -230,7 +230,8 @@ class Reader:
 def _index(shard: Shard, path: Path, where: str, size: int) -> ShardIndex:
     """The index beside the shard, or one made by a scan."""
     index = read_index(Path(index_name(str(path))), shard.examples, size, shard.sha256)
-    index = index or scan_index(path, shard.sha256)
+    if index is None:
+        index = scan_index(path, shard.sha256) if shard.sha256 else foreign_index(path)
     if len(index) != shard.examples:
         expected, found = f"{shard.examples} examples", str(len(index))
         raise ShardError(complaint(where, expected=expected, found=found, do="it was altered: restore it"))
