@@ -29,6 +29,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
         ConfigError, DataError: before anything starts.
         TrainingError: what stopped the run.
     """
+    from streamtrain.prepare.audit import order_warning
     from streamtrain.prepare.plan import plan as plan_of
     from streamtrain.prepare.preflight import check_cpus, preflight
     from streamtrain.run.actors import RayFleet, check_resources, start_ray, will_start_ray
@@ -44,6 +45,8 @@ def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
     terminal.line(
         f"{run_name}: {plan.order.used:,} examples a pass in {plan.order.steps:,} steps, {job.workers} worker(s)"
     )
+    if warning := order_warning(plan.folder, plan.manifest):
+        terminal.line(warning)
     start_ray()
     check_resources(job)
     folder = _run_folder(job, run_name)
