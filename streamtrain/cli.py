@@ -43,7 +43,8 @@ examples:
 INSPECT_EXAMPLES = """\
 streamtrain inspect data/mnist --verify
 streamtrain inspect data/mnist --example 00042 --batch-size 64
-streamtrain inspect data/mnist --audit --json
+streamtrain inspect data/mnist --audit                # is the order random, does held-out data leak into train
+streamtrain inspect data/foreign --lint --json        # every place where readers of WebDataset shards differ
 """
 
 
@@ -116,6 +117,9 @@ def run_inspect(words: Sequence[str]) -> None:
     from streamtrain.prepare.inspect import inspect_dataset, report
 
     given = parse(InspectArguments, words, "streamtrain inspect", INSPECT_EXAMPLES)
+    if given.lint:
+        run_lint(given.dest, as_json=given.json)
+        return
     found = inspect_dataset(
         given.dest,
         verify_all=given.verify,
@@ -126,6 +130,16 @@ def run_inspect(words: Sequence[str]) -> None:
     )
     print(json.dumps(found, indent=1) if given.json else report(found))
     if given.audit and not found["audit"]["passed"]:
+        sys.exit(DataError.exit_code)
+
+
+def run_lint(folder: Path, *, as_json: bool) -> None:
+    """``streamtrain inspect --lint``."""
+    from streamtrain.prepare.linted import as_text, linted
+
+    found = linted(folder)
+    print(json.dumps(found, indent=1) if as_json else as_text(found))
+    if found["refused"]:
         sys.exit(DataError.exit_code)
 
 

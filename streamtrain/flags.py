@@ -40,6 +40,8 @@ class InspectArguments:
     """The data set's folder."""
     verify: bool = False
     """Read every shard and check its checksum."""
+    lint: bool = False
+    """List all that readers would take differently, and nothing else: for shards that `pack` did not write."""
     audit: bool = False
     """Test whether the stored order is shuffled, and look for duplicates in and across the splits."""
     audit_examples: int = 50_000
