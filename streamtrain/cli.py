@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from streamtrain.errors import StreamtrainError
+from streamtrain.errors import DataError, StreamtrainError
 
 HELP = """\
 usage: streamtrain COMMAND [--help]
@@ -37,6 +37,14 @@ usage: streamtrain train JOB.py [--mode online|epochs] [--any.setting VALUE ...]
 examples:
   streamtrain train jobs/mnist.py
   streamtrain train jobs/mnist.py --mode online --workers 2 --sgd.lr 0.02
+"""
+
+
+INSPECT_EXAMPLES = """\
+streamtrain inspect data/mnist --verify
+streamtrain inspect data/mnist --example 00042 --batch-size 64
+streamtrain inspect data/mnist --audit                # is the order random, does held-out data leak into train
+streamtrain inspect data/foreign --lint --json        # every place where readers of WebDataset shards differ
 """
 
 
@@ -108,12 +116,31 @@ def run_inspect(words: Sequence[str]) -> None:
     from streamtrain.flags import InspectArguments, parse
     from streamtrain.prepare.inspect import inspect_dataset, report
 
-    examples = "streamtrain inspect data/mnist --verify\nstreamtrain inspect data/mnist --example 00042 --batch-size 64"
-    given = parse(InspectArguments, words, "streamtrain inspect", examples)
+    given = parse(InspectArguments, words, "streamtrain inspect", INSPECT_EXAMPLES)
+    if given.lint:
+        run_lint(given.dest, as_json=given.json)
+        return
     found = inspect_dataset(
-        given.dest, verify_all=given.verify, key=given.example, lanes=given.lanes, batch_size=given.batch_size
+        given.dest,
+        verify_all=given.verify,
+        key=given.example,
+        lanes=given.lanes,
+        batch_size=given.batch_size,
+        audited=given.audit_examples if given.audit else 0,
     )
     print(json.dumps(found, indent=1) if given.json else report(found))
+    if given.audit and not found["audit"]["passed"]:
+        sys.exit(DataError.exit_code)
+
+
+def run_lint(folder: Path, *, as_json: bool) -> None:
+    """``streamtrain inspect --lint``."""
+    from streamtrain.prepare.linted import as_text, linted
+
+    found = linted(folder)
+    print(json.dumps(found, indent=1) if as_json else as_text(found))
+    if found["refused"]:
+        sys.exit(DataError.exit_code)
 
 
 def run_train(words: Sequence[str]) -> None:

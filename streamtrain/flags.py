@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Epochs, Job, Online
 from streamtrain.pack.options import PackOptions
 
@@ -40,14 +40,25 @@ class InspectArguments:
     """The data set's folder."""
     verify: bool = False
     """Read every shard and check its checksum."""
+    lint: bool = False
+    """List all that readers would take differently, and nothing else: for shards that `pack` did not write."""
+    audit: bool = False
+    """Test whether the stored order is shuffled, and look for duplicates in and across the splits."""
+    audit_examples: int = 50_000
+    """For --audit: training examples to look at, in evenly spread stretches where there are more."""
     example: str | None = None
     """Key of an example: show it, and where it goes in training."""
     batch_size: int = 128
-    """For --example: the size of the minibatches."""
+    """For --example and --audit: the size of the minibatches."""
     lanes: int = 1
     """For --example: the number of lanes."""
     json: bool = False
     """Print as JSON."""
+
+    def __post_init__(self) -> None:
+        if self.audit_examples < 1:
+            found = str(self.audit_examples)
+            raise ConfigError(complaint("--audit-examples", expected="at least 1", found=found, do="raise it"))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import sys
 import types
 from typing import Any
 
-from streamtrain.pack.foreign import scan_foreign
+from streamtrain.pack.foreign import FAULTS, Finding, lint, scan_foreign
 from streamtrain.pack.manifest import (
     FILE,
     Field,
@@ -22,8 +22,10 @@ from streamtrain.pack.shard_list import Shard, ShardList
 from streamtrain.pack.shuffle import stored_order
 
 __all__ = [
+    "FAULTS",
     "FILE",
     "Field",
+    "Finding",
     "Manifest",
     "PackOptions",
     "Segment",
@@ -31,6 +33,7 @@ __all__ = [
     "ShardList",
     "Split",
     "fetch_manifest",
+    "lint",
     "pack",
     "parse_manifest",
     "read_manifest",

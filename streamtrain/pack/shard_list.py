@@ -102,11 +102,6 @@ class ShardList(Sequence[Shard]):
         """Examples of all shards."""
         return self._starts[-1]
 
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of all shards."""
-        return sum(self._bytes)
-
     def start(self, index: int) -> int:
         """The number in the stored order of shard ``index``'s first example; of the end, for ``len(self)``."""
         return self._starts[index]

@@ -18,13 +18,20 @@ SHOWN_CLASSES = 20
 
 
 def inspect_dataset(
-    folder: Path, *, verify_all: bool = False, key: str | None = None, lanes: int = 1, batch_size: int = 128
+    folder: Path,
+    *,
+    verify_all: bool = False,
+    key: str | None = None,
+    lanes: int = 1,
+    batch_size: int = 128,
+    audited: int = 0,
 ) -> dict[str, Any]:
     """All figures that the command shows, as JSON's types.
 
     Args:
         verify_all: read every shard and check its checksum.
         key: of an example to show and to follow through training with these lanes and this batch size.
+        audited: training examples to test the stored order by; 0 for no audit.
 
     Raises:
         DataError: the data set is damaged. ConfigError: no such key.
@@ -52,6 +59,10 @@ def inspect_dataset(
             "fields": _shown(reader.read(number, number + 1)),
         },
     }
+    if audited:
+        from streamtrain.prepare.audit import audit
+
+        found["audit"] = audit(folder, manifest, most_examples=audited, batch_size=batch_size).summary()
     if key is not None:
         found["way"] = way_of(manifest, split, number, lanes, batch_size)
     return found
@@ -101,6 +112,10 @@ def report(found: dict[str, Any]) -> str:
     example = found["example"]
     lines += ["", f"example {example['key']} of {example['split']}: {example['shard']}, row {example['row']}"]
     lines += [f"  {name}: {value}" for name, value in example["fields"].items()]
+    if "audit" in found:
+        from streamtrain.prepare.audit import report as audit_report
+
+        lines += ["", audit_report(found["audit"])]
     if "way" in found:
         lines += ["its way:", *(f"  {name.replace('_', ' ')}: {value}" for name, value in found["way"].items())]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from streamtrain.job import Job, Online
 from streamtrain.run.outcome.card import card_of
 
 if TYPE_CHECKING:
+    from streamtrain.prepare.compressed import data_folder
     from streamtrain.prepare.plan import Plan
     from streamtrain.prepare.preflight import Trial
     from streamtrain.run.outcome.result import Result
@@ -29,6 +30,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
         ConfigError, DataError: before anything starts.
         TrainingError: what stopped the run.
     """
+    from streamtrain.prepare.audit import order_warning
     from streamtrain.prepare.plan import plan as plan_of
     from streamtrain.prepare.preflight import check_cpus, preflight
     from streamtrain.run.actors import RayFleet, check_resources, start_ray, will_start_ray
@@ -44,6 +46,9 @@ def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
     terminal.line(
         f"{run_name}: {plan.order.used:,} examples a pass in {plan.order.steps:,} steps, {job.workers} worker(s)"
     )
+    lies = data_folder(job.data.url)
+    if lies and (warning := order_warning(lies, plan.manifest)):
+        terminal.line(warning)
     start_ray()
     check_resources(job)
     folder = _run_folder(job, run_name)

@@ -172,7 +172,9 @@ def test_two_members_of_one_field_are_refused_in_foreign_shards(tmp_path: Path) 
     with tarfile.open(tmp_path / "train" / "0.tar", "w") as archive:
         for name in ("k.seg.bin", "k.seg.txt"):
             archive.addfile(tarfile.TarInfo(name))
-    with pytest.raises(ShardError, match=r"'k': expected one member for a field, .* found \.seg\.bin, \.seg\.txt"):
+    with pytest.raises(
+        ShardError, match=r"'k', at byte 512: expected one member for a field, .* found \.seg\.bin, \.seg\.txt"
+    ):
         scan_foreign(tmp_path)
 
 

@@ -1,0 +1,126 @@
+"""Examples of a split as they lie there, by their number in the stored order: key, and field -> bytes.
+
+Arrays and numbers that `pack` stored come through the reader (samples or blocks), all else by the tar's headers.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamtrain.errors import ShardError, complaint, one_line
+from streamtrain.pack import Field, Manifest
+from streamtrain.pack.shard import examples
+from streamtrain.stream.decode import IMAGES, decoder_of
+from streamtrain.stream.files import LocalFiles
+from streamtrain.stream.reader import Reader
+
+CHUNK_BYTES = 8 << 20
+"""What is read at once through the reader."""
+THUMBNAIL = (8, 8)
+
+Row = tuple[str, dict[str, bytes]]
+
+
+class Rows:
+    """The examples of one split.
+
+    Args:
+        folder: the data set's.
+        fields: what ``read`` gives of every example.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, split: str, fields: Sequence[Field]) -> None:
+        self._folder, self._manifest, self._split, self._fields = folder, manifest, split, tuple(fields)
+        self._shards = manifest.splits[split].shards
+        self._starts = np.array([self._shards.start(number) for number in range(len(self._shards) + 1)])
+        self._arrays = manifest.order == "uniform" and all(_is_array(field) for field in fields)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys are given: they are not where examples come through the reader."""
+        return not self._arrays
+
+    @property
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(self._shards.sizes)
+
+    def shards_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The shard, by its number in the split, of every example."""
+        return np.searchsorted(self._starts, numbers, "right") - 1
+
+    def read(self, start: int, stop: int) -> Iterator[Row]:
+        """Examples ``[start, stop)``; the key is empty where there is none.
+
+        Raises:
+            ShardError: a shard is not what the manifest says.
+        """
+        return self._through_reader(start, stop) if self._arrays else self._by_headers(start, stop)
+
+    def decoder(self, field: Field) -> Callable[[bytes], NDArray[Any]]:
+        """From a field's bytes, as ``read`` gives them, to its array; images become small grey thumbnails."""
+        if self._arrays:
+            return lambda data: np.frombuffer(data, field.dtype)
+        if field.member.rpartition(".")[2] in IMAGES:
+            return _thumbnail
+        decode = decoder_of(field.member)
+        return lambda data: np.asarray(decode(np.frombuffer(data, np.uint8), None))
+
+    def _through_reader(self, start: int, stop: int) -> Iterator[Row]:
+        names = [field.name for field in self._fields]
+        reader = Reader(LocalFiles(self._folder, verify=False), self._manifest, self._split, names)
+        each = sum(np.dtype(field.dtype).itemsize * math.prod(field.shape or ()) for field in self._fields)
+        step = max(1, CHUNK_BYTES // max(1, each))
+        for first in range(start, stop, step):
+            arrays = reader.read(first, min(first + step, stop))
+            for row in range(min(step, stop - first)):
+                yield "", {name: arrays[name][row].tobytes() for name in names}
+
+    def _by_headers(self, start: int, stop: int) -> Iterator[Row]:
+        for index in range(int(self.shards_of(np.array(start))), len(self._shards)):
+            begin, end = int(self._starts[index]), int(self._starts[index + 1])
+            if begin >= stop:
+                return
+            file = self._folder / self._shards[index].file
+            with file.open("rb") as opened:
+                for key, members in itertools.islice(examples(file), max(start - begin, 0), min(stop, end) - begin):
+                    yield key, {field.name: self._member(opened, file, key, members, field) for field in self._fields}
+
+    def _member(self, opened: Any, file: Path, key: str, members: dict[str, tuple[int, int]], field: Field) -> bytes:
+        if field.member not in members:
+            found = ", ".join(f".{name}" for name in sorted(members))
+            where = f"{file}, example {key!r}"
+            raise ShardError(complaint(where, expected=f"a member .{field.member}", found=found, do="restore it"))
+        start, size = members[field.member]
+        opened.seek(start)
+        data: bytes = opened.read(size)
+        return data
+
+    def unreadable(self, number: int, field: Field, error: Exception) -> ShardError:
+        """The error to raise where ``decoder`` failed on an example."""
+        file = self._folder / self._shards[int(self.shards_of(np.array(number)))].file
+        where = f"{file}, example {number} of {self._split}, field {field.name!r}"
+        return ShardError(complaint(where, expected=f"a readable .{field.member}", found=one_line(error), do="mend it"))
+
+
+def _is_array(field: Field) -> bool:
+    return field.shape is not None and field.member.rpartition(".")[2] in ("npy", "cls")
+
+
+def _thumbnail(data: bytes) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("L", THUMBNAIL)  # a JPEG is then decoded at an eighth of its size
+        return np.asarray(image.convert("L").resize(THUMBNAIL, Image.Resampling.BOX))
