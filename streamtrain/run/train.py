@@ -12,7 +12,6 @@ from streamtrain.job import Job, Online
 from streamtrain.run.outcome.card import card_of
 
 if TYPE_CHECKING:
-    from streamtrain.prepare.compressed import data_folder
     from streamtrain.prepare.plan import Plan
     from streamtrain.prepare.preflight import Trial
     from streamtrain.run.outcome.result import Result
@@ -31,6 +30,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
         TrainingError: what stopped the run.
     """
     from streamtrain.prepare.audit import order_warning
+    from streamtrain.prepare.compressed import data_folder
     from streamtrain.prepare.plan import plan as plan_of
     from streamtrain.prepare.preflight import check_cpus, preflight
     from streamtrain.run.actors import RayFleet, check_resources, start_ray, will_start_ray
