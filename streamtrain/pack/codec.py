@@ -14,7 +14,8 @@ import io
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,11 @@ class FieldEncoder:
         """The field's entry in the manifest, once all are encoded."""
         return Field(self._name, self.member, *(self._form or (None, None)), self.low, self.high, self._classes)
 
+    @property
+    def block_field(self) -> Field:
+        """The same, where the examples are in blocks."""
+        return replace(self.field, member=self.block_member)
+
     def finish(self, data: bytes) -> bytes:
         """What ``encode`` gave, as it is stored once all are encoded: integers all in the same number of bytes."""
         if not self.counts or self.low is None:
@@ -78,6 +84,41 @@ class FieldEncoder:
         if self.low < 0:
             return npy_header(np.empty((), "<i8")) + int(data).to_bytes(8, "little", signed=True)
         return data.rjust(len(str(self.high)), b"0")
+
+    @property
+    def row_bytes(self) -> int | None:
+        """Bytes of an example in a block; ``None`` where it has no fixed shape or is taken over as it is."""
+        if self.counts:
+            return 8
+        if not self._header or self._form is None:
+            return None
+        return math.prod(self._form[1] or ()) * np.dtype(self._form[0]).itemsize
+
+    @property
+    def block_member(self) -> str:
+        """The extension of the field's members where they are blocks."""
+        return f"{self._name}.npy"
+
+    def block(self, encoded: Sequence[bytes]) -> bytes:
+        """What ``encode`` gave for several examples, as one array whose first axis is the example."""
+        if self.counts:
+            values = np.array([int(data) for data in encoded], "<i8")
+            return npy_header(values) + values.tobytes()
+        assert self._form is not None and self._form[1] is not None
+        like = np.empty((len(encoded), *self._form[1]), np.dtype(self._form[0]).newbyteorder("<"))
+        return npy_header(like) + b"".join(data[len(self._header) :] for data in encoded)
+
+    def column(self, values: np.ndarray[Any, Any], source: str) -> None:
+        """Takes a whole field at once, as ``encode`` takes it example by example."""
+        if values.ndim == 1 and values.dtype.kind in "iub":
+            self._same_member(f"{self._name}.cls", source)
+            for at in (int(values.argmin()), int(values.argmax())):
+                self._number(int(values[at]), f"{source}, example {at}")
+            return
+        shown = 0
+        if values.dtype.kind in "fc":
+            shown = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(1)))  # the first bad one, or 0
+        self._array(np.asarray(values[shown]), f"{source}, example {shown}")
 
     def encode(self, value: Any, where: str) -> bytes:
         """The member's content, up to ``finish``; ``where`` names the example in errors."""

@@ -33,7 +33,7 @@ def from_arrays(path: Path, label: str | None) -> Source:
         for number in range(count):
             yield f"{path}, example {number}", {name: array[number] for name, array in arrays.items()}
 
-    return Source(str(path), examples, count, label or ("label" if "label" in arrays else None))
+    return Source(str(path), examples, count, label or ("label" if "label" in arrays else None), columns=arrays)
 
 
 def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True)
 class Source:
@@ -17,6 +19,7 @@ class Source:
         count: how many they are, where that is known beforehand.
         label: the field of class labels, if there is one.
         classes: names of the values of a field that stand for classes.
+        columns: the same examples as arrays, a field each, first axis the example; where the source is arrays.
     """
 
     name: str
@@ -24,3 +27,4 @@ class Source:
     count: int | None = None
     label: str | None = None
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    columns: Mapping[str, NDArray[Any]] | None = None

@@ -9,18 +9,19 @@ import itertools
 import re
 import shutil
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import SourceError, complaint
 from streamtrain.pack.codec import FieldEncoder
-from streamtrain.pack.manifest import SPLITS, Manifest, Segment, Split, write_manifest
-from streamtrain.pack.options import PackOptions
-from streamtrain.pack.shard import BLOCK, ShardWriter
-from streamtrain.pack.shard_list import ShardList, shard_name
-from streamtrain.pack.shuffle import Shuffle
+from streamtrain.pack.making.blocks import block_size, in_blocks
+from streamtrain.pack.making.columns import Stored, column_blocks, fits
+from streamtrain.pack.making.options import PackOptions
+from streamtrain.pack.making.shuffle import Shuffle, stored_order
+from streamtrain.pack.making.writing import Sample, write_split
+from streamtrain.pack.manifest import SPLITS, Field, Manifest, Segment, Split, write_manifest
 from streamtrain.pack.sources import open_source
 from streamtrain.pack.sources.source import Source
 from streamtrain.store import new_folder
@@ -53,22 +54,57 @@ def pack(
     report = progress or (lambda *_: None)
     opened = open_source(str(source), options.label)
     with new_folder(Path(dest)) as folder:
-        scratch = folder / "scratch"
-        scratch.mkdir()
-        shuffle = Shuffle(options.seed, options.memory_bytes, scratch)
-        encoders = _scatter(opened, shuffle, report)
-        counts = _split_counts(opened.name, shuffle.examples, options.splits)
-        splits = _write(folder, shuffle, encoders, counts, options, opened.label, report)
-        shutil.rmtree(scratch)
+        made = _make(folder, opened, options, report, Numbering())
         manifest = Manifest(
-            fields=tuple(encoder.field for encoder in encoders.values()),
-            splits=splits,
+            fields=tuple(made.fields),
+            splits=made.splits,
             order="uniform",
-            segments=(Segment(counts, options.seed, Path(opened.name).name or opened.name),),
+            segments=(made.segment,),
             label=opened.label,
+            block=made.block,
         )
         write_manifest(folder, manifest)
     return manifest
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """Where a segment's keys and shards begin: after what the data set has already."""
+
+    first_key: int = 0
+    digits: int = 0
+    first_shards: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A segment's shards and what they hold."""
+
+    fields: list[Field]
+    splits: dict[str, Split]
+    segment: Segment
+    block: int | None
+
+
+def _make(folder: Path, source: Source, options: PackOptions, report: Progress, numbering: Numbering) -> Made:
+    """Shuffles the source and writes its shards into ``folder``."""
+    encoders = _encoders_of_columns(source)
+    size = block_size(encoders, options) if encoders else None
+    name = Path(source.name).name or source.name
+    if source.columns is not None and size is not None and fits(source.columns, options):
+        counts = _split_counts(source.name, source.count or 0, options.splits)
+        splits = _write_columns(folder, source, encoders, counts, options, report, numbering, size)
+    else:
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        shuffle = Shuffle(options.seed, options.memory_bytes, scratch)
+        encoders = _scatter(source, shuffle, report)
+        size = block_size(encoders, options)
+        counts = _split_counts(source.name, shuffle.examples, options.splits)
+        splits = _write(folder, shuffle, encoders, counts, options, source.label, report, numbering, size)
+        shutil.rmtree(scratch)
+    fields = [encoder.field if size is None else encoder.block_field for encoder in encoders.values()]
+    return Made(fields, splits, Segment(counts, options.seed, name), size)
 
 
 def _scatter(source: Source, shuffle: Shuffle, report: Progress) -> dict[str, FieldEncoder]:
@@ -139,59 +175,77 @@ def _write(
     options: PackOptions,
     label: str | None,
     report: Progress,
+    numbering: Numbering,
+    size: int | None,
 ) -> dict[str, Split]:
     """Writes every split's shards from consecutive ranges of the stored order."""
-    examples = _keyed(shuffle, report)
+    digits = max(numbering.digits, len(str(numbering.first_key + shuffle.examples - 1)))
+    examples = _keyed(shuffle, report, numbering.first_key, digits)
+    at_label = list(encoders).index(label) if label is not None and encoders[label].counts else None
     splits = {}
     for split, count in counts.items():
-        (folder / split).mkdir()
-        splits[split] = _write_split(folder, split, itertools.islice(examples, count), encoders, options, label)
+        (folder / split).mkdir(exist_ok=True)
+        of_split = itertools.islice(examples, count)
+        if size is None:
+            samples = _alone(of_split, encoders, at_label)
+        else:
+            samples = in_blocks(of_split, list(encoders.values()), size, options, at_label)
+        first = numbering.first_shards.get(split, 0)
+        splits[split] = write_split(folder, split, samples, options, first_shard=first)
     report("writing", shuffle.examples, shuffle.examples)
     return splits
 
 
-def _write_split(
+def _write_columns(
     folder: Path,
-    split: str,
-    examples: Iterator[tuple[str, list[bytes]]],
+    source: Source,
     encoders: dict[str, FieldEncoder],
+    counts: dict[str, int],
     options: PackOptions,
-    label: str | None,
-) -> Split:
-    at_label = list(encoders).index(label) if label is not None and encoders[label].counts else None
+    report: Progress,
+    numbering: Numbering,
+    size: int,
+) -> dict[str, Split]:
+    """The same, for arrays in memory."""
+    assert source.columns is not None
+    examples, done, splits = sum(counts.values()), 0, {}
+    order = stored_order(options.seed, examples)
+    digits = max(numbering.digits, len(str(numbering.first_key + examples - 1)))
+    for split, count in counts.items():
+        (folder / split).mkdir(exist_ok=True)
+        part = Stored(order[done : done + count], numbering.first_key + done, digits, source.label)
+        samples = column_blocks(source.columns, encoders, part, size, options)
+        first = numbering.first_shards.get(split, 0)
+        splits[split] = write_split(folder, split, samples, options, first_shard=first)
+        done += count
+        report("writing", done, examples)
+    return splits
+
+
+def _encoders_of_columns(source: Source) -> dict[str, FieldEncoder]:
+    """Encoders that have taken the source's arrays; none where it is not arrays."""
+    if source.columns is None or any(column.dtype.kind not in "biufc" for column in source.columns.values()):
+        return {}
+    _check_names(source.name, dict(source.columns), source.label)
+    encoders = {name: FieldEncoder(name, source.classes.get(name)) for name in sorted(source.columns)}
+    for name, encoder in encoders.items():
+        encoder.column(source.columns[name], source.name)
+    return encoders
+
+
+def _alone(
+    examples: Iterator[tuple[str, list[bytes]]], encoders: dict[str, FieldEncoder], at_label: int | None
+) -> Iterator[Sample]:
+    """Every example as a sample."""
     fields = [(encoder.member, encoder.finish) for encoder in encoders.values()]
-    classes: Counter[int] = Counter()
-    shards = ShardList()
-    writer = None
-    try:
-        for key, encoded in examples:
-            members = {name: finish(data) for (name, finish), data in zip(fields, encoded, strict=True)}
-            size = sum(BLOCK + len(data) + -len(data) % BLOCK for data in members.values())
-            if writer is not None and _full(writer, size, options):
-                shards.append(writer.close(shard_name(split, len(shards))))
-                writer = None
-            writer = writer or ShardWriter(folder / shard_name(split, len(shards)))
-            writer.write(key, members)
-            if at_label is not None:
-                classes[int(encoded[at_label])] += 1
-        if writer is not None:
-            shards.append(writer.close(shard_name(split, len(shards))))
-    finally:
-        if writer is not None:
-            writer.discard()
-    return Split(shards, dict(classes))
+    for key, encoded in examples:
+        members = {name: finish(data) for (name, finish), data in zip(fields, encoded, strict=True)}
+        yield Sample(key, key, 1, members, () if at_label is None else (int(encoded[at_label]),))
 
 
-def _keyed(shuffle: Shuffle, report: Progress) -> Iterator[tuple[str, list[bytes]]]:
+def _keyed(shuffle: Shuffle, report: Progress, first: int, digits: int) -> Iterator[tuple[str, list[bytes]]]:
     """Key and encoded members of all examples in stored order."""
-    digits = len(str(shuffle.examples - 1))
     for number, payload in enumerate(shuffle):
         if number % REPORT_EVERY == 0:
             report("writing", number, shuffle.examples)
-        yield f"{number:0{digits}d}", list(_members(payload))
-
-
-def _full(writer: ShardWriter, size: int, options: PackOptions) -> bool:
-    if options.shard_examples is not None:
-        return writer.examples >= options.shard_examples
-    return writer.bytes + size > options.shard_bytes
+        yield f"{first + number:0{digits}d}", list(_members(payload))

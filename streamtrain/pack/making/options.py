@@ -22,6 +22,8 @@ class PackOptions:
     """A shard ends after this many examples; then shard-bytes does not count."""
     label: str | None = None
     """Field or column of class labels, where the source does not say."""
+    blocks: bool | None = None
+    """Many examples in one sample of the tar; by default where they are of one shape and below 4 kB."""
     memory_bytes: int = 1 << 30
     """Examples held in memory while shuffling; beyond it they go to disk, next to DEST."""
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from streamtrain.pack.shuffle import Shuffle, stored_order
+from streamtrain.pack.making.shuffle import Shuffle, stored_order
 
 Order = NDArray[np.int64]
 EXAMPLES = 20_000

@@ -1,0 +1,1 @@
+"""Raw data to shards: shuffled, encoded, written."""
