@@ -25,7 +25,7 @@ from streamtrain.store.retry import Retrier, RetryPolicy, WrongLengthError, mask
 
 CHUNK = 4 << 20
 """Bytes of one request at most."""
-WINDOW = 4
+WINDOW = 3
 """Requests of one fetch that are on their way at once."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "hf": "hf"}
