@@ -44,12 +44,15 @@ class Plan:
         """Steps of the longest possible run."""
         return self.passes * self.order.steps
 
-    def reader(self, split: str) -> Reader:
-        """A reader of the job's fields of one split."""
+    def reader(self, split: str, *, lanes: bool = False) -> Reader:
+        """A reader of the job's fields of one split; ``lanes`` is for the one that a worker's lanes are read with."""
         data, folder = self.job.data, local_path(self.job.data.url)
-        if folder is None:
-            return Reader(fetched_files(self.job, self.manifest, split), self.manifest, split, data.fields_read)
-        return Reader(LocalFiles(folder, verify=data.verify), self.manifest, split, data.fields_read)
+        files = (
+            fetched_files(self.job, self.manifest, lanes=lanes)
+            if folder is None
+            else LocalFiles(folder, verify=data.verify)
+        )
+        return Reader(files, self.manifest, split, data.fields_read)
 
 
 def open_dataset(url: str) -> Manifest:

@@ -68,7 +68,7 @@ class Worker:
         )
         if ring is None:
             parts = parts_from(order, self._lanes, self._exchange.step, self._plan.total_steps)
-            arrays = parts_read(self._reader("train"), parts)
+            arrays = parts_read(self._plan.reader("train", lanes=True), parts)
         else:
             arrays = parts_streamed(ring)
         self._updates: Iterator[Update] = updates(order, self._lanes, arrays, self._gradient, self._exchange, job.seed)
@@ -120,4 +120,4 @@ class WorkersStreamer(Streamer):
         order = plan.order
         lanes = lanes_of_worker(order.lanes, plan.job.workers, index)
         parts = parts_from(order, lanes, 0, plan.total_steps)
-        super().__init__(plan.reader("train"), parts, largest=order.batch_size // order.lanes)
+        super().__init__(plan.reader("train", lanes=True), parts, largest=order.batch_size // order.lanes)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.pack.manifest import Shard
@@ -81,19 +81,21 @@ class LocalFiles:
 
     Args:
         folder: the data set's.
-        verify: check a shard's size and checksum when it is first held.
+        verify: check a shard's size and checksum when a process first holds it.
     """
+
+    _verified: ClassVar[set[tuple[Path, str]]] = set()
 
     def __init__(self, folder: Path, *, verify: bool = True) -> None:
         self.place, self.most_held = str(folder), OPEN_SHARDS
         self._folder, self._verify = folder, verify
-        self._verified: set[str] = set()
 
     def hold(self, shard: Shard) -> Path:
         """See `ShardFiles`."""
-        if self._verify and shard.sha256 and shard.file not in self._verified:
+        known = self._folder / shard.file, shard.sha256
+        if self._verify and shard.sha256 and known not in self._verified:
             verify_shard(self._folder, shard)
-            self._verified.add(shard.file)
+            self._verified.add(known)
         return self._folder / shard.file
 
     def release(self, shard: Shard) -> None:
