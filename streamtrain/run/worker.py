@@ -92,7 +92,7 @@ class Worker:
         plan = self._plan
         if ring is None:
             selections = selections_of(plan, self._lanes, self._exchange.step)
-            arrays = selections_read(self._reader("train"), selections)
+            arrays = selections_read(self._reader("train", lanes=True), selections)
         else:
             self._ring = RingReader(ring)
             arrays = selections_streamed(self._ring)
@@ -155,10 +155,11 @@ class Worker:
         state = self._exchange.halves[self._exchange.step % 2]
         self._gradient.load(state, state.evaluated)
 
-    def _reader(self, split: str) -> Reader:
-        if split not in self._readers:
-            self._readers[split] = self._plan.reader(split)
-        return self._readers[split]
+    def _reader(self, split: str, *, lanes: bool = False) -> Reader:
+        name = f"{split} of the lanes" if lanes else split
+        if name not in self._readers:
+            self._readers[name] = self._plan.reader(split, lanes=lanes)
+        return self._readers[name]
 
 
 class WorkersStreamer(Streamer):
@@ -168,7 +169,7 @@ class WorkersStreamer(Streamer):
         order = plan.order
         lanes = lanes_of_worker(order.lanes, plan.job.workers, index)
         selections = selections_of(plan, lanes, step)
-        super().__init__(plan.reader("train"), selections, largest=order.batch_size // order.lanes)
+        super().__init__(plan.reader("train", lanes=True), selections, largest=order.batch_size // order.lanes)
 
 
 def selections_of(plan: Plan, lanes: range, step: int) -> Iterator[Selection]:
