@@ -186,7 +186,8 @@ def race(name: str, folder: Path, rounds: int) -> tuple[dict[str, float], dict[s
     if "ours_lanes8" in seconds:
         ratios[f"{name}_lanes8_vs_ddp"] = ratio(seconds["ddp"], seconds["ours_lanes8"])
     examples = BATCH * ROUND_STEPS[name]
-    return ratios, {f"{name}_{who}": examples / statistics.median(each) for who, each in seconds.items()}
+    rates = {f"{name}_{who}": examples / statistics.median(each) for who, each in seconds.items()}
+    return ratios, rates | {f"{name}_{who}_best": examples / min(each) for who, each in seconds.items()}
 
 
 def main() -> None:

@@ -36,5 +36,11 @@ class Exchange(Protocol):
             WorkerLost: a peer died or gave up; the state stays as it was.
         """
 
+    def complete(self) -> None:
+        """Makes the current state whole in every worker, momentum included; all workers call it together.
+
+        Parameters, their average and buffers are whole after every `meet`.
+        """
+
     def abandon(self) -> None:
         """This worker gives up; the others will raise `WorkerLost` instead of waiting for it."""

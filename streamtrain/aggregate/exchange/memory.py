@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from streamtrain.aggregate.descent.rules import pieces_of
-from streamtrain.aggregate.state import STATE_PARTS, Slot, State
+from streamtrain.aggregate.exchange.rows import row_bytes, slots_in, used_in
+from streamtrain.aggregate.state import STATE_PARTS, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.optimizer import SGD
@@ -52,10 +53,7 @@ def _sections(layout: Layout, sgd: SGD, lanes: int, workers: int) -> Iterator[tu
             yield f"{name}.{half}", elements, dtype
     for lane in range(lanes):
         yield f"gradient.{lane}", layout.size, layout.dtype
-        yield f"lane_buffers.{lane}", layout.buffer_size, torch.float64
-        yield f"lane_counters.{lane}", layout.counter_size, torch.int64
-    yield "used", lanes * len(layout.parameters), torch.uint8
-    yield "moments", lanes * 6, torch.float64
+    yield "rows", lanes * row_bytes(layout), torch.uint8
     yield "norms", len(pieces_of(sgd, layout)), torch.float64
 
 
@@ -72,7 +70,7 @@ class Memory:
             or 0; then one arrival counter a worker. Single words are read and written whole.
         halves: the two states; the current one is ``halves[updates % 2]``.
         slots: one a lane.
-        used: all lanes' ``used``, shape (lanes, parameters). moments: all lanes', shape (lanes, 6).
+        used: all lanes' ``used``, shape (lanes, parameters).
         norms: one squared norm a `Piece`.
     """
 
@@ -86,19 +84,17 @@ class Memory:
         self.words = memoryview(block).cast("q")[: WORDS_A_LINE * (2 + workers)]
         zero, one = (State(*(parts[f"{name}.{half}"] for name in STATE_PARTS)) for half in (0, 1))
         self.halves = (zero, one)
-        self.used = parts["used"].view(lanes, -1)
-        self.moments = parts["moments"].view(lanes, 6)
-        self.slots = tuple(
-            Slot(
-                parts[f"gradient.{lane}"],
-                parts[f"lane_buffers.{lane}"],
-                parts[f"lane_counters.{lane}"],
-                self.used[lane],
-                self.moments[lane],
-            )
-            for lane in range(lanes)
-        )
+        rows = parts["rows"].view(lanes, -1)
+        self.slots = slots_in(layout, rows, [parts[f"gradient.{lane}"] for lane in range(lanes)])
+        self.used = used_in(layout, rows)
         self.norms = parts["norms"]
+
+
+def private_halves(layout: Layout, sgd: SGD, device: torch.device) -> tuple[State, State]:
+    """Both halves of a state in this process's own memory, zeroed."""
+    sections = state_sections(layout, averaged=sgd.average is not None).values()
+    one, other = (State(*(torch.zeros(n, dtype=dtype, device=device) for n, dtype in sections)) for _ in range(2))
+    return one, other
 
 
 def private_block(size: int) -> mmap.mmap:
