@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 
 from streamtrain.aggregate.descent.rules import pieces_of
+from streamtrain.aggregate.exchange.barrier import check_machine
 from streamtrain.aggregate.exchange.rows import row_bytes, slots_in, used_in
 from streamtrain.aggregate.state import STATE_PARTS, State
 from streamtrain.aggregate.vector import Layout
-from streamtrain.errors import ConfigError, complaint
 from streamtrain.optimizer import SGD
 
 CACHE_LINE = 64
@@ -103,13 +103,12 @@ def private_block(size: int) -> mmap.mmap:
 
 
 def shared_block(size: int) -> tuple[mmap.mmap, Handle]:
-    """Zeroed memory that other processes of this host can open by the handle while this one lives."""
-    if not hasattr(os, "memfd_create"):
-        raise ConfigError(
-            complaint(
-                "workers", expected="1 on this system", found="more", do="several workers need Linux's shared memory"
-            )
-        )
+    """Zeroed memory that other processes of this host can open by the handle while this one lives.
+
+    Raises:
+        ConfigError: not on this kind of machine.
+    """
+    check_machine()
     descriptor = os.memfd_create("streamtrain", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, size)
     return mmap.mmap(descriptor, size), Handle(os.getpid(), descriptor)

@@ -160,3 +160,9 @@ def test_shared_memory_has_no_name_that_could_be_left_behind() -> None:
     block[:3] = b"abc"
     assert same[:3] == b"abc"
     assert sorted(Path("/dev/shm").iterdir()) == before
+
+
+def test_machines_that_reorder_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(ConfigError, match="exchange 'shared': expected Linux on x86-64, found Linux on aarch64; use"):
+        shared_block(4096)
