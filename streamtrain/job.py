@@ -145,6 +145,9 @@ class Job:
     """Logical workers that fix order and bits, whatever `workers` is; as many as workers by default."""
     threads: int = 1
     """CPU threads of each worker."""
+    exchange: Literal["auto", "shared", "collective"] = "auto"
+    """How gradients meet: in shared memory of one host, or by torch.distributed over any number of hosts; auto: shared
+    where all workers were placed on one host and compute on its CPUs. The bits are the same."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where gradients are computed."""
     precision: Literal["float32", "float64", "bf16"] = "float32"

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.errors import ConfigError, StreamtrainError, TrainingError, WorkerLost, complaint, one_line
@@ -34,6 +39,8 @@ def start_ray() -> None:
     # this variable asks for Ray's coming behaviour, and with it a warning less at every start
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if will_start_ray():
+        # Ray's workers yield to everything else (nice 15); workers that wait for each other would each wait for all
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(logging_level=logging.ERROR, include_dashboard=False)
     else:
         ray.init(logging_level=logging.ERROR)
@@ -45,19 +52,21 @@ def will_start_ray() -> bool:
 
 
 def check_resources(job: Job) -> None:
-    """Refuses more workers than one node of the cluster can hold.
+    """Refuses more workers than the cluster can hold, or one node of it where they meet in shared memory.
 
     Raises:
         ConfigError: with what was found.
     """
     kind, each = ("GPU", 1) if job.device == "cuda" else ("CPU", job.threads)
     nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types for it
-    most = max((node["Resources"].get(kind, 0) for node in nodes if node["Alive"]), default=0)
-    if job.workers * each > most:
+    rooms = [int(node["Resources"].get(kind, 0) // each) for node in nodes if node["Alive"]]
+    one = job.exchange == "shared"
+    room, where = (max(rooms, default=0), "the largest node") if one else (sum(rooms), f"{len(rooms)} node(s)")
+    if job.workers > room:
         raise ConfigError(
             complaint(
                 "workers",
-                expected=f"at most {int(most // each)} ({most:g} {kind}s on the largest node, {each} a worker)",
+                expected=f"at most {room} ({each} {kind}(s) a worker on {where})",
                 found=str(job.workers),
                 do="lower workers" + (" or threads" if each > 1 else "") + ", or start Ray with more",
             )
@@ -65,7 +74,7 @@ def check_resources(job: Job) -> None:
 
 
 class RayFleet:
-    """All workers of a run as actors on one node; a `Fleet` for the controller. Use it as a context."""
+    """All workers of a run as actors, on one node if they fit; a `Fleet` for the controller. Use it as a context."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -112,12 +121,13 @@ class RayFleet:
     def _start(self) -> None:
         job = self._plan.job
         bundle = {"CPU": float(job.threads)} | ({"GPU": 1.0} if job.device == "cuda" else {})
-        self._group = placement_group([bundle] * job.workers, strategy="STRICT_PACK")
+        strategy = "STRICT_PACK" if job.exchange == "shared" else "PACK"
+        self._group = placement_group([bundle] * job.workers, strategy=strategy)
         try:
             ray.get(self._group.ready(), timeout=PLACEMENT_SECONDS)
         except GetTimeoutError:
             raise TrainingError(
-                f"workers: {job.workers} of {bundle} were not free on one node within {PLACEMENT_SECONDS} s; "
+                f"workers: {job.workers} of {bundle} were not free within {PLACEMENT_SECONDS} s; "
                 "wait for other jobs to end, or lower workers"
             ) from None
         plan = ray.put(self._plan)
@@ -126,8 +136,22 @@ class RayFleet:
         ]
         processes = dict(enumerate(self._all("process_number")))
         rings = self._start_streamers(plan) if self._plan.streamed else [None] * job.workers
-        handle = self._gather([self._workers[0].make_memory.remote()])[0]
-        self._gather([w.join.remote(handle, processes, ring) for w, ring in zip(self._workers, rings, strict=True)])
+        meeting = self._gather([self._meeting()])[0]
+        self._gather([w.join.remote(meeting, processes, ring) for w, ring in zip(self._workers, rings, strict=True)])
+
+    def _meeting(self) -> Any:
+        """Where the workers meet, made by worker 0: in memory where they are on one host, else by the network."""
+        job, first = self._plan.job, self._workers[0]
+        assert self._group is not None
+        places = placement_group_table(self._group)["bundles_to_node_id"]
+        nodes = set(places.values())
+        chosen = job.exchange
+        if chosen == "auto":
+            chosen = "shared" if len(nodes) == 1 and job.device == "cpu" else "collective"
+        if chosen == "shared" or job.workers == 1:
+            return first.make_memory.remote()
+        hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
+        return first.make_store.remote(hosts[places[0]])
 
     def _start_streamers(self, plan: Any) -> list[Any]:
         """One for each worker, beside it."""

@@ -12,7 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_block, shared_block
+from streamtrain.aggregate.exchange.collective import Address, CollectiveExchange, Membership, join_group, open_store
+from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.memory import (
+    Handle,
+    Memory,
+    block_size,
+    open_block,
+    private_block,
+    private_halves,
+    shared_block,
+)
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.gradient import Gradient
 from streamtrain.order import lanes_of_worker
@@ -27,8 +37,8 @@ from streamtrain.values import Risk, Update
 class Worker:
     """See the module.
 
-    Calls come in this order: ``make_memory`` of worker 0, ``join`` of all, then ``advance``, ``evaluate``
-    and ``snapshot`` as often as wanted.
+    Calls come in this order: ``make_memory`` or ``make_store`` of worker 0, ``join`` of all, then ``advance``,
+    ``evaluate`` and ``snapshot`` as often as wanted.
     """
 
     def __init__(self, plan: Plan, index: int) -> None:
@@ -52,27 +62,21 @@ class Worker:
         self._gradient.write(self._memory.halves[0], self._gradient.model.state_dict())
         return handle
 
-    def join(self, handle: Handle | None, processes: Mapping[int, int], ring: RingHandle | None) -> None:
+    def make_store(self, host: str) -> Address:
+        """Opens the place where workers of several hosts ask for each other; ``host`` is this one's address."""
+        address, self._store = open_store(host)
+        return address
+
+    def join(self, meeting: Handle | Address | None, processes: Mapping[int, int], ring: RingHandle | None) -> None:
         """Enters the exchange.
 
         Args:
-            handle: of the block that worker 0 made.
+            meeting: the block or the store that worker 0 made; ``None`` where it is alone.
             processes: process number of every worker.
             ring: of this worker's streamer; ``None`` where the worker reads itself.
         """
         job, order = self._plan.job, self._plan.order
-        if self._memory is None:
-            assert handle is not None
-            self._memory = Memory(self._gradient.layout, job.sgd, order.lanes, job.workers, open_block(handle))
-        aggregator = Aggregator(
-            self._gradient.layout,
-            job.sgd,
-            batch_size=job.batch_size,
-            total_steps=self._plan.total_steps,
-            worker=self._index,
-            workers=job.workers,
-        )
-        self._exchange = SharedExchange(self._memory, aggregator, self._index, processes)
+        self._exchange = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting, processes)
         if ring is None:
             parts = parts_from(order, self._lanes, self._exchange.step, self._plan.total_steps)
             arrays = parts_read(self._reader("train"), parts)
@@ -107,9 +111,36 @@ class Worker:
 
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """Makes a state dict the current state, without momentum; every worker is told."""
-        if self._index == 0:
+        if self._index == 0 or self._memory is None:
             self._gradient.write(self._exchange.halves[self._exchange.step % 2], parameters)
         self._gradient.forget()
+
+    def _shared(self, handle: Handle | None, processes: Mapping[int, int]) -> Exchange:
+        job, lanes = self._plan.job, self._plan.order.lanes
+        if self._memory is None:
+            assert handle is not None
+            self._memory = Memory(self._gradient.layout, job.sgd, lanes, job.workers, open_block(handle))
+        return SharedExchange(self._memory, self._aggregator(), self._index, processes)
+
+    def _collective(self, address: Address) -> Exchange:
+        job, lanes = self._plan.job, self._plan.order.lanes
+        device = torch.device(job.device)
+        membership = Membership(self._index, tuple(lanes_of_worker(lanes, job.workers, w) for w in range(job.workers)))
+        halves = private_halves(self._gradient.layout, job.sgd, device)
+        self._gradient.write(halves[0], self._gradient.model.state_dict())
+        join_group(address, membership, device)
+        return CollectiveExchange(self._gradient.layout, self._aggregator(), halves, membership, step=0)
+
+    def _aggregator(self) -> Aggregator:
+        job = self._plan.job
+        return Aggregator(
+            self._gradient.layout,
+            job.sgd,
+            batch_size=job.batch_size,
+            total_steps=self._plan.total_steps,
+            worker=self._index,
+            workers=job.workers,
+        )
 
     def _load(self) -> None:
         """What is evaluated and returned: the parameters, or their average."""

@@ -140,6 +140,7 @@ FLAGS = [
     "--data.url",
     "--data.verify",
     "--device",
+    "--exchange",
     "--help",
     "--json",
     "--lanes",

@@ -37,6 +37,8 @@ from streamtrain.values import Update
 
 GROUP_SECONDS = 60
 """Within which all workers must have come, and a message must have arrived."""
+LONGEST = 160
+"""Characters that are kept of a message of the network's library."""
 SIOCGIFADDR = 0x8915
 
 
@@ -98,7 +100,7 @@ def lost_workers(when: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise WorkerLost(f"another worker was lost {when}: {one_line(error)}") from None
+        raise WorkerLost(f"another worker was lost {when}: {one_line(error)[:LONGEST]}") from None
 
 
 class CollectiveExchange:
