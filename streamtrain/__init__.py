@@ -19,7 +19,7 @@ from streamtrain.errors import (
     TrainingError,
     WorkerLost,
 )
-from streamtrain.job import SGD, Data, Epochs, Group, Job, Online, Schedule, Tracking
+from streamtrain.job import SGD, Data, Epochs, Group, Job, Online, Schedule, Stale, Synchronous, Tracking
 
 if TYPE_CHECKING:
     from streamtrain.pack import PackOptions, pack
@@ -56,7 +56,9 @@ __all__ = [
     "Schedule",
     "ShardError",
     "SourceError",
+    "Stale",
     "StreamtrainError",
+    "Synchronous",
     "Tracking",
     "TrainingError",
     "WorkerLost",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:  # only names for the type checker and for the flags: a job is declared without importing torch
     Transform = Loss = Model = Callable[..., Any]
 
-__all__ = ["SGD", "Data", "Epochs", "Group", "Job", "Online", "Schedule", "Tracking"]
+__all__ = ["SGD", "Data", "Epochs", "Group", "Job", "Online", "Schedule", "Stale", "Synchronous", "Tracking"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,23 @@ class Epochs:
 
 
 @dataclass(frozen=True)
+class Synchronous:
+    """Every update waits for all of its minibatch, computed at the parameters of the update before."""
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Workers take lanes' parts from a common pool, and wait for nobody who is less than `bound` minibatches behind."""
+
+    bound: int = 1
+    """Most updates that may be missing from the parameters at which a gradient is computed; 0 gives the synchronous
+    bits, with a slow worker's parts done by others."""
+
+    def __post_init__(self) -> None:
+        _require_count("aggregation.bound", self.bound, lowest=0)
+
+
+@dataclass(frozen=True)
 class Tracking:
     """Where numbers, figures and the model go."""
 
@@ -154,6 +171,8 @@ class Job:
     """Arithmetic of the model; bf16 is autocast over float32 parameters."""
     seed: int = 0
     """Seed of the initial parameters and of every random number in the run."""
+    aggregation: Synchronous | Stale = field(default_factory=Synchronous)
+    """Whether workers wait for each other in every step."""
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
@@ -174,6 +193,13 @@ class Job:
             f"a multiple of the {lanes} lanes",
             self.batch_size,
             f"use {self.batch_size - self.batch_size % lanes or lanes} or {self.batch_size + -self.batch_size % lanes}",
+        )
+        _require(
+            not isinstance(self.aggregation, Stale) or (self.exchange != "collective" and self.device == "cpu"),
+            "aggregation",
+            "Stale with a shared exchange on CPUs",
+            (self.exchange, self.device),
+            "leave exchange and device as they are by default",
         )
         for name in ("model", "loss", "error"):
             value = getattr(self, name)

@@ -5,6 +5,7 @@ Ray places the processes and carries a call a second; bytes of a step never go t
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.errors import ConfigError, StreamtrainError, TrainingError, WorkerLost, complaint, one_line
-from streamtrain.job import Job
+from streamtrain.job import Job, Stale
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.worker import Worker, WorkersStreamer
 from streamtrain.values import Risk, Update
@@ -60,8 +61,9 @@ def check_resources(job: Job) -> None:
     kind, each = ("GPU", 1) if job.device == "cuda" else ("CPU", job.threads)
     nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types for it
     rooms = [int(node["Resources"].get(kind, 0) // each) for node in nodes if node["Alive"]]
-    one = job.exchange == "shared"
-    room, where = (max(rooms, default=0), "the largest node") if one else (sum(rooms), f"{len(rooms)} node(s)")
+    room, where = (
+        (max(rooms, default=0), "the largest node") if _on_one_host(job) else (sum(rooms), f"{len(rooms)} node(s)")
+    )
     if job.workers > room:
         raise ConfigError(
             complaint(
@@ -96,10 +98,10 @@ class RayFleet:
     def advance(self, step: int) -> list[Update]:
         """See `Fleet`."""
         try:
-            updates: list[Update] = self._all("advance", step)[0]
+            each: list[list[Update]] = self._all("advance", step)
         except WorkerLost as lost:
             raise self._streamers_failure() or lost from None
-        return updates
+        return sorted(itertools.chain(*each), key=lambda update: update.step)
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         """See `Fleet`."""
@@ -121,7 +123,7 @@ class RayFleet:
     def _start(self) -> None:
         job = self._plan.job
         bundle = {"CPU": float(job.threads)} | ({"GPU": 1.0} if job.device == "cuda" else {})
-        strategy = "STRICT_PACK" if job.exchange == "shared" else "PACK"
+        strategy = "STRICT_PACK" if _on_one_host(job) else "PACK"
         self._group = placement_group([bundle] * job.workers, strategy=strategy)
         try:
             ray.get(self._group.ready(), timeout=PLACEMENT_SECONDS)
@@ -135,7 +137,8 @@ class RayFleet:
             self._actor(Worker, index, **_resources(job)).remote(plan, index) for index in range(job.workers)
         ]
         processes = dict(enumerate(self._all("process_number")))
-        rings = self._start_streamers(plan) if self._plan.streamed else [None] * job.workers
+        streamed = self._plan.streamed and not isinstance(job.aggregation, Stale)  # who reads what is not known ahead
+        rings = self._start_streamers(plan) if streamed else [None] * job.workers
         meeting = self._gather([self._meeting()])[0]
         self._gather([w.join.remote(meeting, processes, ring) for w, ring in zip(self._workers, rings, strict=True)])
 
@@ -148,7 +151,7 @@ class RayFleet:
         chosen = job.exchange
         if chosen == "auto":
             chosen = "shared" if len(nodes) == 1 and job.device == "cpu" else "collective"
-        if chosen == "shared" or job.workers == 1:
+        if chosen == "shared" or job.workers == 1 or _on_one_host(job):
             return first.make_memory.remote()
         hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
         return first.make_store.remote(hosts[places[0]])
@@ -196,6 +199,11 @@ class RayFleet:
         if self._group is not None:
             remove_placement_group(self._group)
         self._workers, self._streamers, self._group = [], [], None
+
+
+def _on_one_host(job: Job) -> bool:
+    """Whether all workers must be placed on one node."""
+    return job.exchange == "shared" or isinstance(job.aggregation, Stale)
 
 
 def _resources(job: Job) -> dict[str, float]:

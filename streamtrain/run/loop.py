@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.gradient import Gradient
 from streamtrain.order import Order, lane_seed
 from streamtrain.values import Arrays, LanePart, Update
@@ -28,7 +29,7 @@ def updates(
     while True:
         step = exchange.step
         minibatch = order.minibatch(order.position(step))
-        gradient.load(exchange.halves[step % 2])
+        gradient.load(exchange.state)
         for part in minibatch.parts[lanes.start : lanes.stop]:
             slot = exchange.slot(part.lane)
             if part.examples:
@@ -36,3 +37,20 @@ def updates(
             else:
                 gradient.empty_lane(slot)
         yield exchange.meet()  # sums, clips, updates, and commits parameters and position in one write
+
+
+def pooled_updates(
+    order: Order, read: Callable[[LanePart], Arrays], gradient: Gradient, pool: Pool, seed: int, until: int
+) -> Iterator[Update]:
+    """The same where no worker hosts fixed lanes: takes parts from the pool until ``until`` updates are in the state.
+
+    Gives the updates that this worker made; others made the others.
+    """
+    while (claim := pool.claim(until)) is not None:
+        part = order.minibatch(order.position(claim.step)).parts[claim.lane]
+        gradient.load(claim.state)
+        if part.examples:
+            gradient.lane(read(part), claim.slot, lane_seed(seed, claim.step, claim.lane))
+        else:
+            gradient.empty_lane(claim.slot)
+        yield from pool.finish(claim)

@@ -19,19 +19,22 @@ from streamtrain.aggregate.exchange.memory import (
     Memory,
     block_size,
     open_block,
+    open_file,
     private_block,
     private_halves,
     shared_block,
 )
+from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.gradient import Gradient
+from streamtrain.job import Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.loop import parts_from, updates
+from streamtrain.run.loop import parts_from, pooled_updates, updates
 from streamtrain.stream.reader import Reader
 from streamtrain.stream.ring import RingHandle
 from streamtrain.stream.streamer import Streamer, parts_read, parts_streamed
-from streamtrain.values import Risk, Update
+from streamtrain.values import Arrays, LanePart, Risk, Update
 
 
 class Worker:
@@ -48,6 +51,7 @@ class Worker:
         self._gradient = Gradient(plan.job)
         self._readers: dict[str, Reader] = {}
         self._memory: Memory | None = None
+        self._exchange: Exchange | Pool
 
     def process_number(self) -> int:
         """The operating system's number of this process."""
@@ -56,10 +60,12 @@ class Worker:
     def make_memory(self) -> Handle | None:
         """Makes the block in which the workers meet, with the initial state; ``None`` where there is one worker."""
         layout, lanes, workers = self._gradient.layout, self._plan.order.lanes, self._plan.job.workers
-        size = block_size(layout, self._plan.job.sgd, lanes, workers)
-        block, handle = (private_block(size), None) if workers == 1 else shared_block(size)
-        self._memory = Memory(layout, self._plan.job.sgd, lanes, workers, block)
-        self._gradient.write(self._memory.halves[0], self._gradient.model.state_dict())
+        job, in_flight = self._plan.job, self._in_flight
+        size = block_size(layout, job.sgd, lanes, workers, in_flight)
+        alone = workers == 1 and not isinstance(job.aggregation, Stale)
+        block, handle = (private_block(size), None) if alone else shared_block(size)
+        self._memory = Memory(layout, job.sgd, lanes, workers, block, in_flight)
+        self._gradient.write(self._memory.states[0], self._gradient.model.state_dict())
         return handle
 
     def make_store(self, host: str) -> Address:
@@ -76,6 +82,11 @@ class Worker:
             ring: of this worker's streamer; ``None`` where the worker reads itself.
         """
         job, order = self._plan.job, self._plan.order
+        if isinstance(job.aggregation, Stale):
+            assert isinstance(meeting, Handle)
+            memory = self._opened(meeting)
+            self._exchange = Pool(memory, self._aggregator(worker=0, workers=1), open_file(meeting))
+            return
         self._exchange = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting, processes)
         if ring is None:
             parts = parts_from(order, self._lanes, self._exchange.step, self._plan.total_steps)
@@ -85,13 +96,19 @@ class Worker:
         self._updates: Iterator[Update] = updates(order, self._lanes, arrays, self._gradient, self._exchange, job.seed)
 
     def advance(self, step: int) -> list[Update]:
-        """Trains until ``step`` updates are in the state; worker 0 returns them, since all have the same.
+        """Trains until ``step`` updates are in the state.
+
+        Returns:
+            The updates: worker 0 all of them, since all have the same; from a pool, each those that it made.
 
         Raises:
             NonFiniteError, JobError, DataError: the state is that of the last good step.
             WorkerLost: another worker died or gave up.
         """
         try:
+            if isinstance(self._exchange, Pool):
+                job, order = self._plan.job, self._plan.order
+                return list(pooled_updates(order, self._read, self._gradient, self._exchange, job.seed, step))
             done = list(itertools.islice(self._updates, step - self._exchange.step))
         except BaseException:
             self._exchange.abandon()
@@ -112,15 +129,27 @@ class Worker:
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """Makes a state dict the current state, without momentum; every worker is told."""
         if self._index == 0 or self._memory is None:
-            self._gradient.write(self._exchange.halves[self._exchange.step % 2], parameters)
+            self._gradient.write(self._exchange.state, parameters)
         self._gradient.forget()
 
-    def _shared(self, handle: Handle | None, processes: Mapping[int, int]) -> Exchange:
-        job, lanes = self._plan.job, self._plan.order.lanes
+    @property
+    def _in_flight(self) -> int:
+        """Minibatches that are worked on at once."""
+        aggregation = self._plan.job.aggregation
+        return aggregation.bound + 1 if isinstance(aggregation, Stale) else 1
+
+    def _opened(self, handle: Handle | None) -> Memory:
+        """The block, which worker 0 has from making it."""
         if self._memory is None:
             assert handle is not None
-            self._memory = Memory(self._gradient.layout, job.sgd, lanes, job.workers, open_block(handle))
-        return SharedExchange(self._memory, self._aggregator(), self._index, processes)
+            job, lanes = self._plan.job, self._plan.order.lanes
+            block = open_block(handle)
+            self._memory = Memory(self._gradient.layout, job.sgd, lanes, job.workers, block, self._in_flight)
+        return self._memory
+
+    def _shared(self, handle: Handle | None, processes: Mapping[int, int]) -> Exchange:
+        aggregator = self._aggregator(self._index, self._plan.job.workers)
+        return SharedExchange(self._opened(handle), aggregator, self._index, processes)
 
     def _collective(self, address: Address) -> Exchange:
         job, lanes = self._plan.job, self._plan.order.lanes
@@ -129,22 +158,26 @@ class Worker:
         halves = private_halves(self._gradient.layout, job.sgd, device)
         self._gradient.write(halves[0], self._gradient.model.state_dict())
         join_group(address, membership, device)
-        return CollectiveExchange(self._gradient.layout, self._aggregator(), halves, membership, step=0)
+        aggregator = self._aggregator(self._index, job.workers)
+        return CollectiveExchange(self._gradient.layout, aggregator, halves, membership, step=0)
 
-    def _aggregator(self) -> Aggregator:
+    def _aggregator(self, worker: int, workers: int) -> Aggregator:
         job = self._plan.job
         return Aggregator(
             self._gradient.layout,
             job.sgd,
             batch_size=job.batch_size,
             total_steps=self._plan.total_steps,
-            worker=self._index,
-            workers=job.workers,
+            worker=worker,
+            workers=workers,
         )
+
+    def _read(self, part: LanePart) -> Arrays:
+        return self._reader("train").read(part.start, part.stop)
 
     def _load(self) -> None:
         """What is evaluated and returned: the parameters, or their average."""
-        state = self._exchange.halves[self._exchange.step % 2]
+        state = self._exchange.state
         self._gradient.load(state, state.evaluated)
 
     def _reader(self, split: str) -> Reader:

@@ -44,6 +44,10 @@ class Crew:
         """Has one process call ``work``; `result` gets the answer."""
         self._pipes[worker].send((work, arguments))
 
+    def answered(self, worker: int, seconds: float = 0.05) -> bool:
+        """Whether its answer is there, or comes within so long."""
+        return self._pipes[worker].poll(seconds)
+
     def result(self, worker: int) -> Any:
         """What its work returned.
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+import streamtrain.aggregate.exchange.pool as pool_module
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.collective import (
     Address,
@@ -25,16 +29,18 @@ from streamtrain.aggregate.exchange.memory import (
     Memory,
     block_size,
     open_block,
+    open_file,
     private_halves,
     shared_block,
 )
+from streamtrain.aggregate.exchange.pool import Claim, Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.gradient import Gradient
 from streamtrain.job import SGD, Data, Group, Job, Schedule
 from streamtrain.order import Order, lanes_of_worker
-from streamtrain.run.loop import parts_from, updates
-from streamtrain.values import Arrays
+from streamtrain.run.loop import parts_from, pooled_updates, updates
+from streamtrain.values import Arrays, LanePart, Update
 from tests.support.crew import Crew
 
 LANES, BATCH, EXAMPLES = 8, 40, 316
@@ -112,10 +118,15 @@ def job_of(model: str, sgd: SGD) -> Job:
     return Job(Data("unused", inputs=("x",)), MODELS[model], sgd=sgd, batch_size=BATCH, lanes=LANES, seed=3)
 
 
-def arrays_of(order: Order, lanes: range, step: int, steps: int) -> Iterator[Arrays]:
+@functools.cache
+def data() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     generator = np.random.default_rng(5)
     x = generator.normal(size=(EXAMPLES, TIME, WIDTH)).astype(np.float32)
-    labels = (x.mean((1, 2)) * 20).round().astype(np.int64) % CLASSES
+    return x, (x.mean((1, 2)) * 20).round().astype(np.int64) % CLASSES
+
+
+def arrays_of(order: Order, lanes: range, step: int, steps: int) -> Iterator[Arrays]:
+    x, labels = data()
     for part in parts_from(order, lanes, step, steps):
         if part.examples:
             yield {"x": x[part.start : part.stop], "label": labels[part.start : part.stop]}
@@ -129,7 +140,7 @@ class Member:
         self.order, self.worker, self.workers, self.steps = Order(EXAMPLES, LANES, BATCH), worker, workers, steps
         self.gradient = Gradient(self.job)
         self.memory: Memory | None = None
-        self.exchange: Exchange
+        self.exchange: Exchange | Pool
 
     def aggregator(self) -> Aggregator:
         return Aggregator(
@@ -145,7 +156,7 @@ class Member:
         layout = self.gradient.layout
         block, handle = shared_block(block_size(layout, self.job.sgd, LANES, self.workers))
         self.memory = Memory(layout, self.job.sgd, LANES, self.workers, block)
-        self.gradient.write(self.memory.halves[0], self.gradient.model.state_dict())
+        self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
         return handle
 
     def join_shared(self, handle: Handle, processes: Sequence[int]) -> None:
@@ -162,6 +173,7 @@ class Member:
         self.exchange = CollectiveExchange(self.gradient.layout, self.aggregator(), halves, membership, step=0)
 
     def train(self) -> None:
+        assert not isinstance(self.exchange, Pool)
         lanes = lanes_of_worker(LANES, self.workers, self.worker)
         arrays = arrays_of(self.order, lanes, 0, self.steps)
         running = updates(self.order, lanes, arrays, self.gradient, self.exchange, self.job.seed)
@@ -169,8 +181,27 @@ class Member:
             pass
         self.exchange.complete()
 
+    def make_pool(self, bound: int) -> Handle:
+        layout, sgd = self.gradient.layout, self.job.sgd
+        block, handle = shared_block(block_size(layout, sgd, LANES, self.workers, bound + 1))
+        self.memory = Memory(layout, sgd, LANES, self.workers, block, bound + 1)
+        self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
+        return handle
+
+    def join_pool(self, handle: Handle, bound: int) -> Pool:
+        if self.memory is None:
+            layout, sgd = self.gradient.layout, self.job.sgd
+            self.memory = Memory(layout, sgd, LANES, self.workers, open_block(handle), bound + 1)
+        self.worker, self.workers = 0, 1  # whoever makes an update makes all of it
+        self.exchange = pool = Pool(self.memory, self.aggregator(), open_file(handle))
+        return pool
+
+    def read(self, part: LanePart) -> Arrays:
+        x, labels = data()
+        return {"x": x[part.start : part.stop], "label": labels[part.start : part.stop]}
+
     def sha256(self) -> str:
-        state = self.exchange.halves[self.exchange.step % 2]
+        state = self.exchange.state
         digest = hashlib.sha256()
         for part in STATE_PARTS:
             digest.update(getattr(state, part).numpy().tobytes())
@@ -211,6 +242,37 @@ def train_collective(address: Address) -> str:
         return member.sha256()
     finally:
         member.exchange.abandon()
+
+
+def make_pool(bound: int) -> Handle:
+    handle: Handle = _HERE["member"].make_pool(bound)
+    return handle
+
+
+def take_part(
+    handle: Handle, bound: int, claims: int | None = None, dies: str | None = None
+) -> tuple[list[Update], str]:
+    """Takes so many claims from a pool, or all until the end; the updates made, and the state left."""
+    member: Member = _HERE["member"]
+    pool = member.join_pool(handle, bound)
+    if dies == "updating":
+        pool_module.rest_of_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    taken: list[Claim] = []
+    claim = pool.claim
+
+    def limited(until: int) -> Claim | None:
+        if len(taken) == claims:
+            if dies == "holding a claim":
+                claim(until)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return None
+        found = claim(until)
+        taken.extend([found] if found else [])
+        return found
+
+    pool.claim = limited  # type: ignore[method-assign]
+    updates = pooled_updates(member.order, member.read, member.gradient, pool, member.job.seed, member.steps)
+    return list(updates), member.sha256()
 
 
 def hashes(crew: Crew, exchange: str, model: str, sgd: SGD, workers: int, steps: int) -> set[str]:

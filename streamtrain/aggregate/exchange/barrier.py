@@ -12,6 +12,7 @@ x86-64 keeps the order of stores and of loads. Other machines do not, and are re
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import select
@@ -80,7 +81,7 @@ class SharedBarrier:
     ) -> None:
         self._failed, self._arrival = failed, arrivals[worker]
         self._peers = [line for index, line in enumerate(arrivals) if index != worker]
-        self._count, self._mine, self._worker = arrivals[worker][0], _address(arrivals[worker]), worker
+        self._count, self._worker = arrivals[worker][0], worker
         self._awake = AWAKE_SECONDS[1]
         self._poll = select.poll()
         self._worker_of: dict[int, tuple[int, int]] = {}
@@ -97,7 +98,7 @@ class SharedBarrier:
         """
         self._count = count = self._count + 1
         self._arrival[0] = count
-        _libc.syscall(SYS_FUTEX, self._mine, FUTEX_WAKE, len(self._peers), None, None, 0)
+        wake(self._arrival)
         for peer in self._peers:
             if peer[0] < count:
                 self._wait_for(peer, count)
@@ -105,7 +106,7 @@ class SharedBarrier:
     def abandon(self) -> None:
         """Tells the peers that this worker will not arrive again."""
         self._failed[0] = self._worker + 1
-        _libc.syscall(SYS_FUTEX, self._mine, FUTEX_WAKE, len(self._peers), None, None, 0)
+        wake(self._arrival)
 
     def _wait_for(self, peer: memoryview, count: int) -> None:
         until = time.perf_counter() + self._awake
@@ -115,11 +116,9 @@ class SharedBarrier:
                 return
             os.sched_yield()
         self._awake = max(self._awake / 2, AWAKE_SECONDS[0])
-        address, look = _address(peer), ctypes.byref(_Timespec(0, int(LOOK_SECONDS * 1e9)))
         while (seen := peer[0]) < count:
             self._look_at_peers()
-            # returns at once where the counter is no longer what was seen
-            _libc.syscall(SYS_FUTEX, address, FUTEX_WAIT, ctypes.c_uint32(seen), look, None, 0)
+            sleep_while(peer, seen, LOOK_SECONDS)
 
     def _look_at_peers(self) -> None:
         if self._failed[0]:
@@ -127,6 +126,25 @@ class SharedBarrier:
         for descriptor, _ in self._poll.poll(0):
             peer, process = self._worker_of[descriptor]
             raise WorkerLost(f"worker {peer} (process {process}) died in the middle of a step")
+
+
+def wake(word: memoryview) -> None:
+    """Wakes all who sleep on a word."""
+    _libc.syscall(SYS_FUTEX, _address(word), FUTEX_WAKE, _EVERYBODY, None, None, 0)
+
+
+def sleep_while(word: memoryview, seen: int, seconds: float) -> bool:
+    """Sleeps until somebody wakes the word's sleepers, at most so long; not at all unless its value is ``seen``.
+
+    Returns:
+        Whether it ended before the time was over.
+    """
+    longest = ctypes.byref(_Timespec(0, int(seconds * 1e9)))
+    failed = _libc.syscall(SYS_FUTEX, _address(word), FUTEX_WAIT, ctypes.c_uint32(seen), longest, None, 0)
+    return not (failed and ctypes.get_errno() == errno.ETIMEDOUT)
+
+
+_EVERYBODY = 2**31 - 1
 
 
 def _address(word: memoryview) -> ctypes.c_void_p:

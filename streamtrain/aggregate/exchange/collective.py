@@ -135,9 +135,9 @@ class CollectiveExchange:
         return self._step
 
     @property
-    def halves(self) -> tuple[State, State]:
+    def state(self) -> State:
         """See `Exchange`."""
-        return self._halves
+        return self._halves[self._step % 2]
 
     def slot(self, lane: int) -> Slot:
         """See `Exchange`."""
@@ -151,7 +151,7 @@ class CollectiveExchange:
     def complete(self) -> None:
         """See `Exchange`."""
         with lost_workers(f"after step {self._step}"):
-            self._routes.spread_momentum(self._halves[self._step % 2].momentum)
+            self._routes.spread_momentum(self.state.momentum)
 
     def meet(self) -> Update:
         """See `Exchange`."""

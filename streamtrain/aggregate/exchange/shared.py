@@ -47,9 +47,9 @@ class SharedExchange:
         """See `Exchange`: everything is whole in the one block."""
 
     @property
-    def halves(self) -> tuple[State, State]:
+    def state(self) -> State:
         """See `Exchange`."""
-        return self._memory.halves
+        return self._memory.states[self._step % 2]
 
     def slot(self, lane: int) -> Slot:
         """See `Exchange`."""
@@ -62,7 +62,7 @@ class SharedExchange:
     def meet(self) -> Update:
         """See `Exchange`."""
         memory, aggregator, blocks = self._memory, self._aggregator, self._aggregator.blocks
-        old, new = memory.halves[self._step % 2], memory.halves[1 - self._step % 2]
+        old, new = memory.states[self._step % 2], memory.states[1 - self._step % 2]
         self._barrier.wait()  # every lane's contribution is there
         totals = moments_of(memory.slots)
         decision = aggregator.begin(self._step, memory.used, old)
