@@ -115,6 +115,16 @@ def test_the_collective_exchange_gives_what_the_shared_gives(tmp_path: Path) -> 
     assert all(torch.equal(parameters[name], tensor) for name, tensor in theirs[2].items())
 
 
+def test_a_pool_without_staleness_gives_the_same_bits(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "digits")
+    found = []
+    for aggregation in (st.Synchronous(), st.Stale(bound=0)):
+        job = job_on(tmp_path / "digits", tmp_path, lanes=4, aggregation=aggregation, mode=st.Online())
+        found.append(st.train(job, quiet=True))
+    assert found[0].evaluations == found[1].evaluations
+    assert all(torch.equal(found[0].parameters[name], tensor) for name, tensor in found[1].parameters.items())
+
+
 @pytest.mark.parametrize("writer", ["ShardWriter", "GNU tar"])
 def test_training_on_shards_that_others_wrote(writer: str, tmp_path: Path) -> None:
     images, labels = digits(600)
