@@ -19,7 +19,8 @@ import select
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.barrier import LOOK_SECONDS, sleep_while, wake
@@ -57,6 +58,7 @@ class Pool:
 
     def __init__(self, memory: Memory, aggregator: Aggregator, descriptor: int) -> None:
         self._memory, self._aggregator, self._descriptor = memory, aggregator, descriptor
+        self._all_claims: NDArray[np.int64] = memory.claims.numpy()
         self._process = os.getpid()
 
     @property
@@ -102,32 +104,37 @@ class Pool:
         """
         with self._locked():
             self._claims(claim.step)[claim.lane, DONE] = claim.step + 1
-        while self._becomes_applier():
-            yield self._apply()
+            mine = self._becomes_applier()
+        while mine:
+            update = self._make_update()
+            with self._locked():
+                self._memory.words[APPLIER] = 0
+                self._memory.words[0] = update.step + 1
+                mine = self._becomes_applier()
+            wake(self._memory.words[:1])
+            yield update
 
     def _take(self, until: int) -> Claim | None:
         version = self.step
         for step in range(version, min(version + self._memory.in_flight, until)):
             claims = self._claims(step)
-            free = (claims[:, STEP] != step + 1).nonzero()
+            free = np.flatnonzero(claims[:, STEP] != step + 1)
             if len(free):
                 lane = int(free[0])
-                claims[lane] = torch.tensor([step + 1, self._process, 0, version])
-                slot = self._slots(step)[lane]
-                return Claim(step, lane, self._memory.states[version % len(self._memory.states)], slot)
+                claims[lane] = step + 1, self._process, 0, version
+                state = self._memory.states[version % len(self._memory.states)]
+                return Claim(step, lane, state, self._slots(step)[lane])
         return None
 
     def _becomes_applier(self) -> bool:
-        """Whether the next minibatch is complete, and nobody else makes its update."""
-        with self._locked():
-            step = self.step
-            complete = bool((self._claims(step)[:, DONE] == step + 1).all())
-            if complete and not self._memory.words[APPLIER]:
-                self._memory.words[APPLIER] = self._process
-                return True
+        """Whether the next minibatch is complete, and nobody else makes its update; the lock is held."""
+        step = self.step
+        if self._memory.words[APPLIER] or not (self._claims(step)[:, DONE] == step + 1).all():
             return False
+        self._memory.words[APPLIER] = self._process
+        return True
 
-    def _apply(self) -> Update:
+    def _make_update(self) -> Update:
         memory, aggregator, step = self._memory, self._aggregator, self.step
         old, new = self.state, memory.states[(step + 1) % len(memory.states)]
         slots, used = self._slots(step), memory.used[self._place(step)]
@@ -140,12 +147,7 @@ class Pool:
         for block in aggregator.blocks:
             aggregator.descend(block, decision, slots[0].gradient[block.place], old, new)
         rest_of_state(slots, used, decision, old, new)
-        staleness = step - self._claims(step)[:, VERSION].double().mean().item()
-        with self._locked():
-            memory.words[APPLIER] = 0
-            memory.words[0] = step + 1
-        wake(memory.words[:1])
-        return replace(update, staleness=staleness)
+        return replace(update, staleness=step - float(self._claims(step)[:, VERSION].mean()))
 
     def _free_what_the_dead_held(self) -> None:
         """Claims of dead processes are free again; an update that one of them was making begins anew."""
@@ -153,16 +155,16 @@ class Pool:
             step = self.step
             applier = int(self._memory.words[APPLIER])
             if applier and _is_dead(applier):
-                self._claims(step).zero_()  # sums are made in the slots, so these are used up
+                self._claims(step)[:] = 0  # sums are made in the slots, so these are used up
                 self._memory.words[APPLIER] = 0
-            claims = self._memory.claims
+            claims = self._all_claims
             held = claims[:, DONE] != claims[:, STEP]
             for process in set(claims[held, OWNER].tolist()):
                 if _is_dead(process):
                     claims[held & (claims[:, OWNER] == process)] = 0
 
-    def _claims(self, step: int) -> torch.Tensor:
-        return self._memory.claims[self._place(step)]
+    def _claims(self, step: int) -> NDArray[np.int64]:
+        return self._all_claims[self._place(step)]
 
     def _slots(self, step: int) -> tuple[Slot, ...]:
         return self._memory.slots[self._place(step)]
