@@ -112,7 +112,7 @@ def told(file: Path) -> list[int]:
     return numbers
 
 
-def measured(workers: int, megabytes: float, rounds: int) -> dict[str, list[float]]:
+def measured(workers: int, megabytes: float, rounds: int, *, peer: bool = True) -> dict[str, list[float]]:
     """Seconds a step of every contestant, by round."""
     with tempfile.TemporaryDirectory() as folder:
         starts = {
@@ -120,11 +120,13 @@ def measured(workers: int, megabytes: float, rounds: int) -> dict[str, list[floa
             "shared": functools.partial(Processes, ours, workers, "shared", megabytes, folder),
             "collective": functools.partial(Processes, ours, workers, "collective", megabytes, folder),
         }
+        if not peer:
+            del starts["gloo"]
         contestants = {}
         for name, start in starts.items():
             contestants[name] = start()
         try:
-            return alternate(contestants, rounds)
+            return alternate(contestants, rounds, patience=0 if rounds < 10 else 30)
         finally:
             for contestant in contestants.values():
                 contestant.stop()

@@ -1,6 +1,6 @@
 """What the pool is for: throughput and held-out error with one of two workers slowed three times.
 
-    python -m tests.benchmarks.stale [--json] [--passes 10]
+    python -m tests.benchmarks.stale [--json] [--passes 40]
 
 A worker is slowed by sleeping twice as long as each gradient took. Both ways train the same job on the
 same shards with the same minibatches; a ratio is examples/s of `Stale(bound=k)` over the synchronous.
@@ -113,7 +113,7 @@ def main() -> None:
     """Prints rates, errors and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--passes", type=int, default=10)
+    parser.add_argument("--passes", type=int, default=40)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         pack_digits(Path(scratch) / "digits", wide=True)
@@ -122,7 +122,7 @@ def main() -> None:
             model,
             mode=st.Epochs(max_passes=arguments.passes),
             sgd=st.SGD(lr=0.05, momentum=0.9, clip_norm=1.0),
-            batch_size=64,
+            batch_size=256,
             lanes=4,
             workers=2,
         )

@@ -11,7 +11,7 @@ from tests.support.steps import FULL, hashes, make_pool, start, take_part
 STEPS = 40
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def crew() -> Iterator[Crew]:
     with Crew(4) as crew:
         yield crew
@@ -46,13 +46,14 @@ def test_promise_5_the_same_bits_when_workers_join_and_leave_at_random(crew: Cre
 
 
 @pytest.mark.parametrize("dies", ["holding a claim", "updating"])
-def test_the_others_do_what_a_killed_worker_began(crew: Crew, dies: str) -> None:
-    expected = hashes(crew, "shared", "mlp", FULL, 1, STEPS)
-    pool = pool_of(crew, "mlp", 0, 2)
-    crew.start(1, take_part, *pool, 20 if dies == "holding a claim" else None, dies)
-    crew.processes[1].join(60)
-    assert crew.processes[1].exitcode == -9
-    assert crew.all(take_part, [pool])[0][1] == expected.pop()
+def test_the_others_do_what_a_killed_worker_began(dies: str) -> None:
+    with Crew(2) as crew:
+        expected = hashes(crew, "shared", "mlp", FULL, 1, STEPS)
+        pool = pool_of(crew, "mlp", 0, 2)
+        crew.start(1, take_part, *pool, 20 if dies == "holding a claim" else None, dies)
+        crew.processes[1].join(60)
+        assert crew.processes[1].exitcode == -9
+        assert crew.all(take_part, [pool])[0][1] == expected.pop()
 
 
 def test_stale_gradients_are_at_most_so_many_updates_old(crew: Crew) -> None:

@@ -71,6 +71,17 @@ def test_ray_and_its_remote_calls_stand_where_design_says() -> None:
     assert {relative(f) for f, tree in TREES.items() if "mlflow" in imported(tree)} == {"streamtrain/track/mlflow.py"}
 
 
+def test_torch_distributed_stands_in_one_file() -> None:
+    found = {
+        relative(file)
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Import) and any(alias.name.startswith("torch.distributed") for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch.distributed"))
+    }
+    assert found == {"streamtrain/aggregate/exchange/collective.py"}
+
+
 def imported(tree: ast.Module) -> set[str]:
     """Top-level packages that a module imports, wherever in it."""
     names = set()
