@@ -95,11 +95,11 @@ def test_plain_webdataset_reads_and_unbatches_blocks(tmp_path: Path) -> None:
 
 
 def test_shards_of_several_sizes_get_an_index_and_others_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "words.py").write_text(
+    (tmp_path / "lengths.py").write_text(
         "def examples():\n    for i in range(50):\n        yield {'text': 'x' * (i * 40)}\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    pack("words:examples", tmp_path / "a", PackOptions(splits=(1, 0, 0), shard_examples=20))
+    pack("lengths:examples", tmp_path / "a", PackOptions(splits=(1, 0, 0), shard_examples=20))
     assert {file.name for file in (tmp_path / "a" / "train").glob("*.npz")} == {f"00000{n}.index.npz" for n in range(3)}
     monkeypatch.setattr("streamtrain.stream.reader.scan_index", lambda *_: pytest.fail("the index was not used"))
     assert sorted(map(len, st.open(tmp_path / "a")[0:50]["text"].tolist())) == [40 * i for i in range(50)]
