@@ -87,7 +87,7 @@ def run_pack(words: Sequence[str]) -> None:
     from tqdm import tqdm
 
     from streamtrain.flags import PackArguments, parse
-    from streamtrain.pack import pack
+    from streamtrain.pack import append, pack
 
     examples = "streamtrain pack photos/ data/photos --splits 0.8 0.1 0.1 --seed 1"
     given = parse(PackArguments, words, "streamtrain pack", examples)
@@ -100,7 +100,8 @@ def run_pack(words: Sequence[str]) -> None:
         if done == total:
             bars[phase].close()
 
-    manifest = pack(given.source, given.dest, given.options, progress)
+    make = append if given.append else pack
+    manifest = make(given.source, given.dest, given.options, progress)
     counts = {name: split.examples for name, split in manifest.splits.items()}
     shards = sum(len(split.shards) for split in manifest.splits.values())
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)

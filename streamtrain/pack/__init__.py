@@ -5,6 +5,7 @@ import types
 from typing import Any
 
 from streamtrain.pack.foreign import FAULTS, Finding, lint, scan_foreign
+from streamtrain.pack.making.append import append
 from streamtrain.pack.making.options import PackOptions
 from streamtrain.pack.making.packing import pack
 from streamtrain.pack.making.shuffle import stored_order
@@ -32,6 +33,7 @@ __all__ = [
     "Shard",
     "ShardList",
     "Split",
+    "append",
     "fetch_manifest",
     "lint",
     "pack",

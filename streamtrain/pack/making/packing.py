@@ -54,7 +54,7 @@ def pack(
     report = progress or (lambda *_: None)
     opened = open_source(str(source), options.label)
     with new_folder(Path(dest)) as folder:
-        made = _make(folder, opened, options, report, Numbering())
+        made = make(folder, opened, options, report, Numbering())
         manifest = Manifest(
             fields=tuple(made.fields),
             splits=made.splits,
@@ -69,11 +69,12 @@ def pack(
 
 @dataclass(frozen=True)
 class Numbering:
-    """Where a segment's keys and shards begin: after what the data set has already."""
+    """Where a segment's keys and shards begin, after what the data set has already; and the size of its blocks."""
 
     first_key: int = 0
     digits: int = 0
     first_shards: Mapping[str, int] = field(default_factory=dict)
+    block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,10 @@ class Made:
     block: int | None
 
 
-def _make(folder: Path, source: Source, options: PackOptions, report: Progress, numbering: Numbering) -> Made:
+def make(folder: Path, source: Source, options: PackOptions, report: Progress, numbering: Numbering) -> Made:
     """Shuffles the source and writes its shards into ``folder``."""
     encoders = _encoders_of_columns(source)
-    size = block_size(encoders, options) if encoders else None
+    size = numbering.block or block_size(encoders, options) if encoders else None
     name = Path(source.name).name or source.name
     if source.columns is not None and size is not None and fits(source.columns, options):
         counts = _split_counts(source.name, source.count or 0, options.splits)
@@ -99,7 +100,7 @@ def _make(folder: Path, source: Source, options: PackOptions, report: Progress, 
         scratch.mkdir()
         shuffle = Shuffle(options.seed, options.memory_bytes, scratch)
         encoders = _scatter(source, shuffle, report)
-        size = block_size(encoders, options)
+        size = block_size(encoders, options) and (numbering.block or block_size(encoders, options))
         counts = _split_counts(source.name, shuffle.examples, options.splits)
         splits = _write(folder, shuffle, encoders, counts, options, source.label, report, numbering, size)
         shutil.rmtree(scratch)
