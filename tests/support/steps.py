@@ -38,14 +38,15 @@ from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.gradient import Gradient
 from streamtrain.job import SGD, Data, Group, Job, Schedule
-from streamtrain.order import Order, lanes_of_worker
-from streamtrain.run.loop import parts_from, pooled_updates, updates
-from streamtrain.values import Arrays, LanePart, Update
+from streamtrain.order import Order, lanes_of_worker, passes_of
+from streamtrain.run.loop import pooled_updates, selections_from, updates
+from streamtrain.values import Arrays, Selection, Update
 from tests.support.crew import Crew
 
 LANES, BATCH, EXAMPLES = 8, 40, 316
 """The last minibatch of a pass is short: four lanes have five examples left in it, four have four."""
 TIME, WIDTH, CLASSES = 4, 16, 5
+STORED = passes_of("stored", EXAMPLES, [], 0)
 
 
 class Recurrent(torch.nn.Module):
@@ -127,9 +128,8 @@ def data() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 def arrays_of(order: Order, lanes: range, step: int, steps: int) -> Iterator[Arrays]:
     x, labels = data()
-    for part in parts_from(order, lanes, step, steps):
-        if part.examples:
-            yield {"x": x[part.start : part.stop], "label": labels[part.start : part.stop]}
+    for ((start, stop),) in selections_from(order, STORED, lanes, step, steps):
+        yield {"x": x[start:stop], "label": labels[start:stop]}
 
 
 class Member:
@@ -196,9 +196,10 @@ class Member:
         self.exchange = pool = Pool(self.memory, self.aggregator(), open_file(handle))
         return pool
 
-    def read(self, part: LanePart) -> Arrays:
+    def read(self, selection: Selection) -> Arrays:
         x, labels = data()
-        return {"x": x[part.start : part.stop], "label": labels[part.start : part.stop]}
+        ((start, stop),) = selection
+        return {"x": x[start:stop], "label": labels[start:stop]}
 
     def sha256(self) -> str:
         state = self.exchange.state
@@ -271,7 +272,9 @@ def take_part(
         return found
 
     pool.claim = limited  # type: ignore[method-assign]
-    updates = pooled_updates(member.order, member.read, member.gradient, pool, member.job.seed, member.steps)
+    updates = pooled_updates(
+        member.order, STORED, member.read, member.gradient, pool, member.job.seed, until=member.steps
+    )
     return list(updates), member.sha256()
 
 
