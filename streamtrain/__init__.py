@@ -16,6 +16,7 @@ from streamtrain.errors import (
     ShardError,
     SourceError,
     StreamtrainError,
+    TrackingError,
     TrainingError,
     WorkerLost,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "SourceError",
     "StreamtrainError",
     "Tracking",
+    "TrackingError",
     "TrainingError",
     "WorkerLost",
     "load_job",
