@@ -5,6 +5,9 @@ import types
 from typing import Any
 
 from streamtrain.pack.foreign import FAULTS, Finding, lint, scan_foreign
+from streamtrain.pack.making.options import PackOptions
+from streamtrain.pack.making.packing import pack
+from streamtrain.pack.making.shuffle import stored_order
 from streamtrain.pack.manifest import (
     FILE,
     Field,
@@ -15,11 +18,8 @@ from streamtrain.pack.manifest import (
     parse_manifest,
     read_manifest,
 )
-from streamtrain.pack.options import PackOptions
-from streamtrain.pack.packing import pack
 from streamtrain.pack.shard import verify
 from streamtrain.pack.shard_list import Shard, ShardList
-from streamtrain.pack.shuffle import stored_order
 
 __all__ = [
     "FAULTS",

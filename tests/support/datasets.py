@@ -1,5 +1,6 @@
 """Small real data: scikit-learn's digits, 1,797 images of 8×8, scaled up to 28×28 where the demo's model wants it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ def save_digits(file: Path, examples: int = 1797, *, wide: bool = False) -> Path
 def pack_digits(
     folder: Path, options: PackOptions | None = None, *, examples: int = 1797, wide: bool = False
 ) -> Manifest:
-    """Packs the digits into ``folder``; their source stays beside it."""
+    """Packs the digits into ``folder``, one a sample unless the options say so; their source stays beside it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     source = save_digits(folder.parent / "digits.npz", examples, wide=wide)
-    return pack(str(source), folder, options or PackOptions(seed=3, shard_examples=500))
+    options = options or PackOptions(seed=3, shard_examples=500)
+    return pack(str(source), folder, replace(options, blocks=bool(options.blocks)))

@@ -22,7 +22,7 @@ from streamtrain.errors import ConfigError, DataError, SourceError
 from streamtrain.pack import Manifest, PackOptions, pack, read_manifest
 from tests.support.datasets import save_digits
 
-ALL_TRAIN = PackOptions(splits=(1.0, 0.0, 0.0))
+ALL_TRAIN = PackOptions(splits=(1.0, 0.0, 0.0), blocks=False)
 
 
 def contents(folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,157 @@
+"""A data set that grows: one more segment, shuffled by itself; its fields, keys and shards continue the earlier ones.
+
+Shards come first and the manifest last, in one step: who reads meanwhile sees the old data set or the new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamtrain.errors import ConfigError, SourceError, complaint
+from streamtrain.pack.codec import FieldEncoder
+from streamtrain.pack.index import index_name
+from streamtrain.pack.manifest import SPLITS, Field, Manifest, Split, read_manifest, write_manifest
+from streamtrain.pack.shard_list import ShardList, shard_name
+from streamtrain.pack.sources.source import Batch, Example, Source
+
+
+def opened(dest: Path) -> Manifest:
+    """The data set to add to.
+
+    Raises:
+        ManifestError: there is none, or it is damaged.
+    """
+    return read_manifest(dest)
+
+
+def continued(source: Source, before: Manifest, dest: Path) -> Source:
+    """The source with the data set's label, and its classes by the numbers that they have there.
+
+    Raises:
+        SourceError: a class that the data set does not know. ConfigError: another label.
+    """
+    if source.label != before.label:
+        found, do = f"{source.label!r}", "leave it out"
+        raise ConfigError(complaint("label", expected=f"{before.label!r} as in {dest}", found=found, do=do))
+    numbers: dict[str, NDArray[np.int64]] = {}
+    classes = dict(source.classes)
+    for name, names in source.classes.items():
+        field = before.field_named(name)
+        known = None if field is None else field.classes
+        if known is None or known == names:
+            continue
+        new = [value for value in names if value not in known]
+        if new:
+            where, expected = f"{source.name}, field {name!r}", f"the classes of {dest}: {', '.join(known)}"
+            do = "pack all of it again, or leave them out"
+            raise SourceError(complaint(where, expected=expected, found=", ".join(new), do=do))
+        numbers[name] = np.array([known.index(value) for value in names], np.int64)
+        classes[name] = known
+    if not numbers:
+        return source
+    return dataclasses.replace(
+        source,
+        classes=classes,
+        examples=partial(_renumbered_examples, source, numbers),
+        batches=None if source.batches is None else partial(_renumbered_batches, source, numbers),
+    )
+
+
+def block_size(encoders: Mapping[str, FieldEncoder], before: Manifest, dest: Path) -> int | None:
+    """The data set's; raises `SourceError` where the source's fields do not go in blocks, and the data set's do."""
+    loose = next((name for name, encoder in encoders.items() if encoder.row_type is None), None)
+    if before.block is not None and loose is not None:
+        found, do = f"field {loose!r} of other values", "bring it to that form"
+        raise SourceError(complaint(str(dest), expected="integers and arrays of one shape", found=found, do=do))
+    return before.block
+
+
+def check_fields(encoders: Mapping[str, FieldEncoder], before: Manifest, dest: Path) -> None:
+    """Holds the new examples to the data set's fields, and lets the encoders take in the earlier ranges.
+
+    Raises:
+        SourceError: other fields, members, types, shapes or classes; names the field.
+    """
+    for field in before.fields:
+        if field.name in encoders:
+            varies = field.dtype is not None and field.shape is None
+            encoders[field.name].absorb({"low": field.low, "high": field.high, "varies": varies})
+    found = {name: encoder.field(in_blocks=before.block is not None) for name, encoder in encoders.items()}
+    known = {field.name: field for field in before.fields}
+    for name in sorted(known.keys() | found.keys()):
+        there, here = (_form(fields.get(name)) for fields in (known, found))
+        if there != here:
+            where, do = f"{dest}, field {name!r}", "bring the source to the data set's form, or pack all of it again"
+            raise SourceError(complaint(where, expected=there, found=here, do=do))
+
+
+def digits(before: Manifest | None, examples: int) -> int:
+    """Digits of the new keys: at least those of the earlier ones, so that numbers and keys are the same thing."""
+    if before is None:
+        return len(str(examples - 1))
+    earlier = max(len(split.shards[0].first_key) for split in before.splits.values() if len(split.shards))
+    return max(earlier, len(str(before.examples + examples - 1)))
+
+
+def joined(before: Manifest, new: Manifest) -> Manifest:
+    """The data set with its new segment."""
+    splits = {}
+    for name in SPLITS:
+        parts = [manifest.splits[name] for manifest in (before, new) if name in manifest.splits]
+        if parts:
+            classes = sum((Counter(part.class_counts) for part in parts), Counter[int]())
+            splits[name] = Split(ShardList(shard for part in parts for shard in part.shards), dict(classes))
+    fields = tuple(_joined_field(before.field_named(field.name), field) for field in new.fields)
+    return dataclasses.replace(before, fields=fields, splits=splits, segments=(*before.segments, *new.segments))
+
+
+def publish(made: Path, dest: Path, manifest: Manifest, before: Manifest | None) -> None:
+    """Puts what was made in its place; its manifest last."""
+    if before is None:
+        write_manifest(made, manifest)
+        if dest.exists():
+            dest.rmdir()
+        made.rename(dest)
+        return
+    for name, split in manifest.splits.items():
+        (dest / name).mkdir(exist_ok=True)
+        first = len(before.splits[name].shards) if name in before.splits else 0
+        for number in range(first, len(split.shards)):
+            shard = shard_name(name, number)
+            for file in (shard, index_name(shard)):
+                (dest / file).unlink(missing_ok=True)  # of an earlier process that was killed right here
+                if (made / file).exists():
+                    (made / file).rename(dest / file)
+    write_manifest(dest, manifest)
+
+
+def _renumbered_examples(source: Source, numbers: Mapping[str, NDArray[np.int64]], start: int) -> Iterator[Example]:
+    for where, values in source.examples(start):
+        yield where, values | {name: int(known[values[name]]) for name, known in numbers.items()}
+
+
+def _renumbered_batches(
+    source: Source, numbers: Mapping[str, NDArray[np.int64]], start: int, stop: int
+) -> Iterator[Batch]:
+    assert source.batches is not None
+    for batch in source.batches(start, stop):
+        yield Batch({**batch.values, **{n: known[batch.values[n]] for n, known in numbers.items()}}, batch.place)
+
+
+def _form(field: Field | None) -> str:
+    if field is None:
+        return "none"
+    shape = "any shape" if field.shape is None else f"shape {field.shape}"
+    classes = "" if field.classes is None else f", classes {', '.join(field.classes)}"
+    return f".{field.member}, {field.dtype} of {shape}{classes}"
+
+
+def _joined_field(known: Field | None, new: Field) -> Field:
+    return new if known is None else dataclasses.replace(new, classes=known.classes)
