@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.pack.codec import FieldEncoder, npy_header
-from streamtrain.pack.making.options import PackOptions
+from streamtrain.pack.options import PackOptions
 from streamtrain.pack.shard import BLOCK, MEMBER_LIMIT, header
 
 SMALL = 4096

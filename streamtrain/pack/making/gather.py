@@ -14,10 +14,10 @@ import numpy as np
 
 from streamtrain.pack.codec import FieldEncoder
 from streamtrain.pack.making.blocks import block_member, sample_stride, samples_table
-from streamtrain.pack.making.options import PackOptions
 from streamtrain.pack.making.runs import PIECE_BYTES, Runs
 from streamtrain.pack.making.scatter import FILL, HOLDING, SORTING, Done, members_of
 from streamtrain.pack.making.writing import ShardFile
+from streamtrain.pack.options import PackOptions
 from streamtrain.pack.shard import BLOCK, END
 from streamtrain.pack.shard_list import Shard, shard_name
 from streamtrain.store import PARTIAL

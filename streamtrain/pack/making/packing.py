@@ -17,18 +17,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 from streamtrain.errors import SourceError, complaint
 from streamtrain.pack.codec import FieldEncoder
 from streamtrain.pack.making import append
 from streamtrain.pack.making.blocks import block_size
 from streamtrain.pack.making.gather import Gather, Made, ShardPlan, shard_plans
-from streamtrain.pack.making.options import PackOptions
 from streamtrain.pack.making.runs import Runs, run_folder
 from streamtrain.pack.making.scatter import Done, Scatter, finished_runs, ranges
 from streamtrain.pack.making.scratch import check_new, scratch_folder
 from streamtrain.pack.manifest import SPLITS, Manifest, Segment, Split
+from streamtrain.pack.options import PackOptions
 from streamtrain.pack.shard_list import ShardList
 from streamtrain.pack.sources import open_source
 from streamtrain.pack.sources.source import Source
@@ -36,17 +36,36 @@ from streamtrain.pack.sources.source import Source
 PROCESS_BYTES = 192 << 20
 """Memory of a process beside its examples: the interpreter, numpy, pyarrow, and what is read and written through."""
 
-Part = TypeVar("Part")
+MOST_SHARDS = 16
+"""Shards of one part."""
+
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, examples done in it, and examples in all where that is known."""
-Spread = Callable[[Callable[[Any, Done], None], Sequence[Any], Done], None]
-"""Does a function on parts, in any order and number of processes, and says how many further examples are done."""
 
 
-def one_by_one(function: Callable[[Part, Done], None], parts: Sequence[Part], done: Done) -> None:
-    """Does all parts in this process."""
-    for part in parts:
-        function(part, done)
+class Spread(Protocol):
+    """Who does the parts of a phase."""
+
+    def tasks(self, source_bytes: int | None) -> int:
+        """How many tasks are worth their while for a source of about this size."""
+        ...
+
+    def __call__(self, function: Callable[[Any, Done], None], parts: Sequence[Any], tasks: int, done: Done) -> None:
+        """Does the function on all parts, so many at once, in any order; says how many further examples are done."""
+        ...
+
+
+class Here:
+    """All parts in this process, one after the other."""
+
+    def tasks(self, source_bytes: int | None) -> int:  # noqa: ARG002 - it makes no difference here
+        """One."""
+        return 1
+
+    def __call__(self, function: Callable[[Any, Done], None], parts: Sequence[Any], tasks: int, done: Done) -> None:  # noqa: ARG002
+        """Does the function on all parts."""
+        for part in parts:
+            function(part, done)
 
 
 def pack(
@@ -54,7 +73,7 @@ def pack(
     dest: str | Path,
     options: PackOptions | None = None,
     progress: Progress | None = None,
-    spread: Spread = one_by_one,
+    spread: Spread | None = None,
 ) -> Manifest:
     """Makes the data set ``dest`` out of ``source``, or adds a segment to it; this appears whole or not at all.
 
@@ -67,7 +86,7 @@ def pack(
     Args:
         source: see `streamtrain.pack.sources`.
         dest: a folder that is new or empty; with ``append``, a data set.
-        spread: who does the parts; here all are done in this process, in as many parts as for ``options.tasks``.
+        spread: who does the parts; by default this process, for any number of tasks (`streamtrain.run.packing`).
 
     Returns:
         The data set's manifest.
@@ -84,6 +103,8 @@ def pack(
     if before is not None:
         opened = append.continued(opened, before, dest)
         options = dataclasses.replace(options, seed=options.seed + len(before.segments))
+    spread = spread or Here()
+    options = dataclasses.replace(options, tasks=options.tasks or spread.tasks(opened.bytes))
     with scratch_folder(dest, _digest(opened, options, before)) as folder:
         making = _Making(opened, options, before, folder, spread, progress or (lambda *_: None))
         manifest = making.made(dest)
@@ -105,7 +126,8 @@ class _Making:
     ) -> None:
         self._source, self._options, self._before, self._folder = source, options, before, folder
         self._spread, self._progress = spread, progress
-        self._memory_bytes = options.memory_bytes // (options.tasks or 1)
+        self._tasks = options.tasks or 1
+        self._memory_bytes = options.memory_bytes // self._tasks
 
     def made(self, dest: Path) -> Manifest:
         """The manifest of the data set whose shards are then in ``folder/data``."""
@@ -148,7 +170,7 @@ class _Making:
         folder = self._folder / "runs"
         folder.mkdir(exist_ok=True)
         scatter = Scatter(self._source, encoders, folder, self._options.seed, self._memory_bytes, in_rows)
-        parts = ranges(self._source, self._options.tasks or 1, self._memory_bytes)
+        parts = ranges(self._source, self._tasks, self._memory_bytes)
         there = sum(run.stop - run.start for part in parts for run in finished_runs(folder, part))
         self._in_parts("reading", scatter, parts, there, self._source.count)
         runs = [run for part in parts for run in finished_runs(folder, part)]
@@ -166,7 +188,7 @@ class _Making:
         plans = shard_plans(gather, counts, self._options, first_shards)
         left = [plan for plan in plans if gather.made(plan) is None]
         there = gather.runs.examples - sum(plan.stop - plan.start for plan in left)
-        size = -(-len(left) // (8 * (self._options.tasks or 1))) or 1
+        size = max(1, min(MOST_SHARDS, len(left) // (8 * self._tasks)))
         parts = [left[start : start + size] for start in range(0, len(left), size)]
         self._in_parts("writing", gather, parts, there, gather.runs.examples)
         return {split: _split(gather, [plan for plan in plans if plan.split == split]) for split in counts}
@@ -183,8 +205,7 @@ class _Making:
             finished += examples
             self._progress(phase, finished, total)
 
-        spread = self._spread if len(parts) > 1 else one_by_one
-        spread(function, parts, done)
+        (self._spread if min(len(parts), self._tasks) > 1 else Here())(function, parts, self._tasks, done)
         self._progress(phase, finished, finished)
 
 
