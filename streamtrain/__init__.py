@@ -20,7 +20,7 @@ from streamtrain.errors import (
     TrainingError,
     WorkerLost,
 )
-from streamtrain.job import SGD, Data, Epochs, Group, Job, Online, Schedule, Tracking
+from streamtrain.job import SGD, Data, Epochs, Group, Job, Online, Schedule, Stale, Synchronous, Tracking
 
 if TYPE_CHECKING:
     from streamtrain.loader import open  # noqa: A004  # `st.open` says what it does
@@ -60,8 +60,10 @@ __all__ = [
     "Schedule",
     "ShardError",
     "SourceError",
+    "Stale",
     "StoreError",
     "StreamtrainError",
+    "Synchronous",
     "Tracking",
     "TrainingError",
     "WorkerLost",

@@ -92,7 +92,7 @@ def run_pack(words: Sequence[str]) -> None:
     from tqdm import tqdm
 
     from streamtrain.flags import PackArguments, parse
-    from streamtrain.run.packing import pack
+    from streamtrain.run.packing import append, pack
 
     given = parse(PackArguments, words, "streamtrain pack", PACK_EXAMPLES)
     bars: dict[str, tqdm[Any]] = {}
@@ -104,7 +104,8 @@ def run_pack(words: Sequence[str]) -> None:
         if done == total:
             bars[phase].close()
 
-    manifest = pack(given.source, given.dest, given.options, progress)
+    make = append if given.append else pack
+    manifest = make(given.source, given.dest, given.options, progress)
     counts = {name: split.examples for name, split in manifest.splits.items()}
     shards = sum(len(split.shards) for split in manifest.splits.values())
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)

@@ -28,6 +28,8 @@ class PackArguments:
     dest: tyro.conf.Positional[Path]
     """Folder to make."""
     options: Annotated[PackOptions, tyro.conf.arg(name="")] = field(default_factory=PackOptions)
+    append: bool = False
+    """Add to the data set in DEST, as a new segment that is shuffled in itself."""
     json: bool = False
     """Print a summary as JSON."""
 

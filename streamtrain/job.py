@@ -29,7 +29,7 @@ else:  # only names for the type checker and for the flags: a job is declared wi
 CACHE_BYTES = 32 * 2**30
 """Bound on the host's cache of fetched shards, unless a job sets another."""
 
-__all__ = ["SGD", "Data", "Epochs", "Group", "Job", "Online", "Schedule", "Tracking"]
+__all__ = ["SGD", "Data", "Epochs", "Group", "Job", "Online", "Schedule", "Stale", "Synchronous", "Tracking"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,23 @@ class Epochs:
 
 
 @dataclass(frozen=True)
+class Synchronous:
+    """Every update waits for all of its minibatch, computed at the parameters of the update before."""
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Workers take lanes' parts from a common pool, and wait for nobody who is less than `bound` minibatches behind."""
+
+    bound: int = 1
+    """Most updates that may be missing from the parameters at which a gradient is computed; 0 gives the synchronous
+    bits, with a slow worker's parts done by others."""
+
+    def __post_init__(self) -> None:
+        _require_count("aggregation.bound", self.bound, lowest=0)
+
+
+@dataclass(frozen=True)
 class Tracking:
     """Where numbers, figures and the model go."""
 
@@ -184,12 +201,17 @@ class Job:
     """Logical workers that fix order and bits, whatever `workers` is; as many as workers by default."""
     threads: int = 1
     """CPU threads of each worker."""
+    exchange: Literal["auto", "shared", "collective"] = "auto"
+    """How gradients meet: in shared memory of one host, or by torch.distributed over any number of hosts; auto: shared
+    where all workers were placed on one host and compute on its CPUs. The bits are the same."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where gradients are computed."""
     precision: Literal["float32", "float64", "bf16"] = "float32"
     """Arithmetic of the model; bf16 is autocast over float32 parameters."""
     seed: int = 0
     """Seed of the initial parameters and of every random number in the run."""
+    aggregation: Synchronous | Stale = field(default_factory=Synchronous)
+    """Whether workers wait for each other in every step."""
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
@@ -214,6 +236,13 @@ class Job:
         endless = isinstance(self.mode, Online) and self.mode.follow
         kind, do = self.sgd.schedule.kind, "use a schedule that needs no last step, or leave mode.follow off"
         _require(not endless or kind not in ENDING, "sgd.schedule.kind", "one without an end", kind, do)
+        _require(
+            not isinstance(self.aggregation, Stale) or (self.exchange != "collective" and self.device == "cpu"),
+            "aggregation",
+            "Stale with a shared exchange on CPUs",
+            (self.exchange, self.device),
+            "leave exchange and device as they are by default",
+        )
         for name in ("model", "loss", "error"):
             value = getattr(self, name)
             _require(

@@ -27,7 +27,7 @@ from streamtrain.stream.reader import Reader
 from streamtrain.values import Arrays, Position, Selection
 
 if TYPE_CHECKING:
-    Batch = dict[str, torch.Tensor]
+    Batch = dict[str, Any]
     BatchDataset = IterableDataset[Batch]
     SampleDataset = IterableDataset[dict[str, Any]]
 else:
@@ -110,7 +110,7 @@ class Examples:
         device: str | torch.device | None = None,
         ahead: int = 0,
     ) -> Batches:
-        """Minibatches as tensors.
+        """Minibatches as tensors; texts, bytes and dicts as lists.
 
         Args:
             batch_size: examples of a minibatch, over all lanes; a multiple of ``lanes``.
@@ -249,10 +249,10 @@ class Batches(BatchDataset):
         batch = _tensors(self._examples.reader.select(self._selection(pass_index, step)))
         if self._device is None or self._device.type == "cpu":
             return batch
-        pinned = {name: tensor.pin_memory() for name, tensor in batch.items()}
+        pinned = {name: tensor.pin_memory() for name, tensor in batch.items() if isinstance(tensor, torch.Tensor)}
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
-            batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in pinned.items()}
+            batch |= {name: tensor.to(self._device, non_blocking=True) for name, tensor in pinned.items()}
         stream.synchronize()  # in the thread that reads ahead: the loop never waits for a copy
         return batch
 
@@ -300,7 +300,7 @@ def _joined(selections: Sequence[Selection]) -> Selection:
 
 
 def _tensors(arrays: Arrays) -> Batch:
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return {name: torch.from_numpy(a) if a.dtype.kind in "biufc" else a.tolist() for name, a in arrays.items()}
 
 
 def _ahead(make: Callable[[int], Batch], steps: Sequence[int], depth: int) -> Iterator[tuple[int, Batch]]:

@@ -102,7 +102,8 @@ class Update:
     ``step`` is the global step, from 0. ``loss`` and ``error`` are over the minibatch at the
     parameters before the update. ``gradient_norm`` is before clipping by norm; ``clip_scale`` is the
     factor that clipping by norm applied, 1 where it did nothing. ``skipped``: the gradient or the loss
-    was not finite, and the parameters stayed as they were.
+    was not finite, and the parameters stayed as they were. ``staleness``: updates that were missing
+    from the parameters at which the gradient was computed, mean over the lanes; 0 but with `Stale`.
     """
 
     step: int
@@ -112,6 +113,7 @@ class Update:
     gradient_norm: float
     clip_scale: float
     skipped: bool = False
+    staleness: float = 0.0
 
 
 @dataclass(frozen=True)

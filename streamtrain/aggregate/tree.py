@@ -6,9 +6,12 @@ A node over ``n`` lanes splits at the largest power of two below ``n``. So every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+
+Node = tuple[int, int]
+"""The lanes ``[start, stop)`` under a node of the tree."""
 
 
 def split(lanes: int) -> int:
@@ -22,3 +25,31 @@ def tree_sum_(parts: Sequence[torch.Tensor]) -> torch.Tensor:
         return parts[0]
     left = split(len(parts))
     return tree_sum_(parts[:left]).add_(tree_sum_(parts[left:]))
+
+
+def whole_subtrees(lanes: int, hosted: range) -> tuple[Node, ...]:
+    """The largest nodes of the tree over ``lanes`` whose lanes are all in ``hosted``, in lane order."""
+
+    def visit(start: int, stop: int) -> Iterator[Node]:
+        if stop <= hosted.start or hosted.stop <= start:
+            return
+        if hosted.start <= start and stop <= hosted.stop:
+            yield start, stop
+            return
+        middle = start + split(stop - start)
+        yield from visit(start, middle)
+        yield from visit(middle, stop)
+
+    return tuple(visit(0, lanes))
+
+
+def sum_nodes_(lanes: int, nodes: Mapping[Node, torch.Tensor]) -> torch.Tensor:
+    """The tree's sum out of whole subtrees' sums, which are used up; the bits of `tree_sum_` over all lanes."""
+
+    def visit(start: int, stop: int) -> torch.Tensor:
+        if (start, stop) in nodes:
+            return nodes[start, stop]
+        middle = start + split(stop - start)
+        return visit(start, middle).add_(visit(middle, stop))
+
+    return visit(0, lanes)

@@ -6,7 +6,7 @@ import types
 from typing import Any
 
 from streamtrain.pack.foreign import FAULTS, Finding, lint, scan_foreign
-from streamtrain.pack.making.packing import pack
+from streamtrain.pack.making.packing import append, pack
 from streamtrain.pack.making.shuffle import stored_order
 from streamtrain.pack.manifest import (
     FILE,
@@ -33,6 +33,7 @@ __all__ = [
     "Shard",
     "ShardList",
     "Split",
+    "append",
     "fetch_manifest",
     "lint",
     "pack",

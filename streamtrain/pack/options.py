@@ -28,8 +28,6 @@ class PackOptions:
     """Memory for examples on their way, shared by all tasks; they wait on disk, next to DEST."""
     tasks: int | None = None
     """Ray tasks; by default one a CPU where SOURCE has 4 GB or more, else none. The bytes written are the same."""
-    append: bool = False
-    """Add to the data set DEST, as a new segment that is shuffled by itself."""
 
     def __post_init__(self) -> None:
         fractions = ", ".join(f"{fraction:g}" for fraction in self.splits)

@@ -12,9 +12,6 @@ from streamtrain.store.remote import Store
 from streamtrain.stream.cache import Cache
 from streamtrain.stream.files import OPEN_SHARDS, FetchedFiles
 
-HELD_FOR_EVALUATION = 1
-"""Shards that a worker's reader of another split holds: an evaluation goes through them in order."""
-
 
 def cache_folder(chosen: str | Path | None) -> Path:
     """The chosen one, or a folder in the user's cache directory (XDG Base Directory Specification)."""
@@ -41,29 +38,31 @@ def files_for_reading(url: str, manifest: Manifest, cache: Path, cache_bytes: in
     return FetchedFiles(Store(url), Cache(cache, cache_bytes), most_held=held, ahead_bytes=ahead)
 
 
-def fetched_files(job: Job, manifest: Manifest, split: str) -> FetchedFiles:
-    """The shards of a remote data set for one worker's reader of a split.
+def fetched_files(job: Job, manifest: Manifest, *, lanes: bool) -> FetchedFiles:
+    """The shards of a remote data set for one reader of a worker.
 
-    Every lane holds the shard that it is in, and every worker one more for evaluation; what the cache has
-    beyond these is for fetching ahead, in equal shares.
+    The reader of its lanes holds the shard that every lane is in, and one more while a lane goes on to the
+    next. Those for evaluation, one for each split, hold one shard. What the cache has beyond these is for
+    what the lanes need next, in equal shares.
+
+    Args:
+        lanes: for the reader of the lanes in training, rather than for evaluation.
 
     Raises:
         ConfigError: the cache has no room for what is held at once.
     """
     largest = largest_shard(manifest)
-    held_in_training = -(-job.lane_count // job.workers) + 1
-    # the training split is read by a worker and by the streamer beside it, the two others by the worker
-    shards_held = job.workers * (2 * held_in_training + 2 * HELD_FOR_EVALUATION)
+    held_by_lanes = -(-job.lane_count // job.workers) + 1
+    shards_held = job.workers * (held_by_lanes + len(manifest.splits))
     spare = job.data.cache_bytes - shards_held * largest
     if spare < 0:
         expected = f"at least {shards_held * largest:,}, for the {shards_held} shards that are in use at once"
         do = "raise it, lower lanes, or pack with a smaller --shard-bytes"
         raise ConfigError(complaint("data.cache_bytes", expected=expected, found=f"{job.data.cache_bytes:,}", do=do))
-    train = split == "train"
     return FetchedFiles(
         Store(job.data.url),
         Cache(cache_folder(job.data.cache), job.data.cache_bytes),
-        keep=not isinstance(job.mode, Online) or not train,
-        most_held=held_in_training if train else HELD_FOR_EVALUATION,
-        ahead_bytes=spare // job.workers if train else 0,
+        keep=not (lanes and isinstance(job.mode, Online)),
+        most_held=held_by_lanes if lanes else 1,
+        ahead_bytes=spare // job.workers if lanes else 0,
     )

@@ -47,10 +47,11 @@ class Plan:
         """Steps of the longest possible run."""
         return self.passes * self.order.steps
 
-    def reader(self, split: str) -> Reader:
-        """A reader of the job's fields of one split."""
+    def reader(self, split: str, *, lanes: bool = False) -> Reader:
+        """A reader of the job's fields of one split; ``lanes`` is for the one that a worker's lanes are read with."""
         data, folder = self.job.data, data_folder(self.job.data.url)
-        files = LocalFiles(folder, verify=data.verify) if folder else fetched_files(self.job, self.manifest, split)
+        local = None if folder is None else LocalFiles(folder, verify=data.verify)
+        files = local or fetched_files(self.job, self.manifest, lanes=lanes)
         decoding = Decoding(data.map, data.image_size, data.decode_threads, data.on_bad_example)
         return Reader(files, self.manifest, split, data.fields_read, decoding)
 

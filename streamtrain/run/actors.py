@@ -5,6 +5,7 @@ Ray places the processes and carries a call a second; bytes of a step never go t
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -12,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.errors import ConfigError, StreamtrainError, TrainingError, WorkerLost, complaint, one_line
-from streamtrain.job import Job
+from streamtrain.job import Job, Stale
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.worker import Worker, WorkersStreamer
 from streamtrain.values import Loading, Risk, Skip, Update
@@ -34,6 +40,8 @@ def start_ray() -> None:
     # this variable asks for Ray's coming behaviour, and with it a warning less at every start
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if will_start_ray():
+        # Ray's workers yield to everything else (nice 15); workers that wait for each other would each wait for all
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(logging_level=logging.ERROR, include_dashboard=False)
     else:
         ray.init(logging_level=logging.ERROR)
@@ -45,19 +53,22 @@ def will_start_ray() -> bool:
 
 
 def check_resources(job: Job) -> None:
-    """Refuses more workers than one node of the cluster can hold.
+    """Refuses more workers than the cluster can hold, or one node of it where they meet in shared memory.
 
     Raises:
         ConfigError: with what was found.
     """
     kind, each = ("GPU", 1) if job.device == "cuda" else ("CPU", job.threads)
     nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types for it
-    most = max((node["Resources"].get(kind, 0) for node in nodes if node["Alive"]), default=0)
-    if job.workers * each > most:
+    rooms = [int(node["Resources"].get(kind, 0) // each) for node in nodes if node["Alive"]]
+    room, where = (
+        (max(rooms, default=0), "the largest node") if _on_one_host(job) else (sum(rooms), f"{len(rooms)} node(s)")
+    )
+    if job.workers > room:
         raise ConfigError(
             complaint(
                 "workers",
-                expected=f"at most {int(most // each)} ({most:g} {kind}s on the largest node, {each} a worker)",
+                expected=f"at most {room} ({each} {kind}(s) a worker on {where})",
                 found=str(job.workers),
                 do="lower workers" + (" or threads" if each > 1 else "") + ", or start Ray with more",
             )
@@ -65,7 +76,7 @@ def check_resources(job: Job) -> None:
 
 
 class RayFleet:
-    """All workers of a run as actors on one node; a `Fleet` for the controller. Use it as a context."""
+    """All workers of a run as actors, on one node if they fit; a `Fleet` for the controller. Use it as a context."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -88,10 +99,10 @@ class RayFleet:
     def advance(self, step: int) -> list[Update]:
         """See `Fleet`."""
         try:
-            updates: list[Update] = self._all("advance", step)[0]
+            each: list[list[Update]] = self._all("advance", step)
         except WorkerLost as lost:
             raise self._streamers_failure() or lost from None
-        return updates
+        return sorted(itertools.chain(*each), key=lambda update: update.step)
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         """See `Fleet`."""
@@ -109,7 +120,7 @@ class RayFleet:
             ray.kill(streamer)
         self._streamers = []
         placed = ray.put(plan)
-        rings = self._start_streamers(placed, step) if plan.streamed else [None] * len(self._workers)
+        rings = self._start_streamers(placed, step) if self._streamed else [None] * len(self._workers)
         self._gather([w.extend.remote(placed, ring) for w, ring in zip(self._workers, rings, strict=True)])
 
     def loading(self) -> Loading:
@@ -135,12 +146,13 @@ class RayFleet:
     def _start(self) -> None:
         job = self._plan.job
         bundle = {"CPU": float(job.threads)} | ({"GPU": 1.0} if job.device == "cuda" else {})
-        self._group = placement_group([bundle] * job.workers, strategy="STRICT_PACK")
+        strategy = "STRICT_PACK" if _on_one_host(job) else "PACK"
+        self._group = placement_group([bundle] * job.workers, strategy=strategy)
         try:
             ray.get(self._group.ready(), timeout=PLACEMENT_SECONDS)
         except GetTimeoutError:
             raise TrainingError(
-                f"workers: {job.workers} of {bundle} were not free on one node within {PLACEMENT_SECONDS} s; "
+                f"workers: {job.workers} of {bundle} were not free within {PLACEMENT_SECONDS} s; "
                 "wait for other jobs to end, or lower workers"
             ) from None
         plan = ray.put(self._plan)
@@ -148,9 +160,28 @@ class RayFleet:
             self._actor(Worker, index, **_resources(job)).remote(plan, index) for index in range(job.workers)
         ]
         processes = dict(enumerate(self._all("process_number")))
-        rings = self._start_streamers(plan) if self._plan.streamed else [None] * job.workers
-        handle = self._gather([self._workers[0].make_memory.remote()])[0]
-        self._gather([w.join.remote(handle, processes, ring) for w, ring in zip(self._workers, rings, strict=True)])
+        rings = self._start_streamers(plan) if self._streamed else [None] * job.workers
+        meeting = self._gather([self._meeting()])[0]
+        self._gather([w.join.remote(meeting, processes, ring) for w, ring in zip(self._workers, rings, strict=True)])
+
+    def _meeting(self) -> Any:
+        """Where the workers meet, made by worker 0: in memory where they are on one host, else by the network."""
+        job, first = self._plan.job, self._workers[0]
+        assert self._group is not None
+        places = placement_group_table(self._group)["bundles_to_node_id"]
+        nodes = set(places.values())
+        chosen = job.exchange
+        if chosen == "auto":
+            chosen = "shared" if len(nodes) == 1 and job.device == "cpu" else "collective"
+        if chosen == "shared" or job.workers == 1 or _on_one_host(job):
+            return first.make_memory.remote()
+        hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
+        return first.make_store.remote(hosts[places[0]])
+
+    @property
+    def _streamed(self) -> bool:
+        """Whether workers get streamers: not where who reads what is not known ahead."""
+        return self._plan.streamed and not isinstance(self._plan.job.aggregation, Stale)
 
     def _start_streamers(self, plan: Any, step: int = 0) -> list[Any]:
         """One for each worker, beside it."""
@@ -195,6 +226,11 @@ class RayFleet:
         if self._group is not None:
             remove_placement_group(self._group)
         self._workers, self._streamers, self._group = [], [], None
+
+
+def _on_one_host(job: Job) -> bool:
+    """Whether all workers must be placed on one node."""
+    return job.exchange == "shared" or isinstance(job.aggregation, Stale)
 
 
 def _resources(job: Job) -> dict[str, float]:

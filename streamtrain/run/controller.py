@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from streamtrain.errors import NonFiniteError
-from streamtrain.job import Epochs, Online
+from streamtrain.job import Epochs, Online, Stale
 from streamtrain.measure.gap import gap_readings
 from streamtrain.measure.minibatch import MinibatchCurves
 from streamtrain.measure.progressive import Progressive
@@ -159,6 +159,9 @@ class Controller:
     def _note(self, done: Sequence[Update], examples_per_second: float) -> None:
         now = time.time()
         readings = [Reading("throughput/examples_per_second", examples_per_second, done[-1].step, now)]
+        if isinstance(self._plan.job.aggregation, Stale):
+            staleness = sum(update.staleness for update in done) / len(done)
+            readings.append(Reading("gradient/staleness", staleness, done[-1].step, now))
         used = [update for update in done if not update.skipped]
         if len(used) < len(done):
             self._skipped += len(done) - len(used)

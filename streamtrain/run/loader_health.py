@@ -30,6 +30,7 @@ class LoaderHealth:
     def __init__(self, plan: Plan, tracker: Tracker, folder: Path) -> None:
         self._plan, self._tracker, self._folder = plan, tracker, folder
         self._before = Loading()
+        self._skipped: dict[tuple[str, int], Skip] = {}
 
     def note(self, readers: Readers, step: int, seconds: float) -> None:
         """After a stint of ``seconds`` that ended with global ``step``.
@@ -38,11 +39,13 @@ class LoaderHealth:
             ShardError: more examples were skipped than the job allows.
         """
         loading, before, now = readers.loading(), self._before, time.time()
+        if loading.skipped > before.skipped:
+            self._skipped = readers.skipped()
         workers = self._plan.job.workers
         values = {
             "waiting_share": (loading.waited - before.waited) / (seconds * workers),
             "bytes_per_second": (loading.bytes_read - before.bytes_read) / seconds,
-            "skipped": float(loading.skipped),
+            "skipped": float(len(self._skipped)),
             "cache_hits": float(loading.cache_hits),
             "cache_misses": float(loading.cache_misses),
             "fetched_bytes_per_second": (loading.bytes_fetched - before.bytes_fetched) / seconds,
@@ -51,20 +54,20 @@ class LoaderHealth:
         self._tracker.log([Reading(f"loader/{name}", value, step, now) for name, value in values.items()])
         self._before = loading
         if loading.skipped > before.skipped:
-            self._list(readers.skipped())
+            self._list()
 
-    def _list(self, skipped: dict[tuple[str, int], Skip]) -> None:
+    def _list(self) -> None:
         """Keeps the list as a file, one line of JSON an example, in the run's folder and in the tracker."""
         lines = [
             json.dumps({"split": split, "number": number, "example": skip.example, "reason": skip.reason})
-            for (split, number), skip in sorted(skipped.items())
+            for (split, number), skip in sorted(self._skipped.items())
         ]
         file = self._folder / f"skipped_{len(lines)}.jsonl"
         write_whole(file, "\n".join(lines).encode() + b"\n")
         self._tracker.artifact(file, "skipped")
         most = self._plan.job.data.max_bad_examples
         if len(lines) > most:
-            (split, number), last = max(skipped.items())
+            (split, number), last = max(self._skipped.items())
             where = f"{last.example} ({split} {number})"
             expected, do = f"at most {most} bad examples", "mend the data, or raise data.max_bad_examples"
             raise ShardError(complaint(where, expected=expected, found=f"{len(lines)} so far; {last.reason}", do=do))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.gradient import Gradient
 from streamtrain.order import Order, Passes, SegmentedOrder, lane_seed
 from streamtrain.values import Arrays, Selection, Update
@@ -38,7 +39,7 @@ def updates(
     while True:
         step = exchange.step
         minibatch = order.minibatch(order.position(step))
-        gradient.load(exchange.halves[step % 2])
+        gradient.load(exchange.state)
         for part in minibatch.parts[lanes.start : lanes.stop]:
             slot = exchange.slot(part.lane)
             examples = next(arrays) if part.examples else {}
@@ -47,3 +48,29 @@ def updates(
             else:
                 gradient.empty_lane(slot)
         yield exchange.meet()  # sums, clips, updates, and commits parameters and position in one write
+
+
+def pooled_updates(
+    order: Order | SegmentedOrder,
+    passes: Passes,
+    read: Callable[[Selection], Arrays],
+    gradient: Gradient,
+    pool: Pool,
+    seed: int,
+    *,
+    until: int,
+) -> Iterator[Update]:
+    """The same where no worker hosts fixed lanes: takes parts from the pool until ``until`` updates are in the state.
+
+    Gives the updates that this worker made; others made the others.
+    """
+    while (claim := pool.claim(until)) is not None:
+        position = order.position(claim.step)
+        part = order.minibatch(position).parts[claim.lane]
+        gradient.load(claim.state)
+        examples = read(passes.stored(position.pass_index, part.start, part.stop)) if part.examples else {}
+        if examples:
+            gradient.lane(examples, claim.slot, lane_seed(seed, claim.step, claim.lane))
+        else:
+            gradient.empty_lane(claim.slot)
+        yield from pool.finish(claim)

@@ -8,6 +8,7 @@ from typing import Any
 
 from streamtrain.errors import StreamtrainError, WorkerLost, one_line
 from streamtrain.pack import Manifest, PackOptions
+from streamtrain.pack import append as append_with
 from streamtrain.pack import pack as pack_with
 from streamtrain.pack.making.packing import Progress
 from streamtrain.pack.making.scatter import Done
@@ -25,6 +26,17 @@ def pack(
         WorkerLost: a task died again and again; the same command goes on where it was.
     """
     return pack_with(source, dest, options, progress, RayTasks())
+
+
+def append(
+    source: str | Path, dest: str | Path, options: PackOptions | None = None, progress: Progress | None = None
+) -> Manifest:
+    """As `streamtrain.pack.making.packing.append`, over ``options.tasks`` Ray tasks.
+
+    Raises:
+        WorkerLost: a task died again and again; the same command goes on where it was.
+    """
+    return append_with(source, dest, options, progress, RayTasks())
 
 
 class RayTasks:

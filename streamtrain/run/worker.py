@@ -13,12 +13,25 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_block, shared_block
+from streamtrain.aggregate.exchange.collective import Address, CollectiveExchange, Membership, join_group, open_store
+from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.memory import (
+    Handle,
+    Memory,
+    block_size,
+    open_block,
+    open_file,
+    private_block,
+    private_halves,
+    shared_block,
+)
+from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.gradient import Gradient
+from streamtrain.job import Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.loop import selections_from, updates
+from streamtrain.run.loop import pooled_updates, selections_from, updates
 from streamtrain.stream.reader import Reader
 from streamtrain.stream.ring import RingHandle, RingReader
 from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
@@ -28,8 +41,8 @@ from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, Update
 class Worker:
     """See the module.
 
-    Calls come in this order: ``make_memory`` of worker 0, ``join`` of all, then ``advance``, ``evaluate``
-    and ``snapshot`` as often as wanted.
+    Calls come in this order: ``make_memory`` or ``make_store`` of worker 0, ``join`` of all, then ``advance``,
+    ``evaluate`` and ``snapshot`` as often as wanted.
     """
 
     def __init__(self, plan: Plan, index: int) -> None:
@@ -41,6 +54,7 @@ class Worker:
         self._memory: Memory | None = None
         self._ring: RingReader | None = None
         self._waited, self._streamed = 0.0, Loading()
+        self._exchange: Exchange | Pool
 
     def process_number(self) -> int:
         """The operating system's number of this process."""
@@ -49,33 +63,34 @@ class Worker:
     def make_memory(self) -> Handle | None:
         """Makes the block in which the workers meet, with the initial state; ``None`` where there is one worker."""
         layout, lanes, workers = self._gradient.layout, self._plan.order.lanes, self._plan.job.workers
-        size = block_size(layout, self._plan.job.sgd, lanes, workers)
-        block, handle = (private_block(size), None) if workers == 1 else shared_block(size)
-        self._memory = Memory(layout, self._plan.job.sgd, lanes, workers, block)
-        self._gradient.write(self._memory.halves[0], self._gradient.model.state_dict())
+        job, in_flight = self._plan.job, self._in_flight
+        size = block_size(layout, job.sgd, lanes, workers, in_flight)
+        alone = workers == 1 and not isinstance(job.aggregation, Stale)
+        block, handle = (private_block(size), None) if alone else shared_block(size)
+        self._memory = Memory(layout, job.sgd, lanes, workers, block, in_flight)
+        self._gradient.write(self._memory.states[0], self._gradient.model.state_dict())
         return handle
 
-    def join(self, handle: Handle | None, processes: Mapping[int, int], ring: RingHandle | None) -> None:
+    def make_store(self, host: str) -> Address:
+        """Opens the place where workers of several hosts ask for each other; ``host`` is this one's address."""
+        address, self._store = open_store(host)
+        return address
+
+    def join(self, meeting: Handle | Address | None, processes: Mapping[int, int], ring: RingHandle | None) -> None:
         """Enters the exchange.
 
         Args:
-            handle: of the block that worker 0 made.
+            meeting: the block or the store that worker 0 made; ``None`` where it is alone.
             processes: process number of every worker.
             ring: of this worker's streamer; ``None`` where the worker reads itself.
         """
-        job, order = self._plan.job, self._plan.order
-        if self._memory is None:
-            assert handle is not None
-            self._memory = Memory(self._gradient.layout, job.sgd, order.lanes, job.workers, open_block(handle))
-        aggregator = Aggregator(
-            self._gradient.layout,
-            job.sgd,
-            batch_size=job.batch_size,
-            total_steps=self._plan.total_steps,
-            worker=self._index,
-            workers=job.workers,
-        )
-        self._exchange = SharedExchange(self._memory, aggregator, self._index, processes)
+        job = self._plan.job
+        if isinstance(job.aggregation, Stale):
+            assert isinstance(meeting, Handle)
+            memory = self._opened(meeting)
+            self._exchange = Pool(memory, self._aggregator(worker=0, workers=1), open_file(meeting))
+            return
+        self._exchange = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting, processes)
         self._begin(ring)
 
     def extend(self, plan: Plan, ring: RingHandle | None) -> None:
@@ -85,29 +100,40 @@ class Worker:
             reader.extend(plan.manifest)
         if self._ring is not None:
             self._streamed += self._ring.loading
-        self._begin(ring)
+        if not isinstance(self._exchange, Pool):
+            self._begin(ring)
 
     def _begin(self, ring: RingHandle | None) -> None:
         """Makes the loop that `advance` drives, from the exchange's step on."""
-        plan = self._plan
+        plan, exchange = self._plan, self._exchange
+        assert not isinstance(exchange, Pool)
         if ring is None:
-            selections = selections_of(plan, self._lanes, self._exchange.step)
-            arrays = selections_read(self._reader("train"), selections)
+            selections = selections_of(plan, self._lanes, exchange.step)
+            arrays = selections_read(self._reader("train", lanes=True), selections)
         else:
             self._ring = RingReader(ring)
             arrays = selections_streamed(self._ring)
         self._updates: Iterator[Update] = updates(
-            plan.order, self._lanes, self._timed(arrays), self._gradient, self._exchange, plan.job.seed
+            plan.order, self._lanes, self._timed(arrays), self._gradient, exchange, plan.job.seed
         )
 
     def advance(self, step: int) -> list[Update]:
-        """Trains until ``step`` updates are in the state; worker 0 returns them, since all have the same.
+        """Trains until ``step`` updates are in the state.
+
+        Returns:
+            The updates: worker 0 all of them, since all have the same; from a pool, each those that it made.
 
         Raises:
             NonFiniteError, JobError, DataError: the state is that of the last good step.
             WorkerLost: another worker died or gave up.
         """
         try:
+            if isinstance(self._exchange, Pool):
+                plan, pool = self._plan, self._exchange
+                made = pooled_updates(
+                    plan.order, plan.pass_orders, self._read, self._gradient, pool, plan.job.seed, until=step
+                )
+                return list(made)
             done = list(itertools.islice(self._updates, step - self._exchange.step))
         except BaseException:
             self._exchange.abandon()
@@ -127,8 +153,8 @@ class Worker:
 
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """Makes a state dict the current state, without momentum; every worker is told."""
-        if self._index == 0:
-            self._gradient.write(self._exchange.halves[self._exchange.step % 2], parameters)
+        if self._index == 0 or self._memory is None:
+            self._gradient.write(self._exchange.state, parameters)
         self._gradient.forget()
 
     def loading(self) -> Loading:
@@ -150,15 +176,63 @@ class Worker:
                 return
             yield examples
 
+    @property
+    def _in_flight(self) -> int:
+        """Minibatches that are worked on at once."""
+        aggregation = self._plan.job.aggregation
+        return aggregation.bound + 1 if isinstance(aggregation, Stale) else 1
+
+    def _opened(self, handle: Handle | None) -> Memory:
+        """The block, which worker 0 has from making it."""
+        if self._memory is None:
+            assert handle is not None
+            job, lanes = self._plan.job, self._plan.order.lanes
+            block = open_block(handle)
+            self._memory = Memory(self._gradient.layout, job.sgd, lanes, job.workers, block, self._in_flight)
+        return self._memory
+
+    def _shared(self, handle: Handle | None, processes: Mapping[int, int]) -> Exchange:
+        aggregator = self._aggregator(self._index, self._plan.job.workers)
+        return SharedExchange(self._opened(handle), aggregator, self._index, processes)
+
+    def _collective(self, address: Address) -> Exchange:
+        job, lanes = self._plan.job, self._plan.order.lanes
+        device = torch.device(job.device)
+        membership = Membership(self._index, tuple(lanes_of_worker(lanes, job.workers, w) for w in range(job.workers)))
+        halves = private_halves(self._gradient.layout, job.sgd, device)
+        self._gradient.write(halves[0], self._gradient.model.state_dict())
+        join_group(address, membership, device)
+        aggregator = self._aggregator(self._index, job.workers)
+        return CollectiveExchange(self._gradient.layout, aggregator, halves, membership, step=0)
+
+    def _aggregator(self, worker: int, workers: int) -> Aggregator:
+        job = self._plan.job
+        return Aggregator(
+            self._gradient.layout,
+            job.sgd,
+            batch_size=job.batch_size,
+            total_steps=self._plan.total_steps,
+            worker=worker,
+            workers=workers,
+        )
+
+    def _read(self, selection: Selection) -> Arrays:
+        """A part that came from the pool."""
+        asked = time.perf_counter()
+        examples = self._reader("train", lanes=True).select(selection)
+        self._waited += time.perf_counter() - asked
+        return examples
+
     def _load(self) -> None:
         """What is evaluated and returned: the parameters, or their average."""
-        state = self._exchange.halves[self._exchange.step % 2]
+        state = self._exchange.state
         self._gradient.load(state, state.evaluated)
 
-    def _reader(self, split: str) -> Reader:
-        if split not in self._readers:
-            self._readers[split] = self._plan.reader(split)
-        return self._readers[split]
+    def _reader(self, split: str, *, lanes: bool = False) -> Reader:
+        name = f"{split} of the lanes" if lanes else split
+        if name not in self._readers:
+            self._readers[name] = self._plan.reader(split, lanes=lanes)
+        return self._readers[name]
 
 
 class WorkersStreamer(Streamer):
@@ -168,7 +242,7 @@ class WorkersStreamer(Streamer):
         order = plan.order
         lanes = lanes_of_worker(order.lanes, plan.job.workers, index)
         selections = selections_of(plan, lanes, step)
-        super().__init__(plan.reader("train"), selections, largest=order.batch_size // order.lanes)
+        super().__init__(plan.reader("train", lanes=True), selections, largest=order.batch_size // order.lanes)
 
 
 def selections_of(plan: Plan, lanes: range, step: int) -> Iterator[Selection]:

@@ -25,7 +25,7 @@ from streamtrain.store.retry import Retrier, RetryPolicy, WrongLengthError, mask
 
 CHUNK = 4 << 20
 """Bytes of one request at most."""
-WINDOW = 4
+WINDOW = 3
 """Requests of one fetch that are on their way at once."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "hf": "hf"}
@@ -46,7 +46,7 @@ class Store:
         if url.startswith(("http://", "https://")):
             self._base, _, self._query = url.partition("?")
         self._retrier = Retrier(policy or RetryPolicy())
-        self._under_way: set[Future[bytes]] = set()
+        self._under_way: set[Future[Any]] = set()
         self.place = masked(url)
 
     @property
@@ -64,7 +64,9 @@ class Store:
         Raises:
             StoreError: it is not there, or the store does not say.
         """
-        size = self._retrier.call(self.named(name), "an object", lambda: self._system.info(self._inner(name))["size"])
+        size = self._retrier.call(
+            self.named(name), "an object", lambda: self._answer("info", self._inner(name))["size"]
+        )
         if not isinstance(size, int):
             do = "use a server that gives Content-Length"
             raise StoreError(complaint(self.named(name), expected="its size", found="no answer", do=do))
@@ -85,7 +87,7 @@ class Store:
             StoreError: it is not there, or could not be had.
         """
         return self._retrier.call(
-            self.named(name), "an object", lambda: bytes(self._begin(name, None, None).result(self._stall))
+            self.named(name), "an object", lambda: bytes(self._answer("cat_file", self._inner(name)))
         )
 
     def names(self, prefix: str = "") -> list[str]:
@@ -96,7 +98,7 @@ class Store:
         """
         root = str(self._system._strip_protocol(self._base)).rstrip("/") + "/"
         folder = root + prefix.rpartition("/")[0]
-        found = self._retrier.call(masked(folder), "a list of objects", lambda: self._system.find(folder))
+        found = self._retrier.call(masked(folder), "a list of objects", lambda: self._answer("find", folder))
         names = (str(path).removeprefix(root) for path in found)
         return sorted(name for name in names if name.startswith(prefix))
 
@@ -136,7 +138,7 @@ class Store:
             write_whole(file, data)
             return
         self._retrier.call(
-            self.named(name), "to write an object", lambda: self._system.pipe_file(self._inner(name), data)
+            self.named(name), "to write an object", lambda: self._answer("pipe_file", self._inner(name), data)
         )
 
     def close(self) -> None:
@@ -151,7 +153,7 @@ class Store:
         The last request then asks for one byte more than there should be: so a longer object shows
         without a request of its own.
         """
-        begun: deque[tuple[int, int, Future[bytes]]] = deque()
+        begun: deque[tuple[int, int, Future[Any]]] = deque()
         starts = iter(range(start, stop, CHUNK))
         try:
             while True:
@@ -167,17 +169,12 @@ class Store:
             for _, _, future in begun:
                 future.cancel()
 
-    def _arrived(self, name: str, start: int, stop: int, begun: Future[bytes], *, ends: bool) -> bytes:
+    def _arrived(self, name: str, start: int, stop: int, begun: Future[Any], *, ends: bool) -> bytes:
         """One range, from a request that is under way or, where that fails, from another."""
         under_way = [begun]
 
         def attempt() -> bytes:
-            future = under_way.pop() if under_way else self._begin(name, start, stop + ends)
-            try:
-                data = future.result(self._stall)
-            except TimeoutError:
-                future.cancel()
-                raise
+            data: bytes = self._wait(under_way.pop() if under_way else self._begin(name, start, stop + ends))
             if len(data) < stop - start:
                 raise WrongLengthError(f"{len(data)} bytes")
             return data
@@ -191,23 +188,37 @@ class Store:
             raise StoreError(complaint(f"{self.named(name)}, at byte {start}", expected=expected, found=found, do=do))
         return data
 
-    def _begin(self, name: str, start: int | None, stop: int | None) -> Future[bytes]:
-        """Sends a request; systems without asynchronous requests answer it at once."""
-        system, path = self._system, self._inner(name)
+    def _begin(self, name: str, start: int, stop: int) -> Future[Any]:
+        """Asks for a range."""
+        return self._asked("cat_file", self._inner(name), start=start, end=stop)
+
+    def _answer(self, method: str, *words: Any) -> Any:
+        """What one of fsspec's methods returns, in time."""
+        return self._wait(self._asked(method, *words))
+
+    def _wait(self, asked: Future[Any]) -> Any:
+        try:
+            return asked.result(self._retrier.policy.stall)
+        finally:
+            asked.cancel()  # does nothing to one that is done
+
+    def _asked(self, method: str, *words: Any, **named: Any) -> Future[Any]:
+        """Calls one of fsspec's methods; systems that are not asynchronous answer at once, in their own time."""
+        system = self._system
+        asked: Future[Any]
         if system.async_impl:
             import asyncio
 
-            begun: Future[bytes]
-            begun = asyncio.run_coroutine_threadsafe(system._cat_file(path, start=start, end=stop), system.loop)
-            self._under_way.add(begun)
-            begun.add_done_callback(self._under_way.discard)
-            return begun
-        answered: Future[bytes] = Future()
+            asked = asyncio.run_coroutine_threadsafe(getattr(system, f"_{method}")(*words, **named), system.loop)
+            self._under_way.add(asked)
+            asked.add_done_callback(self._under_way.discard)
+            return asked
+        asked = Future()
         try:
-            answered.set_result(system.cat_file(path, start=start, end=stop))
+            asked.set_result(getattr(system, method)(*words, **named))
         except Exception as error:
-            answered.set_exception(error)
-        return answered
+            asked.set_exception(error)
+        return asked
 
     def _path(self, name: str) -> str:
         return f"{self._base.rstrip('/')}/{name}" + (f"?{self._query}" if self._query else "")
@@ -215,10 +226,6 @@ class Store:
     def _inner(self, name: str) -> str:
         """An object's name as its file system wants it."""
         return str(self._system._strip_protocol(self._path(name)))
-
-    @property
-    def _stall(self) -> float:
-        return self._retrier.policy.stall
 
     @functools.cached_property
     def _system(self) -> Any:

@@ -152,6 +152,8 @@ def _cause(error: Exception) -> tuple[str, str]:
         return "no such object", "check data.url, or restore the object"
     if isinstance(error, PermissionError) or status in (401, 403):
         return f"no access ({one_line(error)})", "check the store's credentials in this environment"
+    if status == 416:
+        return "a shorter object", "restore it or pack again"
     if isinstance(error, TimeoutError):
         return "no answer in time", "see whether the store can be reached, then run again"
     if isinstance(error, WrongLengthError):

@@ -95,8 +95,9 @@ class Assembler:
                 bad[number] = self._skip(row, error)
                 continue
             for name, value in values.items():
-                arrays[name] = np.empty((len(rows), *value.shape), value.dtype)
-                arrays[name][number] = value
+                numeric = value.dtype.kind in "biufc"  # texts, bytes and dicts have no form to share
+                arrays[name] = np.empty((len(rows), *value.shape), value.dtype if numeric else object)
+                arrays[name][number] = value if numeric else value[()]
             return number
         return len(rows)
 
@@ -114,7 +115,7 @@ class Assembler:
                 continue
             for name, value in values.items():
                 if not np.may_share_memory(value, slots[name]):
-                    arrays[name][number] = value
+                    arrays[name][number] = value if arrays[name].dtype.kind != "O" else value[()]
 
     def _values(self, row: Row, slots: Arrays) -> dict[str, NDArray[Any]]:
         values = dict(row.values)
@@ -146,7 +147,9 @@ def _check_form(where: str, values: Mapping[str, NDArray[Any]], slots: Arrays, l
         expected, found = ", ".join(slots), ", ".join(values)
         raise ShardError(complaint(where, expected=f"the fields {expected}", found=found, do="mend data.map"))
     for name, value in values.items():
-        slot = slots[name]
+        slot: Any = slots[name]
+        if not isinstance(slot, np.ndarray | np.generic):  # an object: one of no form
+            continue
         if value.shape != slot.shape or value.dtype != slot.dtype:
             same_type = value.dtype == slot.dtype
             expected = f"shape {slot.shape}" if same_type else f"{slot.dtype} of shape {slot.shape}"

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.pack.shard import verify as verify_shard
@@ -49,6 +49,12 @@ class ShardFiles(Protocol):
     def release(self, shard: Shard) -> None:
         """Lets go of a shard held before, as often as it was held."""
 
+    def hold_part(self, shard: Shard, first: int, last: int) -> Path:
+        """As ``hold``, where only the members from byte ``first`` up to ``last`` are wanted: of a border shard."""
+
+    def release_part(self, shard: Shard, first: int, last: int) -> None:
+        """Lets go of what ``hold_part`` gave."""
+
     def ahead(self, shards: Sequence[Shard]) -> None:
         """These, and no others, are wanted soon, in this order."""
 
@@ -64,22 +70,31 @@ class LocalFiles:
 
     Args:
         folder: the data set's.
-        verify: check a shard's size and checksum when it is first held.
+        verify: check a shard's size and checksum when a process first holds it.
     """
+
+    _verified: ClassVar[set[tuple[Path, str]]] = set()
 
     def __init__(self, folder: Path, *, verify: bool = True) -> None:
         self.place, self.most_held = str(folder), OPEN_SHARDS
         self._folder, self._verify = folder, verify
-        self._verified: set[str] = set()
 
     def hold(self, shard: Shard) -> Path:
         """See `ShardFiles`."""
-        if self._verify and shard.sha256 and shard.file not in self._verified:
+        known = self._folder / shard.file, shard.sha256
+        if self._verify and shard.sha256 and known not in self._verified:
             verify_shard(self._folder, shard)
-            self._verified.add(shard.file)
+            self._verified.add(known)
         return self._folder / shard.file
 
     def release(self, shard: Shard) -> None:
+        """Nothing to let go of."""
+
+    def hold_part(self, shard: Shard, first: int, last: int) -> Path:  # noqa: ARG002 - all of it is there
+        """The whole shard."""
+        return self.hold(shard)
+
+    def release_part(self, shard: Shard, first: int, last: int) -> None:
         """Nothing to let go of."""
 
     def ahead(self, shards: Sequence[Shard]) -> None:
@@ -139,15 +154,16 @@ class FetchedFiles:
         return self._held(shard.file, _Whole(self._store, shard, self._fetched), pin, ready=ready)
 
     def hold_part(self, shard: Shard, first: int, last: int) -> Path:
-        """A file of the shard's size with its bytes ``[first, last)``, and holes elsewhere; for a border shard.
+        """A file of the shard's size with its bytes ``[first, last)``, and holes elsewhere unless all of it is there.
+
+        The chain of tar headers from ``first`` must end at ``last``. The members' content is not checked,
+        since the manifest's checksum is of the whole shard.
 
         Args:
             first, last: where a tar header begins, and where the one after the last wanted member does.
 
         Raises:
-            ShardError: the bytes are not members of a tar: a header's checksum fails, or the last member
-                does not end at ``last``. Their content is not checked: the manifest's checksum is of the whole.
-            StoreError, ConfigError: as ``hold``.
+            StoreError, ConfigError: as ``hold``; also where a header's checksum fails, twice.
         """
         whole = _Whole(self._store, shard, self._fetched)
         if (self._cache.folder / whole.entry).exists():
@@ -160,7 +176,7 @@ class FetchedFiles:
         self._release(shard.file)
 
     def release_part(self, shard: Shard, first: int, last: int) -> None:
-        """Lets go of what ``hold_part`` gave."""
+        """See `ShardFiles`."""
         part = f"{shard.file}[{first}:{last}]"
         self._release(part if part in self._pins else shard.file)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +26,8 @@ class Processes:
     """
 
     def __init__(self, target: Callable[..., None], world: int, *arguments: Any) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "torch.distributed", "streamtrain.run.worker"])
         self._pipes: list[Connection[Any, Any]] = []
         self._processes = []
         for rank in range(world):
@@ -48,15 +52,39 @@ class Processes:
             process.join()
 
 
-def alternate(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[Seconds]]:
-    """Seconds of every round, after one round each to warm up."""
+def alternate(contestants: Mapping[str, Contestant], rounds: int, patience: Seconds = 30) -> dict[str, list[Seconds]]:
+    """Seconds of every round, after one round each to warm up.
+
+    Others may use the machine too: a contestant starts when it is idle, and its round counts if it is idle
+    again right after; once ``patience`` seconds were lost by waiting, rounds count as they come.
+    """
     for contestant in contestants.values():
         contestant()
     seconds: dict[str, list[Seconds]] = {name: [] for name in contestants}
+    until = time.monotonic() + patience
     for _ in range(rounds):
         for name, contestant in contestants.items():
-            seconds[name].append(contestant())
+            while True:
+                while not _idle() and time.monotonic() < until:
+                    pass
+                found = contestant()
+                if _idle() or time.monotonic() >= until:
+                    break
+            seconds[name].append(found)
     return seconds
+
+
+def _idle(look: Seconds = 0.1, most: float = 0.1) -> bool:
+    """Whether all cores together are used less than ``most`` of one core, looking for a moment."""
+    before = _jiffies()
+    time.sleep(look)
+    return _jiffies() - before <= look * os.sysconf("SC_CLK_TCK") * most
+
+
+def _jiffies() -> int:
+    """Clock ticks that all cores were busy since they started; also with what a hypervisor took."""
+    fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(fields) - fields[3] - fields[4]
 
 
 def ratio(slow: Sequence[Seconds], fast: Sequence[Seconds]) -> float:

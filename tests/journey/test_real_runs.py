@@ -101,6 +101,30 @@ def test_the_same_bits_with_batch_norm_and_dropout_on_1_2_and_4_workers(tmp_path
         assert all(torch.equal(found[0][1][name], tensor) for name, tensor in parameters.items())
 
 
+def test_the_collective_exchange_gives_what_the_shared_gives(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "digits")
+    found = []
+    for exchange in ("shared", "collective"):
+        with RayFleet(plan(job_on(tmp_path / "digits", tmp_path, lanes=4, exchange=exchange))) as fleet:
+            updates = fleet.advance(40)
+            fleet.restore(fleet.snapshot())
+            risks = fleet.evaluate("validation", [(0, 90), (90, 180)])
+            found.append((updates, risks, fleet.snapshot()))
+    (updates, risks, parameters), theirs = found
+    assert (updates, risks) == theirs[:2]
+    assert all(torch.equal(parameters[name], tensor) for name, tensor in theirs[2].items())
+
+
+def test_a_pool_without_staleness_gives_the_same_bits(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "digits")
+    found = []
+    for aggregation in (st.Synchronous(), st.Stale(bound=0)):
+        job = job_on(tmp_path / "digits", tmp_path, lanes=4, aggregation=aggregation, mode=st.Online())
+        found.append(st.train(job, quiet=True))
+    assert found[0].evaluations == found[1].evaluations
+    assert all(torch.equal(found[0].parameters[name], tensor) for name, tensor in found[1].parameters.items())
+
+
 @pytest.mark.parametrize("writer", ["ShardWriter", "GNU tar"])
 def test_training_on_shards_that_others_wrote(writer: str, tmp_path: Path) -> None:
     images, labels = digits(600)
@@ -122,10 +146,11 @@ def test_training_on_shards_that_others_wrote(writer: str, tmp_path: Path) -> No
     assert result.examples_used == 1200 and result.chosen.generalization.error.mean < 0.3
 
 
-def test_a_killed_worker_stops_the_run_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchange", ["shared", "collective"])
+def test_a_killed_worker_stops_the_run_with_one_line_and_leaves_nothing(exchange: str, tmp_path: Path) -> None:
     pack_digits(tmp_path / "digits")
     before = shared_memory()
-    with RayFleet(plan(job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6)))) as fleet:
+    with RayFleet(plan(job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), exchange=exchange))) as fleet:
         processes = fleet._all("process_number")
         fleet.advance(5)
         kill = threading.Timer(0.1, os.kill, (processes[1], signal.SIGKILL))
@@ -133,7 +158,8 @@ def test_a_killed_worker_stops_the_run_with_one_line_and_leaves_nothing(tmp_path
         with pytest.raises(WorkerLost) as raised:
             fleet.advance(10**6)
         kill.join()
-    assert "worker 1" in str(raised.value) and "\n" not in str(raised.value)
+    found = "worker 1" if exchange == "shared" else "another worker was lost in step"
+    assert found in str(raised.value) and "\n" not in str(raised.value)
     assert shared_memory() == before
 
 
@@ -160,8 +186,8 @@ def test_more_workers_than_the_cluster_has_cpus(tmp_path: Path) -> None:
     pack_digits(tmp_path / "digits")
     job = dataclasses.replace(job_on(tmp_path / "digits", tmp_path), workers=5, batch_size=50)
     with pytest.raises(
-        st.ConfigError, match=r"workers: expected at most 4 \(4 CPUs on the largest node, 1 a worker\), found 5"
+        st.ConfigError, match=r"workers: expected at most 4 \(1 CPU\(s\) a worker on 1 node\(s\)\), found 5"
     ):
         check_resources(job)
-    with pytest.raises(st.ConfigError, match=r"workers: expected at most 0 \(0 GPUs on the largest node"):
+    with pytest.raises(st.ConfigError, match=r"workers: expected at most 0 \(1 GPU\(s\) a worker"):
         check_resources(dataclasses.replace(job, device="cuda"))

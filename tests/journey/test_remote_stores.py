@@ -14,6 +14,7 @@ import streamtrain as st
 from streamtrain.errors import DataError, StoreError
 from streamtrain.pack import PackOptions, fetch_manifest
 from streamtrain.prepare.plan import plan
+from streamtrain.run.outcome.card import card_of
 from streamtrain.store import RetryPolicy, remote
 from streamtrain.store.remote import Store
 from streamtrain.stream.cache import Cache
@@ -192,12 +193,22 @@ def test_a_run_is_the_same_from_a_url(http: str, folder: Path, tmp_path: Path) -
 @needs_nginx
 def test_a_cache_too_small_and_a_wrong_url_are_refused_before_anything_starts(http: str) -> None:
     job = st.Job(st.Data(http, transform=scaled, cache_bytes=1_000_000), linear)
-    with pytest.raises(st.ConfigError, match=r"data\.cache_bytes: expected at least [\d,]+, for the 6 shards"):
+    with pytest.raises(st.ConfigError, match=r"data\.cache_bytes: expected at least [\d,]+, for the 5 shards"):
         plan(job).reader("train")
     with pytest.raises(DataError, match=r"/nowhere/manifest\.json: expected an object, found no such object"):
         plan(st.Job(st.Data(f"{http}/nowhere"), linear))
     with pytest.raises(st.ConfigError, match=r"nothing://x: expected a data set's place, found .*Protocol not known"):
         plan(st.Job(st.Data("nothing://x"), linear))
+
+
+@needs_nginx
+def test_no_secret_of_a_url_gets_into_the_runs_card(http: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = http.replace("://", "://user:secret@") + "/?token=secret"
+    monkeypatch.setattr(sys, "argv", ["streamtrain", "train", "job.py", "--data.url", private])
+    plans = plan(st.Job(st.Data(private, transform=scaled), linear))
+    assert "token" in plans.job.data.url and "secret" not in plans.place
+    card = repr(card_of(plans, "run"))
+    assert "secret" not in card and http.replace("://", "://***@") in card
 
 
 TAKE_ONE = """
@@ -222,9 +233,10 @@ def test_taking_one_example_and_leaving_ends_within_5_seconds(http: str, folder:
     with proxy(http, faults) as url:
         command = [sys.executable, "-c", TAKE_ONE, url, str(tmp_path)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-            assert process.stdout is not None and process.stdout.readline() == "taken\n"
-            assert process.wait(timeout=5) == 0
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=environment, **streams) as process:  # type: ignore[call-overload]
+            assert process.stdout.readline() == "taken\n"
+            assert process.wait(timeout=5) == 0 and process.stderr.read() == ""
         # and the next run is not stopped by what this one left
         assert_all_arrive(http, folder, tmp_path, keep=True).close()
     assert leftovers(tmp_path) == ["counting"]

@@ -73,6 +73,17 @@ def test_ray_and_its_remote_calls_stand_where_design_says() -> None:
     assert {relative(f) for f, tree in TREES.items() if "fsspec" in imported(tree)} == {"streamtrain/store/remote.py"}
 
 
+def test_torch_distributed_stands_in_one_file() -> None:
+    found = {
+        relative(file)
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Import) and any(alias.name.startswith("torch.distributed") for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch.distributed"))
+    }
+    assert found == {"streamtrain/aggregate/exchange/collective.py"}
+
+
 def imported(tree: ast.Module) -> set[str]:
     """Top-level packages that a module imports, wherever in it."""
     names = set()
@@ -129,8 +140,10 @@ PUBLIC = tuple(
             "Schedule",
             "ShardError",
             "SourceError",
+            "Stale",
             "StoreError",
             "StreamtrainError",
+            "Synchronous",
             "Tracking",
             "TrainingError",
             "WorkerLost",
@@ -157,6 +170,7 @@ FLAGS = [
     "--data.url",
     "--data.verify",
     "--device",
+    "--exchange",
     "--help",
     "--json",
     "--lanes",

@@ -21,8 +21,7 @@ class PlainFleet:
 
     def __init__(self, plans: Plan) -> None:
         self.worker = Worker(plans, 0)
-        self.worker.make_memory()
-        self.worker.join(None, {0: os.getpid()}, None)
+        self.worker.join(self.worker.make_memory(), {0: os.getpid()}, None)
         self.updates: list[Update] = []
 
     def advance(self, step: int) -> list[Update]:

@@ -42,8 +42,8 @@ def arrays(examples: int = 10, seed: int = 0) -> Arrays:
 def loaded(job: Job) -> tuple[Gradient, Memory]:
     gradient = Gradient(job)
     memory = Memory(gradient.layout, job.sgd, 2, 1, private_block(block_size(gradient.layout, job.sgd, 2, 1)))
-    gradient.write(memory.halves[0], gradient.model.state_dict())
-    gradient.load(memory.halves[0])
+    gradient.write(memory.states[0], gradient.model.state_dict())
+    gradient.load(memory.states[0])
     return gradient, memory
 
 
@@ -113,10 +113,10 @@ def test_random_numbers_follow_from_the_seed_alone() -> None:
 
 def test_evaluation_changes_nothing_and_is_in_evaluation_mode() -> None:
     gradient, memory = loaded(JOB)
-    before = memory.halves[0].parameters.clone()
+    before = memory.states[0].parameters.clone()
     first, second = gradient.evaluate(arrays()), gradient.evaluate(arrays())
     assert first == second and first.loss.count == 10
-    assert torch.equal(memory.halves[0].parameters, before)
+    assert torch.equal(memory.states[0].parameters, before)
     gradient.lane(arrays(), memory.slots[0], seed=1)
     assert gradient.evaluate(arrays()) == first
 
@@ -124,7 +124,7 @@ def test_evaluation_changes_nothing_and_is_in_evaluation_mode() -> None:
 def test_parameters_are_views_of_the_state() -> None:
     gradient, memory = loaded(JOB)
     before = gradient.evaluate(arrays()).loss.mean
-    memory.halves[0].parameters.zero_()
+    memory.states[0].parameters.zero_()
     assert gradient.evaluate(arrays()).loss.mean != before
     assert gradient.state_dict()["first.weight"].abs().sum() == 0
     assert torch.equal(gradient.state_dict()["frozen.weight"], frozen_weight())

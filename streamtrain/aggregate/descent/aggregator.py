@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from streamtrain.aggregate.descent.clip import clip_adaptive_, clip_scale, clip_value_, norm_of, squared_norm
-from streamtrain.aggregate.descent.rules import Block, pieces_of, share_of
+from streamtrain.aggregate.descent.rules import Block, Piece, pieces_of, share_of
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
-from streamtrain.aggregate.descent.sgd import average, descend, keep
+from streamtrain.aggregate.descent.sgd import average, descend, keep, skip
 from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import NonFiniteError
@@ -112,9 +112,7 @@ class Aggregator:
     def descend(self, block: Block, decision: Decision, mean: torch.Tensor, old: State, new: State) -> None:
         """The new state's part at this block."""
         if decision.skipped:
-            keep(old, new, block.place)
-            if self._sgd.average is not None:
-                new.average[block.place] = old.average[block.place]
+            skip(old, new, block.place)
             return
         scale = decision.scales[block.rule.clipped_with] if decision.scales else 1.0
         if scale != 1.0:
@@ -135,9 +133,9 @@ class Aggregator:
         return any(bound is not None for bound in self._bounds.values())
 
     @property
-    def pieces(self) -> int:
-        """How many norms there are."""
-        return len(self._pieces)
+    def pieces(self) -> tuple[Piece, ...]:
+        """All workers' pieces, in order: as many as there are norms."""
+        return self._pieces
 
     def _scales(self, norms: Sequence[float], norm: float) -> tuple[float, ...]:
         if len(self._bounds) == 1:

@@ -100,10 +100,14 @@ def pieces_of(sgd: SGD, layout: Layout) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
+def owner_of(piece: Piece, pieces: tuple[Piece, ...], workers: int) -> int:
+    """The worker that sums and updates a piece: all own neighbouring pieces, of about as many elements."""
+    return piece.start * workers // pieces[-1].stop
+
+
 def share_of(pieces: tuple[Piece, ...], worker: int, workers: int) -> tuple[Block, ...]:
-    """What ``worker`` sums and updates: neighbouring pieces, about as many elements as the others'."""
-    size = pieces[-1].stop
-    mine = [(n, piece) for n, piece in enumerate(pieces) if piece.start * workers // size == worker]
+    """What ``worker`` sums and updates."""
+    mine = [(n, piece) for n, piece in enumerate(pieces) if owner_of(piece, pieces, workers) == worker]
     blocks: list[Block] = []
     for number, piece in mine:
         last = blocks[-1].pieces if blocks else ()

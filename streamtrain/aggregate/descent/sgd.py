@@ -33,9 +33,16 @@ def descend(
 
 
 def keep(old: State, new: State, place: slice) -> None:
-    """No update of the elements at ``place``."""
+    """No update of the elements at ``place``; the average is not touched."""
     new.parameters[place] = old.parameters[place]
     new.momentum[place] = old.momentum[place]
+
+
+def skip(old: State, new: State, place: slice) -> None:
+    """As if the step had not been: the average stays too."""
+    keep(old, new, place)
+    if len(new.average):
+        new.average[place] = old.average[place]
 
 
 def average(old: State, new: State, place: slice, decay: float, *, first: bool) -> None:

@@ -1,25 +1,49 @@
 """Where the workers of one host wait for each other, without Ray and without a lock.
 
-Each worker counts its arrivals in a cache line of its own and waits until nobody is behind. It first
-offers its core to others in turns, since peers usually arrive within microseconds and the shortest
-sleep takes five times as long as it says; then it sleeps in short turns, so that it never holds a core
-that a slower peer needs. While it sleeps it looks for dead or failed peers.
+Each worker counts its arrivals in a cache line of its own and waits until nobody is behind: at first by
+offering its core to others in turns, since peers usually arrive within microseconds and waking up costs
+tens of them; then asleep in the kernel (a futex on the peer's counter), so that it never holds a core
+that a slower peer needs. How long it stays awake adapts: doubled when that was worth it, halved when not.
+
+Counters are plain words: what a worker wrote before it arrived is seen by whoever sees it arrive, since
+x86-64 keeps the order of stores and of loads. Other machines do not, and are refused (`check_machine`).
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import platform
 import select
 import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from streamtrain.errors import WorkerLost
+from streamtrain.errors import ConfigError, WorkerLost, complaint
 
-YIELDING_SECONDS = 300e-6
-SLEEP_SECONDS = 50e-6
-LOOK_EVERY = 20
-"""Sleeps between two looks at the peers."""
+AWAKE_SECONDS = (10e-6, 300e-6)
+"""Shortest and longest wait before sleeping."""
+LOOK_SECONDS = 0.02
+"""Between two looks at the peers while asleep."""
+SYS_FUTEX, FUTEX_WAIT, FUTEX_WAKE = 202, 0, 1
+"""Of x86-64 Linux: futex(2)."""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def check_machine() -> None:
+    """Refuses machines whose memory does not keep the order that shared words need.
+
+    Raises:
+        ConfigError: with what to use instead.
+    """
+    if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux":
+        found, do = f"{platform.system()} on {platform.machine()}", 'use exchange="collective", or 1 worker'
+        raise ConfigError(complaint("exchange 'shared'", expected="Linux on x86-64", found=found, do=do))
 
 
 class Barrier(Protocol):
@@ -55,9 +79,10 @@ class SharedBarrier:
     def __init__(
         self, failed: memoryview, arrivals: list[memoryview], worker: int, processes: Mapping[int, int]
     ) -> None:
-        self._failed, self._arrivals, self._worker = failed, arrivals, worker
+        self._failed, self._arrival = failed, arrivals[worker]
         self._peers = [line for index, line in enumerate(arrivals) if index != worker]
-        self._count = arrivals[worker][0]
+        self._count, self._worker = arrivals[worker][0], worker
+        self._awake = AWAKE_SECONDS[1]
         self._poll = select.poll()
         self._worker_of: dict[int, tuple[int, int]] = {}
         for peer, process in processes.items():
@@ -72,7 +97,8 @@ class SharedBarrier:
             WorkerLost: a peer died or gave up.
         """
         self._count = count = self._count + 1
-        self._arrivals[self._worker][0] = count
+        self._arrival[0] = count
+        wake(self._arrival)
         for peer in self._peers:
             if peer[0] < count:
                 self._wait_for(peer, count)
@@ -80,19 +106,19 @@ class SharedBarrier:
     def abandon(self) -> None:
         """Tells the peers that this worker will not arrive again."""
         self._failed[0] = self._worker + 1
+        wake(self._arrival)
 
     def _wait_for(self, peer: memoryview, count: int) -> None:
-        until = time.perf_counter() + YIELDING_SECONDS
+        until = time.perf_counter() + self._awake
         while time.perf_counter() < until:
             if peer[0] >= count:
+                self._awake = min(2 * self._awake, AWAKE_SECONDS[1])
                 return
             os.sched_yield()
-        sleeps = 0
-        while peer[0] < count:
-            time.sleep(SLEEP_SECONDS)
-            sleeps += 1
-            if sleeps % LOOK_EVERY == 0:
-                self._look_at_peers()
+        self._awake = max(self._awake / 2, AWAKE_SECONDS[0])
+        while (seen := peer[0]) < count:
+            self._look_at_peers()
+            sleep_while(peer, seen, LOOK_SECONDS)
 
     def _look_at_peers(self) -> None:
         if self._failed[0]:
@@ -100,3 +126,27 @@ class SharedBarrier:
         for descriptor, _ in self._poll.poll(0):
             peer, process = self._worker_of[descriptor]
             raise WorkerLost(f"worker {peer} (process {process}) died in the middle of a step")
+
+
+def wake(word: memoryview) -> None:
+    """Wakes all who sleep on a word."""
+    _libc.syscall(SYS_FUTEX, _address(word), FUTEX_WAKE, _EVERYBODY, None, None, 0)
+
+
+def sleep_while(word: memoryview, seen: int, seconds: float) -> bool:
+    """Sleeps until somebody wakes the word's sleepers, at most so long; not at all unless its value is ``seen``.
+
+    Returns:
+        Whether it ended before the time was over.
+    """
+    longest = ctypes.byref(_Timespec(0, int(seconds * 1e9)))
+    failed = _libc.syscall(SYS_FUTEX, _address(word), FUTEX_WAIT, ctypes.c_uint32(seen), longest, None, 0)
+    return not (failed and ctypes.get_errno() == errno.ETIMEDOUT)
+
+
+_EVERYBODY = 2**31 - 1
+
+
+def _address(word: memoryview) -> ctypes.c_void_p:
+    """Of the word's lower half: a futex is 32 bits."""
+    return ctypes.c_void_p(ctypes.addressof(ctypes.c_uint32.from_buffer(word)))

@@ -20,8 +20,8 @@ class Exchange(Protocol):
         """Updates in the current state, the same in all workers between two meetings."""
 
     @property
-    def halves(self) -> tuple[State, State]:
-        """Both halves of the state; ``halves[step % 2]`` is the current one, and nobody writes to it."""
+    def state(self) -> State:
+        """The current state: nobody writes to it before the next `meet`."""
 
     def slot(self, lane: int) -> Slot:
         """Where the worker that hosts ``lane`` leaves its contribution before ``meet``."""
@@ -34,6 +34,12 @@ class Exchange(Protocol):
         Raises:
             NonFiniteError: the loss or the gradient; the state stays as it was.
             WorkerLost: a peer died or gave up; the state stays as it was.
+        """
+
+    def complete(self) -> None:
+        """Makes the current state whole in every worker, momentum included; all workers call it together.
+
+        Parameters, their average and buffers are whole after every `meet`.
         """
 
     def abandon(self) -> None:

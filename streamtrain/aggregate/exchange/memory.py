@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 
 from streamtrain.aggregate.descent.rules import pieces_of
-from streamtrain.aggregate.state import STATE_PARTS, Slot, State
+from streamtrain.aggregate.exchange.barrier import check_machine
+from streamtrain.aggregate.exchange.rows import row_bytes, slots_in, used_in
+from streamtrain.aggregate.state import STATE_PARTS, State
 from streamtrain.aggregate.vector import Layout
-from streamtrain.errors import ConfigError, complaint
 from streamtrain.optimizer import SGD
 
 CACHE_LINE = 64
@@ -44,61 +45,68 @@ def state_sections(layout: Layout, *, averaged: bool) -> dict[str, tuple[int, to
     }
 
 
-def _sections(layout: Layout, sgd: SGD, lanes: int, workers: int) -> Iterator[tuple[str, int, torch.dtype]]:
+def _sections(
+    layout: Layout, sgd: SGD, lanes: int, workers: int, in_flight: int
+) -> Iterator[tuple[str, int, torch.dtype]]:
     """Name, elements and type of every part of the block, in its order."""
+    slots = lanes * in_flight
     yield "words", WORDS_A_LINE * (2 + workers), torch.int64
-    for half in (0, 1):
+    for number in range(in_flight + 1):
         for name, (elements, dtype) in state_sections(layout, averaged=sgd.average is not None).items():
-            yield f"{name}.{half}", elements, dtype
-    for lane in range(lanes):
-        yield f"gradient.{lane}", layout.size, layout.dtype
-        yield f"lane_buffers.{lane}", layout.buffer_size, torch.float64
-        yield f"lane_counters.{lane}", layout.counter_size, torch.int64
-    yield "used", lanes * len(layout.parameters), torch.uint8
-    yield "moments", lanes * 6, torch.float64
+            yield f"{name}.{number}", elements, dtype
+    for slot in range(slots):
+        yield f"gradient.{slot}", layout.size, layout.dtype
+    yield "rows", slots * row_bytes(layout), torch.uint8
+    yield "claims", slots * 4, torch.int64
     yield "norms", len(pieces_of(sgd, layout)), torch.float64
 
 
-def block_size(layout: Layout, sgd: SGD, lanes: int, workers: int) -> int:
+def block_size(layout: Layout, sgd: SGD, lanes: int, workers: int, in_flight: int = 1) -> int:
     """Bytes that a block needs."""
-    return sum(_bytes(elements, dtype) for _, elements, dtype in _sections(layout, sgd, lanes, workers))
+    sections = _sections(layout, sgd, lanes, workers, in_flight)
+    return sum(_bytes(elements, dtype) for _, elements, dtype in sections)
 
 
 class Memory:
     """The block's parts as typed views.
 
+    Args:
+        in_flight: minibatches that may be worked on at once.
+
     Attributes:
         words: int64 words, one cache line each: updates in the state; 1 + the worker that gave up,
             or 0; then one arrival counter a worker. Single words are read and written whole.
-        halves: the two states; the current one is ``halves[updates % 2]``.
-        slots: one a lane.
-        used: all lanes' ``used``, shape (lanes, parameters). moments: all lanes', shape (lanes, 6).
+        states: one more than minibatches in flight; the current one is ``states[updates % len(states)]``.
+        slots: one a lane and minibatch in flight.
+        claims: of the `Pool`, shape (slots, 4).
+        used: all slots' ``used``, shape (slots, parameters).
         norms: one squared norm a `Piece`.
     """
 
-    def __init__(self, layout: Layout, sgd: SGD, lanes: int, workers: int, block: mmap.mmap) -> None:
+    def __init__(
+        self, layout: Layout, sgd: SGD, lanes: int, workers: int, block: mmap.mmap, in_flight: int = 1
+    ) -> None:
         parts: dict[str, torch.Tensor] = {}
         offset = 0
-        for name, elements, dtype in _sections(layout, sgd, lanes, workers):
+        for name, elements, dtype in _sections(layout, sgd, lanes, workers, in_flight):
             whole = torch.frombuffer(block, dtype=dtype, count=elements, offset=offset) if elements else None
             parts[name] = torch.empty(0, dtype=dtype) if whole is None else whole
             offset += _bytes(elements, dtype)
+        self.in_flight, slots = in_flight, lanes * in_flight
         self.words = memoryview(block).cast("q")[: WORDS_A_LINE * (2 + workers)]
-        zero, one = (State(*(parts[f"{name}.{half}"] for name in STATE_PARTS)) for half in (0, 1))
-        self.halves = (zero, one)
-        self.used = parts["used"].view(lanes, -1)
-        self.moments = parts["moments"].view(lanes, 6)
-        self.slots = tuple(
-            Slot(
-                parts[f"gradient.{lane}"],
-                parts[f"lane_buffers.{lane}"],
-                parts[f"lane_counters.{lane}"],
-                self.used[lane],
-                self.moments[lane],
-            )
-            for lane in range(lanes)
-        )
+        self.states = tuple(State(*(parts[f"{name}.{n}"] for name in STATE_PARTS)) for n in range(in_flight + 1))
+        rows = parts["rows"].view(slots, -1)
+        self.slots = slots_in(layout, rows, [parts[f"gradient.{slot}"] for slot in range(slots)])
+        self.used = used_in(layout, rows)
+        self.claims = parts["claims"].view(slots, 4)
         self.norms = parts["norms"]
+
+
+def private_halves(layout: Layout, sgd: SGD, device: torch.device) -> tuple[State, State]:
+    """Both halves of a state in this process's own memory, zeroed."""
+    sections = state_sections(layout, averaged=sgd.average is not None).values()
+    one, other = (State(*(torch.zeros(n, dtype=dtype, device=device) for n, dtype in sections)) for _ in range(2))
+    return one, other
 
 
 def private_block(size: int) -> mmap.mmap:
@@ -107,21 +115,25 @@ def private_block(size: int) -> mmap.mmap:
 
 
 def shared_block(size: int) -> tuple[mmap.mmap, Handle]:
-    """Zeroed memory that other processes of this host can open by the handle while this one lives."""
-    if not hasattr(os, "memfd_create"):
-        raise ConfigError(
-            complaint(
-                "workers", expected="1 on this system", found="more", do="several workers need Linux's shared memory"
-            )
-        )
+    """Zeroed memory that other processes of this host can open by the handle while this one lives.
+
+    Raises:
+        ConfigError: not on this kind of machine.
+    """
+    check_machine()
     descriptor = os.memfd_create("streamtrain", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, size)
     return mmap.mmap(descriptor, size), Handle(os.getpid(), descriptor)
 
 
+def open_file(handle: Handle) -> int:
+    """A descriptor of this process's own for the block that ``handle`` names; locks on it are this process's."""
+    return os.open(f"/proc/{handle.process}/fd/{handle.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+
+
 def open_block(handle: Handle) -> mmap.mmap:
     """The block that ``handle`` names."""
-    descriptor = os.open(f"/proc/{handle.process}/fd/{handle.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+    descriptor = open_file(handle)
     try:
         return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
     finally:

@@ -43,10 +43,13 @@ class SharedExchange:
         """See `Exchange`."""
         return self._step
 
+    def complete(self) -> None:
+        """See `Exchange`: everything is whole in the one block."""
+
     @property
-    def halves(self) -> tuple[State, State]:
+    def state(self) -> State:
         """See `Exchange`."""
-        return self._memory.halves
+        return self._memory.states[self._step % 2]
 
     def slot(self, lane: int) -> Slot:
         """See `Exchange`."""
@@ -59,9 +62,9 @@ class SharedExchange:
     def meet(self) -> Update:
         """See `Exchange`."""
         memory, aggregator, blocks = self._memory, self._aggregator, self._aggregator.blocks
-        old, new = memory.halves[self._step % 2], memory.halves[1 - self._step % 2]
+        old, new = memory.states[self._step % 2], memory.states[1 - self._step % 2]
         self._barrier.wait()  # every lane's contribution is there
-        totals = moments_of(memory.moments.tolist())
+        totals = moments_of(memory.slots)
         decision = aggregator.begin(self._step, memory.used, old)
         if self._clips_by_norm:
             for block in blocks:
@@ -105,10 +108,11 @@ class SharedExchange:
         self._barrier.wait()
 
 
-def moments_of(rows: list[list[float]]) -> tuple[Moments, Moments]:
-    """Totals of the losses and of the errors out of all lanes' slots, in lane order."""
+def moments_of(slots: Sequence[Slot]) -> tuple[Moments, Moments]:
+    """Totals of the losses and of the errors, in lane order."""
     loss, error = Moments(), Moments()
-    for count, mean, m2, error_count, error_mean, error_m2 in rows:
+    for slot in slots:
+        count, mean, m2, error_count, error_mean, error_m2 = slot.moments.tolist()
         loss += Moments(int(count), mean, m2)
         error += Moments(int(error_count), error_mean, error_m2)
     return loss, error

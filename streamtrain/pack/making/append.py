@@ -6,6 +6,7 @@ Shards come first and the manifest last, in one step: who reads meanwhile sees t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.errors import ConfigError, SourceError, complaint
+from streamtrain.errors import ConfigError, ManifestError, SourceError, complaint
 from streamtrain.pack.codec import FieldEncoder
 from streamtrain.pack.index import index_name
 from streamtrain.pack.manifest import SPLITS, Field, Manifest, Split, read_manifest, write_manifest
@@ -28,7 +29,11 @@ def opened(dest: Path) -> Manifest:
     Raises:
         ManifestError: there is none, or it is damaged.
     """
-    return read_manifest(dest)
+    before = read_manifest(dest)
+    if not before.segments:
+        do = "pack it first"
+        raise ManifestError(complaint(str(dest), expected="a data set that pack made", found="foreign shards", do=do))
+    return before
 
 
 def continued(source: Source, before: Manifest, dest: Path) -> Source:
@@ -79,16 +84,18 @@ def check_fields(encoders: Mapping[str, FieldEncoder], before: Manifest, dest: P
     Raises:
         SourceError: other fields, members, types, shapes or classes; names the field.
     """
+    if encoders.keys() != {field.name for field in before.fields}:
+        expected, there = ", ".join(field.name for field in before.fields), ", ".join(encoders)
+        do = "bring them to these"
+        raise SourceError(complaint(str(dest), expected=f"the fields {expected}", found=there, do=do))
     for field in before.fields:
-        if field.name in encoders:
-            varies = field.dtype is not None and field.shape is None
-            encoders[field.name].absorb({"low": field.low, "high": field.high, "varies": varies})
+        varies = field.dtype is not None and field.shape is None
+        encoders[field.name].absorb({"low": field.low, "high": field.high, "varies": varies})
     found = {name: encoder.field(in_blocks=before.block is not None) for name, encoder in encoders.items()}
-    known = {field.name: field for field in before.fields}
-    for name in sorted(known.keys() | found.keys()):
-        there, here = (_form(fields.get(name)) for fields in (known, found))
+    for field in before.fields:
+        there, here = _form(field), _form(found[field.name])
         if there != here:
-            where, do = f"{dest}, field {name!r}", "bring the source to the data set's form, or pack all of it again"
+            where, do = f"{dest}, field {field.name!r}", "bring them to the data set's form"
             raise SourceError(complaint(where, expected=there, found=here, do=do))
 
 
@@ -123,10 +130,14 @@ def publish(made: Path, dest: Path, manifest: Manifest, before: Manifest | None)
     for name, split in manifest.splits.items():
         (dest / name).mkdir(exist_ok=True)
         first = len(before.splits[name].shards) if name in before.splits else 0
-        for number in range(first, len(split.shards)):
-            shard = shard_name(name, number)
-            for file in (shard, index_name(shard)):
-                (dest / file).unlink(missing_ok=True)  # of an earlier process that was killed right here
+        for number in itertools.count(first):
+            files = [shard_name(name, number), index_name(shard_name(name, number))]
+            left = [file for file in files if (dest / file).exists()]
+            if number >= len(split.shards) and not left:
+                break
+            for file in left:  # by a process that was killed right here: no manifest names it
+                (dest / file).unlink()
+            for file in files:
                 if (made / file).exists():
                     (made / file).rename(dest / file)
     write_manifest(dest, manifest)
@@ -145,9 +156,7 @@ def _renumbered_batches(
         yield Batch({**batch.values, **{n: known[batch.values[n]] for n, known in numbers.items()}}, batch.place)
 
 
-def _form(field: Field | None) -> str:
-    if field is None:
-        return "none"
+def _form(field: Field) -> str:
     shape = "any shape" if field.shape is None else f"shape {field.shape}"
     classes = "" if field.classes is None else f", classes {', '.join(field.classes)}"
     return f".{field.member}, {field.dtype} of {shape}{classes}"

@@ -39,7 +39,7 @@ def block_size(encoders: Mapping[str, FieldEncoder], options: PackOptions) -> in
     fixed = len(sizes) == len(types) and max(sizes) * FEWEST < MEMBER_LIMIT
     if options.blocks and not fixed:
         loose = next((name for name, kind in types.items() if kind is None), "of more than 512 MiB")
-        expected, do = "integers and arrays of one shape", "leave --blocks out"
+        expected, do = "fields of numbers or arrays of one shape", "leave blocks out"
         raise ConfigError(complaint("blocks", expected=expected, found=f"field {loose!r}", do=do))
     taken_over = any(encoder.taken_over for encoder in encoders.values())
     by_default = fixed and not taken_over and sum(sizes) < SMALL

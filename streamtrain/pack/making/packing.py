@@ -9,6 +9,7 @@ memory and the number of tasks. The examples in memory take at most ``memory_byt
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import itertools
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 
 from streamtrain.errors import SourceError, complaint
 from streamtrain.pack.codec import FieldEncoder
-from streamtrain.pack.making import append
+from streamtrain.pack.making import append as growing
 from streamtrain.pack.making.blocks import block_size
 from streamtrain.pack.making.gather import Gather, Made, ShardPlan, shard_plans
 from streamtrain.pack.making.runs import Runs, run_folder
@@ -75,7 +76,7 @@ def pack(
     progress: Progress | None = None,
     spread: Spread | None = None,
 ) -> Manifest:
-    """Makes the data set ``dest`` out of ``source``, or adds a segment to it; this appears whole or not at all.
+    """Makes the data set ``dest`` out of ``source``; it appears whole or not at all.
 
     Plain WebDataset reads what it writes. Small examples of fixed size are in blocks, which are unbatched so::
 
@@ -85,7 +86,7 @@ def pack(
 
     Args:
         source: see `streamtrain.pack.sources`.
-        dest: a folder that is new or empty; with ``append``, a data set.
+        dest: a folder that is new or empty.
         spread: who does the parts; by default this process, for any number of tasks (`streamtrain.run.packing`).
 
     Returns:
@@ -93,22 +94,49 @@ def pack(
 
     Raises:
         ConfigError: an option, or the destination. SourceError: the source, or an example in it.
-        ManifestError: there is no data set to add to. StoreError: the disk.
+        StoreError: the disk.
     """
-    options, dest = options or PackOptions(), Path(dest)
-    before = append.opened(dest) if options.append else None
-    if before is None:
-        check_new(dest)
-    opened = open_source(str(source), options.label or (before.label if before else None))
+    check_new(Path(dest))
+    return _made(str(source), Path(dest), options or PackOptions(), None, progress, spread)
+
+
+def append(
+    source: str | Path,
+    dest: str | Path,
+    options: PackOptions | None = None,
+    progress: Progress | None = None,
+    spread: Spread | None = None,
+) -> Manifest:
+    """Adds ``source`` to the data set ``dest`` as one more segment; it is there wholly or not at all.
+
+    The data set says whether there are blocks, and of what size. Its keys, and every split's shards, are numbered
+    on. Where an earlier segment had the same seed, the next one is taken that none had.
+
+    Args, and Raises: as of `pack`, and ManifestError: there is no data set, or it is damaged.
+    """
+    options, before = options or PackOptions(), growing.opened(Path(dest))
+    taken = {segment.seed for segment in before.segments}
+    seed = next(seed for seed in itertools.count(options.seed) if seed not in taken)
+    return _made(str(source), Path(dest), dataclasses.replace(options, seed=seed), before, progress, spread)
+
+
+def _made(
+    source: str,
+    dest: Path,
+    options: PackOptions,
+    before: Manifest | None,
+    progress: Progress | None,
+    spread: Spread | None,
+) -> Manifest:
+    opened = open_source(source, options.label or (before.label if before else None))
     if before is not None:
-        opened = append.continued(opened, before, dest)
-        options = dataclasses.replace(options, seed=options.seed + len(before.segments))
+        opened = growing.continued(opened, before, dest)
     spread = spread or Here()
     options = dataclasses.replace(options, tasks=options.tasks or spread.tasks(opened.bytes))
     with scratch_folder(dest, _digest(opened, options, before)) as folder:
         making = _Making(opened, options, before, folder, spread, progress or (lambda *_: None))
         manifest = making.made(dest)
-        append.publish(folder / "data", dest, manifest, before)
+        growing.publish(folder / "data", dest, manifest, before)
     return manifest
 
 
@@ -135,11 +163,12 @@ class _Making:
         if self._before is None:
             block = block_size(encoders, self._options)
         else:
-            block = append.block_size(encoders, self._before, dest)
+            block = growing.block_size(encoders, self._before, dest)
+            growing.check_fields(copy.deepcopy(encoders), self._before, dest)  # what the first example tells already
         in_rows = all(e.row_type is not None and (block or not e.taken_over) for e in encoders.values())
         runs = self._scatter(encoders, in_rows)
         if self._before is not None:
-            append.check_fields(encoders, self._before, dest)
+            growing.check_fields(encoders, self._before, dest)
         counts = _split_counts(self._source.name, runs.examples, self._options.splits)
         label = self._source.label
         gather = Gather(
@@ -151,7 +180,7 @@ class _Making:
             in_rows=in_rows,
             block=block,
             first_key=0 if self._before is None else self._before.examples,
-            digits=append.digits(self._before, runs.examples),
+            digits=growing.digits(self._before, runs.examples),
             label=label if label is not None and encoders[label].counts else None,
         )
         splits = self._gather(gather, counts)
@@ -163,7 +192,7 @@ class _Making:
             label=label,
             block=block,
         )
-        return manifest if self._before is None else append.joined(self._before, manifest)
+        return manifest if self._before is None else growing.joined(self._before, manifest)
 
     def _scatter(self, encoders: dict[str, FieldEncoder], in_rows: bool) -> Runs:
         """All examples as runs; the encoders then have seen them."""

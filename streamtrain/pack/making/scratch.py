@@ -37,9 +37,9 @@ def scratch_folder(destination: Path, digest: str) -> Iterator[Path]:
     try:
         lock = _locked(root)
     except BlockingIOError:
-        found, do = "another `streamtrain pack`", "wait for it"
+        found, do = "another one at work", "wait until it is done"
         raise ConfigError(
-            complaint(str(destination), expected="to be alone at work on it", found=found, do=do)
+            complaint(str(destination), expected="one pack or append at a time", found=found, do=do)
         ) from None
     except OSError as error:
         expected = f"to make a folder in {destination.parent}"

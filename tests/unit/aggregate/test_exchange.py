@@ -144,7 +144,7 @@ def run(
     """All workers as threads on one private block, STEPS steps."""
     layout = layout_of(Model(dtype))
     memory = Memory(layout, sgd, LANES, workers, private_block(block_size(layout, sgd, LANES, workers)))
-    write(layout.parameters, dict(Model(dtype).named_parameters()), memory.halves[0].parameters)
+    write(layout.parameters, dict(Model(dtype).named_parameters()), memory.states[0].parameters)
     done: list[list[Update]] = [[] for _ in range(workers)]
     errors: list[BaseException] = []
     processes = dict.fromkeys(range(workers), os.getpid())
@@ -218,7 +218,7 @@ def test_promise_4_the_update_is_the_textbooks(name: str, workers: int) -> None:
     memory, layout, done, errors = run(sgd, workers, torch.float64)
     assert not errors
     expected, average = textbook(Model(torch.float64), sgd, [update.learning_rate for update in done[0]])
-    final = memory.halves[STEPS % 2]
+    final = memory.states[STEPS % 2]
     for place in layout.parameters:
         assert relative(place.view(final.parameters), expected[place.name]) < 1e-9
         if sgd.average:
@@ -235,10 +235,10 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 @pytest.mark.parametrize("name", ["both clips", "groups clipped apart", "everything"])
 def test_promise_5_same_bits_with_any_number_of_workers(name: str) -> None:
     memory, _, done, _ = run(SETTINGS[name], 1, torch.float32)
-    one = memory.halves[STEPS % 2]
+    one = memory.states[STEPS % 2]
     for workers in (2, 3, 4):
         memory, _, theirs, _ = run(SETTINGS[name], workers, torch.float32)
-        other = memory.halves[STEPS % 2]
+        other = memory.states[STEPS % 2]
         assert len(theirs[0]) == STEPS and theirs[0] == done[0]
         assert all(torch.equal(getattr(one, part), getattr(other, part)) for part in STATE_PARTS)
 
@@ -264,7 +264,7 @@ def test_promise_6_a_non_finite_step_happens_not_at_all(where: str, value: float
     root = next(error for error in errors if isinstance(error, NonFiniteError))
     assert str(root).startswith("step 5: expected a finite loss and gradient, found loss")
     assert memory.words[0] == 5 and len(done[0]) == 5
-    assert torch.isfinite(memory.halves[1].parameters).all() and torch.isfinite(memory.halves[1].momentum).all()
+    assert torch.isfinite(memory.states[1].parameters).all() and torch.isfinite(memory.states[1].momentum).all()
 
 
 def test_a_non_finite_step_is_passed_over_where_that_is_wanted() -> None:
@@ -276,8 +276,8 @@ def test_a_non_finite_step_is_passed_over_where_that_is_wanted() -> None:
     sgd = SGD(lr=0.1, momentum=0.9, average=0.9, nonfinite="skip", skip_limit=2)
     memory, _, done, errors = run(sgd, 2, torch.float32, each)
     assert not errors and [update.step for update in done[0] if update.skipped] == [0, 5, 6]
-    assert all(torch.isfinite(getattr(memory.halves[STEPS % 2], part)).all() for part in STATE_PARTS)
-    assert memory.halves[0].uses.tolist() == [9, 9, 5, 5]
+    assert all(torch.isfinite(getattr(memory.states[STEPS % 2], part)).all() for part in STATE_PARTS)
+    assert memory.states[0].uses.tolist() == [9, 9, 5, 5]
 
     _, _, done, errors = run(dataclasses.replace(sgd, skip_limit=1), 2, torch.float32, each)
     assert len(done[0]) == 6 and "step 6: expected a finite loss" in str(errors[0])
@@ -289,7 +289,7 @@ def test_a_skipped_step_leaves_the_state_as_it_was() -> None:
 
     memory, _, done, _ = run(SGD(lr=0.1, momentum=0.9, average=0.9, nonfinite="skip"), 1, torch.float32, each)
     assert done[0][-1].skipped
-    assert all(torch.equal(*(getattr(half, part) for half in memory.halves)) for part in STATE_PARTS)
+    assert all(torch.equal(*(getattr(half, part) for half in memory.states)) for part in STATE_PARTS)
 
 
 def test_a_worker_that_gives_up_is_noticed_by_those_who_wait() -> None:

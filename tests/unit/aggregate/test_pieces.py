@@ -16,11 +16,13 @@ from streamtrain.aggregate.descent.clip import clip_scale, norm_of, squared_norm
 from streamtrain.aggregate.descent.rules import pieces_of, rules_of, share_of
 from streamtrain.aggregate.descent.schedule import schedule_factor
 from streamtrain.aggregate.exchange.barrier import SharedBarrier
+from streamtrain.aggregate.exchange.mail import Mail
 from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, shared_block
-from streamtrain.aggregate.tree import tree_sum_
+from streamtrain.aggregate.tree import sum_nodes_, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import layout_of
 from streamtrain.errors import ConfigError, JobError, WorkerLost
 from streamtrain.job import SGD, Group, Schedule
+from streamtrain.order import lanes_of_worker
 
 
 def test_layout_has_tied_parameters_once_and_frozen_ones_not_at_all() -> None:
@@ -53,6 +55,35 @@ def test_tree_adds_whole_subtrees_first(lanes: int) -> None:
         return naive(low, low + left) + naive(low + left, high)
 
     assert torch.equal(tree_sum_([part.clone() for part in parts]), naive(0, lanes))
+
+
+@pytest.mark.parametrize("lanes", range(1, 18))
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+def test_whole_subtrees_of_any_hosting_add_up_to_the_same_bits(lanes: int, workers: int) -> None:
+    parts = [torch.randn(50, generator=torch.Generator().manual_seed(lane)) for lane in range(lanes)]
+    nodes = {}
+    for worker in range(workers):
+        hosted = lanes_of_worker(lanes, workers, worker)
+        subtrees = whole_subtrees(lanes, hosted)
+        assert [lane for node in subtrees for lane in range(*node)] == list(hosted)
+        nodes |= {node: tree_sum_([parts[lane].clone() for lane in range(*node)]) for node in subtrees}
+    assert torch.equal(sum_nodes_(lanes, nodes), tree_sum_([part.clone() for part in parts]))
+    if lanes % 8 == 0 and workers in (1, 2):
+        assert len(nodes) == workers, "an aligned run of a power of two lanes travels as one"
+
+
+def test_mail_sends_each_part_to_whom_it_is_for() -> None:
+    """Two workers in one process: what one lays out as outgoing, the other has as incoming."""
+    parts = [(3, torch.float32), (1, torch.int64)]
+    one = Mail(0, [[], parts], [[], [(2, torch.float64)]], torch.device("cpu"))
+    other = Mail(1, [[(2, torch.float64)], []], [parts, []], torch.device("cpu"))
+    one.to[1][0].copy_(torch.tensor([1.0, 2.0, 3.0]))
+    one.to[1][1].fill_(7)
+    posted: list[torch.Tensor] = []
+    one.exchange(lambda _, outof, coming, leaving: posted.append(outof))
+    other.exchange(lambda into, _, coming, leaving: into.copy_(posted[0]))
+    assert other.received[0][0].tolist() == [1.0, 2.0, 3.0] and other.received[0][1].tolist() == [7]
+    assert one.to[0] == [] and all(view.data_ptr() % 64 == 0 for view in one.to[1])
 
 
 def test_clipping_by_norm_is_pytorchs() -> None:
@@ -160,3 +191,9 @@ def test_shared_memory_has_no_name_that_could_be_left_behind() -> None:
     block[:3] = b"abc"
     assert same[:3] == b"abc"
     assert sorted(Path("/dev/shm").iterdir()) == before
+
+
+def test_machines_that_reorder_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(ConfigError, match="exchange 'shared': expected Linux on x86-64, found Linux on aarch64; use"):
+        shared_block(4096)

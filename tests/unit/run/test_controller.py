@@ -142,8 +142,7 @@ def test_a_non_finite_minibatch_can_be_passed_over(job: st.Job, tmp_path: Path) 
 def test_the_average_is_what_is_evaluated_and_kept(job: st.Job, tmp_path: Path) -> None:
     job = dataclasses.replace(job, mode=st.Online(), sgd=st.SGD(lr=0.5, average=0.9))
     result, fleet = run(job, tmp_path)
-    step = fleet.worker._exchange.step
-    state = fleet.worker._exchange.halves[step % 2]
+    state = fleet.worker._exchange.state
     first = fleet.worker._gradient.layout.parameters[0]
     assert torch.equal(result.parameters[first.name], first.view(state.average))
     twin = model()

@@ -41,6 +41,8 @@ def test_local_files_lie_where_they_are_and_are_checked_once(folder: Path, shard
     files = LocalFiles(folder)
     assert files.hold(shards[0]) == folder / shards[0].file
     files.release(shards[0])
+    assert files.hold_part(shards[0], 512, 1024) == folder / shards[0].file
+    files.release_part(shards[0], 512, 1024)
     files.ahead(shards)
     files.close()
     assert files.health() == Loading() and (folder / shards[0].file).exists()

@@ -27,12 +27,21 @@ def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**batch, "image": batch["image"].float().flatten(1) / 255}
 
 
+def once_nan(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Not finite in the first minibatch."""
+    losses = torch.nn.functional.cross_entropy(output, target, reduction="none")
+    once_nan.calls = getattr(once_nan, "calls", 0) + 1  # type: ignore[attr-defined]
+    return losses * (float("nan") if once_nan.calls == 1 else 1.0)  # type: ignore[attr-defined]
+
+
 def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
     pack_digits(tmp_path / "digits")
     job = st.Job(st.Data(str(tmp_path / "digits"), transform=scaled), lambda: torch.nn.Linear(64, 10), batch_size=50)
     notebook = Notebook()
     for mode in (st.Online(window=500), st.Epochs(max_passes=1)):
         run(dataclasses.replace(job, mode=mode), tmp_path, notebook)
+    skipping = dataclasses.replace(job, mode=st.Online(), sgd=st.SGD(nonfinite="skip"), error="zero_one")
+    run(dataclasses.replace(skipping, loss=once_nan, aggregation=st.Stale(bound=1)), tmp_path, notebook)
     logged = {reading.name for reading in notebook.readings}
     assert {name for name in logged if not name.endswith("_standard_error")} == documented()
     with_errors = {name.removesuffix("_standard_error") for name in logged if name.endswith("_standard_error")}

@@ -1,0 +1,41 @@
+"""All of the lanes' slots but the gradients, as one row of bytes a lane: small, and sent or shared as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from streamtrain.aggregate.state import Slot
+from streamtrain.aggregate.vector import Layout
+
+LINE = 64
+
+
+def row_bytes(layout: Layout) -> int:
+    """Bytes of a row, a multiple of 64."""
+    return -(-(_used_at(layout) + len(layout.parameters)) // LINE) * LINE
+
+
+def slots_in(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[Slot, ...]:
+    """Every lane's slot: views of its row, shape (row bytes,) of uint8, and its gradient."""
+    buffers_at, counters_at = 6 * 8, 8 * (6 + layout.buffer_size)
+    return tuple(
+        Slot(
+            gradient=gradient,
+            buffers=row[buffers_at:counters_at].view(torch.float64),
+            counters=row[counters_at : _used_at(layout)].view(torch.int64),
+            used=row[_used_at(layout) : _used_at(layout) + len(layout.parameters)],
+            moments=row[:buffers_at].view(torch.float64),
+        )
+        for row, gradient in zip(rows, gradients, strict=True)
+    )
+
+
+def used_in(layout: Layout, rows: torch.Tensor) -> torch.Tensor:
+    """All lanes' ``used``: a view of shape (lanes, parameters)."""
+    return rows[:, _used_at(layout) : _used_at(layout) + len(layout.parameters)]
+
+
+def _used_at(layout: Layout) -> int:
+    return 8 * (6 + layout.buffer_size + layout.counter_size)

@@ -1,0 +1,84 @@
+"""What a step costs with more workers than this machine has cores for: measured, fitted, predicted.
+
+    python -m tests.benchmarks.scaling [--json] [--workers 1 2 4 8 16] [--megabytes 0.25 4]
+
+Runs both exchanges without a model, and fits ``t = a + b·(w - 1) + c·S`` over ``w`` workers and ``S`` MB by
+least squares. On few cores the workers take turns, so ``b`` and ``c`` hold the work of all of them: what is
+predicted from them for a machine with a core a worker is an upper bound. Predicted for ``H`` hosts of one
+worker each on a network of ``B`` MB/s:
+
+    T(H) = F/H + a + b·(H - 1) + c·S/H + 2·S·(H - 1)/(H·B)
+
+``F``: seconds of forward and backward of the whole minibatch on one worker. The last term is the bytes that
+a host sends: its subtree's sum but for its own share, and its share of new parameters to all others; each
+is ``S·(H - 1)/H``, where lanes over workers is a power of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from itertools import product
+
+import numpy as np
+
+from tests.benchmarks.exchange import measured
+from tests.benchmarks.rounds import machine
+
+NETWORKS = {"10 Gbit/s": 1250.0, "25 Gbit/s": 3125.0, "100 Gbit/s": 12500.0}
+"""MB/s."""
+MODELS = {"1 MB": (1.0, 0.006), "12 MB": (12.0, 0.06), "100 MB": (100.0, 1.0)}
+"""MB of parameters, and seconds of forward and backward of a minibatch: the two perceptrons of `train`, and a guess."""
+HOSTS = (1, 2, 4, 8, 16)
+
+Fit = tuple[float, float, float]
+
+
+def fit(points: list[tuple[int, float, float]]) -> Fit:
+    """``a``, ``b`` and ``c`` out of (workers, megabytes, seconds), by relative least squares, none below 0."""
+    rows = np.array([[1.0, workers - 1, size] for workers, size, _ in points])
+    seconds = np.array([each for _, _, each in points])
+    solution = np.linalg.lstsq(rows / seconds[:, None], np.ones(len(points)), rcond=None)[0]
+    a, b, c = (max(0.0, float(value)) for value in solution)
+    return a, b, c
+
+
+def predicted(costs: Fit, size: float, compute: float, hosts: int, bandwidth: float) -> float:
+    """Seconds a step; see the module."""
+    a, b, c = costs
+    return compute / hosts + a + b * (hosts - 1) + c * size / hosts + 2 * size * (hosts - 1) / (hosts * bandwidth)
+
+
+def main() -> None:
+    """Prints what was measured, the fits, and the table of the docs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--megabytes", type=float, nargs="*", default=[0.25, 4.0])
+    arguments = parser.parse_args()
+    points: dict[str, list[tuple[int, float, float]]] = {"shared": [], "collective": []}
+    for workers, size in product(arguments.workers, arguments.megabytes):
+        seconds = measured(workers, size, rounds=3, peer=False)
+        for name, found in points.items():
+            found.append((workers, size, statistics.median(seconds[name])))
+    fits = {name: fit(found) for name, found in points.items()}
+    table = {
+        f"{model}, {network}": [predicted(fits["collective"], size, compute, h, bandwidth) for h in HOSTS]
+        for (model, (size, compute)), (network, bandwidth) in product(MODELS.items(), NETWORKS.items())
+    }
+    if arguments.json:
+        print(json.dumps({"points": points, "fits": fits, "predicted": table, "machine": machine()}))
+        return
+    for name, found in points.items():
+        print(f"{name}: a, b, c = {', '.join(f'{1e3 * value:.3f} ms' for value in fits[name])}")
+        for workers, size, each in found:
+            print(f"  {workers:2d} workers, {size:6.2f} MB {1e3 * each:8.2f} ms")
+    print("| model, network | " + " | ".join(f"{h} host{'s' * (h > 1)}" for h in HOSTS) + " |")
+    print("| --- " * (len(HOSTS) + 1) + "|")
+    for name, row in table.items():
+        print(f"| {name} | " + " | ".join(f"{1e3 * each:.1f} ms" for each in row) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""What the pool is for: throughput and held-out error with one of two workers slowed three times.
+
+    python -m tests.benchmarks.stale [--json] [--passes 40]
+
+A worker is slowed by sleeping twice as long as each gradient took. Both ways train the same job on the
+same shards with the same minibatches; a ratio is examples/s of `Stale(bound=k)` over the synchronous.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import streamtrain as st
+from streamtrain.gradient import Gradient
+from streamtrain.job import Synchronous
+from streamtrain.measure.risk import pooled
+from streamtrain.order import evaluation_slices
+from streamtrain.prepare.plan import EVALUATION_SLICE, Plan, plan
+from streamtrain.run.worker import Worker
+from streamtrain.values import Lane
+from tests.benchmarks.rounds import machine
+from tests.support.datasets import pack_digits
+
+SLOWED = 3.0
+BOUNDS = (0, 1, 2, 4)
+
+
+def model() -> torch.nn.Module:
+    """Of the demo's kind."""
+    layers = (torch.nn.Linear(784, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
+    return torch.nn.Sequential(torch.nn.Flatten(), *layers)
+
+
+def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pixels from 0 … 255 to 0 … 1."""
+    return {**batch, "image": batch["image"].float() / 255}
+
+
+class SlowGradient(Gradient):
+    """Takes three times as long."""
+
+    def lane(self, *arguments: Any, **settings: Any) -> None:
+        """See `Gradient`."""
+        began = time.perf_counter()
+        super().lane(*arguments, **settings)
+        time.sleep((SLOWED - 1) * (time.perf_counter() - began))
+
+
+def work(pipe: Connection, index: int, plans: Plan) -> None:  # type: ignore[type-arg]
+    """One worker: joins, trains to the end, tells how long that took and what the risk is."""
+    worker = Worker(plans, index)
+    if index == 1:
+        worker._gradient = SlowGradient(plans.job)
+    pipe.send((os.getpid(), worker.make_memory() if index == 0 else None))
+    handle, processes = pipe.recv()
+    worker.join(handle, processes, None)
+    pipe.send("joined")
+    pipe.recv()
+    began = time.perf_counter()
+    updates = worker.advance(plans.total_steps)
+    seconds = time.perf_counter() - began
+    staleness = [update.staleness for update in updates]
+    pipe.send((seconds, staleness))
+    if index == 0 and pipe.recv():
+        examples = plans.manifest.splits["validation"].examples
+        slices = evaluation_slices([Lane(0, 0, examples)], examples, EVALUATION_SLICE)
+        pipe.send(pooled(worker.evaluate("validation", slices)).error)
+
+
+def measured(job: st.Job) -> dict[str, float]:
+    """One run on two workers, the second slowed."""
+    plans, context = plan(job), multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for index in range(2):
+        mine, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, index, plans))
+        process.start()
+        pipes.append(mine)
+        processes.append(process)
+    told = [pipe.recv() for pipe in pipes]
+    for message in ((told[0][1], {index: number for index, (number, _) in enumerate(told)}), "go"):
+        for pipe in pipes:
+            pipe.send(message)
+        if message != "go":
+            [pipe.recv() for pipe in pipes]
+    done = [pipe.recv() for pipe in pipes]
+    pipes[0].send("evaluate")
+    error = pipes[0].recv()
+    for process in processes:
+        process.join()
+    staleness = [value for _, values in done for value in values]
+    return {
+        "examples_per_second": plans.passes * plans.order.used / max(seconds for seconds, _ in done),
+        "staleness": sum(staleness) / len(staleness),
+        "error": error.mean,
+        "standard_error": error.standard_error,
+    }
+
+
+def main() -> None:
+    """Prints rates, errors and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--passes", type=int, default=40)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        pack_digits(Path(scratch) / "digits", wide=True)
+        job = st.Job(
+            st.Data(str(Path(scratch) / "digits"), transform=scaled),
+            model,
+            mode=st.Epochs(max_passes=arguments.passes),
+            sgd=st.SGD(lr=0.05, momentum=0.9, clip_norm=1.0),
+            batch_size=256,
+            lanes=4,
+            workers=2,
+        )
+        found = {"synchronous": measured(_with(job, Synchronous()))}
+        found |= {f"stale{bound}": measured(_with(job, st.Stale(bound))) for bound in BOUNDS}
+    base = found["synchronous"]
+    ratios = {}
+    for name, each in list(found.items())[1:]:
+        ratios[f"{name}_vs_synchronous"] = each["examples_per_second"] / base["examples_per_second"]
+        apart = math.hypot(each["standard_error"], base["standard_error"])
+        ratios[f"{name}_error_apart"] = abs(each["error"] - base["error"]) / apart
+    if arguments.json:
+        print(json.dumps({"ratios": ratios, "runs": found, "machine": machine()}))
+        return
+    for name, each in found.items():
+        print(
+            f"{name:12s} {each['examples_per_second']:10,.0f} examples/s, staleness {each['staleness']:.2f}, "
+            f"held-out error {each['error']:.2%} ± {each['standard_error']:.2%}"
+        )
+    for name, value in ratios.items():
+        print(f"{name:28s} {value:6.2f}")
+
+
+def _with(job: st.Job, aggregation: Synchronous | st.Stale) -> st.Job:
+    return dataclasses.replace(job, aggregation=aggregation)
+
+
+if __name__ == "__main__":
+    main()

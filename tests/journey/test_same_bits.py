@@ -1,0 +1,32 @@
+"""Promise 5: the same bits of parameters and optimizer state for any number of workers, by either exchange."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.crew import Crew
+from tests.support.steps import FULL, MODELS, PLAIN, hashes
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[Crew]:
+    with Crew(8) as crew:
+        yield crew
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_promise_5_the_same_bits_on_1_2_3_4_and_8_workers_over_100_steps(crew: Crew, model: str) -> None:
+    found = {workers: hashes(crew, "shared", model, FULL, workers, steps=100) for workers in (1, 2, 3, 4, 8)}
+    assert len(set.union(*found.values())) == 1, found
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_promise_5_the_collective_exchange_has_the_bits_of_the_shared(crew: Crew, model: str) -> None:
+    expected = hashes(crew, "shared", model, FULL, 1, steps=20)
+    found = {workers: hashes(crew, "collective", model, FULL, workers, steps=20) for workers in (2, 3)}
+    assert {expected.pop()} == set.union(*found.values()), found
+
+
+def test_promise_5_without_clipping_by_norm_steps_are_made_in_fewer_waits_and_have_the_same_bits(crew: Crew) -> None:
+    found = {(e, w): hashes(crew, e, "mlp", PLAIN, w, steps=20) for e in ("shared", "collective") for w in (1, 4)}
+    assert len(set.union(*found.values())) == 1, found

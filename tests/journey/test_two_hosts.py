@@ -1,0 +1,68 @@
+"""Promise 5 over a network: two hosts, which are two network namespaces joined by a pair of virtual interfaces."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.crew import Crew
+from tests.support.steps import FULL, hashes
+
+ROOT = Path(__file__).parents[2]
+ADDRESSES = ("10.213.7.1", "10.213.7.2")
+
+
+def ip(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[str, str]]:
+    """Names of two namespaces that reach each other."""
+    names = (f"streamtrain-a-{os.getpid()}", f"streamtrain-b-{os.getpid()}")
+    links = (f"st-a-{os.getpid() % 10**7}", f"st-b-{os.getpid() % 10**7}")
+    try:
+        made = [ip("netns", "add", name) for name in names] if Path("/usr/sbin/ip").exists() else []
+        made += [ip("link", "add", links[0], "type", "veth", "peer", "name", links[1])] if made else []
+        if not made or any(each.returncode for each in made):
+            pytest.skip("no permission to make network namespaces: " + " ".join(each.stderr.strip() for each in made))
+        for name, link, address in zip(names, links, ADDRESSES, strict=True):
+            ip("link", "set", link, "netns", name)
+            for words in (
+                ("addr", "add", f"{address}/24", "dev", link),
+                ("link", "set", link, "up"),
+                ("link", "set", "lo", "up"),
+            ):
+                assert ip("-n", name, *words).returncode == 0
+        yield names
+    finally:
+        for name in names:
+            ip("netns", "delete", name)
+
+
+def member(host: str, worker: int, port: int) -> "subprocess.Popen[str]":
+    words = ["mlp", str(worker), "2", "20", ADDRESSES[0], str(port)]
+    return subprocess.Popen(
+        ["ip", "netns", "exec", host, sys.executable, "-m", "tests.support.host", *words],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_promise_5_the_same_bits_across_two_hosts(hosts: tuple[str, str]) -> None:
+    first = member(hosts[0], 0, 0)
+    assert first.stdout is not None
+    second = member(hosts[1], 1, int(first.stdout.readline()))
+    assert second.stdout is not None
+    found = {first.stdout.readline().strip(), second.stdout.readline().strip()}
+    for process in (first, second):
+        process.communicate("done\n", timeout=60)
+        assert process.returncode == 0
+    with Crew(1) as crew:
+        assert found == hashes(crew, "shared", "mlp", FULL, 1, steps=20)

@@ -1,0 +1,291 @@
+"""Real steps of small models in the processes of a `Crew`: what their end state is, by either exchange."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import streamtrain.aggregate.exchange.pool as pool_module
+from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.exchange.collective import (
+    Address,
+    CollectiveExchange,
+    Membership,
+    join_group,
+    open_store,
+)
+from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.memory import (
+    Handle,
+    Memory,
+    block_size,
+    open_block,
+    open_file,
+    private_halves,
+    shared_block,
+)
+from streamtrain.aggregate.exchange.pool import Claim, Pool
+from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.state import STATE_PARTS
+from streamtrain.gradient import Gradient
+from streamtrain.job import SGD, Data, Group, Job, Schedule
+from streamtrain.order import Order, lanes_of_worker, passes_of
+from streamtrain.run.loop import pooled_updates, selections_from, updates
+from streamtrain.values import Arrays, Selection, Update
+from tests.support.crew import Crew
+
+LANES, BATCH, EXAMPLES = 8, 40, 316
+"""The last minibatch of a pass is short: four lanes have five examples left in it, four have four."""
+TIME, WIDTH, CLASSES = 4, 16, 5
+STORED = passes_of("stored", EXAMPLES, [], 0)
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = torch.nn.GRU(WIDTH, 16, batch_first=True)
+        self.head = torch.nn.Linear(16, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.head(self.gru(x)[0][:, -1])
+        return output
+
+
+class Transformer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = torch.nn.Parameter(torch.zeros(TIME, 16))
+        self.into = torch.nn.Linear(WIDTH, 16)
+        layer = torch.nn.TransformerEncoderLayer(16, 2, dim_feedforward=32, dropout=0.1, batch_first=True)
+        self.layers = torch.nn.TransformerEncoder(layer, 1)
+        self.head = torch.nn.Linear(16, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.head(self.layers(self.into(x) + self.place).mean(1))
+        return output
+
+
+def mlp() -> torch.nn.Module:
+    """Of several pieces of the vector."""
+    first, second = torch.nn.Linear(TIME * WIDTH, 500), torch.nn.Linear(500, 300)
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), first, torch.nn.ReLU(), second, torch.nn.ReLU(), torch.nn.Linear(300, CLASSES)
+    )
+
+
+def cnn() -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Unflatten(1, (1, TIME)),
+        torch.nn.Conv2d(1, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Dropout(0.3),
+        torch.nn.Linear(8 * TIME * WIDTH // 4, CLASSES),
+    )
+
+
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "gru": Recurrent,
+    "transformer": Transformer,
+}
+PLAIN = SGD(lr=0.05, momentum=0.9)
+FULL = SGD(
+    lr=0.05,
+    momentum=0.9,
+    dampening=0.1,
+    weight_decay=1e-4,
+    clip_value=0.5,
+    clip_norm=1.0,
+    average=0.9,
+    schedule=Schedule("cosine", warmup_steps=10),
+    groups=(Group("*bias*", weight_decay=0.0), Group("*[1h]*", clip_adaptive=0.05)),
+)
+
+
+def job_of(model: str, sgd: SGD) -> Job:
+    return Job(Data("unused", inputs=("x",)), MODELS[model], sgd=sgd, batch_size=BATCH, lanes=LANES, seed=3)
+
+
+@functools.cache
+def data() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    generator = np.random.default_rng(5)
+    x = generator.normal(size=(EXAMPLES, TIME, WIDTH)).astype(np.float32)
+    return x, (x.mean((1, 2)) * 20).round().astype(np.int64) % CLASSES
+
+
+def arrays_of(order: Order, lanes: range, step: int, steps: int) -> Iterator[Arrays]:
+    x, labels = data()
+    for ((start, stop),) in selections_from(order, STORED, lanes, step, steps):
+        yield {"x": x[start:stop], "label": labels[start:stop]}
+
+
+class Member:
+    """One worker of a run, in one process of a crew."""
+
+    def __init__(self, model: str, sgd: SGD, worker: int, workers: int, steps: int) -> None:
+        self.job = job_of(model, sgd)
+        self.order, self.worker, self.workers, self.steps = Order(EXAMPLES, LANES, BATCH), worker, workers, steps
+        self.gradient = Gradient(self.job)
+        self.memory: Memory | None = None
+        self.exchange: Exchange | Pool
+
+    def aggregator(self) -> Aggregator:
+        return Aggregator(
+            self.gradient.layout,
+            self.job.sgd,
+            batch_size=BATCH,
+            total_steps=self.steps,
+            worker=self.worker,
+            workers=self.workers,
+        )
+
+    def make_block(self) -> Handle:
+        layout = self.gradient.layout
+        block, handle = shared_block(block_size(layout, self.job.sgd, LANES, self.workers))
+        self.memory = Memory(layout, self.job.sgd, LANES, self.workers, block)
+        self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
+        return handle
+
+    def join_shared(self, handle: Handle, processes: Sequence[int]) -> None:
+        if self.memory is None:
+            self.memory = Memory(self.gradient.layout, self.job.sgd, LANES, self.workers, open_block(handle))
+        self.exchange = SharedExchange(self.memory, self.aggregator(), self.worker, dict(enumerate(processes)))
+
+    def join_collective(self, address: Address) -> None:
+        hosting = tuple(lanes_of_worker(LANES, self.workers, worker) for worker in range(self.workers))
+        membership = Membership(self.worker, hosting)
+        halves = private_halves(self.gradient.layout, self.job.sgd, torch.device("cpu"))
+        self.gradient.write(halves[0], self.gradient.model.state_dict())
+        join_group(address, membership, torch.device("cpu"))
+        self.exchange = CollectiveExchange(self.gradient.layout, self.aggregator(), halves, membership, step=0)
+
+    def train(self) -> None:
+        assert not isinstance(self.exchange, Pool)
+        lanes = lanes_of_worker(LANES, self.workers, self.worker)
+        arrays = arrays_of(self.order, lanes, 0, self.steps)
+        running = updates(self.order, lanes, arrays, self.gradient, self.exchange, self.job.seed)
+        for _ in itertools.islice(running, self.steps):
+            pass
+        self.exchange.complete()
+
+    def make_pool(self, bound: int) -> Handle:
+        layout, sgd = self.gradient.layout, self.job.sgd
+        block, handle = shared_block(block_size(layout, sgd, LANES, self.workers, bound + 1))
+        self.memory = Memory(layout, sgd, LANES, self.workers, block, bound + 1)
+        self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
+        return handle
+
+    def join_pool(self, handle: Handle, bound: int) -> Pool:
+        if self.memory is None:
+            layout, sgd = self.gradient.layout, self.job.sgd
+            self.memory = Memory(layout, sgd, LANES, self.workers, open_block(handle), bound + 1)
+        self.worker, self.workers = 0, 1  # whoever makes an update makes all of it
+        self.exchange = pool = Pool(self.memory, self.aggregator(), open_file(handle))
+        return pool
+
+    def read(self, selection: Selection) -> Arrays:
+        x, labels = data()
+        ((start, stop),) = selection
+        return {"x": x[start:stop], "label": labels[start:stop]}
+
+    def sha256(self) -> str:
+        state = self.exchange.state
+        digest = hashlib.sha256()
+        for part in STATE_PARTS:
+            digest.update(getattr(state, part).numpy().tobytes())
+        return digest.hexdigest()
+
+
+_HERE: dict[str, Any] = {}
+
+
+def start(model: str, sgd: SGD, worker: int, workers: int, steps: int) -> int:
+    """First half of joining: this process's number."""
+    _HERE["member"] = Member(model, sgd, worker, workers, steps)
+    return os.getpid()
+
+
+def make_block() -> Handle:
+    handle: Handle = _HERE["member"].make_block()
+    return handle
+
+
+def make_store(host: str) -> Address:
+    address, _HERE["store"] = open_store(host)
+    return address
+
+
+def train_shared(handle: Handle, processes: Sequence[int]) -> str:
+    member: Member = _HERE["member"]
+    member.join_shared(handle, processes)
+    member.train()
+    return member.sha256()
+
+
+def train_collective(address: Address) -> str:
+    member: Member = _HERE["member"]
+    member.join_collective(address)
+    try:
+        member.train()
+        return member.sha256()
+    finally:
+        member.exchange.abandon()
+
+
+def make_pool(bound: int) -> Handle:
+    handle: Handle = _HERE["member"].make_pool(bound)
+    return handle
+
+
+def take_part(
+    handle: Handle, bound: int, claims: int | None = None, dies: str | None = None
+) -> tuple[list[Update], str]:
+    """Takes so many claims from a pool, or all until the end; the updates made, and the state left."""
+    member: Member = _HERE["member"]
+    pool = member.join_pool(handle, bound)
+    if dies == "updating":
+        pool_module.rest_of_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    taken: list[Claim] = []
+    claim = pool.claim
+
+    def limited(until: int) -> Claim | None:
+        if len(taken) == claims:
+            if dies == "holding a claim":
+                claim(until)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return None
+        found = claim(until)
+        taken.extend([found] if found else [])
+        return found
+
+    pool.claim = limited  # type: ignore[method-assign]
+    updates = pooled_updates(
+        member.order, STORED, member.read, member.gradient, pool, member.job.seed, until=member.steps
+    )
+    return list(updates), member.sha256()
+
+
+def hashes(crew: Crew, exchange: str, model: str, sgd: SGD, workers: int, steps: int) -> set[str]:
+    """The end states of all workers, as SHA-256 of parameters, optimizer state and buffers."""
+    processes = crew.all(start, [(model, sgd, worker, workers, steps) for worker in range(workers)])
+    if exchange == "shared":
+        (handle,) = crew.all(make_block, [()])
+        return set(crew.all(train_shared, [(handle, processes)] * workers))
+    (address,) = crew.all(make_store, [("127.0.0.1",)])
+    return set(crew.all(train_collective, [(address,)] * workers))
+
+
+__all__ = ["FULL", "MODELS", "PLAIN", "hashes"]
