@@ -25,15 +25,16 @@ from streamtrain.job import SGD, Data, Epochs, Group, Job, Online, Schedule, Sta
 
 if TYPE_CHECKING:
     from streamtrain.loader import open  # noqa: A004  # `st.open` says what it does
-    from streamtrain.pack import PackOptions, pack
+    from streamtrain.pack import PackOptions
     from streamtrain.prepare.jobfile import load_job
     from streamtrain.run.outcome.report import table
     from streamtrain.run.outcome.result import Evaluation, Result
+    from streamtrain.run.packing import pack
     from streamtrain.run.train import train
 
 _LATE = {
     "PackOptions": "streamtrain.pack",
-    "pack": "streamtrain.pack",
+    "pack": "streamtrain.run.packing",
     "open": "streamtrain.loader",
     "load_job": "streamtrain.prepare.jobfile",
     "Evaluation": "streamtrain.run.outcome.result",

@@ -17,7 +17,7 @@ from streamtrain.errors import DataError, StreamtrainError
 HELP = """\
 usage: streamtrain COMMAND [--help]
 
-  pack SOURCE DEST         raw data -> shuffled WebDataset shards and a manifest
+  pack SOURCE DEST         raw data -> shuffled WebDataset shards and a manifest; --append adds to them
   inspect DEST             what a data set holds; its checksums; one example's way
   train JOB.py             train a job, with any setting as a flag
   sync [RUN_FOLDER ...]    deliver to MLflow what it had not taken when runs ended
@@ -41,6 +41,11 @@ examples:
 """
 
 
+PACK_EXAMPLES = """\
+streamtrain pack photos/ data/photos --splits 0.8 0.1 0.1 --seed 1
+streamtrain pack tables/ data/tables --tasks 8 --memory-bytes 8000000000      # over Ray
+streamtrain pack newer.parquet data/tables --append --splits 1 0 0
+"""
 INSPECT_EXAMPLES = """\
 streamtrain inspect data/mnist --verify
 streamtrain inspect data/mnist --example 00042 --batch-size 64
@@ -89,15 +94,14 @@ def run_pack(words: Sequence[str]) -> None:
     from tqdm import tqdm
 
     from streamtrain.flags import PackArguments, parse
-    from streamtrain.pack import append, pack
+    from streamtrain.run.packing import append, pack
 
-    examples = "streamtrain pack photos/ data/photos --splits 0.8 0.1 0.1 --seed 1"
-    given = parse(PackArguments, words, "streamtrain pack", examples)
+    given = parse(PackArguments, words, "streamtrain pack", PACK_EXAMPLES)
     bars: dict[str, tqdm[Any]] = {}
 
     def progress(phase: str, done: int, total: int | None) -> None:
         if phase not in bars:
-            bars[phase] = tqdm(desc=phase, total=total, unit=" examples", unit_scale=True, disable=None)
+            bars[phase] = tqdm(desc=phase, total=total, initial=done, unit=" examples", unit_scale=True, disable=None)
         bars[phase].update(done - bars[phase].n)
         if done == total:
             bars[phase].close()

@@ -14,7 +14,7 @@ import tyro
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Epochs, Job, Online
-from streamtrain.pack.making.options import PackOptions
+from streamtrain.pack.options import PackOptions
 
 Parsed = TypeVar("Parsed")
 

@@ -1,13 +1,12 @@
 """Once for a data set: raw data to shards at rest, shuffled uniformly, with a manifest."""
 
+import importlib
 import sys
 import types
 from typing import Any
 
 from streamtrain.pack.foreign import FAULTS, Finding, lint, scan_foreign
-from streamtrain.pack.making.append import append
-from streamtrain.pack.making.options import PackOptions
-from streamtrain.pack.making.packing import pack
+from streamtrain.pack.making.packing import append, pack
 from streamtrain.pack.making.shuffle import stored_order
 from streamtrain.pack.manifest import (
     FILE,
@@ -19,6 +18,7 @@ from streamtrain.pack.manifest import (
     parse_manifest,
     read_manifest,
 )
+from streamtrain.pack.options import PackOptions
 from streamtrain.pack.shard import verify
 from streamtrain.pack.shard_list import Shard, ShardList
 
@@ -49,7 +49,8 @@ class _CallablePackage(types.ModuleType):
     """`st.pack(…)` is `pack`: Python gives a package's name in its parent to the package, and hides the function."""
 
     def __call__(self, *arguments: Any, **settings: Any) -> Manifest:
-        return pack(*arguments, **settings)
+        # the public one also knows Ray, which this package must not
+        return importlib.import_module("streamtrain.run.packing").pack(*arguments, **settings)  # type: ignore[no-any-return]
 
 
 sys.modules[__name__].__class__ = _CallablePackage

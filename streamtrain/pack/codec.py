@@ -6,6 +6,8 @@ other numbers, arrays    NAME.npy   one dtype and shape over the data set
 JPEG, PNG, WebP bytes    NAME.jpg, .png, .webp   as they are
 str, dict and list       NAME.txt, NAME.json
 other bytes              NAME.bin
+
+In a block every field is NAME.npy, integers as int64, with the examples as first axis.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamtrain.errors import SourceError, complaint, one_line
 from streamtrain.pack.manifest import Field
@@ -28,6 +31,14 @@ IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 
 Form = tuple[str | None, tuple[int, ...] | None]
 """Dtype and shape of a decoded example."""
+
+
+class Seen(TypedDict):
+    """A field's range, where it is integers, and whether its examples' shapes vary; as JSON's types."""
+
+    low: int | None
+    high: int | None
+    varies: bool
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ class FieldEncoder:
         self._member = ""
         self._form: Form | None = None
         self._header = b""
+        self._taken_over = False
         self.low: int | None = None
         self.high: int | None = None
 
@@ -68,14 +80,37 @@ class FieldEncoder:
         return self._member.rpartition(".")[2] == "cls"
 
     @property
-    def field(self) -> Field:
-        """The field's entry in the manifest, once all are encoded."""
-        return Field(self._name, self.member, *(self._form or (None, None)), self.low, self.high, self._classes)
+    def taken_over(self) -> bool:
+        """Whether members are taken over from other tars, byte by byte."""
+        return self._taken_over
 
     @property
-    def block_field(self) -> Field:
-        """The same, where the examples are in blocks."""
-        return replace(self.field, member=self.block_member)
+    def row_type(self) -> np.dtype[Any] | None:
+        """The type of one example's value where all have one dtype and shape, little-endian; else ``None``."""
+        if self.counts:
+            return np.dtype("<i8")
+        if self._form is None or self._member.rpartition(".")[2] != "npy":
+            return None
+        dtype, shape = self._form
+        return np.dtype((np.dtype(dtype).newbyteorder("<"), shape))
+
+    def field(self, *, in_blocks: bool) -> Field:
+        """The field's entry in the manifest, once all are encoded."""
+        member = f"{self._name}.npy" if in_blocks else self.member
+        return Field(self._name, member, *(self._form or (None, None)), self.low, self.high, self._classes)
+
+    @property
+    def seen(self) -> Seen:
+        """What `absorb` needs to know of the examples that this encoder has encoded."""
+        return {"low": self.low, "high": self.high, "varies": self._form is not None and self._form[1] is None}
+
+    def absorb(self, seen: Seen) -> None:
+        """Takes in what another encoder of the same field, which began as a copy of this one, has seen."""
+        if seen["low"] is not None and seen["high"] is not None:
+            self.low = seen["low"] if self.low is None else min(self.low, seen["low"])
+            self.high = seen["high"] if self.high is None else max(self.high, seen["high"])
+        if seen["varies"] and self._form is not None:
+            self._form = (self._form[0], None)
 
     def finish(self, data: bytes) -> bytes:
         """What ``encode`` gave, as it is stored once all are encoded: integers all in the same number of bytes."""
@@ -84,41 +119,6 @@ class FieldEncoder:
         if self.low < 0:
             return npy_header(np.empty((), "<i8")) + int(data).to_bytes(8, "little", signed=True)
         return data.rjust(len(str(self.high)), b"0")
-
-    @property
-    def row_bytes(self) -> int | None:
-        """Bytes of an example in a block; ``None`` where it has no fixed shape or is taken over as it is."""
-        if self.counts:
-            return 8
-        if not self._header or self._form is None:
-            return None
-        return math.prod(self._form[1] or ()) * np.dtype(self._form[0]).itemsize
-
-    @property
-    def block_member(self) -> str:
-        """The extension of the field's members where they are blocks."""
-        return f"{self._name}.npy"
-
-    def block(self, encoded: Sequence[bytes]) -> bytes:
-        """What ``encode`` gave for several examples, as one array whose first axis is the example."""
-        if self.counts:
-            values = np.array([int(data) for data in encoded], "<i8")
-            return npy_header(values) + values.tobytes()
-        assert self._form is not None and self._form[1] is not None
-        like = np.empty((len(encoded), *self._form[1]), np.dtype(self._form[0]).newbyteorder("<"))
-        return npy_header(like) + b"".join(data[len(self._header) :] for data in encoded)
-
-    def column(self, values: np.ndarray[Any, Any], source: str) -> None:
-        """Takes a whole field at once, as ``encode`` takes it example by example."""
-        if values.ndim == 1 and values.dtype.kind in "iub":
-            self._same_member(f"{self._name}.cls", source)
-            for at in (int(values.argmin()), int(values.argmax())):
-                self._number(int(values[at]), f"{source}, example {at}")
-            return
-        shown = 0
-        if values.dtype.kind in "fc":
-            shown = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(1)))  # the first bad one, or 0
-        self._array(np.asarray(values[shown]), f"{source}, example {shown}")
 
     def encode(self, value: Any, where: str) -> bytes:
         """The member's content, up to ``finish``; ``where`` names the example in errors."""
@@ -141,6 +141,36 @@ class FieldEncoder:
         expected = "a number, array, bytes, str, dict or list"
         raise self._wrong(where, expected, type(value).__name__, "convert it in the source")
 
+    def row(self, value: Any, where: str) -> NDArray[Any]:
+        """The same as an array of ``row_type``, for fields that have one."""
+        encoded = self.encode(value, where)
+        if self.counts:
+            return np.array(int(encoded), "<i8")
+        found = read_npy(encoded)
+        return found.astype(found.dtype.newbyteorder("<"), order="C", copy=False)
+
+    def column(self, values: NDArray[Any], where: Callable[[int], str]) -> NDArray[Any]:
+        """Many examples' values at once, first axis the example, as an array of ``row_type``.
+
+        Raises:
+            SourceError: as from ``encode``, naming the first example that is not as it must be.
+        """
+        if values.dtype.kind in "iub" and values.ndim == 1:
+            self._same_member(f"{self._name}.cls", where(0))
+            for at in (int(values.argmin()), int(values.argmax())):
+                self._number(int(values[at]), where(at))
+            return values.astype("<i8", copy=False)
+        bad = 0
+        if values.dtype.kind in "fc":
+            finite = np.isfinite(values).reshape(len(values), -1)
+            bad = 0 if finite.all() else int(np.argmin(finite.all(axis=1)))
+        self._array(values[bad], where(bad))
+        return values.astype(values.dtype.newbyteorder("<"), order="C", copy=False)
+
+    def stored(self, row: NDArray[Any]) -> bytes:
+        """A value of ``row_type`` as the content of its member."""
+        return self.finish(b"%d" % row.item()) if self.counts else self._header + row.tobytes()
+
     def _raw(self, raw: Raw, where: str) -> bytes:
         self._same_member(raw.extension, where)
         kind = raw.extension.rpartition(".")[2]
@@ -154,7 +184,7 @@ class FieldEncoder:
         except (OSError, ValueError) as error:
             raise self._wrong(where, f"a readable .{kind}", one_line(error), "mend or remove it") from None
         if self._form is None:
-            self._form = form
+            self._form, self._taken_over = form, True
         elif self._form != form:
             if kind == "npy":
                 raise self._wrong(where, _shown(self._form), _shown(form), "bring all to one dtype and shape")
@@ -245,6 +275,11 @@ def _image_form(data: bytes) -> Form:
         raise ValueError("no image that Pillow knows") from None  # its own message holds an address in memory
     except (Image.DecompressionBombError, SyntaxError) as error:
         raise ValueError(str(error)) from None
+
+
+def read_npy(data: bytes) -> NDArray[Any]:
+    """The array of an ``.npy`` member whose form was checked."""
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
 
 
 def npy_header(array: np.ndarray[Any, Any]) -> bytes:

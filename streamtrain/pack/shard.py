@@ -20,6 +20,11 @@ from streamtrain.store import sha256_of
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
+MEMBER_LIMIT = 8 << 30
+"""USTAR's bound on a member, in bytes."""
+Content = bytes | memoryview
+COPIED = 1 << 16
+"""Samples below this many bytes are written at once."""
 PICKLED = frozenset({"pyd", "pickle", "pkl", "pth", "pt", "ten", "tb"})
 """Extensions whose WebDataset decoders would execute or trust what they read (promise 9)."""
 
@@ -50,19 +55,23 @@ class ShardWriter:
         self.examples = 0
         self.first_key = self.last_key = ""
 
-    def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """One example: extension -> content."""
-        pieces: list[bytes] = []
+    def write(self, key: str, members: Mapping[str, Content]) -> None:
+        """One sample: extension -> content."""
+        pieces: list[Content] = []
         for extension in sorted(members):
             data = members[extension]
             pieces += (header(f"{key}.{extension}".encode("ascii"), len(data)), data, bytes(-len(data) % BLOCK))
-        block = b"".join(pieces)
-        self._opened.write(block)
-        self._hash.update(block)
-        self.bytes += len(block)
+        for piece in [b"".join(pieces)] if sum(map(len, pieces)) < COPIED else pieces:
+            self.append(piece)
         self.first_key = self.first_key or key
         self.last_key = key
         self.examples += 1
+
+    def append(self, content: Content) -> None:
+        """Samples that are laid out already."""
+        self._opened.write(content)
+        self._hash.update(content)
+        self.bytes += len(content)
 
     def discard(self) -> None:
         """Lets go of the file where it will not be finished; harmless after ``close``."""

@@ -29,7 +29,7 @@ def save_digits(file: Path, examples: int = 1797, *, wide: bool = False) -> Path
 def pack_digits(
     folder: Path, options: PackOptions | None = None, *, examples: int = 1797, wide: bool = False
 ) -> Manifest:
-    """Packs the digits into ``folder``, one a sample unless the options say otherwise; their source stays beside it."""
+    """Packs the digits into ``folder``, one a sample unless the options say so; their source stays beside it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     source = save_digits(folder.parent / "digits.npz", examples, wide=wide)
     options = options or PackOptions(seed=3, shard_examples=500)

@@ -1,1 +1,1 @@
-"""Raw data to shards: shuffled, encoded, written."""
+"""Raw data to shards: scattered to sorted runs on disk, gathered into shards in stored order."""

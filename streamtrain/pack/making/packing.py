@@ -1,130 +1,265 @@
 """`pack`: a source to a data set, shuffled once and uniformly, out of core.
 
-The same seed and input give the same bytes.
+Three phases, each a set of parts that any number of tasks do in any order: ranges of the source are scattered to
+sorted runs on disk, shards are gathered from the runs, and the manifest comes last. A part appears whole or not at
+all, so after a kill the same command goes on where it was. The same seed and input give the same bytes, whatever the
+memory and the number of tasks. The examples in memory take at most ``memory_bytes``; beside them a process needs
+`PROCESS_BYTES`.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import hashlib
 import itertools
+import json
 import re
-import shutil
-import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from streamtrain.errors import SourceError, complaint
 from streamtrain.pack.codec import FieldEncoder
-from streamtrain.pack.making.blocks import block_size, in_blocks
-from streamtrain.pack.making.columns import Stored, column_blocks, fits
-from streamtrain.pack.making.options import PackOptions
-from streamtrain.pack.making.shuffle import Shuffle, stored_order
-from streamtrain.pack.making.writing import Sample, write_split
-from streamtrain.pack.manifest import SPLITS, Field, Manifest, Segment, Split, write_manifest
+from streamtrain.pack.making import append as growing
+from streamtrain.pack.making.blocks import block_size
+from streamtrain.pack.making.gather import Gather, Made, ShardPlan, shard_plans
+from streamtrain.pack.making.runs import Runs, run_folder
+from streamtrain.pack.making.scatter import Done, Scatter, finished_runs, ranges
+from streamtrain.pack.making.scratch import check_new, scratch_folder
+from streamtrain.pack.manifest import SPLITS, Manifest, Segment, Split
+from streamtrain.pack.options import PackOptions
+from streamtrain.pack.shard_list import ShardList
 from streamtrain.pack.sources import open_source
 from streamtrain.pack.sources.source import Source
-from streamtrain.store import new_folder
+
+PROCESS_BYTES = 192 << 20
+"""Memory of a process beside its examples: the interpreter, numpy, pyarrow, and what is read and written through."""
+
+MOST_SHARDS = 16
+"""Shards of one part."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, examples done in it, and examples in all where that is known."""
-REPORT_EVERY = 1000
-MEMBER_LIMIT = 8 << 30
-"""USTAR's bound on a member, in bytes."""
 
-_LENGTH = struct.Struct("<Q")
+
+class Spread(Protocol):
+    """Who does the parts of a phase."""
+
+    def tasks(self, source_bytes: int | None) -> int:
+        """How many tasks are worth their while for a source of about this size."""
+        ...
+
+    def __call__(self, function: Callable[[Any, Done], None], parts: Sequence[Any], tasks: int, done: Done) -> None:
+        """Does the function on all parts, so many at once, in any order; says how many further examples are done."""
+        ...
+
+
+class Here:
+    """All parts in this process, one after the other."""
+
+    def tasks(self, source_bytes: int | None) -> int:  # noqa: ARG002 - it makes no difference here
+        """One."""
+        return 1
+
+    def __call__(self, function: Callable[[Any, Done], None], parts: Sequence[Any], tasks: int, done: Done) -> None:  # noqa: ARG002
+        """Does the function on all parts."""
+        for part in parts:
+            function(part, done)
 
 
 def pack(
-    source: str, dest: str | Path, options: PackOptions | None = None, progress: Progress | None = None
+    source: str | Path,
+    dest: str | Path,
+    options: PackOptions | None = None,
+    progress: Progress | None = None,
+    spread: Spread | None = None,
 ) -> Manifest:
     """Makes the data set ``dest`` out of ``source``; it appears whole or not at all.
+
+    Plain WebDataset reads what it writes. Small examples of fixed size are in blocks, which are unbatched so::
+
+        shards = wds.WebDataset(files, shardshuffle=False).decode()
+        examples = ({name: block[f"{name}.npy"][row] for name in ("image", "label")}
+                    for block in shards for row in range(len(block["label.npy"])))
 
     Args:
         source: see `streamtrain.pack.sources`.
         dest: a folder that is new or empty.
+        spread: who does the parts; by default this process, for any number of tasks (`streamtrain.run.packing`).
 
     Returns:
         The data set's manifest.
 
     Raises:
         ConfigError: an option, or the destination. SourceError: the source, or an example in it.
+        StoreError: the disk.
     """
-    options = options or PackOptions()
-    report = progress or (lambda *_: None)
-    opened = open_source(str(source), options.label)
-    with new_folder(Path(dest)) as folder:
-        made = make(folder, opened, options, report, Numbering())
-        manifest = Manifest(
-            fields=tuple(made.fields),
-            splits=made.splits,
-            order="uniform",
-            segments=(made.segment,),
-            label=opened.label,
-            block=made.block,
-        )
-        write_manifest(folder, manifest)
+    check_new(Path(dest))
+    return _made(str(source), Path(dest), options or PackOptions(), None, progress, spread)
+
+
+def append(
+    source: str | Path,
+    dest: str | Path,
+    options: PackOptions | None = None,
+    progress: Progress | None = None,
+    spread: Spread | None = None,
+) -> Manifest:
+    """Adds ``source`` to the data set ``dest`` as one more segment; it is there wholly or not at all.
+
+    The data set says whether there are blocks, and of what size. Its keys, and every split's shards, are numbered
+    on. Where an earlier segment had the same seed, the next one is taken that none had.
+
+    Args, and Raises: as of `pack`, and ManifestError: there is no data set, or it is damaged.
+    """
+    options, before = options or PackOptions(), growing.opened(Path(dest))
+    taken = {segment.seed for segment in before.segments}
+    seed = next(seed for seed in itertools.count(options.seed) if seed not in taken)
+    return _made(str(source), Path(dest), dataclasses.replace(options, seed=seed), before, progress, spread)
+
+
+def _made(
+    source: str,
+    dest: Path,
+    options: PackOptions,
+    before: Manifest | None,
+    progress: Progress | None,
+    spread: Spread | None,
+) -> Manifest:
+    opened = open_source(source, options.label or (before.label if before else None))
+    if before is not None:
+        opened = growing.continued(opened, before, dest)
+    spread = spread or Here()
+    options = dataclasses.replace(options, tasks=options.tasks or spread.tasks(opened.bytes))
+    with scratch_folder(dest, _digest(opened, options, before)) as folder:
+        making = _Making(opened, options, before, folder, spread, progress or (lambda *_: None))
+        manifest = making.made(dest)
+        growing.publish(folder / "data", dest, manifest, before)
     return manifest
 
 
-@dataclass(frozen=True)
-class Numbering:
-    """Where a segment's keys and shards begin, after what the data set has already; and the size of its blocks."""
+class _Making:
+    """One data set, or one segment of it, on its way."""
 
-    first_key: int = 0
-    digits: int = 0
-    first_shards: Mapping[str, int] = field(default_factory=dict)
-    block: int | None = None
+    def __init__(
+        self,
+        source: Source,
+        options: PackOptions,
+        before: Manifest | None,
+        folder: Path,
+        spread: Spread,
+        progress: Progress,
+    ) -> None:
+        self._source, self._options, self._before, self._folder = source, options, before, folder
+        self._spread, self._progress = spread, progress
+        self._tasks = options.tasks or 1
+        self._memory_bytes = options.memory_bytes // self._tasks
+
+    def made(self, dest: Path) -> Manifest:
+        """The manifest of the data set whose shards are then in ``folder/data``."""
+        encoders = _encoders(self._source)
+        if self._before is None:
+            block = block_size(encoders, self._options)
+        else:
+            block = growing.block_size(encoders, self._before, dest)
+            growing.check_fields(copy.deepcopy(encoders), self._before, dest)  # what the first example tells already
+        in_rows = all(e.row_type is not None and (block or not e.taken_over) for e in encoders.values())
+        runs = self._scatter(encoders, in_rows)
+        if self._before is not None:
+            growing.check_fields(encoders, self._before, dest)
+        counts = _split_counts(self._source.name, runs.examples, self._options.splits)
+        label = self._source.label
+        gather = Gather(
+            runs,
+            encoders,
+            folder=self._folder / "data",
+            marks=self._folder / "shards",
+            memory_bytes=self._memory_bytes,
+            in_rows=in_rows,
+            block=block,
+            first_key=0 if self._before is None else self._before.examples,
+            digits=growing.digits(self._before, runs.examples),
+            label=label if label is not None and encoders[label].counts else None,
+        )
+        splits = self._gather(gather, counts)
+        manifest = Manifest(
+            fields=tuple(encoder.field(in_blocks=block is not None) for encoder in encoders.values()),
+            splits=splits,
+            order="uniform",
+            segments=(Segment(counts, self._options.seed, Path(self._source.name).name or self._source.name),),
+            label=label,
+            block=block,
+        )
+        return manifest if self._before is None else growing.joined(self._before, manifest)
+
+    def _scatter(self, encoders: dict[str, FieldEncoder], in_rows: bool) -> Runs:
+        """All examples as runs; the encoders then have seen them."""
+        folder = self._folder / "runs"
+        folder.mkdir(exist_ok=True)
+        scatter = Scatter(self._source, encoders, folder, self._options.seed, self._memory_bytes, in_rows)
+        parts = ranges(self._source, self._tasks, self._memory_bytes)
+        there = sum(run.stop - run.start for part in parts for run in finished_runs(folder, part))
+        self._in_parts("reading", scatter, parts, there, self._source.count)
+        runs = [run for part in parts for run in finished_runs(folder, part)]
+        for run in runs:
+            for name, encoder in encoders.items():
+                encoder.absorb(run.seen[name])
+        return Runs.of(run_folder(folder, run.start) for run in runs)
+
+    def _gather(self, gather: Gather, counts: Mapping[str, int]) -> dict[str, Split]:
+        """All shards."""
+        gather.marks.mkdir(exist_ok=True)
+        for split in counts:
+            (gather.folder / split).mkdir(parents=True, exist_ok=True)
+        first_shards = {} if self._before is None else {s: len(v.shards) for s, v in self._before.splits.items()}
+        plans = shard_plans(gather, counts, self._options, first_shards)
+        left = [plan for plan in plans if gather.made(plan) is None]
+        there = gather.runs.examples - sum(plan.stop - plan.start for plan in left)
+        size = max(1, min(MOST_SHARDS, len(left) // (8 * self._tasks)))
+        parts = [left[start : start + size] for start in range(0, len(left), size)]
+        self._in_parts("writing", gather, parts, there, gather.runs.examples)
+        return {split: _split(gather, [plan for plan in plans if plan.split == split]) for split in counts}
+
+    def _in_parts(
+        self, phase: str, function: Callable[[Any, Done], None], parts: Sequence[Any], there: int, total: int | None
+    ) -> None:
+        """A phase, of which ``there`` examples are done already."""
+        finished = there
+        self._progress(phase, finished, total)
+
+        def done(examples: int) -> None:
+            nonlocal finished
+            finished += examples
+            self._progress(phase, finished, total)
+
+        (self._spread if min(len(parts), self._tasks) > 1 else Here())(function, parts, self._tasks, done)
+        self._progress(phase, finished, finished)
 
 
-@dataclass(frozen=True)
-class Made:
-    """A segment's shards and what they hold."""
-
-    fields: list[Field]
-    splits: dict[str, Split]
-    segment: Segment
-    block: int | None
-
-
-def make(folder: Path, source: Source, options: PackOptions, report: Progress, numbering: Numbering) -> Made:
-    """Shuffles the source and writes its shards into ``folder``."""
-    encoders = _encoders_of_columns(source)
-    size = numbering.block or block_size(encoders, options) if encoders else None
-    name = Path(source.name).name or source.name
-    if source.columns is not None and size is not None and fits(source.columns, options):
-        counts = _split_counts(source.name, source.count or 0, options.splits)
-        splits = _write_columns(folder, source, encoders, counts, options, report, numbering, size)
-    else:
-        scratch = folder / "scratch"
-        scratch.mkdir()
-        shuffle = Shuffle(options.seed, options.memory_bytes, scratch)
-        encoders = _scatter(source, shuffle, report)
-        size = block_size(encoders, options) and (numbering.block or block_size(encoders, options))
-        counts = _split_counts(source.name, shuffle.examples, options.splits)
-        splits = _write(folder, shuffle, encoders, counts, options, source.label, report, numbering, size)
-        shutil.rmtree(scratch)
-    fields = [encoder.field if size is None else encoder.block_field for encoder in encoders.values()]
-    return Made(fields, splits, Segment(counts, options.seed, name), size)
+def _split(gather: Gather, plans: Sequence[ShardPlan]) -> Split:
+    made: list[Made] = [found for plan in plans if (found := gather.made(plan)) is not None]
+    assert len(made) == len(plans)
+    classes: Counter[int] = Counter()
+    for shard in made:
+        classes.update(shard.classes)
+    return Split(ShardList(shard.shard for shard in made), dict(classes))
 
 
-def _scatter(source: Source, shuffle: Shuffle, report: Progress) -> dict[str, FieldEncoder]:
-    """Encodes all examples into the shuffle; the encoders then know every field's form."""
-    encoders: dict[str, FieldEncoder] = {}
-    for number, (where, values) in enumerate(source.examples()):
-        if number == 0:
-            _check_names(source.name, values, source.label)
-            encoders = {name: FieldEncoder(name, source.classes.get(name)) for name in sorted(values)}
-        if values.keys() != encoders.keys():
-            expected, found = ", ".join(encoders), ", ".join(sorted(values))
-            raise SourceError(complaint(where, expected=f"the fields {expected}", found=found, do="mend the source"))
-        shuffle.add(_payload(where, [encoder.encode(values[name], where) for name, encoder in encoders.items()]))
-        if number % REPORT_EVERY == 0:
-            report("reading", number, source.count)
-    if not encoders:
-        raise SourceError(complaint(source.name, expected="examples", found="none", do="check the source"))
-    report("reading", shuffle.examples, source.count)
-    return encoders
+def _encoders(source: Source) -> dict[str, FieldEncoder]:
+    """An encoder for each field, which has seen the first example.
+
+    Raises:
+        SourceError: there is no example, or fields that cannot be.
+    """
+    for where, values in source.examples(0):
+        _check_names(source.name, values, source.label)
+        encoders = {name: FieldEncoder(name, source.classes.get(name)) for name in sorted(values)}
+        for name, encoder in encoders.items():
+            encoder.encode(values[name], where)
+        return encoders
+    raise SourceError(complaint(source.name, expected="examples", found="none", do="check the source"))
 
 
 def _check_names(source: str, values: dict[str, Any], label: str | None) -> None:
@@ -136,21 +271,6 @@ def _check_names(source: str, values: dict[str, Any], label: str | None) -> None
         raise SourceError(
             complaint(source, expected=f"a field {label!r}", found=", ".join(sorted(values)), do="set --label")
         )
-
-
-def _payload(where: str, members: list[bytes]) -> bytes:
-    largest = max(map(len, members))
-    if largest >= MEMBER_LIMIT:
-        raise SourceError(complaint(where, expected="members below 8 GiB", found=f"{largest} bytes", do="split it up"))
-    return b"".join(part for data in members for part in (_LENGTH.pack(len(data)), data))
-
-
-def _members(payload: bytes) -> Iterator[bytes]:
-    start = 0
-    while start < len(payload):
-        (size,) = _LENGTH.unpack_from(payload, start)
-        start += _LENGTH.size + size
-        yield payload[start - size : start]
 
 
 def _split_counts(source: str, examples: int, fractions: tuple[float, float, float]) -> dict[str, int]:
@@ -168,85 +288,17 @@ def _split_counts(source: str, examples: int, fractions: tuple[float, float, flo
     return {name: count for name, count, fraction in zip(SPLITS, counts, fractions, strict=True) if fraction > 0}
 
 
-def _write(
-    folder: Path,
-    shuffle: Shuffle,
-    encoders: dict[str, FieldEncoder],
-    counts: dict[str, int],
-    options: PackOptions,
-    label: str | None,
-    report: Progress,
-    numbering: Numbering,
-    size: int | None,
-) -> dict[str, Split]:
-    """Writes every split's shards from consecutive ranges of the stored order."""
-    digits = max(numbering.digits, len(str(numbering.first_key + shuffle.examples - 1)))
-    examples = _keyed(shuffle, report, numbering.first_key, digits)
-    at_label = list(encoders).index(label) if label is not None and encoders[label].counts else None
-    splits = {}
-    for split, count in counts.items():
-        (folder / split).mkdir(exist_ok=True)
-        of_split = itertools.islice(examples, count)
-        if size is None:
-            samples = _alone(of_split, encoders, at_label)
-        else:
-            samples = in_blocks(of_split, list(encoders.values()), size, options, at_label)
-        first = numbering.first_shards.get(split, 0)
-        splits[split] = write_split(folder, split, samples, options, first_shard=first)
-    report("writing", shuffle.examples, shuffle.examples)
-    return splits
+def _digest(source: Source, options: PackOptions, before: Manifest | None) -> str:
+    """Names the command: the same for the same options and source files, unchanged."""
+    digest = hashlib.sha256()
+    for part in _identity(source, options, before):
+        digest.update(json.dumps(part).encode() + b"\n")
+    return digest.hexdigest()[:32]
 
 
-def _write_columns(
-    folder: Path,
-    source: Source,
-    encoders: dict[str, FieldEncoder],
-    counts: dict[str, int],
-    options: PackOptions,
-    report: Progress,
-    numbering: Numbering,
-    size: int,
-) -> dict[str, Split]:
-    """The same, for arrays in memory."""
-    assert source.columns is not None
-    examples, done, splits = sum(counts.values()), 0, {}
-    order = stored_order(options.seed, examples)
-    digits = max(numbering.digits, len(str(numbering.first_key + examples - 1)))
-    for split, count in counts.items():
-        (folder / split).mkdir(exist_ok=True)
-        part = Stored(order[done : done + count], numbering.first_key + done, digits, source.label)
-        samples = column_blocks(source.columns, encoders, part, size, options)
-        first = numbering.first_shards.get(split, 0)
-        splits[split] = write_split(folder, split, samples, options, first_shard=first)
-        done += count
-        report("writing", done, examples)
-    return splits
-
-
-def _encoders_of_columns(source: Source) -> dict[str, FieldEncoder]:
-    """Encoders that have taken the source's arrays; none where it is not arrays."""
-    if source.columns is None or any(column.dtype.kind not in "biufc" for column in source.columns.values()):
-        return {}
-    _check_names(source.name, dict(source.columns), source.label)
-    encoders = {name: FieldEncoder(name, source.classes.get(name)) for name in sorted(source.columns)}
-    for name, encoder in encoders.items():
-        encoder.column(source.columns[name], source.name)
-    return encoders
-
-
-def _alone(
-    examples: Iterator[tuple[str, list[bytes]]], encoders: dict[str, FieldEncoder], at_label: int | None
-) -> Iterator[Sample]:
-    """Every example as a sample."""
-    fields = [(encoder.member, encoder.finish) for encoder in encoders.values()]
-    for key, encoded in examples:
-        members = {name: finish(data) for (name, finish), data in zip(fields, encoded, strict=True)}
-        yield Sample(key, key, 1, members, () if at_label is None else (int(encoded[at_label]),))
-
-
-def _keyed(shuffle: Shuffle, report: Progress, first: int, digits: int) -> Iterator[tuple[str, list[bytes]]]:
-    """Key and encoded members of all examples in stored order."""
-    for number, payload in enumerate(shuffle):
-        if number % REPORT_EVERY == 0:
-            report("writing", number, shuffle.examples)
-        yield f"{first + number:0{digits}d}", list(_members(payload))
+def _identity(source: Source, options: PackOptions, before: Manifest | None) -> Iterator[object]:
+    looked = ((file, file.stat()) for file in source.files)
+    return itertools.chain(
+        [source.name, source.label, dataclasses.asdict(options), before and before.digest],
+        ([str(file.absolute()), found.st_size, found.st_mtime_ns] for file, found in looked),
+    )

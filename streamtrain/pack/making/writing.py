@@ -1,107 +1,76 @@
-"""Samples in stored order to the shards of one split, each with its index where its samples differ in size."""
+"""One shard on its way: counts examples and classes, and notes where every member lies."""
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamtrain.pack.index import ShardIndex, index_name, write_index
-from streamtrain.pack.making.options import PackOptions
-from streamtrain.pack.manifest import Split
-from streamtrain.pack.shard import BLOCK, ShardWriter
-from streamtrain.pack.shard_list import Shard, ShardList, shard_name
+from streamtrain.pack.shard import BLOCK, END, Content, ShardWriter
+from streamtrain.pack.shard_list import Shard
+from streamtrain.store import PARTIAL
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One sample of a tar: one example, or a block of them.
+class ShardFile:
+    """Writes the shard ``name`` of the data set in ``folder``; it appears whole or not at all, with its index.
 
-    Attributes:
-        first_key, last_key: of its examples; the first is the sample's.
-        examples: how many they are.
-        members: extension -> content.
-        labels: of its examples, where classes are counted.
+    Only samples that differ in size need an index.
     """
-
-    first_key: str
-    last_key: str
-    examples: int
-    members: Mapping[str, bytes]
-    labels: tuple[int, ...] = ()
-
-
-def write_split(
-    folder: Path, split: str, samples: Iterable[Sample], options: PackOptions, *, first_shard: int = 0
-) -> Split:
-    """Writes the shards of a split, numbered from ``first_shard``; a shard ends where the options say."""
-    classes: Counter[int] = Counter()
-    shards = ShardList()
-    writer: _Writer | None = None
-    try:
-        for sample in samples:
-            if writer is not None and writer.full(sample, options):
-                shards.append(writer.close())
-                writer = None
-            writer = writer or _Writer(folder, shard_name(split, first_shard + len(shards)))
-            writer.write(sample)
-            classes.update(sample.labels)
-        if writer is not None:
-            shards.append(writer.close())
-    finally:
-        if writer is not None:
-            writer.discard()
-    return Split(shards, dict(classes))
-
-
-class _Writer:
-    """One shard on its way: counts examples, and notes where every member lies."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
-        self._tar = ShardWriter(folder / name)
-        self._examples = 0
-        self._first_key = self._last_key = ""
+        self._partial = (folder / name).with_suffix(f".{secrets.token_hex(4)}{PARTIAL}")
+        self._tar = ShardWriter(self._partial)
         self._keys: list[str] = []
         self._extensions: tuple[str, ...] = ()
-        self._starts: list[int] = []
-        self._sizes: list[int] = []
+        self._places: list[tuple[int, int]] = []
+        self.examples = 0
+        self.classes: Counter[int] = Counter()
 
-    def full(self, sample: Sample, options: PackOptions) -> bool:
-        """Whether the sample belongs to the next shard."""
-        if options.shard_examples is not None:
-            return self._examples >= options.shard_examples
-        size = sum(BLOCK + len(data) + -len(data) % BLOCK for data in sample.members.values())
-        return self._tar.bytes + size > options.shard_bytes
-
-    def write(self, sample: Sample) -> None:
-        """The next sample."""
-        self._extensions = self._extensions or tuple(sorted(sample.members))
-        at = self._tar.bytes - 2 * BLOCK
+    def sample(self, key: str, members: Mapping[str, Content], examples: int = 1) -> None:
+        """The next sample, which holds so many examples."""
+        self._extensions = self._extensions or tuple(sorted(members))
+        at = self._tar.bytes - len(END)
         for extension in self._extensions:
-            size = len(sample.members[extension])
-            self._starts.append(at + BLOCK)
-            self._sizes.append(size)
+            size = len(members[extension])
+            self._places.append((at + BLOCK, size))
             at += BLOCK + size + -size % BLOCK
-        self._keys.append(sample.first_key)
-        self._tar.write(sample.first_key, sample.members)
-        self._first_key, self._last_key = self._first_key or sample.first_key, sample.last_key
-        self._examples += sample.examples
+        self._keys.append(key)
+        self._tar.write(key, members)
+        self.examples += examples
+
+    def table(self, samples: NDArray[np.uint8]) -> None:
+        """Further samples of one example each, laid out as rows."""
+        self._tar.append(samples.reshape(-1).data)
+        self.examples += len(samples)
+
+    def count(self, labels: NDArray[Any] | Iterable[int]) -> None:
+        """Counts classes of examples."""
+        if isinstance(labels, np.ndarray):
+            values, counts = np.unique(labels, return_counts=True)
+            self.classes.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        else:
+            self.classes.update(labels)
 
     def discard(self) -> None:
-        """Lets go of the file where it will not be finished; harmless after ``close``."""
+        """Leaves nothing of a shard that will not be finished."""
         self._tar.discard()
+        self._partial.unlink(missing_ok=True)
 
-    def close(self) -> Shard:
-        """Ends the file; its entry in the manifest."""
+    def close(self, first_key: str, last_key: str) -> Shard:
+        """Ends the shard; its entry in the manifest."""
         done = self._tar.close(self._name)
-        sizes = np.array(self._sizes, np.int64).reshape(len(self._keys), -1)
-        if self._examples == len(self._keys) and (sizes != sizes[0]).any():
-            starts = np.array(self._starts, np.int64).reshape(sizes.shape)
+        places = np.array(self._places, np.int64).reshape(len(self._keys), len(self._extensions), 2)
+        starts, sizes = places[:, :, 0], places[:, :, 1]
+        if self.examples == len(self._keys) and (sizes != sizes[:1]).any():
             keys = np.array([key.encode() for key in self._keys], np.bytes_)
             index = ShardIndex(keys, self._extensions, starts, sizes, done.bytes, done.sha256)
             write_index(self._folder / index_name(self._name), index)
-        return Shard(self._name, self._examples, done.bytes, done.sha256, self._first_key, self._last_key)
+        self._partial.rename(self._folder / self._name)
+        return Shard(self._name, self.examples, done.bytes, done.sha256, first_key, last_key)

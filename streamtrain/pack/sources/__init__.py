@@ -7,7 +7,7 @@ from pathlib import Path
 from streamtrain.errors import SourceError, complaint
 from streamtrain.pack.sources.source import Source
 
-KINDS = "a folder of images by class, .csv, .parquet, .npz, .npy, .tar or module:function"
+KINDS = "a folder of images by class, .csv, .parquet, .arrow, .npz, .npy, .tar, hf:NAME or module:function"
 
 
 def open_source(source: str, label: str | None = None) -> Source:
@@ -20,11 +20,13 @@ def open_source(source: str, label: str | None = None) -> Source:
     Raises:
         SourceError: missing, empty, unreadable, or of no kind that is known.
     """
-    from streamtrain.pack.sources import arrays, function, table, tars
+    from streamtrain.pack.sources import arrays, files, function, hub, table, tars
 
     path = Path(source)
     suffix = path.suffix.lower()
     if not path.exists():
+        if source.startswith(hub.PREFIX):
+            return table.from_table(hub.from_hub(source), label)
         if "{" in source or "*" in source:
             return tars.from_pattern(source, label)
         module, colon, name = source.partition(":")
@@ -37,27 +39,29 @@ def open_source(source: str, label: str | None = None) -> Source:
         raise SourceError(complaint(source, expected="data", found="an empty file", do="check the path"))
     if suffix in (".npz", ".npy"):
         return arrays.from_arrays(path, label)
-    if suffix in (".csv", ".parquet"):
-        return table.from_table([path], label)
+    if suffix in files.SUFFIXES:
+        return table.from_table(files.from_files([path]), label)
     if suffix == ".tar":
         return tars.from_tars([path], source, label)
     raise SourceError(complaint(source, expected=KINDS, found=f"a file ending in {suffix!r}", do="convert it"))
 
 
 def _folder(path: Path, label: str | None) -> Source:
-    from streamtrain.pack.sources import arrays, images, table, tars
+    from streamtrain.pack.sources import arrays, files, hub, images, table, tars
 
-    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-    if not files:
+    if any((path / name).exists() for name in hub.SAVED):
+        return table.from_table(hub.from_hub(str(path)), label)
+    found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    if not found:
         raise SourceError(complaint(str(path), expected=KINDS, found="an empty folder", do="check the path"))
-    suffixes = {file.suffix.lower() for file in files if file.is_file()}
+    suffixes = {file.suffix.lower() for file in found if file.is_file()}
     if suffixes == {".tar"}:
-        return tars.from_tars(files, str(path), label)
-    if suffixes == {".parquet"}:
-        return table.from_table(files, label)
+        return tars.from_tars(found, str(path), label)
+    if len(suffixes) == 1 and suffixes <= set(files.SUFFIXES):
+        return table.from_table(files.from_files(found), label)
     if suffixes == {".npy"}:
         return arrays.from_arrays(path, label)
-    if all(file.is_dir() for file in files):
+    if all(file.is_dir() for file in found):
         return images.from_class_folders(path, label)
-    found = f"a folder of {', '.join(sorted(suffixes))} and {sum(file.is_dir() for file in files)} folders"
-    raise SourceError(complaint(str(path), expected=KINDS, found=found, do="sort it out or use module:function"))
+    there = f"a folder of {', '.join(sorted(suffixes))} and {sum(file.is_dir() for file in found)} folders"
+    raise SourceError(complaint(str(path), expected=KINDS, found=there, do="sort it out or use module:function"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import SourceError, complaint, one_line
-from streamtrain.pack.sources.source import Source
+from streamtrain.pack.sources.source import Example, Source
 
 
 def from_function(module: str, name: str, label: str | None) -> Source:
@@ -28,9 +28,10 @@ def from_function(module: str, name: str, label: str | None) -> Source:
             complaint(where, expected="an importable function", found=one_line(error), do="check the name")
         ) from error
 
-    def examples() -> Iterator[tuple[str, dict[str, Any]]]:
-        yielded = iter(_guarded(where, function))
-        for number, example in enumerate(yielded):
+    def examples(start: int) -> Iterator[Example]:
+        for number, example in enumerate(_guarded(where, function)):
+            if number < start:
+                continue
             place = f"{where}, example {number}"
             if not isinstance(example, Mapping):
                 found = repr(example)[:80]

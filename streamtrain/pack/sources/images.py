@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from streamtrain.errors import SourceError, complaint
 from streamtrain.pack.codec import IMAGES, Raw
-from streamtrain.pack.sources.source import Source
+from streamtrain.pack.sources.source import Example, Source
 
 
 def from_class_folders(root: Path, label: str | None) -> Source:
@@ -26,12 +26,22 @@ def from_class_folders(root: Path, label: str | None) -> Source:
             raise SourceError(complaint(str(root / name), expected=expected, found="none", do="remove the folder"))
         files += [(file, number) for file in found]
 
-    def examples() -> Iterator[tuple[str, dict[str, Any]]]:
-        for file, number in files:
-            kind = "jpg" if _kind(file) == "jpeg" else _kind(file)
-            yield str(file), {"image": Raw(f"image.{kind}", file.read_bytes()), "label": number}
+    return Source(
+        str(root),
+        partial(_examples, tuple(files)),
+        len(files),
+        label or "label",
+        {"label": tuple(classes)},
+        borders=None,
+        bytes=sum(file.stat().st_size for file, _ in files),
+        files=tuple(file for file, _ in files),
+    )
 
-    return Source(str(root), examples, len(files), label or "label", {"label": tuple(classes)})
+
+def _examples(files: Sequence[tuple[Path, int]], start: int) -> Iterator[Example]:
+    for file, number in files[start:]:
+        kind = "jpg" if _kind(file) == "jpeg" else _kind(file)
+        yield str(file), {"image": Raw(f"image.{kind}", file.read_bytes()), "label": number}
 
 
 def _kind(file: Path) -> str:

@@ -4,27 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+BATCH_BYTES = 4 << 20
+"""Arrays are read by about this much at once."""
+
+Example = tuple[str, dict[str, Any]]
+"""Place and values: the place names the example in errors."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive examples as arrays, a field each, first axis the example; ``place`` names one of them in errors."""
+
+    values: Mapping[str, NDArray[Any]]
+    place: Callable[[int], str]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
 
 @dataclass(frozen=True)
 class Source:
-    """Examples in a fixed order.
+    """Examples in a fixed order. It travels to other processes, so it holds no open files.
 
     Attributes:
         name: as the user gave it.
-        examples: a new iterator over (place, values): ``place`` names the example in errors.
+        examples: the examples from this number on.
         count: how many they are, where that is known beforehand.
         label: the field of class labels, if there is one.
         classes: names of the values of a field that stand for classes.
-        columns: the same examples as arrays, a field each, first axis the example; where the source is arrays.
+        batches: the examples ``[start, stop)`` as arrays, where all fields are.
+        borders: numbers at which reading may begin without passing over all that come before; ``None`` for any.
+        bytes: about how many all examples take, where that is known beforehand.
+        files: that are read.
     """
 
     name: str
-    examples: Callable[[], Iterator[tuple[str, dict[str, Any]]]]
+    examples: Callable[[int], Iterator[Example]]
     count: int | None = None
     label: str | None = None
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    columns: Mapping[str, NDArray[Any]] | None = None
+    batches: Callable[[int, int], Iterator[Batch]] | None = None
+    borders: tuple[int, ...] | None = (0,)
+    bytes: int | None = None
+    files: tuple[Path, ...] = ()

@@ -1,20 +1,22 @@
-"""CSV and Parquet: the label, other columns of numbers as one vector ``features``, every other column a field.
+"""Tables: the label, other columns of numbers as one vector ``features``, every other column a field.
 
-Read in batches through pyarrow, so a table may be larger than memory. CSV numbers become float32;
-Parquet columns keep the type that all of them fit in.
+Read in batches, so a table may be larger than memory. CSV numbers become float32; the columns of other
+tables keep the type that all of them fit in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamtrain.errors import SourceError, complaint, one_line
-from streamtrain.pack.sources.source import Source
+from streamtrain.pack.sources.source import Batch, Example, Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,11 +25,48 @@ FEATURES = "features"
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Consecutive rows of one file (or other part), whose first has number ``first`` there."""
+
+    part: str
+    first: int
+    batch: pa.RecordBatch
+
+    def place(self, row: int) -> str:
+        """One of them, for errors."""
+        return f"{self.part}, row {self.first + row}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one schema. It travels to other processes, so it holds no open files.
+
+    Attributes:
+        name: as the user gave it.
+        schema: of all rows.
+        read: the rows from a number on; of some columns, in the order and of the types of a schema.
+        text: whether it is text, whose numbers' types were guessed.
+        classes: names of the values of a column that stand for classes.
+        count, borders, bytes, files: as of `Source`.
+    """
+
+    name: str
+    schema: pa.Schema
+    read: Callable[[int, pa.Schema], Iterator[Rows]]
+    text: bool
+    count: int | None
+    borders: tuple[int, ...] | None
+    bytes: int | None
+    files: tuple[Path, ...]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class _Columns:
     """Which column becomes what; ``classes`` maps the label's text to its number, where it is text.
 
-    ``schema`` is the first file's; in it the CSV's numbers but for the label are float64, since pyarrow
-    would take a column for integers that begins with some.
+    In ``schema`` the numbers of a CSV but for the label are float64, since pyarrow would take a column for
+    integers that begins with some.
     """
 
     schema: pa.Schema
@@ -38,146 +77,145 @@ class _Columns:
     classes: dict[str, int]
 
 
-def from_table(files: Sequence[Path], label: str | None) -> Source:
-    """Files of one schema, read one after the other.
+def from_table(table: Table, label: str | None) -> Source:
+    """The table's rows as examples.
 
     Raises:
-        SourceError: unreadable, without rows or the label's column; an empty, NaN or infinite number.
+        SourceError: no such column as the label's, or two of one name; an empty, NaN or infinite number.
     """
-    name = str(files[0] if len(files) == 1 else files[0].parent)
-    first = next(_batches(files[0]), None)
-    if first is None or not first.num_rows:
-        raise SourceError(complaint(name, expected="rows", found="none", do="check the file"))
-    columns = _columns(files, _checked(first.schema, files[0]), label, name)
-
-    def examples() -> Iterator[tuple[str, dict[str, Any]]]:
-        for file in files:
-            row = 0
-            for batch in _batches(file, columns.schema):
-                yield from _examples(file, row, batch, columns)
-                row += batch.num_rows
-
-    classes = {columns.label: tuple(columns.classes)} if columns.label and columns.classes else {}
-    return Source(name, examples, None, columns.label, classes)
-
-
-def _batches(file: Path, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
-    """A file's rows, some at a time, with the columns of ``schema`` where it is known."""
     import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
 
-    try:
-        if file.suffix.lower() == ".csv":
-            types = pyarrow.csv.ConvertOptions(column_types=schema)
-            with pyarrow.csv.open_csv(file, convert_options=types) as reader:
-                yield from reader
-        else:
-            with pyarrow.parquet.ParquetFile(file) as table:
-                if schema is not None and _typed(table.schema_arrow) != _typed(schema):
-                    raise _unlike(file, schema, table.schema_arrow)
-                yield from table.iter_batches()
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(
-            complaint(str(file), expected=f"a readable {file.suffix}", found=one_line(error), do="mend the file")
-        ) from None
+    columns = _columns(table, label)
+    classes = dict(table.classes)
+    if columns.label and columns.classes:
+        classes[columns.label] = tuple(columns.classes)
+    of_label = None if columns.label is None else columns.schema.field(columns.label).type
+    plain = of_label is None or _is_text(of_label) or _is_number(of_label) or pa.types.is_boolean(of_label)
+    return Source(
+        table.name,
+        partial(_examples, table, columns),
+        table.count,
+        columns.label,
+        classes,
+        batches=partial(_batches, table, columns) if plain and not columns.others else None,
+        borders=table.borders,
+        bytes=table.bytes,
+        files=table.files,
+    )
 
 
-def _checked(schema: pa.Schema, file: Path) -> pa.Schema:
-    """The schema, where its names can be told apart."""
+def checked(schema: pa.Schema, where: str) -> pa.Schema:
+    """The schema, where its names can be told apart.
+
+    Raises:
+        SourceError: names that are not text, or two alike.
+    """
     try:
         names = schema.names
     except UnicodeDecodeError as error:
         raise SourceError(
-            complaint(str(file), expected="text in UTF-8", found=one_line(error), do="save the file as UTF-8")
+            complaint(where, expected="text in UTF-8", found=one_line(error), do="save the file as UTF-8")
         ) from None
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SourceError(
-            complaint(str(file), expected="columns of different names", found=f"{twice[0]!r} twice", do="rename one")
+            complaint(where, expected="columns of different names", found=f"{twice[0]!r} twice", do="rename one")
         )
     return schema
 
 
-def _typed(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
-    return [(field.name, field.type) for field in schema]
-
-
-def _unlike(file: Path, expected: pa.Schema, found: pa.Schema) -> SourceError:
-    def shown(schema: pa.Schema, other: pa.Schema) -> str:
-        return ", ".join(f"{n} {t}" for n, t in _typed(schema) if (n, t) not in _typed(other)) or "none of that name"
-
-    return SourceError(
-        complaint(
-            str(file),
-            expected=f"the columns of the first file ({shown(expected, found)})",
-            found=shown(found, expected),
-            do="bring all files to one schema",
-        )
-    )
-
-
-def _columns(files: Sequence[Path], schema: pa.Schema, label: str | None, name: str) -> _Columns:
+def _columns(table: Table, label: str | None) -> _Columns:
     import pyarrow as pa
 
+    schema = table.schema
     label = label or ("label" if "label" in schema.names else None)
     if label is not None and label not in schema.names:
         raise SourceError(
-            complaint(name, expected=f"a column {label!r}", found=", ".join(schema.names), do="set --label")
+            complaint(table.name, expected=f"a column {label!r}", found=", ".join(schema.names), do="set --label")
         )
-    numeric = [f for f in schema if f.name != label and (pa.types.is_integer(f.type) or pa.types.is_floating(f.type))]
-    from_csv = files[0].suffix.lower() == ".csv"
+    numeric = [f for f in schema if f.name != label and _is_number(f.type)]
     dtype = np.dtype(np.float32)
-    if from_csv:
+    if table.text:
         schema = pa.schema([pa.field(f.name, pa.float64()) if f in numeric else f for f in schema])
     elif numeric:
         dtype = np.result_type(*(f.type.to_pandas_dtype() for f in numeric))
     classes: dict[str, int] = {}
     if label is not None and _is_text(schema.field(label).type):
-        found = {
-            value for file in files for batch in _batches(file, schema) for value in batch.column(label).to_pylist()
-        }
+        only = pa.schema([schema.field(label)])
+        found = {value for rows in table.read(0, only) for value in rows.batch.column(0).unique().to_pylist()}
         if found & {None, ""}:
-            raise _empty_cell(f"{name}, column {label!r}")
+            raise _empty_cell(f"{table.name}, column {label!r}")
         classes = {value: number for number, value in enumerate(sorted(found))}
     taken = {label, *(f.name for f in numeric)}
     others = tuple(name for name in schema.names if name not in taken)
     if numeric and FEATURES in (label, *others):
         expected = f"no column {FEATURES!r} beside columns of numbers, which get that name together"
-        raise SourceError(complaint(name, expected=expected, found="one", do="rename it or drop the others"))
+        raise SourceError(complaint(table.name, expected=expected, found="one", do="rename it or drop the others"))
     return _Columns(schema, label, tuple(f.name for f in numeric), dtype, others, classes)
 
 
-def _examples(file: Path, row: int, batch: pa.RecordBatch, columns: _Columns) -> Iterator[tuple[str, dict[str, Any]]]:
-    features = _features(file, row, batch, columns)
-    labels = None if columns.label is None else batch.column(columns.label).to_pylist()
-    others = {name: _values(f"{file}, row {row}", name, batch.column(name)) for name in columns.others}
-    for index in range(batch.num_rows):
-        where = f"{file}, row {row + index}"
-        values = {name: column[index] for name, column in others.items()}
-        empty = next((name for name, value in values.items() if value is None), None)
-        if empty is not None:
-            raise _empty_cell(f"{where}, column {empty!r}")
+def _examples(table: Table, columns: _Columns, start: int) -> Iterator[Example]:
+    for rows in table.read(start, columns.schema):
+        features = _features(rows, columns)
+        labels = None if columns.label is None else rows.batch.column(columns.label).to_pylist()
+        others = {name: _values(rows.place(0), name, rows.batch.column(name)) for name in columns.others}
+        for index in range(rows.batch.num_rows):
+            values = {name: column[index] for name, column in others.items()}
+            empty = next((name for name, value in values.items() if value is None), None)
+            if empty is not None:
+                raise _empty_cell(f"{rows.place(index)}, column {empty!r}")
+            if features is not None:
+                values[FEATURES] = features[index]
+            if labels is not None:
+                values[columns.label or ""] = _label(rows.place(index), labels[index], columns)
+            yield rows.place(index), values
+
+
+def _batches(table: Table, columns: _Columns, start: int, stop: int) -> Iterator[Batch]:
+    for rows in table.read(start, columns.schema):
+        values: dict[str, NDArray[Any]] = {}
+        features = _features(rows, columns)
         if features is not None:
-            values[FEATURES] = features[index]
-        if labels is not None:
-            values[columns.label or ""] = _label(where, labels[index], columns)
-        yield where, values
+            values[FEATURES] = features[: stop - start]
+        if columns.label is not None:
+            values[columns.label] = _labels(rows, columns)[: stop - start]
+        yield Batch(values, rows.place)
+        start += rows.batch.num_rows
+        if start >= stop:
+            return
 
 
-def _features(file: Path, row: int, batch: pa.RecordBatch, columns: _Columns) -> np.ndarray[Any, Any] | None:
+def _labels(rows: Rows, columns: _Columns) -> NDArray[Any]:
+    """The labels as `_label` gives them one by one, shape (rows,)."""
+    import pyarrow as pa
+    import pyarrow.compute
+
+    column = rows.batch.column(columns.label)
+    if column.null_count:
+        empty = pyarrow.compute.index(column.is_null(), True).as_py()
+        raise _empty_cell(f"{rows.place(empty)}, column {columns.label!r}")
+    if columns.classes:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        names = pa.array(columns.classes, column.type)
+        found: NDArray[Any] = pyarrow.compute.index_in(column, value_set=names).to_numpy(zero_copy_only=False)
+        return found.astype(np.int64)
+    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values.astype(np.float64) if values.dtype.kind == "f" else values
+
+
+def _features(rows: Rows, columns: _Columns) -> NDArray[Any] | None:
     """The columns of numbers side by side, shape (rows, columns); all finite."""
     if not columns.features:
         return None
     parts = []
     for name in columns.features:
-        column = batch.column(name)
-        values = column.to_numpy(zero_copy_only=False)
+        values = rows.batch.column(name).to_numpy(zero_copy_only=False)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is infinite then, or was NaN
             bad = np.flatnonzero(~np.isfinite(values.astype(np.float64).astype(np.result_type(columns.dtype, "f4"))))
         if bad.size:
             found = "an empty or NaN cell" if np.isnan(values[bad[0]]) else str(values[bad[0]])
-            where = f"{file}, row {row + int(bad[0])}, column {name!r}"
+            where = f"{rows.place(int(bad[0]))}, column {name!r}"
             expected = f"a finite number ({columns.dtype})"
             raise SourceError(complaint(where, expected=expected, found=found, do="mend or remove the row"))
         parts.append(values.astype(columns.dtype))
@@ -223,3 +261,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _empty_cell(where: str) -> SourceError:
     return SourceError(complaint(where, expected="a value", found="an empty cell", do="fill it or remove the row"))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
 import glob
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from streamtrain.errors import SourceError, complaint
 from streamtrain.pack.codec import Raw
 from streamtrain.pack.manifest import field_name
 from streamtrain.pack.shard import examples as scan
-from streamtrain.pack.sources.source import Source
+from streamtrain.pack.sources.source import Example, Source
 
 
 def from_pattern(pattern: str, label: str | None) -> Source:
@@ -29,25 +31,37 @@ def from_pattern(pattern: str, label: str | None) -> Source:
 def from_tars(files: Sequence[Path], name: str, label: str | None) -> Source:
     """Examples of all tars, one after the other; a field is named by its extension."""
 
-    def examples() -> Iterator[tuple[str, dict[str, Any]]]:
-        for file in files:
-            with file.open("rb") as opened:
-                for key, members in scan(file):
-                    values = {}
-                    for extension, (start, size) in members.items():
-                        opened.seek(start)
-                        if field_name(extension) in values:
-                            raise _clash(file, key, members)
-                        values[field_name(extension)] = Raw(extension, opened.read(size))
-                    yield f"{file}, example {key!r}", values
-
+    starts = [0, *itertools.accumulate(sum(1 for _ in scan(file)) for file in files)]
     if label is None:
-        first = next(examples(), None)
+        first = next(_examples(files, starts[:-1], 0), None)
         numbers = (
             [] if first is None else [n for n, raw in first[1].items() if raw.extension.rpartition(".")[2] == "cls"]
         )
         label = numbers[0] if len(numbers) == 1 else None
-    return Source(name, examples, None, label)
+    return Source(
+        name,
+        partial(_examples, tuple(files), tuple(starts[:-1])),
+        starts[-1],
+        label,
+        borders=tuple(starts[:-1]),
+        bytes=sum(file.stat().st_size for file in files),
+        files=tuple(files),
+    )
+
+
+def _examples(files: Sequence[Path], starts: Sequence[int], start: int) -> Iterator[Example]:
+    """The examples from number ``start`` on; ``starts`` are the numbers of each file's first."""
+    begin = max(0, bisect.bisect_right(starts, start) - 1)
+    for file, first in zip(files[begin:], starts[begin:], strict=True):
+        with file.open("rb") as opened:
+            for key, members in itertools.islice(scan(file), max(0, start - first), None):
+                values = {}
+                for extension, (at, size) in members.items():
+                    opened.seek(at)
+                    if field_name(extension) in values:
+                        raise _clash(file, key, members)
+                    values[field_name(extension)] = Raw(extension, opened.read(size))
+                yield f"{file}, example {key!r}", values
 
 
 def _clash(file: Path, key: str, members: Mapping[str, object]) -> SourceError:

@@ -75,8 +75,9 @@ def test_other_forms_and_two_at_once_are_refused(tmp_path: Path) -> None:
     with pytest.raises(st.SourceError, match="expected the fields image, label, found label, picture"):
         append(str(tmp_path / "other.npz"), tmp_path / "a", OPTIONS)
     assert read_manifest(tmp_path / "a").examples == 100
-    descriptor = os.open(tmp_path / "a", os.O_RDONLY)
+    (tmp_path / ".a.pack.partial").mkdir()
+    descriptor = os.open(tmp_path / ".a.pack.partial" / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(st.ConfigError, match="expected one append at a time, found another one at work"):
+    with pytest.raises(st.ConfigError, match="expected one pack or append at a time, found another one at work"):
         append(source, tmp_path / "a", OPTIONS)
     os.close(descriptor)

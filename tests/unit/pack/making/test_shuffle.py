@@ -1,6 +1,6 @@
 """Promise 1: the stored order is a uniformly random permutation, out of core."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +10,49 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from streamtrain.pack.making.shuffle import Shuffle, stored_order
+from streamtrain.pack.making.runs import Run, Runs, run_folder, write_run
+from streamtrain.pack.making.shuffle import order_of, sort_keys, stored_order
 
 Order = NDArray[np.int64]
 EXAMPLES = 20_000
 
 
-def out_of_core(seed: int, examples: int, memory_bytes: int, folder: Path) -> list[int]:
-    shuffle = Shuffle(seed, memory_bytes, folder)
-    for number in range(examples):
-        shuffle.add(b"%d" % number)
-    return [int(payload) for payload in shuffle]
+def merged(seed: int, sizes: Sequence[int], window: int, folder: Path) -> list[int]:
+    """The order that runs of these sizes are read in, by windows."""
+    start, folders = 0, []
+    for size in sizes:
+        stop = start + size
+        columns = {"number": np.arange(start, stop)}
+        write_run(folder, Run(start, stop, False, {}), sort_keys(seed, start, stop), columns)
+        folders.append(run_folder(folder, start))
+        start = stop
+    runs, found = Runs.of(folders), []
+    for first in range(0, start, window):
+        part = runs.window(first, min(first + window, start))
+        found += part.column("number", np.dtype(np.int64))[part.order].tolist()
+    return found
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32), examples=st.integers(0, 400), memory=st.sampled_from([2_000, 20_000, 1 << 20]))
-def test_promise_1_out_of_core_order_is_the_naive_twins(
-    seed: int, examples: int, memory: int, tmp_path_factory: pytest.TempPathFactory
+@given(seed=st.integers(0, 2**32), sizes=st.lists(st.integers(1, 90), max_size=8), window=st.integers(1, 200))
+def test_promise_1_runs_are_merged_in_the_naive_twins_order(
+    seed: int, sizes: list[int], window: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    folder = tmp_path_factory.mktemp("scratch")
-    assert out_of_core(seed, examples, memory, folder) == stored_order(seed, examples).tolist()
-    assert not [left for left in folder.rglob("*") if left.is_file()]
+    folder = tmp_path_factory.mktemp("runs")
+    naive = np.argsort(sort_keys(seed, 0, sum(sizes)), kind="stable")
+    assert merged(seed, sizes, window, folder) == naive.tolist() == stored_order(seed, sum(sizes)).tolist()
 
 
-def test_buckets_larger_than_the_memory_are_split_again(tmp_path: Path) -> None:
-    assert out_of_core(5, 5_000, 2_000, tmp_path) == stored_order(5, 5_000).tolist()
-    assert any(left.is_dir() for left in tmp_path.iterdir()), "the second level was never used"
+@given(keys=st.lists(st.integers(0, 3), max_size=300))
+def test_equal_keys_keep_their_order(keys: list[int]) -> None:
+    found = order_of(np.array(keys, np.uint64))
+    assert found.tolist() == sorted(range(len(keys)), key=keys.__getitem__)
+
+
+@given(seed=st.integers(0, 2**32), start=st.integers(0, 70_000), size=st.integers(0, 50))
+def test_keys_are_a_function_of_seed_and_number(seed: int, start: int, size: int) -> None:
+    whole = np.random.Philox(key=seed).random_raw(start + size)
+    assert np.array_equal(sort_keys(seed, start, start + size), whole[start:])
 
 
 def test_promise_1_stored_order_is_a_permutation_that_the_seed_decides() -> None:

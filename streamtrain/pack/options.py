@@ -23,9 +23,11 @@ class PackOptions:
     label: str | None = None
     """Field or column of class labels, where the source does not say."""
     blocks: bool | None = None
-    """Many examples in one sample of the tar; by default where they are of one shape and below 4 kB."""
+    """Many examples in one sample of the tar, as column arrays; by default where they are small and of one shape."""
     memory_bytes: int = 1 << 30
-    """Examples held in memory while shuffling; beyond it they go to disk, next to DEST."""
+    """Memory for examples on their way, shared by all tasks; they wait on disk, next to DEST."""
+    tasks: int | None = None
+    """Ray tasks; by default one a CPU where SOURCE has 4 GB or more, else none. The bytes written are the same."""
 
     def __post_init__(self) -> None:
         fractions = ", ".join(f"{fraction:g}" for fraction in self.splits)
@@ -34,7 +36,7 @@ class PackOptions:
             do = "change them, e.g. --splits 0.8 0.1 0.1"
             expected = "three fractions that sum to 1, the first above 0"
             raise ConfigError(complaint("splits", expected=expected, found=fractions, do=do))
-        for name in ("shard_bytes", "shard_examples", "memory_bytes"):
+        for name in ("shard_bytes", "shard_examples", "memory_bytes", "tasks"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(complaint(name, expected="at least 1", found=str(value), do="raise it"))
