@@ -158,6 +158,8 @@ def test_every_fault_is_found_where_it_is_and_opening_refuses_what_is_refused(ca
     message = str(raised.value)
     assert any(str(tmp_path / finding.shard) in message for finding in refused)
     offsets = {f"at byte {finding.offset}:" for finding in refused if finding.offset is not None}
+    if case != "field more":  # its example is the last one, and `pack.shard` does not tell where that began
+        assert not offsets or any(offset in message for offset in offsets), message
     keys = {finding.key for finding in refused if finding.offset is not None and finding.key is not None}
     assert not keys or case == "cut in a header" or any(key in message for key in keys), message
 
