@@ -124,6 +124,11 @@ CASES: dict[str, tuple[Callable[[Path], object], list[tuple[str, str | None, int
         tar("a.npy", data=as_npy(np.zeros(0)).replace(b"'<f8'", b"'|O' ")),
         [("pickled", "a", 0), ("unreadable", "a", 0)],
     ),
+    "npy whose header does not end": (
+        tar("a.npy", data=as_npy(np.zeros(0)).replace(b"'descr'", b"'descr(")),
+        [("unreadable", "a", 0)],
+    ),
+    "line break in a name": (tar("a.\nTXT"), [("upper-case extension", "a", 0)]),
     "no number": (tar("a.cls", data=b"one"), [("unreadable", "a", 0)]),
     "no image": (tar("a.png"), [("unreadable", "a", 0)]),
     "leading dot": (tar("._a.txt", "a.txt"), [("no KEY.EXTENSION", "._a.txt", 0)]),
@@ -136,6 +141,7 @@ CASES: dict[str, tuple[Callable[[Path], object], list[tuple[str, str | None, int
     "hard link": (typed(tarfile.LNKTYPE), [("link or device", "a.x", 512)]),
     "FIFO": (typed(tarfile.FIFOTYPE), [("link or device", "a.x", 512)]),
     "sparse, GNU": (sparse("gnu"), [("sparse", "k.bin", 0), ("no examples", None, None)]),
+    "sparse, pax": (sparse("posix"), [("sparse", "k.bin", 0), ("no examples", None, None)]),
     "long name, GNU": (tar("x" * 120 + ".txt", form=tarfile.GNU_FORMAT), [("long name", "x" * 120, 1024)]),
     "long name, pax": (tar("x" * 120 + ".txt", form=tarfile.PAX_FORMAT), [("long name", "x" * 120, 1024)]),
     "not UTF-8": (tar("\udce9.txt", form=tarfile.GNU_FORMAT), [("not UTF-8", "\ufffd", 0)]),
@@ -156,6 +162,7 @@ def test_every_fault_is_found_where_it_is_and_opening_refuses_what_is_refused(ca
     with pytest.raises(ShardError) as raised:
         scan_foreign(tmp_path)
     message = str(raised.value)
+    assert message.isprintable()
     assert any(str(tmp_path / finding.shard) in message for finding in refused)
     offsets = {f"at byte {finding.offset}:" for finding in refused if finding.offset is not None}
     if case != "field more":  # its example is the last one, and `pack.shard` does not tell where that began
