@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from streamtrain.cli import main
 from streamtrain.errors import ManifestError, ShardError
 from streamtrain.pack import FAULTS, lint, scan_foreign
-from tests.support.command import streamtrain
 from tests.support.datasets import pack_digits
 from tests.support.foreign import as_npy, write_digits, write_tar
 from tests.support.readers import by_hugging_face, by_ray_data, by_webdataset
@@ -263,16 +263,18 @@ def test_no_shards(tmp_path: Path) -> None:
         list(lint(tmp_path))
 
 
-def test_the_command_lists_them_by_kind_with_what_readers_do(tmp_path: Path) -> None:
+def test_the_command_lists_them_by_kind_with_what_readers_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tar("a.txt", "b.txt", *["a.txt", "b.txt"] * 8)(tmp_path)
-    done = streamtrain("inspect", str(tmp_path), "--lint")
-    assert (
-        done.returncode == 3 and "16 findings for which the data set is refused, 0 that are only noted" in done.stdout
-    )
-    assert "interleaved (refused, 16): the members of an example do not stand together" in done.stdout
-    assert "  Ray Data: fails with ValueError\n" in done.stdout
-    assert "  - train/0.tar, 'a', at byte 2048: its key again\n" in done.stdout
-    assert "  … and 6 more (--json)" in done.stdout
+    with pytest.raises(SystemExit, match="3"):
+        main(["inspect", str(tmp_path), "--lint"])
+    shown = capsys.readouterr().out
+    assert "16 findings for which the data set is refused, 0 that are only noted" in shown
+    assert "interleaved (refused, 16): the members of an example do not stand together" in shown
+    assert "  Ray Data: fails with ValueError\n" in shown
+    assert "  - train/0.tar, 'a', at byte 2048: its key again\n" in shown
+    assert "  … and 6 more (--json)" in shown
     pack_digits(tmp_path / "ours")
-    done = streamtrain("inspect", str(tmp_path / "ours"), "--lint", "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["findings"] == []
+    main(["inspect", str(tmp_path / "ours"), "--lint", "--json"])
+    assert json.loads(capsys.readouterr().out)["findings"] == []
