@@ -108,8 +108,9 @@ class TrackingError(StreamtrainError):
 
 
 def complaint(where: str, *, expected: str, found: str, do: str) -> str:
-    """One line in the form that every message has."""
-    return f"{where}: expected {expected}, found {found}; {do}"
+    """One line in the form that every message has, whatever the names in it hold."""
+    line = f"{where}: expected {expected}, found {found}; {do}"
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 @contextlib.contextmanager
