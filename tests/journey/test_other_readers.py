@@ -14,6 +14,7 @@ from PIL import Image
 
 from streamtrain.pack import PackOptions, pack, scan_foreign
 from streamtrain.pack.shard import examples
+from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
 from tests.support.datasets import digits
 from tests.support.foreign import as_npy, write_tar
@@ -208,7 +209,9 @@ def test_we_find_the_same_in_every_writers_shards(writer: str, prefix: str, tmp_
     made = sorted(train.glob("*.tar"))
     assert by_us(*made) == files_of(raw) and len(files_of(raw)) == 3 * NUMBER
     manifest = scan_foreign(tmp_path / "made")
-    arrays = Reader(tmp_path / "made", manifest, "train", ("npy", "png", "cls"), verify=False).read(0, NUMBER)
+    arrays = Reader(LocalFiles(tmp_path / "made", verify=False), manifest, "train", ("npy", "png", "cls")).read(
+        0, NUMBER
+    )
     images, labels = digits(NUMBER)
     assert arrays["cls"].tolist() == labels.tolist()
     assert (arrays["npy"] == images).all() and (arrays["png"] == images).all()

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from streamtrain.errors import DataError, ManifestError, ShardError, StreamtrainError
 from streamtrain.pack import FAULTS, FILE, lint, read_manifest, scan_foreign
 from streamtrain.pack.shard import examples, members
+from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
 from tests.support.datasets import pack_digits
 from tests.support.foreign import as_npy, write_tar
@@ -135,7 +136,7 @@ def test_a_fuzzed_tar_is_read_or_refused_and_nothing_else(
         assert refused, f"opening refuses what lint does not list: {error}"
         return
     assert not refused, f"lint lists what opening does not refuse: {refused}"
-    reader = Reader(folder, manifest, "train", [field.name for field in manifest.fields], verify=False)
+    reader = Reader(LocalFiles(folder, verify=False), manifest, "train", [field.name for field in manifest.fields])
     try:
         reader.read(0, len(reader))
     except StreamtrainError as error:
@@ -226,7 +227,7 @@ def outcome_of_manifest(folder: Path) -> None:
             len(Path(shard.file).parts) == 2 and ".." not in shard.file for shard in manifest.splits[split].shards
         )
         try:
-            reader = Reader(folder, manifest, split, [field.name for field in manifest.fields])
+            reader = Reader(LocalFiles(folder), manifest, split, [field.name for field in manifest.fields])
             if len(reader):
                 reader.read(0, len(reader))
         except StreamtrainError as error:
