@@ -131,7 +131,7 @@ def test_mlflows_page_shows_the_gap_and_the_figure(demo: tuple[Path, str], ui: s
     shown = dumped(page, tmp_path)
     for name in ("gap/loss", "gap/error", "gap/error_standard_error", "generalization_risk/error"):
         assert name in shown, name
-    assert f"{run.data.metrics['gap/loss']:.6f}"[:8] in shown
+    assert str(run.data.metrics["gap/loss"])[:8] in shown  # cut, not rounded: the page may show more digits
     artifact = dumped(f"{page}/artifacts/figures/risk_error.png", tmp_path)
     assert "figures/risk_error.png" in artifact and re.search(r"<img[^>]+src=\"(blob|data|http)", artifact)
 
