@@ -80,9 +80,8 @@ def pack(
 
     Plain WebDataset reads what it writes. Small examples of fixed size are in blocks, which are unbatched so::
 
-        shards = wds.WebDataset(files, shardshuffle=False).decode()
-        examples = ({name: block[f"{name}.npy"][row] for name in ("image", "label")}
-                    for block in shards for row in range(len(block["label.npy"])))
+        blocks = wds.WebDataset(files, shardshuffle=False).decode().to_tuple("image.npy", "label.npy")
+        examples = (example for columns in blocks for example in zip(*columns))
 
     Args:
         source: see `streamtrain.pack.sources`.
