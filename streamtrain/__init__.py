@@ -17,6 +17,7 @@ from streamtrain.errors import (
     SourceError,
     StoreError,
     StreamtrainError,
+    TrackingError,
     TrainingError,
     WorkerLost,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "StreamtrainError",
     "Synchronous",
     "Tracking",
+    "TrackingError",
     "TrainingError",
     "WorkerLost",
     "load_job",

@@ -1,7 +1,7 @@
 """The command line: parse, call, print. What is called lives elsewhere.
 
 Exit codes: 0 done; 2 a wrong flag, setting or job file; 3 bad data; 4 a run that started and failed;
-130 interrupted.
+5 MLflow has not taken everything; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ usage: streamtrain COMMAND [--help]
   pack SOURCE DEST         raw data -> shuffled WebDataset shards and a manifest; --append adds to them
   inspect DEST             what a data set holds; its checksums; one example's way
   train JOB.py             train a job, with any setting as a flag
+  sync [RUN_FOLDER ...]    deliver to MLflow what it had not taken when runs ended
   ui                       open MLflow on this folder's runs
 
 examples:
@@ -83,7 +84,8 @@ def fail(line: str, code: int) -> NoReturn:
 
 INTERRUPTED = {
     "pack": "no data set was written, and nothing half-written was left",
-    "train": "what was measured so far is in MLflow and in the run's folder",
+    "train": "a run that had begun says above where what it measured is",
+    "sync": "what was delivered so far is noted, the rest stays",
 }
 
 
@@ -169,6 +171,24 @@ def run_train(words: Sequence[str]) -> None:
     print(json.dumps(result.summary()) if as_json else table({result.mode: result}))
 
 
+def run_sync(words: Sequence[str]) -> None:
+    """``streamtrain sync``."""
+    from streamtrain.flags import SyncArguments, parse
+    from streamtrain.track.mlflow.sync import folders_with_journals, raise_for, sync
+
+    given = parse(SyncArguments, words, "streamtrain sync", "streamtrain sync\nstreamtrain sync runs/mnist-online-*")
+    done = []
+    for folder in folders_with_journals(given.folders):
+        done.append(sync(folder, given.uri))
+        if not given.json:
+            print(done[-1].line, flush=True)
+    if given.json:
+        print(json.dumps([synced.summary() for synced in done]))
+    elif not done:
+        print("no journal below runs/: nothing to deliver")
+    raise_for(done)
+
+
 def run_ui(words: Sequence[str]) -> None:
     """``streamtrain ui``."""
     from streamtrain.flags import UiArguments, parse
@@ -182,5 +202,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "pack": run_pack,
     "inspect": run_inspect,
     "train": run_train,
+    "sync": run_sync,
     "ui": run_ui,
 }

@@ -8,9 +8,10 @@
     │   ├── ManifestError  the card of a data set
     │   ├── ShardError     one tar, one example in it
     │   └── StoreError     a store that does not answer, or gives other bytes than it should
-    └── TrainingError      what happens in a run                           exit 4
-        ├── NonFiniteError a loss or gradient is NaN or infinite
-        └── WorkerLost     a worker process died or stopped answering
+    ├── TrainingError      what happens in a run                           exit 4
+    │   ├── NonFiniteError a loss or gradient is NaN or infinite
+    │   └── WorkerLost     a worker process died or stopped answering
+    └── TrackingError      what MLflow does not take                       exit 5
 
 A message is one line: what, expected, found, what to do. All are built from that one string, so
 they survive pickling between processes unless a class says otherwise.
@@ -100,9 +101,16 @@ class WorkerLost(TrainingError):
     """A worker died or stopped answering while others waited for it."""
 
 
+class TrackingError(StreamtrainError):
+    """MLflow has not taken what `streamtrain sync` has for it; the journal keeps it."""
+
+    exit_code = 5
+
+
 def complaint(where: str, *, expected: str, found: str, do: str) -> str:
-    """One line in the form that every message has."""
-    return f"{where}: expected {expected}, found {found}; {do}"
+    """One line in the form that every message has, whatever the names in it hold."""
+    line = f"{where}: expected {expected}, found {found}; {do}"
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 @contextlib.contextmanager

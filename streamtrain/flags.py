@@ -64,6 +64,18 @@ class InspectArguments:
 
 
 @dataclass(frozen=True)
+class SyncArguments:
+    """Delivers to MLflow what it had not taken when runs ended: in order, nothing twice. The journals stay."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Runs' folders; all below runs/ by default."""
+    uri: str | None = None
+    """MLflow's tracking URI, where it is not the one that the run was told."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True)
 class UiArguments:
     """MLflow's own pages on this folder's runs, or on those of MLFLOW_TRACKING_URI; for this machine only."""
 

@@ -173,9 +173,23 @@ class Tracking:
     """Steps that one point of the minibatch curves is the mean of."""
     log_model: bool = True
     """Log the final model to MLflow, with signature and input example."""
+    register: str | None = None
+    """Register the final model in MLflow under this name, as a new version."""
+    parent: str | None = None
+    """Show the run under this one in MLflow: a run's id, or a name that all runs of a sweep give."""
+    system_seconds: float = 10.0
+    """Seconds between two points of the system metrics: processor, memory, disk and network of this machine."""
 
     def __post_init__(self) -> None:
         _require_count("tracking.log_every", self.log_every)
+        _require_finite("tracking.system_seconds", self.system_seconds, positive=True)
+        _require(
+            self.register is None or self.log_model,
+            "tracking.register",
+            "tracking.log_model with it",
+            self.log_model,
+            "leave tracking.log_model on",
+        )
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,10 @@ def _array_form(data: bytes) -> Form:
         raise ValueError(f"version {version} of the npy format")
     old = version == (1, 0)
     read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
+    try:
+        shape, _, dtype = read_header(stream)
+    except Exception as error:  # numpy lets through whatever its parser raises, e.g. tokenize's errors
+        raise ValueError(one_line(error)) from None
     if dtype.hasobject:
         raise ValueError("pickled objects")
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()

@@ -25,6 +25,7 @@ from streamtrain.run.following import wait_for_growth
 from streamtrain.run.loader_health import LoaderHealth
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.store import write_whole
+from streamtrain.track.system import SystemMetrics
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker
 from streamtrain.values import Lane, Loading, Reading, Risk, Skip, Update
@@ -78,6 +79,7 @@ class Controller:
         self._progressive = Progressive(mode.window) if isinstance(mode, Online) else None
         self._evaluations: list[Evaluation] = []
         self._loader = LoaderHealth(plan, tracker, folder)
+        self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
 
     def run(self) -> Result:
         """Trains to the end that the mode sets.
@@ -159,6 +161,7 @@ class Controller:
     def _note(self, done: Sequence[Update], examples_per_second: float) -> None:
         now = time.time()
         readings = [Reading("throughput/examples_per_second", examples_per_second, done[-1].step, now)]
+        readings += self._system.readings(done[-1].step, now)
         if isinstance(self._plan.job.aggregation, Stale):
             staleness = sum(update.staleness for update in done) / len(done)
             readings.append(Reading("gradient/staleness", staleness, done[-1].step, now))
@@ -207,6 +210,7 @@ class Controller:
 
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
+        save_parameters(self._folder / "parameters.safetensors", parameters)  # before anything that may fail
         order, now, last = self._plan.order, time.time(), self._step - 1
         self._fleet.restore(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples

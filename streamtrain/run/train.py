@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamtrain.errors import one_line
 from streamtrain.job import Job, Online
 from streamtrain.run.outcome.card import card_of
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
     from streamtrain.prepare.preflight import Trial
     from streamtrain.run.outcome.result import Result
-    from streamtrain.track.tracker import Tracker
+    from streamtrain.track.tracker import ModelCard, Tracker
 
 
 def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
@@ -56,15 +58,20 @@ def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
     try:
         with RayFleet(plan) as fleet:
             result = Controller(plan, fleet, tracker, terminal, folder).run()
-        _keep(plan, trial, result, tracker)
+        for problem in _keep(plan, trial, run_name, result, tracker):
+            terminal.line(problem)
     except BaseException as error:
-        terminal.clear()
-        tracker.finish("killed" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
+        left = tracker.finish("killed" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
+        terminal.line(left or f"{run_name}: what was measured is in {folder}{_and_in_mlflow(tracker)}")
         raise
     left = tracker.finish("finished", result.stop_reason)
     if left:
         terminal.line(left)
     return dataclasses.replace(result, run_id=tracker.run_id)
+
+
+def _and_in_mlflow(tracker: Tracker) -> str:
+    return " and in MLflow" if tracker.run_id else ""
 
 
 def _tracker(job: Job) -> Tracker:
@@ -83,18 +90,34 @@ def _run_folder(job: Job, run_name: str) -> Path:
     return folder
 
 
-def _keep(plan: Plan, trial: Trial, result: Result, tracker: Tracker) -> None:
-    """Figures, parameters and model of a finished run, to its folder and to the tracker."""
+def _keep(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: Tracker) -> Iterator[str]:
+    """Figures, description, parameters and model of a finished run, to the tracker.
+
+    What cannot be made or saved does not undo a run that trained well: a line for each says so.
+    """
+    from streamtrain.run.outcome.report import description, figures
+
+    def draw() -> None:
+        for file in figures(result):
+            tracker.artifact(file, "figures")
+
+    def log_model() -> None:
+        if plan.job.tracking.enabled and plan.job.tracking.log_model:
+            tracker.model(_model_card(plan, trial, result))
+
+    tracker.artifact(result.folder / "parameters.safetensors", "parameters")
+    tracker.describe(description(run_name, result))
+    for what, keep in (("figures", draw), ("the model for MLflow", log_model)):
+        try:
+            keep()
+        except Exception as error:
+            yield f"{run_name}: {what} could not be made ({one_line(error)}); the parameters are in {result.folder}"
+
+
+def _model_card(plan: Plan, trial: Trial, result: Result) -> ModelCard:
     from streamtrain.gradient import build_model
-    from streamtrain.run.controller import save_parameters
-    from streamtrain.run.outcome.report import figures
     from streamtrain.track.tracker import ModelCard
 
-    for file in figures(result):
-        tracker.artifact(file, "figures")
-    save_parameters(result.folder / "parameters.safetensors", result.parameters)
-    tracker.artifact(result.folder / "parameters.safetensors", "parameters")
-    if plan.job.tracking.enabled and plan.job.tracking.log_model and trial.output is not None:
-        model = build_model(plan.job)
-        model.load_state_dict(result.parameters)
-        tracker.model(ModelCard(model.eval(), trial.inputs, trial.output))
+    model = build_model(plan.job)
+    model.load_state_dict(result.parameters)
+    return ModelCard(model.eval(), trial.inputs, trial.output, plan.job.tracking.register)

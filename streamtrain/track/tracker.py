@@ -30,22 +30,27 @@ class DatasetCard:
 
 @dataclass(frozen=True)
 class RunCard:
-    """What is known about a run before its first step."""
+    """What is known about a run before its first step. ``parent``: the name or id of a run that it belongs under."""
 
     name: str
     experiment: str
     params: Mapping[str, str]
     tags: Mapping[str, str]
     datasets: tuple[DatasetCard, ...]
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A trained model on the CPU, with a few inputs as it is called with, and its output for them."""
+    """A trained model on the CPU, with a few inputs as it is called with, and its output for them.
+
+    ``output`` is ``None`` where it is not one array. ``register``: the name under which the model is registered.
+    """
 
     model: torch.nn.Module
     inputs: tuple[np.ndarray[Any, Any], ...]
-    output: np.ndarray[Any, Any]
+    output: np.ndarray[Any, Any] | None
+    register: str | None = None
 
 
 class Tracker(Protocol):
@@ -55,14 +60,24 @@ class Tracker(Protocol):
     def run_id(self) -> str | None:
         """The server's name of the run, once the server has answered."""
 
-    def begin(self, card: RunCard, folder: Path) -> None:
-        """Opens the run; ``folder`` is the run's own and exists."""
+    def begin(self, card: RunCard, folder: Path, run_id: str | None = None) -> None:
+        """Opens the run; ``folder`` is the run's own and exists.
+
+        A folder that holds a journal already continues that run. So does ``run_id``, the server's name of an
+        earlier run, where the folder is a new one. Points at steps that a curve has already are then dropped.
+        """
 
     def log(self, readings: Sequence[Reading]) -> None:
         """Points of curves."""
 
     def artifact(self, file: Path, place: str) -> None:
-        """A file to keep under ``place``; it must stay as it is until ``finish`` returns."""
+        """A file in the run's folder to keep under ``place``; it must stay as it is until ``finish`` returns."""
+
+    def tag(self, name: str, value: str) -> None:
+        """A fact about the run, to be searched for."""
+
+    def describe(self, markdown: str) -> None:
+        """What the run's page says about it."""
 
     def model(self, card: ModelCard) -> None:
         """The run's model, to be found by the server's users."""
@@ -80,13 +95,19 @@ class NoTracker:
 
     run_id: str | None = None
 
-    def begin(self, card: RunCard, folder: Path) -> None:
+    def begin(self, card: RunCard, folder: Path, run_id: str | None = None) -> None:
         """Nothing."""
 
     def log(self, readings: Sequence[Reading]) -> None:
         """Nothing."""
 
     def artifact(self, file: Path, place: str) -> None:
+        """Nothing."""
+
+    def tag(self, name: str, value: str) -> None:
+        """Nothing."""
+
+    def describe(self, markdown: str) -> None:
         """Nothing."""
 
     def model(self, card: ModelCard) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streamtrain.errors import ShardError
@@ -49,6 +49,7 @@ class _Told:
     size: int | None = None
     form: str = ""
     sparse: bool = False
+    trouble: Trouble | None = None
 
 
 def walk(data: mmap.mmap, offset: int = 0) -> Iterator[Entry | Trouble]:
@@ -72,8 +73,10 @@ def walk(data: mmap.mmap, offset: int = 0) -> Iterator[Entry | Trouble]:
             yield Trouble("cut inside a member", told.name or _name(block), offset, found)
             return
         if kind in _ABOUT_THE_NEXT:
-            told = _told(kind, offset, data[start : start + size])
-        elif kind not in _PASSED_OVER:
+            told = _told(told, kind, offset, data[start : start + size])
+            if told.trouble is not None:
+                yield told.trouble
+        elif kind not in _PASSED_OVER and not told.sparse:
             yield _member(kind, told, block, offset, size)
         if kind not in _ABOUT_THE_NEXT and kind != b"g":
             told = _Told()
@@ -83,22 +86,25 @@ def walk(data: mmap.mmap, offset: int = 0) -> Iterator[Entry | Trouble]:
 
 def _member(kind: bytes, told: _Told, block: bytes, offset: int, size: int) -> Entry | Trouble:
     name = told.name or _name(block)
-    if told.sparse or kind == b"S":
+    if kind == b"S":
         return Trouble("sparse", name, offset, "a sparse file")
     if kind in _REGULAR:
         return Entry(name, offset, offset + BLOCK, size, told.form if told.name else "")
     return Trouble("link or device", name, offset, UNUSABLE.get(kind, f"a member of type {kind!r}"))
 
 
-def _told(kind: bytes, offset: int, content: bytes) -> _Told:
+def _told(before: _Told, kind: bytes, offset: int, content: bytes) -> _Told:
     if kind == b"L":
-        return _Told(content.rstrip(b"\0").decode("utf-8", "replace"), form="GNU")
+        return replace(before, name=content.rstrip(b"\0").decode("utf-8", "replace"), form="GNU", trouble=None)
     try:
         return _Told(*_pax(Path(), offset, content), form="pax")
     except ShardError:
-        return _Told(sparse=True)
-    except ValueError:  # a number of thousands of digits
-        return _Told()
+        _, _, name = content.partition(b"GNU.sparse.name=")
+        shown = name.partition(b"\n")[0].decode("utf-8", "replace")
+        return _Told(sparse=True, trouble=Trouble("sparse", shown, offset, "a sparse file"))
+    except ValueError:  # Python refuses to read such numbers
+        found = "a number of thousands of digits in a pax header"
+        return _Told(trouble=Trouble("damaged header", None, offset, found))
 
 
 def _checked_size(block: bytes, told: int | None) -> int | None:

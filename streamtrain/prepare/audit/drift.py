@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from streamtrain.prepare.audit.balance import class_balance
 from streamtrain.prepare.audit.evidence import Evidence
+from streamtrain.prepare.audit.runs import normal_p_value
 from streamtrain.prepare.audit.sample import ranked
 
 PARTS = (4, 16, 64)
@@ -43,6 +44,31 @@ def class_drift(labels: NDArray[np.int64]) -> list[Evidence]:
     """The same for the shares of the classes: see `balance`."""
     tests = [class_balance("drift over parts", labels, groups) for parts, groups in _partitions(len(labels))]
     return [test for test in tests if test is not None]
+
+
+def key_trend(places: NDArray[np.int64], segments: NDArray[np.int64]) -> Evidence | None:
+    """Spearman's rank correlation (1904) of an example's place in the order with its key's, within each segment.
+
+    Keys that were given before shuffling tell where an example came from, so a buffer leaves a trend. A segment is
+    what was seen of one shard in one stretch, since keys may name the shard. Its correlation ρ over k examples has
+    mean 0 and variance 1/(k-1) in a uniformly random order; Σ (k-1) ρ over the segments is compared with a normal
+    variable of variance Σ (k-1). Segments whose keys just count up or down were numbered after shuffling, or are
+    sorted, which keys cannot tell apart; they are left out.
+
+    Returns:
+        ``None`` where no segment is left. The effect is the mean of ρ, weighted by k-1.
+    """
+    total, weight = 0.0, 0
+    for part in np.split(places, np.flatnonzero(np.diff(segments)) + 1):
+        steps = np.diff(part)
+        if len(part) >= SMALLEST_PART and not (np.all(steps > 0) or np.all(steps < 0)):
+            ranks = np.argsort(np.argsort(part))
+            total += (len(part) - 1) * float(np.corrcoef(ranks, np.arange(len(part)))[0, 1])
+            weight += len(part) - 1
+    if not weight:
+        return None
+    says = f"keys and the order within a shard: rank correlation {total / weight:+.4f}"
+    return Evidence("drift over parts", "keys", 1, normal_p_value(total, 0.0, weight), total / weight, says)
 
 
 def _partitions(n: int) -> list[tuple[int, NDArray[np.int64]]]:

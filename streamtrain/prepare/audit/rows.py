@@ -6,7 +6,6 @@ Arrays and numbers that `pack` stored come through the reader (samples or blocks
 from __future__ import annotations
 
 import io
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,6 +40,8 @@ class Rows:
         self._folder, self._manifest, self._split, self._fields = folder, manifest, split, tuple(fields)
         self._shards = manifest.splits[split].shards
         self._starts = np.array([self._shards.start(number) for number in range(len(self._shards) + 1)])
+        self._reader: Reader | None = None
+        self._scanned: tuple[int, list[tuple[str, dict[str, tuple[int, int]]]]] = (-1, [])
         self._arrays = manifest.order == "uniform" and all(_is_array(field) for field in fields)
 
     def __len__(self) -> int:
@@ -79,11 +80,12 @@ class Rows:
 
     def _through_reader(self, start: int, stop: int) -> Iterator[Row]:
         names = [field.name for field in self._fields]
-        reader = Reader(LocalFiles(self._folder, verify=False), self._manifest, self._split, names)
+        if self._reader is None:
+            self._reader = Reader(LocalFiles(self._folder, verify=False), self._manifest, self._split, names)
         each = sum(np.dtype(field.dtype).itemsize * math.prod(field.shape or ()) for field in self._fields)
         step = max(1, CHUNK_BYTES // max(1, each))
         for first in range(start, stop, step):
-            arrays = reader.read(first, min(first + step, stop))
+            arrays = self._reader.read(first, min(first + step, stop))
             for row in range(min(step, stop - first)):
                 yield "", {name: arrays[name][row].tobytes() for name in names}
 
@@ -94,8 +96,14 @@ class Rows:
                 return
             file = self._folder / self._shards[index].file
             with file.open("rb") as opened:
-                for key, members in itertools.islice(examples(file), max(start - begin, 0), min(stop, end) - begin):
+                for key, members in self._scan(index)[max(start - begin, 0) : min(stop, end) - begin]:
                     yield key, {field.name: self._member(opened, file, key, members, field) for field in self._fields}
+
+    def _scan(self, index: int) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+        """Keys and places of a shard's examples; several stretches may lie in one shard, so the last one is kept."""
+        if self._scanned[0] != index:
+            self._scanned = (index, list(examples(self._folder / self._shards[index].file)))
+        return self._scanned[1]
 
     def _member(self, opened: Any, file: Path, key: str, members: dict[str, tuple[int, int]], field: Field) -> bytes:
         if field.member not in members:

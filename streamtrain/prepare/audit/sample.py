@@ -6,6 +6,7 @@ every test here is a test of that, given the examples that were seen.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ class Sample:
         features: name -> a number for every example.
         shards: of every example.
         examples: of the whole split.
+        key_places: of every example's key among all keys in alphabetical order; ``None`` where keys are not known.
     """
 
     lengths: tuple[int, ...]
@@ -39,6 +41,7 @@ class Sample:
     features: dict[str, NDArray[np.float64]]
     shards: NDArray[np.int64]
     examples: int
+    key_places: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -83,20 +86,22 @@ def draw(rows: Rows, manifest: Manifest, wanted: int) -> Sample:
             features[f"{label.name}'s number"] = np.array(column.means)
         else:
             features |= column.features(shards)
-    if rows.has_keys:
-        features |= {"key": ranks} if (ranks := key_order(keys, shards)) is not None else {}
     features = {name: values for name, values in features.items() if np.ptp(values) > 0}
-    return Sample(tuple(stop - start for start, stop in ranges), labels, features, shards, len(rows))
+    return Sample(
+        lengths=tuple(stop - start for start, stop in ranges),
+        labels=labels,
+        features=features,
+        shards=shards,
+        examples=len(rows),
+        key_places=key_places(keys) if rows.has_keys else None,
+    )
 
 
-def key_order(keys: list[str], shards: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """Every key's place among all keys; ``None`` where keys just count the stored order up or down in every shard.
-
-    Keys that were given before shuffling tell where an example came from; such that were given after tell nothing.
-    """
-    ranks = np.empty(len(keys))
-    ranks[sorted(range(len(keys)), key=lambda number: _natural(keys[number]))] = np.arange(len(keys))
-    return None if _counts_up(ranks, shards) else ranks
+def key_places(keys: list[str]) -> NDArray[np.int64]:
+    """Every key's place among all keys; numbers in them count as numbers."""
+    places = np.empty(len(keys), np.int64)
+    places[sorted(range(len(keys)), key=lambda number: _natural(keys[number]))] = np.arange(len(keys))
+    return places
 
 
 class _Column:
@@ -155,8 +160,14 @@ def ranked(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _coarse(value: NDArray[np.float64]) -> NDArray[np.float32]:
     if value.size <= COARSE:
         return value.astype(np.float32)
-    edges = np.arange(COARSE) * value.size // COARSE
-    return (np.add.reduceat(value, edges) / np.diff([*edges, value.size])).astype(np.float32)
+    edges, sizes = _equal_parts(value.size)
+    return (np.add.reduceat(value, edges) / sizes).astype(np.float32)
+
+
+@functools.lru_cache
+def _equal_parts(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    edges = np.arange(COARSE) * size // COARSE
+    return edges, np.diff([*edges, size])
 
 
 def _counts_up(values: NDArray[np.float64], shards: NDArray[np.int64]) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamtrain.pack import Manifest
 from streamtrain.pack.shard import examples
 from streamtrain.prepare.audit.balance import class_balance
-from streamtrain.prepare.audit.drift import class_drift, feature_drift
+from streamtrain.prepare.audit.drift import class_drift, feature_drift, key_trend
 from streamtrain.prepare.audit.duplicates import Duplicates, find_duplicates
 from streamtrain.prepare.audit.evidence import Evidence, holm
 from streamtrain.prepare.audit.rows import Rows
@@ -137,6 +137,10 @@ def judged(sample: Sample, batch_size: int, duplicates: Duplicates | None = None
             class_balance("balance over shards", sample.labels, sample.shards),
         ):
             tests += [test] if test is not None else []
+    if sample.key_places is not None:
+        stretch = np.repeat(np.arange(len(sample.lengths)), sample.lengths)
+        trend = key_trend(sample.key_places, stretch * (int(sample.shards.max()) + 1) + sample.shards)
+        tests += [trend] if trend is not None else []
     tests.sort(key=lambda test: test.p_value)
     adjusted = holm([test.p_value for test in tests])
     failed = any(p_value < ALPHA for p_value in adjusted)
@@ -162,7 +166,7 @@ def independent_examples(sample: Sample, batch_size: int) -> float | None:
 
     R = m Var(mean of m consecutive examples) / Var(one example) is the design effect (Kish 1965), here the
     largest over the features' ranks and, as the mean over the classes, the labels. ``None`` where there are not
-    two minibatches.
+    two minibatches, or only keys to go by.
     """
     if sum(length // batch_size for length in sample.lengths) < 2:
         return None
@@ -170,7 +174,7 @@ def independent_examples(sample: Sample, batch_size: int) -> float | None:
     if sample.labels is not None and len(np.unique(sample.labels)) > 1:
         columns.append(_indicators(sample.labels))
     effects = [_design_effect(column, sample.lengths, batch_size) for column in columns]
-    return float(batch_size / max(1.0, *effects))
+    return batch_size / max(1.0, *effects) if effects else None
 
 
 def _indicators(labels: NDArray[np.int64]) -> NDArray[np.float64]:

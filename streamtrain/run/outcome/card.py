@@ -45,6 +45,7 @@ def card_of(plan: Plan, run_name: str) -> RunCard:
         params=dict(settings(plan.job)) | {"lanes": str(plan.order.lanes)},
         tags=tags,
         datasets=tuple(_dataset(plan, split) for split in plan.manifest.splits),
+        parent=plan.job.tracking.parent,
     )
 
 

@@ -47,24 +47,40 @@ def _error(moments: Moments) -> str:
     return f"{moments.mean:.2%} ± {moments.standard_error:.2%}"
 
 
+def description(name: str, result: Result) -> str:
+    """The run's description: why it ended, and the table of one result, in Markdown."""
+    rows = "\n".join(f"| {label} | {figure(result)} |" for label, figure in ROWS.items() if figure(result))
+    return f"**{result.mode}**, ended: {result.stop_reason}\n\n| | {name} |\n| --- | --- |\n{rows}\n"
+
+
 def figures(result: Result) -> Iterator[Path]:
-    """Draws both risks and the gap, for loss and error, into the run's folder; the files."""
+    """Draws both risks and the gap, for loss and error, into the run's folder; the files, PNGs and one page."""
     from streamtrain.track.figures import risk_figure, save
+    from streamtrain.track.interactive import risk_page, save_page
 
     online = result.mode == "online"
     points = result.evaluations
+    along = [point.examples_used if online else float(number + 1) for number, point in enumerate(points)]
+    empirical, generalization = [point.empirical for point in points], [point.generalization for point in points]
+    unit = "examples used" if online else "passes"
+    progressive = [point.progressive for point in points if point.progressive] if online else None
     whiches: tuple[Literal["loss", "error"], ...] = ("loss", "error")
     for which in whiches:
         figure = risk_figure(
-            [point.examples_used if online else float(number + 1) for number, point in enumerate(points)],
-            [point.empirical for point in points],
-            [point.generalization for point in points],
+            along,
+            empirical,
+            generalization,
             which=which,
-            unit="examples used" if online else "passes",
-            progressive=[point.progressive for point in points if point.progressive] if online else None,
+            unit=unit,
+            progressive=progressive,
             chosen=points.index(result.chosen),
             title=f"Generalization gap of the {'surrogate loss' if which == 'loss' else 'error'}, {result.mode}",
         )
         file = result.folder / f"risk_{which}.png"
         save(figure, file)
         yield file
+    page = risk_page(
+        along, empirical, generalization, unit=unit, progressive=progressive, title=f"Generalization gap, {result.mode}"
+    )
+    save_page(page, result.folder / "risk.html")
+    yield result.folder / "risk.html"

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 import streamtrain as st
+from streamtrain.cli import main
 from streamtrain.errors import ShardError
 from streamtrain.pack import PackOptions, pack, scan_foreign
 from streamtrain.prepare.audit import audit, order_warning, report
+from streamtrain.prepare.audit.drift import key_trend
 from streamtrain.prepare.audit.evidence import holm
 from streamtrain.prepare.audit.runs import label_runs, moments, pairs_at
-from streamtrain.prepare.audit.sample import Sample, key_order, ranked, stretches
+from streamtrain.prepare.audit.sample import Sample, key_places, ranked, stretches
 from streamtrain.prepare.audit.serial import moments as serial_moments
 from streamtrain.prepare.audit.verdict import ALPHA, judged
-from tests.support.command import streamtrain
 from tests.support.datasets import digits, pack_digits
 from tests.support.foreign import buffered, write_digits, write_tar
 
@@ -58,8 +59,7 @@ def test_holms_correction() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-@pytest.mark.parametrize("lengths", [(1000,), (250,) * 4])
-@pytest.mark.parametrize("classes", [10, 300])
+@pytest.mark.parametrize(("lengths", "classes"), [((1000,), 10), ((250,) * 4, 300)])
 def test_false_alarms_are_as_rare_as_stated(lengths: tuple[int, ...], classes: int) -> None:
     """500 uniformly random orders: each test's p-value is below 5 % in some 5 % of them, any at all below α in α."""
     generator = np.random.default_rng(classes + len(lengths))
@@ -141,14 +141,24 @@ def test_keys_that_remember_another_order_betray_a_buffer(tmp_path: Path) -> Non
         places = buffered(range(2000), size, seed=4)
         write_tar(tmp_path / name / "train" / "0.tar", [(f"img{n}.txt", b"same") for n in places])
     found = {name: audit(tmp_path / name, scan_foreign(tmp_path / name)) for name in ("buffered", "whole")}
-    assert not found["buffered"].shuffled and found["buffered"].tests[0].subject == "key"
+    assert not found["buffered"].shuffled and found["buffered"].tests[0].subject == "keys"
     assert found["whole"].shuffled and found["whole"].tests
 
 
 def test_keys_that_only_count_say_nothing() -> None:
-    shards = np.array([0] * 5 + [1] * 5)
-    assert key_order([f"b{n}" for n in range(5)] + [f"a{n}" for n in range(5)], shards) is None
-    assert key_order([f"a{n}" for n in (3, 1, 2, 4, 0, 5, 6, 7, 8, 9)], shards) is not None
+    shards = np.repeat([0, 1], 50)
+    assert key_trend(key_places([f"b{n}" for n in range(50)] + [f"a{n}" for n in range(50)]), shards) is None
+
+
+def test_keys_that_name_their_shard_raise_no_alarm() -> None:
+    generator = np.random.default_rng(8)
+    alarms = 0
+    for _ in range(300):
+        keys = [f"{shard}-{number}" for shard in range(20) for number in generator.permutation(1000)[:50]]
+        trend = key_trend(key_places(keys), np.repeat(np.arange(20), 50))
+        assert trend is not None
+        alarms += trend.p_value < 0.05
+    assert 5 <= alarms <= 27
 
 
 def test_leakage_and_repetition_are_counted_and_fail(tmp_path: Path) -> None:
@@ -191,15 +201,21 @@ def test_an_unreadable_example_is_named(tmp_path: Path) -> None:
         audit(tmp_path, scan_foreign(tmp_path))
 
 
-def test_the_command_says_it_in_words_json_and_its_exit_code(tmp_path: Path) -> None:
+def test_the_command_says_it_in_words_json_and_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_digits(tmp_path / "bad", SORTED)
-    done = streamtrain("inspect", str(tmp_path / "bad"), "--audit", "--json")
-    found = json.loads(done.stdout)["audit"]
-    assert done.returncode == 3 and not found["passed"] and found["order"] == "sorted"
+    with pytest.raises(SystemExit, match="3"):
+        main(["inspect", str(tmp_path / "bad"), "--audit", "--json"])
+    found = json.loads(capsys.readouterr().out)["audit"]
+    assert not found["passed"] and found["order"] == "sorted"
     assert found["tests"][0]["p_value_adjusted"] < ALPHA and found["minibatch"]["worth"] < 2
     pack_digits(tmp_path / "good")
-    done = streamtrain("inspect", str(tmp_path / "good"), "--audit")
-    assert done.returncode == 0 and "audit: minibatches drawn in this order can be called independent" in done.stdout
+    main(["inspect", str(tmp_path / "good"), "--audit"])
+    assert "audit: minibatches drawn in this order can be called independent" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", str(tmp_path / "good"), "--audit", "--audit-examples", "0"])
+    assert "--audit-examples: expected at least 1, found 0; raise it" in capsys.readouterr().err
 
 
 def test_train_warns_of_foreign_shards_in_no_random_order(

@@ -1,0 +1,38 @@
+"""A trained model in MLflow's format, on disk."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from pathlib import Path
+
+from streamtrain.track.tracker import ModelCard
+
+
+def save_model(card: ModelCard, folder: Path) -> None:
+    """Saves the model with signature and input example; what it needs is said, not guessed by running it.
+
+    A model whose output is not one tensor has neither: MLflow's signatures cannot say its form.
+    """
+    import mlflow.pytorch
+    from mlflow.models import infer_signature
+
+    quieten()
+    one = len(card.inputs) == 1
+    example = card.inputs[0] if one else {f"input_{i}": array for i, array in enumerate(card.inputs)}
+    needs = [
+        f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in ("torch", "numpy", "cloudpickle")
+    ]
+    mlflow.pytorch.save_model(
+        card.model,
+        str(folder),
+        signature=None if card.output is None else infer_signature(example, card.output),
+        input_example=example if one and card.output is not None else None,
+        pip_requirements=needs,
+        serialization_format="pickle",
+    )
+
+
+def quieten() -> None:
+    """Leaves the terminal to the run: MLflow's word on tables it makes, and on pickle, which its users know."""
+    logging.getLogger("mlflow").setLevel(logging.ERROR)

@@ -1,0 +1,101 @@
+"""A `Tracker` that journals every call and delivers the journal to MLflow from one background thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from streamtrain.track.delivery import Delivery
+from streamtrain.track.journal import REFUSED, Journal, Kind, entries_of
+from streamtrain.track.mlflow.model import save_model
+from streamtrain.track.mlflow.receiver import MlflowReceiver
+from streamtrain.track.mlflow.uri import check_uri, without_password
+from streamtrain.track.tracker import ModelCard, RunCard, Status
+from streamtrain.values import Reading
+
+FLUSH_SECONDS, KILLED_FLUSH_SECONDS = 30.0, 5.0
+
+
+class MlflowTracker:
+    """See the module and `Tracker`.
+
+    Args:
+        uri: of the tracking store or server.
+        flush_seconds: how long ``finish`` waits for what is not delivered yet; less after Ctrl-C.
+    """
+
+    def __init__(self, uri: str, flush_seconds: float = FLUSH_SECONDS) -> None:
+        self._uri, self._flush_seconds = check_uri(uri), flush_seconds
+        self._receiver = MlflowReceiver(self._uri)
+
+    @property
+    def run_id(self) -> str | None:
+        """See `Tracker`."""
+        return self._receiver.run_id
+
+    def begin(self, card: RunCard, folder: Path, run_id: str | None = None) -> None:
+        """See `Tracker`."""
+        self._folder = folder
+        self._journal = Journal(folder)
+        self._receiver.key, self._receiver.folder = self._journal.key, folder
+        self._delivery = Delivery(folder, self._receiver)
+        self._put(
+            "begin",
+            key=self._journal.key,
+            run_id=run_id,
+            resumed=self._journal.resumed or run_id is not None,
+            uri=without_password(self._uri),
+            card=dataclasses.asdict(card),
+            time=time.time(),
+        )
+        threading.Thread(target=self._delivery.follow, name="mlflow", daemon=True).start()
+
+    def log(self, readings: Sequence[Reading]) -> None:
+        """See `Tracker`."""
+        if readings:
+            self._put("readings", readings=[dataclasses.astuple(reading) for reading in readings])
+
+    def artifact(self, file: Path, place: str) -> None:
+        """See `Tracker`."""
+        self._put("artifact", file=str(file.relative_to(self._folder)), place=place)
+
+    def tag(self, name: str, value: str) -> None:
+        """See `Tracker`."""
+        self._put("tags", tags={name: value})
+
+    def describe(self, markdown: str) -> None:
+        """See `Tracker`."""
+        self.tag("mlflow.note.content", markdown)
+
+    def model(self, card: ModelCard) -> None:
+        """Saves the model in the run's folder, to be delivered from there."""
+        save_model(card, self._folder / "model")
+        self._put("model", folder="model")
+        if card.register is not None:
+            self._put("register", name=card.register)
+
+    def finish(self, status: Status, note: str) -> str | None:
+        """See `Tracker`."""
+        self._put("finish", status=status, note=note, time=time.time())
+        self._journal.close()
+        self._delivery.close()
+        seconds = min(self._flush_seconds, KILLED_FLUSH_SECONDS) if status == "killed" else self._flush_seconds
+        all_taken = self._delivery.done.wait(seconds)
+        refused = self._folder / REFUSED
+        words = []
+        if refused.exists() and (entries := list(entries_of(refused))):
+            words.append(f"refused {len(entries)} of its entries ({entries[0]['because']}): they are in {refused}")
+        if not all_taken:
+            trouble = self._delivery.trouble or "still busy"
+            words.append(
+                f"has not taken everything ({trouble}): nothing is lost, the rest is in {self._journal.file}; "
+                f"deliver it with streamtrain sync {self._folder}"
+            )
+        return f"MLflow at {without_password(self._uri)} " + ", and ".join(words) if words else None
+
+    def _put(self, kind: Kind, **content: object) -> None:
+        self._journal.append(kind, **content)
+        self._delivery.notice()
