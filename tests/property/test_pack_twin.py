@@ -16,9 +16,7 @@ SHARDS = st.one_of(
     st.builds(lambda n: {"shard_examples": n}, st.integers(1, 60)),
     st.builds(lambda n: {"shard_bytes": n}, st.sampled_from([1, 4_000, 20_000, 1 << 28])),
 )
-HOW = st.fixed_dictionaries(
-    {"memory_bytes": st.sampled_from([1, 3_000, 20_000, 1 << 20]), "tasks": st.integers(1, 5)}
-)
+HOW = st.fixed_dictionaries({"memory_bytes": st.sampled_from([1, 3_000, 20_000, 1 << 20]), "tasks": st.integers(1, 5)})
 
 
 def save_arrays(folder: Path, examples: int, low: int) -> tuple[Path, list[dict[str, bytes]]]:
@@ -29,7 +27,10 @@ def save_arrays(folder: Path, examples: int, low: int) -> tuple[Path, list[dict[
     width = len(str(label.max()))
     as_array = label.min() < 0
     return folder / "raw.npz", [
-        {"x.npy": npy(x[n]), **({"label.npy": npy(label[n])} if as_array else {"label.cls": b"%0*d" % (width, label[n])})}
+        {
+            "x.npy": npy(x[n]),
+            **({"label.npy": npy(label[n])} if as_array else {"label.cls": b"%0*d" % (width, label[n])}),
+        }
         for n in range(examples)
     ]
 

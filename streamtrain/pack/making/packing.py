@@ -154,7 +154,7 @@ class _Making:
         self._source, self._options, self._before, self._folder = source, options, before, folder
         self._spread, self._progress = spread, progress
         self._tasks = options.tasks or 1
-        self._memory_bytes = options.memory_bytes // self._tasks
+        self._memory_bytes = max(1, options.memory_bytes // self._tasks)
 
     def made(self, dest: Path) -> Manifest:
         """The manifest of the data set whose shards are then in ``folder/data``."""
