@@ -24,7 +24,7 @@ class PackArguments:
     """Shuffles raw data uniformly, splits it, and writes WebDataset shards and a manifest."""
 
     source: tyro.conf.Positional[str]
-    """Folder of images by class, .csv, .parquet, .npz, .npy, WebDataset .tar, or module:function."""
+    """Folder of images by class, .csv, .parquet, .arrow, .npz, .npy, WebDataset .tar, hf:NAME, or module:function."""
     dest: tyro.conf.Positional[Path]
     """Folder to make."""
     options: Annotated[PackOptions, tyro.conf.arg(name="")] = field(default_factory=PackOptions)

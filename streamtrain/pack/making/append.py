@@ -149,7 +149,7 @@ def _renumbered_examples(source: Source, numbers: Mapping[str, NDArray[np.int64]
 
 
 def _renumbered_batches(
-    source: Source, numbers: Mapping[str, NDArray[np.int64]], start: int, stop: int
+    source: Source, numbers: Mapping[str, NDArray[np.int64]], start: int, stop: int | None
 ) -> Iterator[Batch]:
     assert source.batches is not None
     for batch in source.batches(start, stop):

@@ -51,7 +51,7 @@ class Gather:
         runs: of all examples.
         encoders: of all fields, which have seen all examples.
         folder: of the data set that is being made.
-        marks: folder where finished shards are noted.
+        marks: folder where finished shards are noted, and unfinished ones lie.
         memory_bytes: bound on the examples in this task's memory.
         in_rows: whether the examples travel as arrays.
         block: examples of a block, if there are blocks.
@@ -95,7 +95,7 @@ class Gather:
         return self.marks / f"{plan.split}-{plan.number:06d}.json"
 
     def _write(self, plan: ShardPlan, done: Done) -> None:
-        file = ShardFile(self.folder, shard_name(plan.split, plan.number))
+        file = ShardFile(self.folder, shard_name(plan.split, plan.number), self.marks)
         try:
             fill = self._fill_with_payloads
             if self.in_rows:

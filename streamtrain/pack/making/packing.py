@@ -80,9 +80,8 @@ def pack(
 
     Plain WebDataset reads what it writes. Small examples of fixed size are in blocks, which are unbatched so::
 
-        shards = wds.WebDataset(files, shardshuffle=False).decode()
-        examples = ({name: block[f"{name}.npy"][row] for name in ("image", "label")}
-                    for block in shards for row in range(len(block["label.npy"])))
+        blocks = wds.WebDataset(files, shardshuffle=False).decode().to_tuple("image.npy", "label.npy")
+        examples = (example for columns in blocks for example in zip(*columns))
 
     Args:
         source: see `streamtrain.pack.sources`.
@@ -155,7 +154,7 @@ class _Making:
         self._source, self._options, self._before, self._folder = source, options, before, folder
         self._spread, self._progress = spread, progress
         self._tasks = options.tasks or 1
-        self._memory_bytes = options.memory_bytes // self._tasks
+        self._memory_bytes = max(1, options.memory_bytes // self._tasks)
 
     def made(self, dest: Path) -> Manifest:
         """The manifest of the data set whose shards are then in ``folder/data``."""

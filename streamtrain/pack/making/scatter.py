@@ -112,7 +112,7 @@ class Scatter:
         self, start: int, stop: int | None, encoders: Mapping[str, FieldEncoder]
     ) -> Iterator[Mapping[str, NDArray[Any]]]:
         """The examples as arrays of the fields' row types, some at a time."""
-        if self.source.batches is not None and stop is not None:
+        if self.source.batches is not None:
             for batch in self.source.batches(start, stop):
                 yield {name: encoder.column(batch.values[name], batch.place) for name, encoder in encoders.items()}
             return

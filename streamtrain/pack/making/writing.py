@@ -20,12 +20,12 @@ from streamtrain.store import PARTIAL
 class ShardFile:
     """Writes the shard ``name`` of the data set in ``folder``; it appears whole or not at all, with its index.
 
-    Only samples that differ in size need an index.
+    Only samples that differ in size need an index. Until it is whole, the shard lies in ``unfinished``.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, unfinished: Path) -> None:
         self._folder, self._name = folder, name
-        self._partial = (folder / name).with_suffix(f".{secrets.token_hex(4)}{PARTIAL}")
+        self._partial = unfinished / f".{name.replace('/', '-')}.{secrets.token_hex(4)}{PARTIAL}"
         self._tar = ShardWriter(self._partial)
         self._keys: list[str] = []
         self._extensions: tuple[str, ...] = ()

@@ -63,7 +63,7 @@ def from_arrays(path: Path, label: str | None) -> Source:
         partial(_examples, path, arrays, count),
         count,
         label or ("label" if "label" in arrays else None),
-        batches=partial(_batches, path, arrays),
+        batches=partial(_batches, path, arrays, count),
         borders=(0,) if one_by_one else None,
         bytes=sum(array.row_bytes for array in arrays.values()) * count,
         files=tuple(sorted({array.file for array in arrays.values()})),
@@ -71,18 +71,18 @@ def from_arrays(path: Path, label: str | None) -> Source:
 
 
 def _examples(path: Path, arrays: Mapping[str, Stored], count: int, start: int) -> Iterator[Example]:
-    for batch in _batches(path, arrays, start, count):
+    for batch in _batches(path, arrays, count, start, None):
         for number in range(len(batch)):
             yield batch.place(number), {name: values[number] for name, values in batch.values.items()}
 
 
-def _batches(path: Path, arrays: Mapping[str, Stored], start: int, stop: int) -> Iterator[Batch]:
+def _batches(path: Path, arrays: Mapping[str, Stored], count: int, start: int, stop: int | None) -> Iterator[Batch]:
     rows = max(1, BATCH_BYTES // max(1, sum(array.row_bytes for array in arrays.values())))
     with _readable(path), contextlib.ExitStack() as opened:
         readers = {name: _reader(array, start, opened) for name, array in arrays.items()}
-        for first in range(start, stop, rows):
-            count = min(rows, stop - first)
-            values = {name: read(first, count) for name, read in readers.items()}
+        end = count if stop is None else stop
+        for first in range(start, end, rows):
+            values = {name: read(first, min(rows, end - first)) for name, read in readers.items()}
             yield Batch(values, partial(_place, path, first))
 
 

@@ -37,7 +37,7 @@ class Source:
         count: how many they are, where that is known beforehand.
         label: the field of class labels, if there is one.
         classes: names of the values of a field that stand for classes.
-        batches: the examples ``[start, stop)`` as arrays, where all fields are.
+        batches: the examples ``[start, stop)``, or all from ``start`` on, as arrays, where all fields are.
         borders: numbers at which reading may begin without passing over all that come before; ``None`` for any.
         bytes: about how many all examples take, where that is known beforehand.
         files: that are read.
@@ -48,7 +48,7 @@ class Source:
     count: int | None = None
     label: str | None = None
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    batches: Callable[[int, int], Iterator[Batch]] | None = None
+    batches: Callable[[int, int | None], Iterator[Batch]] | None = None
     borders: tuple[int, ...] | None = (0,)
     bytes: int | None = None
     files: tuple[Path, ...] = ()

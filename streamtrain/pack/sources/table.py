@@ -171,17 +171,18 @@ def _examples(table: Table, columns: _Columns, start: int) -> Iterator[Example]:
             yield rows.place(index), values
 
 
-def _batches(table: Table, columns: _Columns, start: int, stop: int) -> Iterator[Batch]:
+def _batches(table: Table, columns: _Columns, start: int, stop: int | None) -> Iterator[Batch]:
     for rows in table.read(start, columns.schema):
         values: dict[str, NDArray[Any]] = {}
         features = _features(rows, columns)
+        taken = None if stop is None else stop - start
         if features is not None:
-            values[FEATURES] = features[: stop - start]
+            values[FEATURES] = features[:taken]
         if columns.label is not None:
-            values[columns.label] = _labels(rows, columns)[: stop - start]
+            values[columns.label] = _labels(rows, columns)[:taken]
         yield Batch(values, rows.place)
         start += rows.batch.num_rows
-        if start >= stop:
+        if stop is not None and start >= stop:
             return
 
 
