@@ -179,6 +179,8 @@ class Tracking:
     """Folder for the run's own files: journal, best parameters, figures."""
     log_every: int = 10
     """Steps that one point of the minibatch curves is the mean of."""
+    diagnostics: bool = True
+    """Measure gradient noise, layers, updates and trajectory at every `log_every`-th step."""
     log_model: bool = True
     """Log the final model to MLflow, with signature and input example."""
     register: str | None = None

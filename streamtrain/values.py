@@ -93,12 +93,47 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class LayerNorms:
+    """Squared Euclidean norms of one parameter tensor in one step.
+
+    ``gradient`` is the mean gradient's before clipping, ``parameters`` the tensor's before the update, ``update``
+    that of its change.
+    """
+
+    gradient: float
+    parameters: float
+    update: float
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Squared Euclidean norms of one step.
+
+    ``lanes`` has for each lane with examples their number and the squared norm of their mean gradient.
+    ``layers`` goes by the parameter tensors' names, in the model's order.
+    """
+
+    lanes: tuple[tuple[int, float], ...]
+    layers: dict[str, LayerNorms]
+
+    @property
+    def total(self) -> LayerNorms:
+        """Of all parameters together."""
+        layers = self.layers.values()
+        return LayerNorms(
+            math.fsum(layer.gradient for layer in layers),
+            math.fsum(layer.parameters for layer in layers),
+            math.fsum(layer.update for layer in layers),
+        )
+
+
+@dataclass(frozen=True)
 class Update:
     """One step that happened: what went in and how large it was.
 
     ``step`` is the global step, from 0. ``loss`` and ``error`` are over the minibatch at the
     parameters before the update. ``gradient_norm`` is before clipping by norm; ``clip_scale`` is the
-    factor that clipping by norm applied, 1 where it did nothing.
+    factor that clipping by norm applied, 1 where it did nothing. ``norms`` is there at some steps only.
     """
 
     step: int
@@ -107,6 +142,7 @@ class Update:
     learning_rate: float
     gradient_norm: float
     clip_scale: float
+    norms: Norms | None = None
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 from streamtrain.aggregate.barrier import Alone, Barrier, SharedBarrier
 from streamtrain.aggregate.clip import clip_scale, clip_value_, norm_of, squared_norm
-from streamtrain.aggregate.memory import CHUNK, WORDS_A_LINE, Memory, Slot, State
+from streamtrain.aggregate.memory import CHUNK, WORDS_A_LINE, Memory, Slot, State, rows_of
 from streamtrain.aggregate.sgd import descend, schedule_factor
+from streamtrain.aggregate.sums import Sums
 from streamtrain.aggregate.tree import tree_sum
 from streamtrain.aggregate.vector import Layout, Place
 from streamtrain.errors import NonFiniteError
@@ -34,6 +35,7 @@ class HostExchange:
         total_steps: the longest possible run, for the schedule.
         worker: this worker's index.
         processes: process numbers of all workers, by worker; the workers of this exchange.
+        norms_every: steps from one update with `Norms` to the next; 0 for never.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class HostExchange:
         total_steps: int,
         worker: int,
         processes: Mapping[int, int],
+        norms_every: int = 0,
     ) -> None:
         self._memory, self._layout, self._sgd, self._total_steps = memory, layout, sgd, total_steps
         self._leads = worker == 0
+        self._sums, self._norms_every = Sums(layout, rows_of(layout), memory.sums), norms_every
         self._barrier = _barrier(memory, worker, processes)
         self._blocks = _blocks_of(layout.size, len(processes), worker)
         self._step = int(memory.words[0])
@@ -74,8 +78,9 @@ class HostExchange:
         self._barrier.wait()  # every lane's contribution is there
         loss, error = self._totals()
         unused = self._unused()
+        sums = self._sums if self._norms_every and not (self._step + 1) % self._norms_every else None
         for block in self._blocks:
-            self._gather(block, loss.count)
+            self._gather(block, loss.count, sums)
 
         self._barrier.wait()  # every chunk's norm is there
         norm = norm_of(self._memory.norms.tolist())
@@ -86,11 +91,14 @@ class HostExchange:
         for block in self._blocks:
             self._descend(block, scale, learning_rate)
             self._keep(unused, block)
+            if sums is not None:
+                sums.take_update(block, *(state.parameters[block] for state in self._old_and_new()))
         if self._leads:
             self._average_buffers()
 
         self._barrier.wait()  # the new state is whole
-        update = Update(self._step, loss, error, learning_rate, norm, scale)
+        norms = sums.norms(self._memory.moments[:, 0].int().tolist()) if sums is not None and self._leads else None
+        update = Update(self._step, loss, error, learning_rate, norm, scale, norms)
         self._commit()
         return update
 
@@ -101,10 +109,12 @@ class HostExchange:
             error += Moments(int(error_count), error_mean, error_m2)
         return loss, error
 
-    def _gather(self, block: slice, examples: int) -> None:
+    def _gather(self, block: slice, examples: int, sums: Sums | None) -> None:
         """Mean gradient (8.9) of one block, clipped by value, and its chunks' squared norms."""
-        mean = tree_sum([slot.gradient[block] for slot in self._memory.slots], out=self._memory.mean[block])
-        mean.div_(examples)
+        lanes = [slot.gradient[block] for slot in self._memory.slots]
+        mean = tree_sum(lanes, out=self._memory.mean[block]).div_(examples)
+        if sums is not None:
+            sums.take_gradients(block, lanes, mean)
         if self._sgd.clip_value is not None:
             clip_value_(mean, self._sgd.clip_value)
         for start in range(0, len(mean), CHUNK):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from streamtrain.aggregate.sums import COLUMNS, segments
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import ConfigError, complaint
 
@@ -72,6 +73,12 @@ def _sections(layout: Layout, lanes: int, workers: int) -> Iterator[tuple[str, i
     yield "moments", lanes * 6, torch.float64
     yield "mean", layout.size, layout.dtype
     yield "norms", -(-layout.size // CHUNK), torch.float64
+    yield "sums", len(rows_of(layout)) * (lanes + COLUMNS), torch.float64
+
+
+def rows_of(layout: Layout) -> list[tuple[int, int, int]]:
+    """Rows of the table of sums."""
+    return segments(layout, range(0, layout.size, CHUNK))
 
 
 def block_size(layout: Layout, lanes: int, workers: int) -> int:
@@ -88,7 +95,7 @@ class Memory:
         halves: the two states; the current one is ``halves[updates % 2]``.
         slots: one a lane.
         used: all lanes' ``used``, shape (lanes, parameters). moments: all lanes', shape (lanes, 6).
-        mean: the minibatch's mean gradient. norms: one squared norm a chunk.
+        mean: the minibatch's mean gradient. norms: one squared norm a chunk. sums: the table of `Sums`.
     """
 
     def __init__(self, layout: Layout, lanes: int, workers: int, block: mmap.mmap) -> None:
@@ -115,6 +122,7 @@ class Memory:
         )
         self.mean = parts["mean"]
         self.norms = parts["norms"]
+        self.sums = parts["sums"].view(-1, lanes + COLUMNS)
 
 
 def private_block(size: int) -> mmap.mmap:

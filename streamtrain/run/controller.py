@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamtrain.errors import NonFiniteError
 from streamtrain.job import Epochs, Online
+from streamtrain.measure.diagnostics import Diagnostics
 from streamtrain.measure.gap import gap_readings
 from streamtrain.measure.minibatch import MinibatchCurves
 from streamtrain.measure.progressive import Progressive
@@ -50,6 +51,9 @@ class Fleet(Protocol):
     def snapshot(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the current state."""
 
+    def distance(self) -> float:
+        """Euclidean distance of the current parameters from the initial ones."""
+
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """Makes a state dict the current state, without momentum."""
 
@@ -63,6 +67,7 @@ class Controller:
         self._seconds = 0.0
         self._norms: deque[float] = deque(maxlen=SMOOTHED_STEPS)
         self._curves = MinibatchCurves(plan.job.tracking.log_every)
+        self._diagnostics = Diagnostics(plan.job.tracking.log_every)
         mode = plan.job.mode
         self._progressive = Progressive(mode.window) if isinstance(mode, Online) else None
         self._evaluations: list[Evaluation] = []
@@ -140,6 +145,7 @@ class Controller:
             readings += self._curves.add(update, now)
             if self._progressive is not None:
                 readings += self._progressive.add(update, now)
+            readings += self._diagnostics.add(update, now)
             self._norms.append(update.gradient_norm)
         self._tracker.log(readings)
 
@@ -157,6 +163,8 @@ class Controller:
         )
         self._evaluations.append(evaluation)
         now = time.time()
+        if self._plan.job.tracking.diagnostics:
+            self._tracker.log(self._diagnostics.trajectory.readings(self._fleet.distance(), self._step - 1, now))
         step = self._step - 1 if self._progressive is not None else self._step // order.steps
         self._tracker.log(
             [

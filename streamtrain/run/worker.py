@@ -6,6 +6,7 @@ A plain class, made an actor in `actors`.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -13,7 +14,7 @@ import torch
 
 from streamtrain.aggregate.host import HostExchange
 from streamtrain.aggregate.memory import Handle, Memory, block_size, open_block, private_block, shared_block
-from streamtrain.gradient import Gradient
+from streamtrain.gradient import Gradient, build_model
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.loop import parts_from, updates
@@ -63,8 +64,9 @@ class Worker:
         if self._memory is None:
             assert handle is not None
             self._memory = Memory(self._gradient.layout, order.lanes, job.workers, open_block(handle))
+        norms_every = job.tracking.log_every if job.tracking.diagnostics else 0
         self._exchange = HostExchange(
-            self._memory, self._gradient.layout, job.sgd, self._plan.total_steps, self._index, processes
+            self._memory, self._gradient.layout, job.sgd, self._plan.total_steps, self._index, processes, norms_every
         )
         if ring is None:
             parts = parts_from(order, self._lanes, self._exchange.step, self._plan.total_steps)
@@ -97,6 +99,14 @@ class Worker:
         """The model's state dict at the current state, on the CPU, sharing no memory."""
         self._load()
         return self._gradient.state_dict()
+
+    def distance(self) -> float:
+        """Euclidean distance of the current parameters from the initial ones, which follow from the seed again."""
+        self._load()
+        start = dict(build_model(self._plan.job).named_parameters())
+        with torch.no_grad():
+            ways = [p.cpu() - start[name] for name, p in self._gradient.model.named_parameters()]
+            return math.hypot(*(float(torch.linalg.vector_norm(way)) for way in ways))
 
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """Makes a state dict the current state, without momentum; every worker is told."""

@@ -160,6 +160,7 @@ FLAGS = [
     "--sgd.schedule.warmup-steps",
     "--sgd.weight-decay",
     "--threads",
+    "--tracking.diagnostics",
     "--tracking.enabled",
     "--tracking.experiment",
     "--tracking.folder",
