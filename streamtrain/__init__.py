@@ -20,11 +20,12 @@ from streamtrain.errors import (
     TrainingError,
     WorkerLost,
 )
-from streamtrain.job import SGD, Data, Epochs, Job, Online, Schedule, Tracking
+from streamtrain.job import SGD, Data, Epochs, Evaluate, Job, Online, Schedule, Tracking
 
 if TYPE_CHECKING:
     from streamtrain.pack import PackOptions, pack
     from streamtrain.prepare.jobfile import load_job
+    from streamtrain.run.outcome.compare import Comparison, compare
     from streamtrain.run.outcome.report import table
     from streamtrain.run.outcome.result import Evaluation, Result
     from streamtrain.run.train import train
@@ -33,6 +34,8 @@ _LATE = {
     "PackOptions": "streamtrain.pack",
     "pack": "streamtrain.pack",
     "load_job": "streamtrain.prepare.jobfile",
+    "Comparison": "streamtrain.run.outcome.compare",
+    "compare": "streamtrain.run.outcome.compare",
     "Evaluation": "streamtrain.run.outcome.result",
     "Result": "streamtrain.run.outcome.result",
     "table": "streamtrain.run.outcome.report",
@@ -41,10 +44,12 @@ _LATE = {
 
 __all__ = [
     "SGD",
+    "Comparison",
     "ConfigError",
     "Data",
     "DataError",
     "Epochs",
+    "Evaluate",
     "Evaluation",
     "Job",
     "JobError",
@@ -61,6 +66,7 @@ __all__ = [
     "TrackingError",
     "TrainingError",
     "WorkerLost",
+    "compare",
     "load_job",
     "pack",
     "table",

@@ -20,6 +20,7 @@ usage: streamtrain COMMAND [--help]
   pack SOURCE DEST         raw data -> shuffled WebDataset shards and a manifest
   inspect DEST             what a data set holds; its checksums; one example's way
   train JOB.py             train a job, with any setting as a flag
+  compare RUN RUN          two runs at equal numbers of updates
   sync [RUN_FOLDER ...]    deliver to MLflow what it had not taken when runs ended
   ui                       open MLflow on this folder's runs
 
@@ -72,6 +73,7 @@ def fail(line: str, code: int) -> NoReturn:
 INTERRUPTED = {
     "pack": "no data set was written, and nothing half-written was left",
     "train": "a run that had begun says above where what it measured is",
+    "compare": "nothing but the comparison's own folder was written",
     "sync": "what was delivered so far is noted, the rest stays",
 }
 
@@ -139,6 +141,23 @@ def run_train(words: Sequence[str]) -> None:
     print(json.dumps(result.summary()) if as_json else table({result.mode: result}))
 
 
+def run_compare(words: Sequence[str]) -> None:
+    """``streamtrain compare``."""
+    from streamtrain.flags import CompareArguments, parse
+    from streamtrain.run.outcome.compare import compare, log_comparison
+    from streamtrain.run.train import run_folder
+    from streamtrain.track.mlflow import default_uri
+
+    example = "streamtrain compare runs/mnist-epochs-20260102-101500 runs/mnist-online-20260102-102000"
+    given = parse(CompareArguments, words, "streamtrain compare", example)
+    comparison = compare(given.first, given.second, uri=given.uri)
+    print(json.dumps(comparison.summary()) if given.json else comparison.table)
+    if given.log:
+        left = log_comparison(comparison, run_folder("runs", "compare"), given.uri or default_uri(), given.experiment)
+        if left:
+            print(left, file=sys.stderr)
+
+
 def run_sync(words: Sequence[str]) -> None:
     """``streamtrain sync``."""
     from streamtrain.flags import SyncArguments, parse
@@ -170,6 +189,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "pack": run_pack,
     "inspect": run_inspect,
     "train": run_train,
+    "compare": run_compare,
     "sync": run_sync,
     "ui": run_ui,
 }

@@ -63,6 +63,24 @@ class SyncArguments:
 
 
 @dataclass(frozen=True)
+class CompareArguments:
+    """Two runs at equal numbers of updates, e.g. online against many passes: what does reusing examples cost?"""
+
+    first: tyro.conf.Positional[str]
+    """A finished run's folder or its MLflow run id."""
+    second: tyro.conf.Positional[str]
+    """The run to compare it with."""
+    uri: str | None = None
+    """MLflow's tracking URI; MLFLOW_TRACKING_URI, or SQLite in ./mlflow.db, by default."""
+    experiment: str = "streamtrain"
+    """MLflow experiment for the comparison."""
+    log: bool = True
+    """Log the comparison and its figures to MLflow as a run of its own."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True)
 class UiArguments:
     """MLflow's own pages on this folder's runs, or on those of MLFLOW_TRACKING_URI; for this machine only."""
 

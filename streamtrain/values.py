@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,10 +147,16 @@ class Update:
 
 @dataclass(frozen=True)
 class Risk:
-    """Mean loss and mean error on a set of examples, all at the same parameters."""
+    """Mean loss, mean error and means of further metrics on a set of examples, all at the same parameters."""
 
     loss: Moments
     error: Moments
+    metrics: dict[str, Moments] = field(default_factory=dict)
+
+    @property
+    def quantities(self) -> dict[str, Moments]:
+        """All of them by name."""
+        return {"loss": self.loss, "error": self.error, **self.metrics}
 
 
 @dataclass(frozen=True)

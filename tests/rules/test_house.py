@@ -104,10 +104,12 @@ def test_public_names() -> None:
 PUBLIC = tuple(
     sorted(
         [
+            "Comparison",
             "ConfigError",
             "Data",
             "DataError",
             "Epochs",
+            "Evaluate",
             "Evaluation",
             "Job",
             "JobError",
@@ -125,6 +127,7 @@ PUBLIC = tuple(
             "TrackingError",
             "TrainingError",
             "WorkerLost",
+            "compare",
             "load_job",
             "pack",
             "table",
@@ -141,6 +144,7 @@ FLAGS = [
     "--data.url",
     "--data.verify",
     "--device",
+    "--evaluate.max-fraction-of-time",
     "--help",
     "--json",
     "--lanes",
@@ -148,6 +152,7 @@ FLAGS = [
     "--mode.max-passes",
     "--mode.min-delta",
     "--mode.patience",
+    "--mode.patience-examples",
     "--precision",
     "--seed",
     "--sgd.clip-norm",
@@ -181,7 +186,7 @@ def test_flags_of_train() -> None:
     assert {flag for flag in flags if ".no-" not in flag} == set(FLAGS)
 
 
-@pytest.mark.parametrize("name", ["pack", "inspect", "train", "sync", "ui"])
+@pytest.mark.parametrize("name", ["pack", "inspect", "train", "compare", "sync", "ui"])
 def test_every_command_has_help_with_examples(name: str) -> None:
     shown = command(name, "--help").lower()
     assert "example" in shown and f"streamtrain {name}" in shown

@@ -156,7 +156,11 @@ import torch, streamtrain as st
 job = st.Job(st.Data("nowhere"), lambda: torch.nn.Linear(1, 1))
 """
 COMMANDS = [
-    (["trane"], 2, "streamtrain: expected one of pack, inspect, train, ui, found 'trane'; see streamtrain --help"),
+    (
+        ["trane"],
+        2,
+        "streamtrain: expected one of pack, inspect, train, compare, sync, ui, found 'trane'; see streamtrain --help",
+    ),
     (["train", "none.py"], 2, "train: none.py: expected a job file, found no such file; check the path"),
     (["train", "broken.py"], 2, "train: broken.py:1: invalid syntax; mend the job"),
     (["train", "raises.py"], 2, "train: raises.py failed: ZeroDivisionError: * (*raises.py:1); mend the job"),
