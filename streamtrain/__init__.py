@@ -23,6 +23,7 @@ from streamtrain.errors import (
 from streamtrain.job import SGD, Data, Epochs, Evaluate, Job, Online, Schedule, Tracking
 
 if TYPE_CHECKING:
+    from streamtrain.landscape.probe import Probe, probe
     from streamtrain.pack import PackOptions, pack
     from streamtrain.prepare.jobfile import load_job
     from streamtrain.run.outcome.compare import Comparison, compare
@@ -34,6 +35,8 @@ _LATE = {
     "PackOptions": "streamtrain.pack",
     "pack": "streamtrain.pack",
     "load_job": "streamtrain.prepare.jobfile",
+    "Probe": "streamtrain.landscape.probe",
+    "probe": "streamtrain.landscape.probe",
     "Comparison": "streamtrain.run.outcome.compare",
     "compare": "streamtrain.run.outcome.compare",
     "Evaluation": "streamtrain.run.outcome.result",
@@ -57,6 +60,7 @@ __all__ = [
     "NonFiniteError",
     "Online",
     "PackOptions",
+    "Probe",
     "Result",
     "Schedule",
     "ShardError",
@@ -69,6 +73,7 @@ __all__ = [
     "compare",
     "load_job",
     "pack",
+    "probe",
     "table",
     "train",
 ]

@@ -20,6 +20,7 @@ usage: streamtrain COMMAND [--help]
   pack SOURCE DEST         raw data -> shuffled WebDataset shards and a manifest
   inspect DEST             what a data set holds; its checksums; one example's way
   train JOB.py             train a job, with any setting as a flag
+  probe JOB.py RUN         the loss surface around a run's parameters
   compare RUN RUN          two runs at equal numbers of updates
   sync [RUN_FOLDER ...]    deliver to MLflow what it had not taken when runs ended
   ui                       open MLflow on this folder's runs
@@ -141,6 +142,19 @@ def run_train(words: Sequence[str]) -> None:
     print(json.dumps(result.summary()) if as_json else table({result.mode: result}))
 
 
+def run_probe(words: Sequence[str]) -> None:
+    """``streamtrain probe``."""
+    from streamtrain.flags import ProbeArguments, parse
+    from streamtrain.landscape.probe import probe
+    from streamtrain.prepare.jobfile import load_job
+    from streamtrain.track.figures import save
+
+    given = parse(ProbeArguments, words, "streamtrain probe", "streamtrain probe jobs/mnist.py runs/mnist-epochs-1")
+    found = probe(load_job(given.job), given.run, examples=given.examples, iterations=given.iterations)
+    print(json.dumps(found.summary()) if given.json else found.words)
+    save(found.figure(), given.figure or (given.run if given.run.is_dir() else given.run.parent) / "probe.png")
+
+
 def run_compare(words: Sequence[str]) -> None:
     """``streamtrain compare``."""
     from streamtrain.flags import CompareArguments, parse
@@ -189,6 +203,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "pack": run_pack,
     "inspect": run_inspect,
     "train": run_train,
+    "probe": run_probe,
     "compare": run_compare,
     "sync": run_sync,
     "ui": run_ui,

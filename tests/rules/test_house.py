@@ -117,6 +117,7 @@ PUBLIC = tuple(
             "NonFiniteError",
             "Online",
             "PackOptions",
+            "Probe",
             "Result",
             "SGD",
             "Schedule",
@@ -130,6 +131,7 @@ PUBLIC = tuple(
             "compare",
             "load_job",
             "pack",
+            "probe",
             "table",
             "train",
         ]
@@ -186,7 +188,7 @@ def test_flags_of_train() -> None:
     assert {flag for flag in flags if ".no-" not in flag} == set(FLAGS)
 
 
-@pytest.mark.parametrize("name", ["pack", "inspect", "train", "compare", "sync", "ui"])
+@pytest.mark.parametrize("name", ["pack", "inspect", "train", "probe", "compare", "sync", "ui"])
 def test_every_command_has_help_with_examples(name: str) -> None:
     shown = command(name, "--help").lower()
     assert "example" in shown and f"streamtrain {name}" in shown
