@@ -133,7 +133,7 @@ def check_remote(
     proxy.is_read_only = True
     proxy.loses |= {"runs/create", "runs/log-batch", "runs/update", "runs/log-inputs"}
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
-    wait_for(lambda: "read-only" in tracker._delivery.trouble)
+    wait_for(lambda: "503" in tracker._delivery.trouble)
     proxy.is_read_only = False
     journal = tmp_path / "delivered"
     wait_for(lambda: journal.exists() and int(journal.read_text()) == 101)
