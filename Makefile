@@ -2,13 +2,16 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-.PHONY: demo test data ui lint types imports lock
+.PHONY: demo test chapter8 data ui lint types imports lock
 
 demo: $(VENV)/ready data  ## environment, data, both modes, where to look
 	$(BIN)/python jobs/demo.py
 
 test: $(VENV)/ready  ## the tests, as CI runs them
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+chapter8: $(VENV)/ready data/mnist.npz  ## Deep Learning's chapter 8, reproduced: ten jobs, one page
+	$(BIN)/python jobs/chapter8/page.py
 
 ui: $(VENV)/ready  ## MLflow's pages on this folder's runs
 	$(BIN)/streamtrain ui

@@ -21,12 +21,14 @@ from streamtrain.errors import (
     TrainingError,
     WorkerLost,
 )
-from streamtrain.job import SGD, Data, Epochs, Group, Job, Online, Schedule, Stale, Synchronous, Tracking
+from streamtrain.job import SGD, Data, Epochs, Evaluate, Group, Job, Online, Schedule, Stale, Synchronous, Tracking
 
 if TYPE_CHECKING:
+    from streamtrain.landscape.probe import Probe, probe
     from streamtrain.loader import open  # noqa: A004  # `st.open` says what it does
     from streamtrain.pack import PackOptions
     from streamtrain.prepare.jobfile import load_job
+    from streamtrain.run.outcome.compare import Comparison, compare
     from streamtrain.run.outcome.report import table
     from streamtrain.run.outcome.result import Evaluation, Result
     from streamtrain.run.packing import pack
@@ -37,6 +39,10 @@ _LATE = {
     "pack": "streamtrain.run.packing",
     "open": "streamtrain.loader",
     "load_job": "streamtrain.prepare.jobfile",
+    "Probe": "streamtrain.landscape.probe",
+    "probe": "streamtrain.landscape.probe",
+    "Comparison": "streamtrain.run.outcome.compare",
+    "compare": "streamtrain.run.outcome.compare",
     "Evaluation": "streamtrain.run.outcome.result",
     "Result": "streamtrain.run.outcome.result",
     "table": "streamtrain.run.outcome.report",
@@ -45,10 +51,12 @@ _LATE = {
 
 __all__ = [
     "SGD",
+    "Comparison",
     "ConfigError",
     "Data",
     "DataError",
     "Epochs",
+    "Evaluate",
     "Evaluation",
     "Group",
     "Job",
@@ -57,6 +65,7 @@ __all__ = [
     "NonFiniteError",
     "Online",
     "PackOptions",
+    "Probe",
     "Result",
     "Schedule",
     "ShardError",
@@ -69,9 +78,11 @@ __all__ = [
     "TrackingError",
     "TrainingError",
     "WorkerLost",
+    "compare",
     "load_job",
     "open",
     "pack",
+    "probe",
     "table",
     "train",
 ]

@@ -20,6 +20,8 @@ usage: streamtrain COMMAND [--help]
   pack SOURCE DEST         raw data -> shuffled WebDataset shards and a manifest; --append adds to them
   inspect DEST             what a data set holds; its checksums; one example's way
   train JOB.py             train a job, with any setting as a flag
+  probe JOB.py RUN         the loss surface around a run's parameters
+  compare RUN RUN          two runs at equal numbers of updates
   sync [RUN_FOLDER ...]    deliver to MLflow what it had not taken when runs ended
   ui                       open MLflow on this folder's runs
 
@@ -85,6 +87,7 @@ def fail(line: str, code: int) -> NoReturn:
 INTERRUPTED = {
     "pack": "no data set was written, and nothing half-written was left",
     "train": "a run that had begun says above where what it measured is",
+    "compare": "nothing but the comparison's own folder was written",
     "sync": "what was delivered so far is noted, the rest stays",
 }
 
@@ -171,6 +174,36 @@ def run_train(words: Sequence[str]) -> None:
     print(json.dumps(result.summary()) if as_json else table({result.mode: result}))
 
 
+def run_probe(words: Sequence[str]) -> None:
+    """``streamtrain probe``."""
+    from streamtrain.flags import ProbeArguments, parse
+    from streamtrain.landscape.probe import probe
+    from streamtrain.prepare.jobfile import load_job
+    from streamtrain.track.figures import save
+
+    given = parse(ProbeArguments, words, "streamtrain probe", "streamtrain probe jobs/mnist.py runs/mnist-epochs-1")
+    found = probe(load_job(given.job), given.run, examples=given.examples, iterations=given.iterations)
+    print(json.dumps(found.summary()) if given.json else found.words)
+    save(found.figure(), given.figure or (given.run if given.run.is_dir() else given.run.parent) / "probe.png")
+
+
+def run_compare(words: Sequence[str]) -> None:
+    """``streamtrain compare``."""
+    from streamtrain.flags import CompareArguments, parse
+    from streamtrain.run.outcome.compare import compare, log_comparison
+    from streamtrain.run.train import run_folder
+    from streamtrain.track.mlflow import default_uri
+
+    example = "streamtrain compare runs/mnist-epochs-20260102-101500 runs/mnist-online-20260102-102000"
+    given = parse(CompareArguments, words, "streamtrain compare", example)
+    comparison = compare(given.first, given.second, uri=given.uri)
+    print(json.dumps(comparison.summary()) if given.json else comparison.table)
+    if given.log:
+        left = log_comparison(comparison, run_folder("runs", "compare"), given.uri or default_uri(), given.experiment)
+        if left:
+            print(left, file=sys.stderr)
+
+
 def run_sync(words: Sequence[str]) -> None:
     """``streamtrain sync``."""
     from streamtrain.flags import SyncArguments, parse
@@ -202,6 +235,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "pack": run_pack,
     "inspect": run_inspect,
     "train": run_train,
+    "probe": run_probe,
+    "compare": run_compare,
     "sync": run_sync,
     "ui": run_ui,
 }

@@ -76,6 +76,42 @@ class SyncArguments:
 
 
 @dataclass(frozen=True)
+class ProbeArguments:
+    """The loss surface around a run's parameters: slope, curvature, kind of point, lines; dear, so on request only."""
+
+    job: tyro.conf.Positional[Path]
+    """The job file with which they were trained."""
+    run: tyro.conf.Positional[Path]
+    """The run's folder, or a .safetensors file."""
+    examples: int = 2000
+    """Training examples that the loss is the mean over."""
+    iterations: int = 40
+    """Products with the Hessian, at most; each costs about two gradients."""
+    figure: Path | None = None
+    """PNG to write; probe.png in the run's folder by default."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Two runs at equal numbers of updates, e.g. online against many passes: what does reusing examples cost?"""
+
+    first: tyro.conf.Positional[str]
+    """A finished run's folder or its MLflow run id."""
+    second: tyro.conf.Positional[str]
+    """The run to compare it with."""
+    uri: str | None = None
+    """MLflow's tracking URI; MLFLOW_TRACKING_URI, or SQLite in ./mlflow.db, by default."""
+    experiment: str = "streamtrain"
+    """MLflow experiment for the comparison."""
+    log: bool = True
+    """Log the comparison and its figures to MLflow as a run of its own."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True)
 class UiArguments:
     """MLflow's own pages on this folder's runs, or on those of MLFLOW_TRACKING_URI; for this machine only."""
 

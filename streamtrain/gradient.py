@@ -37,6 +37,17 @@ def zero_one(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (output.argmax(1) != target).float()
 
 
+def soft_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """One minus the probability of the target's class (Nakkiran et al. 2021, *The Deep Bootstrap*); (examples,)."""
+    return 1 - output.softmax(1).gather(1, target[:, None]).squeeze(1)
+
+
+def metrics_of(job: Job) -> dict[str, LossFunction]:
+    """What is measured beside loss and error: the job's own functions, and with cross-entropy the soft error."""
+    built_in: dict[str, LossFunction] = {"soft_error": soft_error} if job.loss == "cross_entropy" else {}
+    return built_in | dict(job.metrics)
+
+
 def loss_and_error(job: Job) -> tuple[LossFunction, LossFunction]:
     """The job's functions, built-in names and the default error resolved."""
     loss = {"cross_entropy": cross_entropy, "mse": mse}[job.loss] if isinstance(job.loss, str) else job.loss
@@ -74,6 +85,7 @@ class Gradient:
         self.layout: Layout = layout_of(self.model)
         self._data, self._device = job.data, torch.device(job.device)
         self._loss, self._error = loss_and_error(job)
+        self._metrics = metrics_of(job)
         self._autocast: Callable[[], contextlib.AbstractContextManager[Any]] = (
             (lambda: torch.autocast(job.device, torch.bfloat16)) if job.precision == "bf16" else contextlib.nullcontext
         )
@@ -145,16 +157,26 @@ class Gradient:
             tensor.zero_()
 
     def evaluate(self, arrays: Arrays) -> Risk:
-        """Loss and error of examples at the loaded state, in evaluation mode; changes nothing."""
+        """Loss, error and metrics of examples at the loaded state, in evaluation mode; changes nothing."""
         if not arrays:
             return Risk(Moments(), Moments())
         self._load_buffers()
         self._set_training(False)
         with torch.inference_mode():
             batch = self.batch(arrays)
-            losses, errors = self.losses(self.output(batch), batch)
+            output = self.output(batch)
+            losses, errors = self.losses(output, batch)
+            metrics = {name: Moments.of(v.cpu().double().numpy()) for name, v in self.metrics(output, batch).items()}
         loss, error = (Moments(int(count), mean, m2) for count, mean, m2 in _moments(losses, errors).tolist())
-        return Risk(loss, error)
+        return Risk(loss, error, metrics)
+
+    def metrics(self, output: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        """Every metric of each example, shape (examples,)."""
+        values = {}
+        for name, metric in self._metrics.items():
+            with self._autocast(), users_code(f"metrics, {name!r}"):
+                values[name] = metric(output, batch[self._data.target])
+        return values
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the loaded state: copies on the CPU."""

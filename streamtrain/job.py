@@ -6,6 +6,7 @@ is a flag of `streamtrain train`, derived from the fields and their docstrings b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -125,6 +126,8 @@ class Epochs:
     """Stop after this many passes at the latest."""
     patience: int = 3
     """Stop after this many passes without a better validation error."""
+    patience_examples: int | None = None
+    """The same in examples used, instead of in passes; looked at after each pass."""
     min_delta: float = 0.0
     """How much lower a validation error must be to count as better."""
     reshuffle: Literal["stored", "shards", "examples"] = "stored"
@@ -133,6 +136,7 @@ class Epochs:
     def __post_init__(self) -> None:
         _require_count("mode.max_passes", self.max_passes)
         _require_count("mode.patience", self.patience)
+        _require_count("mode.patience_examples", self.patience_examples)
         _require_finite("mode.min_delta", self.min_delta, positive=False)
         kinds = ("stored", "shards", "examples")
         _require(self.reshuffle in kinds, "mode.reshuffle", "stored, shards or examples", self.reshuffle, "change it")
@@ -156,6 +160,19 @@ class Stale:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """Measurements of both risks while a run goes on."""
+
+    max_fraction_of_time: float | None = None
+    """Leave out measurements while they would take more than this part of the time; the first and last are made.
+    What is left out then depends on the machine's pace, and early stopping with it."""
+
+    def __post_init__(self) -> None:
+        most = self.max_fraction_of_time
+        _require(most is None or 0 < most < 1, "evaluate.max_fraction_of_time", "between 0 and 1", most, "change it")
+
+
+@dataclass(frozen=True)
 class Tracking:
     """Where numbers, figures and the model go."""
 
@@ -171,6 +188,8 @@ class Tracking:
     """Folder for the run's own files: journal, best parameters, figures."""
     log_every: int = 10
     """Steps that one point of the minibatch curves is the mean of."""
+    diagnostics: bool = True
+    """Measure gradient noise, layers, updates and trajectory at every `log_every`-th step."""
     log_model: bool = True
     """Log the final model to MLflow, with signature and input example."""
     register: str | None = None
@@ -203,6 +222,8 @@ class Job:
     """Surrogate loss: (output, target) -> tensor of shape (examples,), or a built-in one's name."""
     error: Loss | Literal["zero_one"] | None = None
     """What is really cared about, in the same form; by default 0-1 for cross_entropy, else the loss itself."""
+    metrics: Mapping[str, Loss] = field(default_factory=dict)
+    """What else is measured with both risks: name -> function in the same form."""
     mode: Online | Epochs = field(default_factory=Epochs)
     sgd: SGD = field(default_factory=SGD)
     batch_size: int = 128
@@ -226,6 +247,7 @@ class Job:
     """Seed of the initial parameters and of every random number in the run."""
     aggregation: Synchronous | Stale = field(default_factory=Synchronous)
     """Whether workers wait for each other in every step."""
+    evaluate: Evaluate = field(default_factory=Evaluate)
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
@@ -266,6 +288,13 @@ class Job:
             _require(self.loss in ("cross_entropy", "mse"), "loss", "cross_entropy or mse", self.loss, "change it")
         if isinstance(self.error, str):
             _require(self.error == "zero_one", "error", "zero_one", self.error, "change it")
+
+        for name, metric in self.metrics.items():
+            free = re.fullmatch(r"[\w.\- ]+", name) is not None and name not in ("loss", "error")
+            free = free and not name.endswith("_standard_error")
+            expected = "a name of letters, digits, _, -, . and spaces that is not taken"
+            _require(free, "metrics", expected, name, "rename it")
+            _require(callable(metric), f"metrics, {name!r}", "a function", metric, "see its help")
 
     @property
     def lane_count(self) -> int:

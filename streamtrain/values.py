@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +96,41 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class LayerNorms:
+    """Squared Euclidean norms of one parameter tensor in one step.
+
+    ``gradient`` is the mean gradient's before clipping, ``parameters`` the tensor's before the update, ``update``
+    that of its change.
+    """
+
+    gradient: float
+    parameters: float
+    update: float
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Squared Euclidean norms of one step.
+
+    ``lanes`` has for each lane with examples their number and the squared norm of their mean gradient.
+    ``layers`` goes by the parameter tensors' names, in the model's order.
+    """
+
+    lanes: tuple[tuple[int, float], ...]
+    layers: dict[str, LayerNorms]
+
+    @property
+    def total(self) -> LayerNorms:
+        """Of all parameters together."""
+        layers = self.layers.values()
+        return LayerNorms(
+            math.fsum(layer.gradient for layer in layers),
+            math.fsum(layer.parameters for layer in layers),
+            math.fsum(layer.update for layer in layers),
+        )
+
+
+@dataclass(frozen=True)
 class Update:
     """One step that happened: what went in and how large it was.
 
@@ -104,6 +139,7 @@ class Update:
     factor that clipping by norm applied, 1 where it did nothing. ``skipped``: the gradient or the loss
     was not finite, and the parameters stayed as they were. ``staleness``: updates that were missing
     from the parameters at which the gradient was computed, mean over the lanes; 0 but with `Stale`.
+    ``norms`` is there at some steps only.
     """
 
     step: int
@@ -114,14 +150,21 @@ class Update:
     clip_scale: float
     skipped: bool = False
     staleness: float = 0.0
+    norms: Norms | None = None
 
 
 @dataclass(frozen=True)
 class Risk:
-    """Mean loss and mean error on a set of examples, all at the same parameters."""
+    """Mean loss, mean error and means of further metrics on a set of examples, all at the same parameters."""
 
     loss: Moments
     error: Moments
+    metrics: dict[str, Moments] = field(default_factory=dict)
+
+    @property
+    def quantities(self) -> dict[str, Moments]:
+        """All of them by name."""
+        return {"loss": self.loss, "error": self.error, **self.metrics}
 
 
 @dataclass(frozen=True)

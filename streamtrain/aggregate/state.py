@@ -39,7 +39,8 @@ class Slot:
     """Where one lane's worker leaves its contribution.
 
     ``gradient`` is the sum over the lane's examples; ``used[i]`` is 1 where parameter ``i`` has one;
-    ``moments`` is (count, mean, m2) of the losses, then of the errors.
+    ``moments`` is (count, mean, m2) of the losses, then of the errors; ``squared_norm`` is the gradient's,
+    at the steps that the diagnostics ask for it.
     """
 
     gradient: torch.Tensor
@@ -47,3 +48,4 @@ class Slot:
     counters: torch.Tensor
     used: torch.Tensor
     moments: torch.Tensor
+    squared_norm: torch.Tensor

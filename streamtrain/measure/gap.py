@@ -28,11 +28,8 @@ def gap(empirical: Moments, generalization: Moments) -> Gap:
 
 
 def gap_readings(empirical: Risk, generalization: Risk, step: int, time: float) -> list[Reading]:
-    """``gap/loss``, ``gap/loss_standard_error``, ``gap/error``, ``gap/error_standard_error``."""
-    gaps = {
-        "loss": gap(empirical.loss, generalization.loss),
-        "error": gap(empirical.error, generalization.error),
-    }
+    """``gap/loss``, ``gap/loss_standard_error``, and so for every quantity."""
+    gaps = {name: gap(moments, generalization.quantities[name]) for name, moments in empirical.quantities.items()}
     return [
         Reading(f"gap/{name}{suffix}", value, step, time)
         for name, of in gaps.items()

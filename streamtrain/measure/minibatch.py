@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from streamtrain.measure.diagnostics.clipping import clipping
 from streamtrain.measure.risk import pooled
 from streamtrain.values import Reading, Risk, Update
 
@@ -35,7 +36,7 @@ def _points(updates: Sequence[Update], time: float) -> list[Reading]:
         "minibatch/loss": risk.loss.mean,
         "minibatch/error": risk.error.mean,
         "gradient/norm": sum(u.gradient_norm for u in updates) / len(updates),
-        "gradient/clipped_fraction": sum(u.clip_scale < 1 for u in updates) / len(updates),
+        **clipping(updates),
         "learning_rate": last.learning_rate,
     }
     return [Reading(name, value, last.step, time) for name, value in values.items()]

@@ -14,15 +14,18 @@ from streamtrain.values import Moments, Reading, Risk
 def pooled(risks: Iterable[Risk]) -> Risk:
     """The risk on the union of disjoint sets, merged in the order given, so with the same bits for any workers."""
     loss, error = Moments(), Moments()
+    metrics: dict[str, Moments] = {}
     for risk in risks:
         loss, error = loss + risk.loss, error + risk.error
-    return Risk(loss, error)
+        for name, moments in risk.metrics.items():
+            metrics[name] = metrics.get(name, Moments()) + moments
+    return Risk(loss, error, metrics)
 
 
 def risk_readings(prefix: str, risk: Risk, step: int, time: float) -> list[Reading]:
-    """Mean and standard error of loss and error, as ``prefix/loss``, ``prefix/loss_standard_error``, …"""
+    """Mean and standard error of every quantity, as ``prefix/loss``, ``prefix/loss_standard_error``, …"""
     return [
         Reading(f"{prefix}/{name}{suffix}", value, step, time)
-        for name, moments in (("loss", risk.loss), ("error", risk.error))
+        for name, moments in risk.quantities.items()
         for suffix, value in (("", moments.mean), ("_standard_error", moments.standard_error))
     ]

@@ -8,33 +8,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """State after some passes.
+    """State after some measurements, each at a place in the run that is counted in passes or in examples.
 
     Attributes:
-        patience: passes without a better error before stopping.
+        patience: how far the run may go without a better error, in that unit.
         min_delta: how much lower an error must be to count as better.
-        best_error: lowest error so far. best_pass: the pass, from 0, that had it; -1 before the first.
-        waited: passes since.
+        best_error: lowest error so far. best_at: the place that had it; 0 before the first.
+        at: the last place.
     """
 
     patience: int
     min_delta: float = 0.0
     best_error: float = math.inf
-    best_pass: int = -1
-    waited: int = 0
+    best_at: int = 0
+    at: int = 0
 
-    def after(self, pass_index: int, error: float) -> EarlyStopping:
-        """The state after pass ``pass_index`` had validation ``error``."""
+    def after(self, at: int, error: float) -> EarlyStopping:
+        """The state after validation ``error`` was measured at ``at``, further on than before."""
         if error < self.best_error - self.min_delta:
-            return EarlyStopping(self.patience, self.min_delta, error, pass_index, 0)
-        return EarlyStopping(self.patience, self.min_delta, self.best_error, self.best_pass, self.waited + 1)
+            return EarlyStopping(self.patience, self.min_delta, error, at, at)
+        return EarlyStopping(self.patience, self.min_delta, self.best_error, self.best_at, at)
 
     @property
     def improved(self) -> bool:
-        """Whether the last pass was the best so far."""
-        return self.best_pass >= 0 and self.waited == 0
+        """Whether the last measurement was the best so far."""
+        return self.at > 0 and self.best_at == self.at
 
     @property
     def should_stop(self) -> bool:
         """Whether patience is used up."""
-        return self.waited >= self.patience
+        return self.at - self.best_at >= self.patience

@@ -92,7 +92,8 @@ def _check_arrays(arrays: Arrays) -> None:
 
 
 def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) -> None:
-    for name, values in zip(("loss", "error"), gradient.losses(output, batch), strict=True):
+    both = zip(("loss", "error"), gradient.losses(output, batch), strict=True)
+    for name, values in (*both, *((f"metrics, {n!r}", v) for n, v in gradient.metrics(output, batch).items())):
         shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
         if shape != (examples,):
             raise JobError(

@@ -139,6 +139,11 @@ class RayFleet:
         parameters: dict[str, torch.Tensor] = self._gather([self._workers[0].snapshot.remote()])[0]
         return parameters
 
+    def distance(self) -> float:
+        """See `Fleet`."""
+        distance: float = self._gather([self._workers[0].distance.remote()])[0]
+        return distance
+
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """See `Fleet`."""
         self._all("restore", ray.put(parameters))

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamtrain.errors import NonFiniteError
 from streamtrain.job import Epochs, Online, Stale
+from streamtrain.measure.cost import MeasuringTime
+from streamtrain.measure.diagnostics import Diagnostics
 from streamtrain.measure.gap import gap_readings
 from streamtrain.measure.minibatch import MinibatchCurves
 from streamtrain.measure.progressive import Progressive
@@ -61,6 +63,9 @@ class Fleet(Protocol):
     def snapshot(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the current state."""
 
+    def distance(self) -> float:
+        """Euclidean distance of the current parameters from the initial ones."""
+
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """Makes a state dict the current state, without momentum."""
 
@@ -75,8 +80,11 @@ class Controller:
         self._skipped = 0
         self._norms: deque[float] = deque(maxlen=SMOOTHED_STEPS)
         self._curves = MinibatchCurves(plan.job.tracking.log_every)
+        self._diagnostics = Diagnostics(plan.job.tracking.log_every)
         mode = plan.job.mode
-        self._progressive = Progressive(mode.window) if isinstance(mode, Online) else None
+        self._is_online = isinstance(mode, Online)
+        self._progressive = Progressive(mode.window if isinstance(mode, Online) else Online.window)
+        self._measuring = MeasuringTime(plan.job.evaluate.max_fraction_of_time)
         self._evaluations: list[Evaluation] = []
         self._loader = LoaderHealth(plan, tracker, folder)
         self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
@@ -115,21 +123,28 @@ class Controller:
         every = -(-examples // order.batch_size)
         for step in (*range(self._step + every, order.steps, every), order.steps):
             self._advance_to(step)
-            self._evaluate()
+            if step == order.steps or self._affords_evaluation():
+                self._evaluate()
 
     def _epochs(self, mode: Epochs) -> Result:
-        stopping = EarlyStopping(mode.patience, mode.min_delta)
+        of_passes = mode.patience_examples is None
+        stopping = EarlyStopping(mode.patience_examples or mode.patience, mode.min_delta)
         best, best_parameters = None, {}
         reason = f"mode.max_passes = {mode.max_passes} reached"
-        for pass_index in range(mode.max_passes):
-            self._advance_to((pass_index + 1) * self._plan.order.steps)
+        for passes in range(1, mode.max_passes + 1):
+            self._advance_to(passes * self._plan.order.steps)
+            if passes < mode.max_passes and not self._affords_evaluation():
+                continue
             evaluation = self._evaluate()
-            stopping = stopping.after(pass_index, evaluation.generalization.error.mean)
+            at = passes if of_passes else evaluation.examples_used
+            stopping = stopping.after(at, evaluation.generalization.error.mean)
             if stopping.improved or best is None:
                 best, best_parameters = evaluation, self._fleet.snapshot()
                 save_parameters(self._folder / "best.safetensors", best_parameters)
             if stopping.should_stop:
-                reason = f"no better validation error in {mode.patience} passes; best was pass {stopping.best_pass + 1}"
+                unit = "passes" if of_passes else "examples"
+                kept = f"pass {best.step // self._plan.order.steps}"
+                reason = f"no better validation error in {stopping.patience:,} {unit}; best was {kept}"
                 break
         assert best is not None
         return self._finish(reason, best, best_parameters)
@@ -171,14 +186,15 @@ class Controller:
             readings.append(Reading("gradient/skipped_minibatches", self._skipped, done[-1].step, now))
         for update in used:
             readings += self._curves.add(update, now)
-            if self._progressive is not None:
+            if update.step < self._plan.order.steps:  # later passes repeat: their loss is not progressive
                 readings += self._progressive.add(update, now)
+            readings += self._diagnostics.add(update, now)
             self._norms.append(update.gradient_norm)
         self._tracker.log(readings)
 
     def _evaluate(self) -> Evaluation:
         """Both risks at the current parameters: all of the validation split, as many training examples."""
-        order = self._plan.order
+        order, started = self._plan.order, time.monotonic()
         held_out = self._plan.manifest.splits["validation"].examples
         used = order.ranges
         evaluation = Evaluation(
@@ -186,13 +202,18 @@ class Controller:
             examples_used=self._used,
             empirical=self._risk("train", evaluation_slices(used, held_out, EVALUATION_SLICE)),
             generalization=self._risk_on_all("validation"),
-            progressive=None if self._progressive is None else self._progressive.recent,
+            passes=self._step / order.steps,
+            progressive=self._progressive.recent if self._step <= order.steps else None,
         )
         self._evaluations.append(evaluation)
+        self._measuring.spend(time.monotonic() - started)
         now = time.time()
-        step = self._step - 1 if self._progressive is not None else self._step // order.steps
+        if self._plan.job.tracking.diagnostics:
+            self._tracker.log(self._diagnostics.trajectory.readings(self._fleet.distance(), self._step - 1, now))
+        step = self._step - 1 if self._is_online else self._step // order.steps
         self._tracker.log(
             [
+                *self._measuring.readings(self._seconds, self._step - 1, now),
                 *risk_readings("empirical_risk", evaluation.empirical, step, now),
                 *risk_readings("generalization_risk", evaluation.generalization, step, now),
                 *gap_readings(evaluation.empirical, evaluation.generalization, step, now),
@@ -200,6 +221,9 @@ class Controller:
         )
         self._terminal.line(describe(evaluation, order.steps, self._seconds))
         return evaluation
+
+    def _affords_evaluation(self) -> bool:
+        return not self._evaluations or self._measuring.affords(self._seconds)
 
     def _risk_on_all(self, split: str) -> Risk:
         examples = self._plan.manifest.splits[split].examples
@@ -223,7 +247,7 @@ class Controller:
         self._tracker.log(readings)
         used = self._evaluations[-1].examples_used
         return Result(
-            mode="epochs" if self._progressive is None else "online",
+            mode="online" if self._is_online else "epochs",
             stop_reason=reason,
             passes=-(-self._step // order.steps),
             examples_used=used,
@@ -232,7 +256,7 @@ class Controller:
             chosen=chosen,
             gradient_norm_at_stop=norm,
             test=test,
-            progressive=None if self._progressive is None else self._progressive.total,
+            progressive=self._progressive.total,
             parameters=parameters,
             folder=self._folder,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from streamtrain.errors import one_line
 from streamtrain.job import Job, Online
 from streamtrain.run.outcome.card import card_of
+from streamtrain.store import write_whole
 
 if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
@@ -53,7 +55,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
         terminal.line(warning)
     start_ray()
     check_resources(job)
-    folder = _run_folder(job, run_name)
+    folder = run_folder(job.tracking.folder, run_name)
     tracker.begin(card_of(plan, run_name), folder)
     try:
         with RayFleet(plan) as fleet:
@@ -82,10 +84,10 @@ def _tracker(job: Job) -> Tracker:
     return MlflowTracker(job.tracking.uri or default_uri()) if job.tracking.enabled else NoTracker()
 
 
-def _run_folder(job: Job, run_name: str) -> Path:
-    """A new folder for the run's own files."""
+def run_folder(parent: str, run_name: str) -> Path:
+    """A new folder below ``parent`` for a run's own files."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    folder = Path(job.tracking.folder).absolute() / f"{run_name}-{now}"
+    folder = Path(parent).absolute() / f"{run_name}-{now}"
     folder.mkdir(parents=True)
     return folder
 
@@ -101,13 +103,18 @@ def _keep(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: Trac
         for file in figures(result):
             tracker.artifact(file, "figures")
 
+    def write_result() -> None:
+        write_whole(result.folder / "result.json", json.dumps(result.summary(), indent=1).encode())
+        tracker.artifact(result.folder / "result.json", "result")
+
     def log_model() -> None:
         if plan.job.tracking.enabled and plan.job.tracking.log_model:
             tracker.model(_model_card(plan, trial, result))
 
     tracker.artifact(result.folder / "parameters.safetensors", "parameters")
+    tracker.tag("verdict", result.verdict)
     tracker.describe(description(run_name, result))
-    for what, keep in (("figures", draw), ("the model for MLflow", log_model)):
+    for what, keep in (("result.json", write_result), ("figures", draw), ("the model for MLflow", log_model)):
         try:
             keep()
         except Exception as error:

@@ -6,6 +6,7 @@ A plain class, made an actor in `actors`.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from streamtrain.aggregate.exchange.memory import (
 )
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
-from streamtrain.gradient import Gradient
+from streamtrain.gradient import Gradient, build_model
 from streamtrain.job import Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
@@ -151,6 +152,14 @@ class Worker:
         self._load()
         return self._gradient.state_dict()
 
+    def distance(self) -> float:
+        """Euclidean distance of the current parameters from the initial ones, which follow from the seed again."""
+        self._load()
+        start = dict(build_model(self._plan.job).named_parameters())
+        with torch.no_grad():
+            ways = [p.cpu() - start[name] for name, p in self._gradient.model.named_parameters()]
+            return math.hypot(*(float(torch.linalg.vector_norm(way)) for way in ways))
+
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """Makes a state dict the current state, without momentum; every worker is told."""
         if self._index == 0 or self._memory is None:
@@ -193,7 +202,7 @@ class Worker:
 
     def _shared(self, handle: Handle | None, processes: Mapping[int, int]) -> Exchange:
         aggregator = self._aggregator(self._index, self._plan.job.workers)
-        return SharedExchange(self._opened(handle), aggregator, self._index, processes)
+        return SharedExchange(self._opened(handle), aggregator, self._lanes, self._index, processes)
 
     def _collective(self, address: Address) -> Exchange:
         job, lanes = self._plan.job, self._plan.order.lanes
@@ -214,6 +223,7 @@ class Worker:
             total_steps=self._plan.total_steps,
             worker=worker,
             workers=workers,
+            norms_every=job.tracking.log_every if job.tracking.diagnostics else 0,
         )
 
     def _read(self, selection: Selection) -> Arrays:

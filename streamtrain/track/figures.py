@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from streamtrain.measure.comparison import Difference, Point
+
 TRAINING, HELD_OUT, GAP, PROGRESSIVE = "#2166ac", "#b2182b", "#4d4d4d", "#1b7837"
 Which = Literal["loss", "error"]
 
@@ -75,16 +77,42 @@ def risk_figure(
     return figure
 
 
+def comparison_figure(found: Sequence[Difference], names: tuple[str, str], quantity: str) -> Figure:
+    """A held-out risk of two runs above, their difference below, against the number of updates."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    steps = [difference.step for difference in found]
+    for which, name, color in (("first", names[0], HELD_OUT), ("second", names[1], PROGRESSIVE)):
+        points = [getattr(difference, which) for difference in found]
+        _band(above, steps, _means(points), _errors(points), color, name)
+    values, errors = np.array([d.value for d in found]), np.array([d.standard_error for d in found])
+    _band(below, steps, values, errors, GAP, "difference")
+    below.axhline(0, color="black", linewidth=0.8)
+    above.set_ylabel(f"held-out {quantity}")
+    below.set_ylabel("difference")
+    below.set_xlabel("updates")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    above.legend(frameon=False)
+    above.set_title(f"{names[0]} against {names[1]} (bands: ± 1 standard error)", fontsize=11, loc="left")
+    return figure
+
+
 def save(figure: Figure, file: Path) -> None:
     """Writes the figure as PNG."""
     figure.savefig(file, format="png")
 
 
-def _means(moments: Sequence[Moments]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _means(moments: Sequence[Moments | Point]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([m.mean for m in moments])
 
 
-def _errors(moments: Sequence[Moments]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _errors(moments: Sequence[Moments | Point]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([m.standard_error for m in moments])
 
 

@@ -80,7 +80,9 @@ def shared(folder: Path, layout: Layout, aggregator: Aggregator, rank: int, worl
         block = open_block(Handle(*told(folder / "handle")))
     tell(folder / f"process{rank}", os.getpid())
     processes = {peer: told(folder / f"process{peer}")[0] for peer in range(world)}
-    return SharedExchange(Memory(layout, SETTINGS, world, world, block), aggregator, rank, processes)
+    return SharedExchange(
+        Memory(layout, SETTINGS, world, world, block), aggregator, range(rank, rank + 1), rank, processes
+    )
 
 
 def collective(folder: Path, layout: Layout, aggregator: Aggregator, rank: int, world: int) -> Exchange:

@@ -65,4 +65,5 @@ def test_train_with_flags_prints_json(folder: Path, mode: str) -> None:
     gap = result["generalization_risk"]["loss"] - result["empirical_risk"]["loss"]
     assert result["gap"]["loss"] == pytest.approx(gap) and result["gap"]["loss_standard_error"] > 0
     assert result["mlflow_run_id"] and (Path(result["folder"]) / "parameters.safetensors").exists()
-    assert (result["progressive_risk"] is not None) == (mode == "online")
+    assert result["progressive_risk"]["examples"] == 1438
+    assert len(result["evaluations"]) == (9 if mode == "online" else 2)

@@ -124,10 +124,12 @@ def test_pack_is_called_by_its_public_name(tmp_path: Path) -> None:
 PUBLIC = tuple(
     sorted(
         [
+            "Comparison",
             "ConfigError",
             "Data",
             "DataError",
             "Epochs",
+            "Evaluate",
             "Evaluation",
             "Group",
             "Job",
@@ -136,6 +138,7 @@ PUBLIC = tuple(
             "NonFiniteError",
             "Online",
             "PackOptions",
+            "Probe",
             "Result",
             "SGD",
             "Schedule",
@@ -149,9 +152,11 @@ PUBLIC = tuple(
             "TrackingError",
             "TrainingError",
             "WorkerLost",
+            "compare",
             "load_job",
             "open",
             "pack",
+            "probe",
             "table",
             "train",
         ]
@@ -172,6 +177,7 @@ FLAGS = [
     "--data.url",
     "--data.verify",
     "--device",
+    "--evaluate.max-fraction-of-time",
     "--exchange",
     "--help",
     "--json",
@@ -181,6 +187,7 @@ FLAGS = [
     "--mode.max-passes",
     "--mode.min-delta",
     "--mode.patience",
+    "--mode.patience-examples",
     "--mode.reshuffle",
     "--precision",
     "--seed",
@@ -202,6 +209,7 @@ FLAGS = [
     "--sgd.skip-limit",
     "--sgd.weight-decay",
     "--threads",
+    "--tracking.diagnostics",
     "--tracking.enabled",
     "--tracking.experiment",
     "--tracking.folder",
@@ -222,7 +230,7 @@ def test_flags_of_train() -> None:
     assert {flag for flag in flags if ".no-" not in flag} == set(FLAGS)
 
 
-@pytest.mark.parametrize("name", ["pack", "inspect", "train", "sync", "ui"])
+@pytest.mark.parametrize("name", ["pack", "inspect", "train", "probe", "compare", "sync", "ui"])
 def test_every_command_has_help_with_examples(name: str) -> None:
     shown = command(name, "--help").lower()
     assert "example" in shown and f"streamtrain {name}" in shown

@@ -45,6 +45,9 @@ class PlainFleet:
     def snapshot(self) -> dict[str, torch.Tensor]:
         return self.worker.snapshot()
 
+    def distance(self) -> float:
+        return self.worker.distance()
+
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         self.worker.restore(parameters)
 

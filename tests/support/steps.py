@@ -138,6 +138,7 @@ class Member:
     def __init__(self, model: str, sgd: SGD, worker: int, workers: int, steps: int) -> None:
         self.job = job_of(model, sgd)
         self.order, self.worker, self.workers, self.steps = Order(EXAMPLES, LANES, BATCH), worker, workers, steps
+        self.lanes = lanes_of_worker(LANES, workers, worker)
         self.gradient = Gradient(self.job)
         self.memory: Memory | None = None
         self.exchange: Exchange | Pool
@@ -162,7 +163,9 @@ class Member:
     def join_shared(self, handle: Handle, processes: Sequence[int]) -> None:
         if self.memory is None:
             self.memory = Memory(self.gradient.layout, self.job.sgd, LANES, self.workers, open_block(handle))
-        self.exchange = SharedExchange(self.memory, self.aggregator(), self.worker, dict(enumerate(processes)))
+        self.exchange = SharedExchange(
+            self.memory, self.aggregator(), self.lanes, self.worker, dict(enumerate(processes))
+        )
 
     def join_collective(self, address: Address) -> None:
         hosting = tuple(lanes_of_worker(LANES, self.workers, worker) for worker in range(self.workers))
@@ -174,9 +177,8 @@ class Member:
 
     def train(self) -> None:
         assert not isinstance(self.exchange, Pool)
-        lanes = lanes_of_worker(LANES, self.workers, self.worker)
-        arrays = arrays_of(self.order, lanes, 0, self.steps)
-        running = updates(self.order, lanes, arrays, self.gradient, self.exchange, self.job.seed)
+        arrays = arrays_of(self.order, self.lanes, 0, self.steps)
+        running = updates(self.order, self.lanes, arrays, self.gradient, self.exchange, self.job.seed)
         for _ in itertools.islice(running, self.steps):
             pass
         self.exchange.complete()

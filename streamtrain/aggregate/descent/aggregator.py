@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from streamtrain.aggregate.descent.clip import clip_adaptive_, clip_scale, clip_value_, norm_of, squared_norm
+from streamtrain.aggregate.descent.norms import StepNorms
 from streamtrain.aggregate.descent.rules import Block, Piece, pieces_of, share_of
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
 from streamtrain.aggregate.descent.sgd import average, descend, keep, skip
@@ -50,30 +51,51 @@ class Aggregator:
         batch_size: for linear scaling.
         total_steps: the longest possible run, for the schedule.
         worker, workers: whose share it is.
+        norms_every: steps from one update with `Norms` to the next; 0 for never.
+
+    Attributes:
+        blocks: this worker's share.
+        norms: takes the norms of some of the steps.
 
     Raises:
         ConfigError: a group of settings that fits no parameter.
     """
 
     def __init__(
-        self, layout: Layout, sgd: SGD, *, batch_size: int, total_steps: int, worker: int, workers: int
+        self,
+        layout: Layout,
+        sgd: SGD,
+        *,
+        batch_size: int,
+        total_steps: int,
+        worker: int,
+        workers: int,
+        norms_every: int = 0,
     ) -> None:
         self._layout, self._sgd, self._total_steps = layout, sgd, total_steps
         self._base_rate = base_rate(sgd, batch_size)
         self._pieces = pieces_of(sgd, layout)
         self._bounds = {piece.rule.clipped_with: piece.rule.clip_norm for piece in self._pieces}
         self._skipped = 0
+        self.norms = StepNorms(layout, self._pieces, norms_every)
         self.blocks = share_of(self._pieces, worker, workers)
 
     def clip(self, block: Block, mean: torch.Tensor, old: State, norms: torch.Tensor) -> None:
-        """Clips the mean gradient of a block by value and by unit, and notes its pieces' squared norms."""
-        rule, start = block.rule, block.place.start
+        """Clips the mean gradient of a block by value and by unit.
+
+        Args:
+            norms: all pieces' squared norms before and after it, piece by piece; the block's are written.
+        """
+        rule = block.rule
+        before = self._squared_norms(block, mean)
         if rule.clip_value is not None:
             clip_value_(mean, rule.clip_value)
         if rule.clip_adaptive is not None:
             clip_adaptive_(mean, old.parameters[block.place], block.pieces[0].unit, rule.clip_adaptive)
-        for number, piece in enumerate(block.pieces, block.first):
-            norms[number] = squared_norm(mean[piece.start - start : piece.stop - start])
+        clips = rule.clip_value is not None or rule.clip_adaptive is not None
+        after = self._squared_norms(block, mean) if clips else before
+        both = torch.tensor([before, after], dtype=torch.float64).T.flatten()
+        norms[2 * block.first : 2 * (block.first + len(block.pieces))] = both
 
     def begin(self, step: int, used: torch.Tensor, old: State) -> Decision:
         """What can be decided before any norm is known.
@@ -91,12 +113,12 @@ class Aggregator:
 
         Args:
             totals: of the minibatch's losses and errors.
-            norms: every piece's squared norm.
+            norms: as `clip` wrote them, of every block.
 
         Raises:
             NonFiniteError: the loss or the gradient is, and the policy is to stop.
         """
-        step, rate, norm = begun.step, begun.learning_rate, norm_of(norms)
+        step, rate, norm = begun.step, begun.learning_rate, norm_of(norms[1::2])
         if not totals[0].count:  # all its examples were bad ones
             return Decision(step, rate, skipped=True), Update(step, *totals, rate, 0.0, clip_scale=1.0, skipped=True)
         if not (math.isfinite(norm) and math.isfinite(totals[0].mean)):
@@ -106,7 +128,7 @@ class Aggregator:
             skipped = Decision(step, rate, skipped=True)
             return skipped, Update(step, *totals, rate, norm, clip_scale=0.0, skipped=True)
         self._skipped = 0
-        scales = self._scales(norms, norm)
+        scales = self._scales(norms[1::2], norm)
         return replace(begun, scales=scales), Update(step, *totals, rate, norm, min(scales))
 
     def descend(self, block: Block, decision: Decision, mean: torch.Tensor, old: State, new: State) -> None:
@@ -133,9 +155,19 @@ class Aggregator:
         return any(bound is not None for bound in self._bounds.values())
 
     @property
+    def norm_count(self) -> int:
+        """How many norms `clip` writes, over all workers."""
+        return 2 * len(self._pieces)
+
+    @property
     def pieces(self) -> tuple[Piece, ...]:
-        """All workers' pieces, in order: as many as there are norms."""
+        """All workers' pieces, in order."""
         return self._pieces
+
+    @staticmethod
+    def _squared_norms(block: Block, mean: torch.Tensor) -> list[float]:
+        start = block.place.start
+        return [squared_norm(mean[piece.start - start : piece.stop - start]) for piece in block.pieces]
 
     def _scales(self, norms: Sequence[float], norm: float) -> tuple[float, ...]:
         if len(self._bounds) == 1:

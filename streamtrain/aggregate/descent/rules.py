@@ -88,13 +88,13 @@ def rules_of(sgd: SGD, layout: Layout) -> tuple[Rule, ...]:
 def pieces_of(sgd: SGD, layout: Layout) -> tuple[Piece, ...]:
     """All pieces, in order; they cover every parameter.
 
-    Cut at the borders between rules and at multiples of `CHUNK`; where units are clipped, between units.
+    Cut at the borders between parameters and at multiples of `CHUNK`; where units are clipped, between units.
     """
     pieces: list[Piece] = []
     for rule, run in groupby(zip(rules_of(sgd, layout), layout.parameters, strict=True), lambda pair: pair[0]):
         places = [place for _, place in run]
         if rule.clip_adaptive is None:
-            pieces += _cut(places[0].start, places[-1].stop, rule)
+            pieces += [piece for place in places for piece in _cut(place.start, layout.end(place), rule)]
         else:
             pieces += [piece for place in places for piece in _units(place, rule)]
     return tuple(pieces)

@@ -17,7 +17,7 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed
@@ -118,7 +118,11 @@ class CollectiveExchange:
         self, layout: Layout, aggregator: Aggregator, halves: tuple[State, State], membership: Membership, step: int
     ) -> None:
         self._layout, self._aggregator, self._halves, self._step = layout, aggregator, halves, step
-        self._lanes, self._clips_by_norm = membership.lanes, aggregator.clips_by_norm
+        self._lanes, self._leads, self._clips_by_norm = (
+            membership.lanes,
+            membership.worker == 0,
+            aggregator.clips_by_norm,
+        )
         device, size = halves[0].parameters.device, layout.size
         self._rows = torch.zeros((self._lanes, row_bytes(layout)), dtype=torch.uint8, device=device)
         mine = membership.hosting[membership.worker]
@@ -126,7 +130,8 @@ class CollectiveExchange:
             torch.zeros(size * (lane in mine), dtype=layout.dtype, device=device) for lane in range(self._lanes)
         ]
         self._slots = slots_in(layout, self._rows, gradients)
-        self._norms = torch.zeros(len(aggregator.pieces), dtype=torch.float64, device=device)
+        self._mine = self._slots[mine.start : mine.stop]
+        self._norms = torch.zeros(aggregator.norm_count, dtype=torch.float64, device=device)
         self._routes = Routes(layout, aggregator.pieces, membership, device, vectors=1 + bool(len(halves[0].average)))
 
     @property
@@ -158,8 +163,9 @@ class CollectiveExchange:
         aggregator, routes = self._aggregator, self._routes
         old, new = self._halves[self._step % 2], self._halves[1 - self._step % 2]
         with lost_workers(f"in step {self._step}"):
+            aggregator.norms.note(self._step, self._mine)
             sums = routes.gather(self._rows, self._slots)
-            totals = moments_of(self._slots)
+            totals, lanes = moments_of(self._slots), aggregator.norms.of_lanes(self._step, self._slots)
             used = used_in(self._layout, self._rows)
             decision = aggregator.begin(self._step, used, old)
             means = [
@@ -179,6 +185,8 @@ class CollectiveExchange:
             if decision.skipped:
                 skip(old, new, slice(0, self._layout.size))
                 rest_of_state(self._slots, used, decision, old, new)
+        if lanes and self._leads:
+            update = replace(update, norms=aggregator.norms.whole(lanes, self._norms.tolist(), old, new))
         self._step += 1
         return update
 
@@ -197,8 +205,9 @@ class Routes:
         me, workers, self._hosting = membership.worker, range(membership.workers), membership.hosting
         self._lanes, self._me = membership.lanes, me
         owners = [owner_of(piece, pieces, membership.workers) for piece in pieces]
-        self._numbers = [slice(bisect_left(owners, w), bisect_right(owners, w)) for w in workers]
-        self._shares = [_span(pieces[numbers]) for numbers in self._numbers]
+        numbers = [slice(bisect_left(owners, w), bisect_right(owners, w)) for w in workers]
+        self._numbers = [slice(2 * each.start, 2 * each.stop) for each in numbers]
+        self._shares = [_span(pieces[each]) for each in numbers]
         step = ALIGNMENT // layout.dtype.itemsize
         self._sums = [slice(share.start // step * step, share.stop) for share in self._shares]
         self.low = self._sums[me].start

@@ -58,7 +58,7 @@ def _sections(
         yield f"gradient.{slot}", layout.size, layout.dtype
     yield "rows", slots * row_bytes(layout), torch.uint8
     yield "claims", slots * 4, torch.int64
-    yield "norms", len(pieces_of(sgd, layout)), torch.float64
+    yield "norms", 2 * len(pieces_of(sgd, layout)), torch.float64
 
 
 def block_size(layout: Layout, sgd: SGD, lanes: int, workers: int, in_flight: int = 1) -> int:
@@ -80,7 +80,7 @@ class Memory:
         slots: one a lane and minibatch in flight.
         claims: of the `Pool`, shape (slots, 4).
         used: all slots' ``used``, shape (slots, parameters).
-        norms: one squared norm a `Piece`.
+        norms: two squared norms a `Piece`; see `Aggregator.clip`.
     """
 
     def __init__(

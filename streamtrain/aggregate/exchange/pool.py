@@ -102,6 +102,7 @@ class Pool:
         Raises:
             NonFiniteError: the loss or the gradient; the state stays as it was.
         """
+        self._aggregator.norms.note(claim.step, [claim.slot])
         with self._locked():
             self._claims(claim.step)[claim.lane, DONE] = claim.step + 1
             mine = self._becomes_applier()
@@ -138,7 +139,7 @@ class Pool:
         memory, aggregator, step = self._memory, self._aggregator, self.step
         old, new = self.state, memory.states[(step + 1) % len(memory.states)]
         slots, used = self._slots(step), memory.used[self._place(step)]
-        totals = moments_of(slots)
+        totals, lanes = moments_of(slots), aggregator.norms.of_lanes(step, slots)
         decision = aggregator.begin(step, used, old)
         for block in aggregator.blocks:
             mean = tree_sum_([slot.gradient[block.place] for slot in slots]).div_(max(totals[0].count, 1))
@@ -147,6 +148,8 @@ class Pool:
         for block in aggregator.blocks:
             aggregator.descend(block, decision, slots[0].gradient[block.place], old, new)
         rest_of_state(slots, used, decision, old, new)
+        if lanes:
+            update = replace(update, norms=aggregator.norms.whole(lanes, memory.norms.tolist(), old, new))
         return replace(update, staleness=step - float(self._claims(step)[:, VERSION].mean()))
 
     def _free_what_the_dead_held(self) -> None:

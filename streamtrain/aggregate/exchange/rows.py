@@ -10,6 +10,7 @@ from streamtrain.aggregate.state import Slot
 from streamtrain.aggregate.vector import Layout
 
 LINE = 64
+MOMENTS = 6
 
 
 def row_bytes(layout: Layout) -> int:
@@ -19,14 +20,16 @@ def row_bytes(layout: Layout) -> int:
 
 def slots_in(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[Slot, ...]:
     """Every lane's slot: views of its row, shape (row bytes,) of uint8, and its gradient."""
-    buffers_at, counters_at = 6 * 8, 8 * (6 + layout.buffer_size)
+    norm_at, buffers_at = MOMENTS * 8, (MOMENTS + 1) * 8
+    counters_at = buffers_at + 8 * layout.buffer_size
     return tuple(
         Slot(
             gradient=gradient,
             buffers=row[buffers_at:counters_at].view(torch.float64),
             counters=row[counters_at : _used_at(layout)].view(torch.int64),
             used=row[_used_at(layout) : _used_at(layout) + len(layout.parameters)],
-            moments=row[:buffers_at].view(torch.float64),
+            moments=row[:norm_at].view(torch.float64),
+            squared_norm=row[norm_at:buffers_at].view(torch.float64),
         )
         for row, gradient in zip(rows, gradients, strict=True)
     )
@@ -38,4 +41,4 @@ def used_in(layout: Layout, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _used_at(layout: Layout) -> int:
-    return 8 * (6 + layout.buffer_size + layout.counter_size)
+    return 8 * (MOMENTS + 1 + layout.buffer_size + layout.counter_size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -28,12 +29,16 @@ class SharedExchange:
     Args:
         memory: the block; private where there is one worker.
         aggregator: of this worker's share.
-        worker: this worker's index.
+        lanes: those that this worker hosts.
+        worker: its index.
         processes: process numbers of all workers, by worker; the workers of this exchange.
     """
 
-    def __init__(self, memory: Memory, aggregator: Aggregator, worker: int, processes: Mapping[int, int]) -> None:
+    def __init__(
+        self, memory: Memory, aggregator: Aggregator, lanes: range, worker: int, processes: Mapping[int, int]
+    ) -> None:
         self._memory, self._aggregator = memory, aggregator
+        self._mine = memory.slots[lanes.start : lanes.stop]
         self._leads, self._clips_by_norm = worker == 0, aggregator.clips_by_norm
         self._barrier = _barrier(memory, worker, processes)
         self._step = int(memory.words[0])
@@ -63,8 +68,9 @@ class SharedExchange:
         """See `Exchange`."""
         memory, aggregator, blocks = self._memory, self._aggregator, self._aggregator.blocks
         old, new = memory.states[self._step % 2], memory.states[1 - self._step % 2]
+        aggregator.norms.note(self._step, self._mine)
         self._barrier.wait()  # every lane's contribution is there
-        totals = moments_of(memory.slots)
+        totals, lanes = moments_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
         decision = aggregator.begin(self._step, memory.used, old)
         if self._clips_by_norm:
             for block in blocks:
@@ -85,6 +91,8 @@ class SharedExchange:
             decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
             if decision.skipped:
                 self._take_back(decision, old, new)
+        if lanes and self._leads:
+            update = replace(update, norms=aggregator.norms.whole(lanes, memory.norms.tolist(), old, new))
         self._step += 1
         if self._leads:
             memory.words[0] = self._step

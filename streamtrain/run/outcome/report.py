@@ -22,6 +22,7 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "error, held out": lambda r: _error(r.chosen.generalization.error),
     "error, gap": lambda r: f"{r.chosen.gap_of_error.value:+.2%} ± {r.chosen.gap_of_error.standard_error:.2%}",
     "error, test": lambda r: "" if r.test is None else _error(r.test.error),
+    "verdict": lambda r: r.verdict,
     "gradient norm at stop": lambda r: f"{r.gradient_norm_at_stop:.3f}",
 }
 
@@ -60,7 +61,7 @@ def figures(result: Result) -> Iterator[Path]:
 
     online = result.mode == "online"
     points = result.evaluations
-    along = [point.examples_used if online else float(number + 1) for number, point in enumerate(points)]
+    along = [point.examples_used if online else point.passes for point in points]
     empirical, generalization = [point.empirical for point in points], [point.generalization for point in points]
     unit = "examples used" if online else "passes"
     progressive = [point.progressive for point in points if point.progressive] if online else None

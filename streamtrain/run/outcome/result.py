@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from streamtrain.measure.gap import Gap, gap
+from streamtrain.measure.verdict import Verdict, verdict
 from streamtrain.values import Risk
 
 if TYPE_CHECKING:
@@ -17,14 +19,16 @@ if TYPE_CHECKING:
 class Evaluation:
     """Both risks at the parameters after ``step`` updates.
 
-    ``examples_used`` counts every use of an example so far. ``progressive`` is over the last window of
-    an online run, before the updates that lead here; ``None`` with many passes.
+    ``examples_used`` counts every use of an example so far, ``passes`` the passes, the last perhaps in part.
+    ``progressive`` is over the last window before the updates that lead here; ``None`` after the first pass,
+    from when on examples come again.
     """
 
     step: int
     examples_used: int
     empirical: Risk
     generalization: Risk
+    passes: float = 0.0
     progressive: Risk | None = None
 
     @property
@@ -52,7 +56,7 @@ class Result:
         chosen: the evaluation whose parameters are kept: the best, or the last in online mode.
         gradient_norm_at_stop: mean norm over the last steps.
         test: risk of the kept parameters on the test split, where there is one.
-        progressive: progressive risk over a whole online run.
+        progressive: progressive risk over the first pass, as far as it was made: unbiased, since no example came twice.
         parameters: the kept model's state dict, on the CPU.
         folder: the run's files. run_id: MLflow's, where it is known.
     """
@@ -66,25 +70,22 @@ class Result:
     chosen: Evaluation
     gradient_norm_at_stop: float
     test: Risk | None
-    progressive: Risk | None
+    progressive: Risk
     parameters: dict[str, torch.Tensor]
     folder: Path
     run_id: str | None = None
 
-    def summary(self) -> dict[str, Any]:
-        """The figures without the parameters, for JSON."""
-        at = self.chosen
+    @property
+    def verdict(self) -> Verdict:
+        """``underfitting``, ``fitting`` or ``overfitting``; the rule stands in `streamtrain.measure.verdict`."""
+        return verdict(
+            [evaluation.empirical.loss for evaluation in self.evaluations],
+            [evaluation.generalization.loss for evaluation in self.evaluations],
+        )
 
-        def figures(risk: Risk | None) -> dict[str, float] | None:
-            if risk is None:
-                return None
-            return {
-                "loss": risk.loss.mean,
-                "loss_standard_error": risk.loss.standard_error,
-                "error": risk.error.mean,
-                "error_standard_error": risk.error.standard_error,
-                "examples": risk.loss.count,
-            }
+    def summary(self) -> dict[str, Any]:
+        """The figures without the parameters, for JSON; standard errors that are not known are null."""
+        at = self.chosen
 
         return {
             "mode": self.mode,
@@ -92,6 +93,7 @@ class Result:
             "passes": self.passes,
             "steps": self.evaluations[-1].step,
             "chosen_step": at.step,
+            "verdict": self.verdict,
             "examples_used": self.examples_used,
             "examples_per_second": self.examples_per_second,
             "empirical_risk": figures(at.empirical),
@@ -108,4 +110,26 @@ class Result:
             "gradient_norm_at_stop": self.gradient_norm_at_stop,
             "folder": str(self.folder),
             "mlflow_run_id": self.run_id,
+            "evaluations": [
+                {
+                    "step": point.step,
+                    "passes": point.passes,
+                    "examples_used": point.examples_used,
+                    "empirical_risk": figures(point.empirical),
+                    "generalization_risk": figures(point.generalization),
+                    "progressive_risk": figures(point.progressive),
+                }
+                for point in self.evaluations
+            ],
         }
+
+
+def figures(risk: Risk | None) -> dict[str, float | None] | None:
+    """Means and standard errors by name, and the number of examples."""
+    if risk is None:
+        return None
+    found: dict[str, float | None] = {}
+    for name, moments in risk.quantities.items():
+        error = moments.standard_error
+        found |= {name: moments.mean, f"{name}_standard_error": error if math.isfinite(error) else None}
+    return found | {"examples": risk.loss.count}

@@ -151,11 +151,12 @@ def run(
 
     def work(worker: int) -> None:
         aggregator = Aggregator(layout, sgd, batch_size=32, total_steps=STEPS, worker=worker, workers=workers)
-        exchange = SharedExchange(memory, aggregator, worker, processes)
+        lanes = lanes_of_worker(LANES, workers, worker)
+        exchange = SharedExchange(memory, aggregator, lanes, worker, processes)
         model = Model(dtype)
         try:
             for _ in range(STEPS):
-                for lane in lanes_of_worker(LANES, workers, worker):
+                for lane in lanes:
                     each(exchange, layout, model, lane)
                 done[worker].append(exchange.meet())
         except BaseException as error:

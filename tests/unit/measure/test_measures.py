@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamtrain.measure.cost import MeasuringTime
 from streamtrain.measure.gap import gap
 from streamtrain.measure.progressive import Progressive
 from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.measure.stopping import EarlyStopping
+from streamtrain.measure.verdict import verdict
 from streamtrain.values import Moments, Risk, Update
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6), max_size=50)
@@ -72,19 +74,72 @@ def test_readings_of_a_risk() -> None:
 def test_early_stopping() -> None:
     state = EarlyStopping(patience=2, min_delta=0.1)
     seen = []
-    for pass_index, error in enumerate([1.0, 0.95, 0.8, 0.75, 0.71, 0.9]):
-        state = state.after(pass_index, error)
-        seen.append((state.best_pass, state.improved, state.should_stop))
+    for passes, error in enumerate([1.0, 0.95, 0.8, 0.75, 0.71, 0.9], 1):
+        state = state.after(passes, error)
+        seen.append((state.best_at, state.improved, state.should_stop))
     assert seen == [
-        (0, True, False),
-        (0, False, False),
-        (2, True, False),
-        (2, False, False),
-        (2, False, True),
-        (2, False, True),
+        (1, True, False),
+        (1, False, False),
+        (3, True, False),
+        (3, False, False),
+        (3, False, True),
+        (3, False, True),
     ]
 
 
+def test_patience_in_examples_counts_what_lies_between_measurements() -> None:
+    state = EarlyStopping(patience=1000)
+    seen = []
+    for examples, error in [(400, 0.5), (800, 0.6), (1399, 0.6), (1400, 0.6)]:
+        state = state.after(examples, error)
+        seen.append(state.should_stop)
+    assert seen == [False, False, False, True]
+
+
 def test_early_stopping_never_takes_nan_for_better() -> None:
-    state = EarlyStopping(patience=2).after(0, math.nan)
-    assert not state.improved and state.after(1, 0.5).improved
+    state = EarlyStopping(patience=2).after(1, math.nan)
+    assert not state.improved and state.after(2, 0.5).improved
+
+
+def test_a_bound_on_measuring_time_is_kept() -> None:
+    """Each measurement takes 3 s, each stint 10 s: with a bound of 0.1, every third is made."""
+    measuring, training, made = MeasuringTime(0.1), 0.0, []
+    for stint in range(30):
+        training += 10
+        if not made or measuring.affords(training):
+            measuring.spend(3.0)
+            made.append(stint)
+    fraction = measuring.readings(training, 0, 0.0)[1]
+    assert made[:3] == [0, 5, 8] and fraction.value <= 0.1
+    assert (fraction.name, fraction.value) == ("evaluation/fraction_of_time", pytest.approx(33 / 333))
+    assert MeasuringTime(None).affords(0.0)
+
+
+def losses(*means: float) -> list[Moments]:
+    """Measurements on 100 examples each, with a standard error of 0.01."""
+    return [Moments(100, mean, 0.01**2 * 100 * 99) for mean in means]
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "expected"),
+    [
+        ((0.9, 0.5), (0.91, 0.52), "underfitting"),  # a gap of 0.02 ± 0.014
+        ((0.9, 0.5), (0.91, 0.53), "fitting"),  # 0.03 ± 0.014
+        ((0.5, 0.1), (0.52, 0.54), "fitting"),  # risen by 0.02 ± 0.014
+        ((0.5, 0.1), (0.52, 0.55), "overfitting"),  # risen by 0.03 ± 0.014
+        ((0.5, 0.9), (0.52, 0.90), "underfitting"),  # both rose: that is divergence
+    ],
+)
+def test_verdicts_rule(train: tuple[float, ...], held_out: tuple[float, ...], expected: str) -> None:
+    assert losses(0.5)[0].standard_error == pytest.approx(0.01)
+    assert verdict(losses(*train), losses(*held_out)) == expected
+
+
+def test_overfitting_is_seldom_said_of_a_flat_curve() -> None:
+    """Ten measurements of the same risk: the lowest of ten lies well below the mean, and yet."""
+    generator = np.random.default_rng(0)
+    said = 0
+    for _ in range(500):
+        curve = [Moments.of(generator.normal(1.0, 1.0, 100)) for _ in range(10)]
+        said += verdict(losses(*np.linspace(1, 0.9, 10)), curve) == "overfitting"
+    assert said / 500 < 0.25

@@ -162,3 +162,56 @@ def test_a_non_finite_step_stops_and_the_last_good_parameters_are_saved(job: st.
     assert "at learning rate 1e+30; lower sgd.lr" in str(raised.value)
     assert str(raised.value).endswith(f"parameters of the last good step are in {file}")
     assert all(torch.isfinite(tensor).all() for tensor in safetensors.torch.load_file(file).values())
+
+
+def first_pixel(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return output[:, 0] * 0 + target
+
+
+def test_metrics_of_the_user_are_measured_with_both_risks(job: st.Job, tmp_path: Path) -> None:
+    notebook = Notebook()
+    job = dataclasses.replace(job, mode=st.Epochs(max_passes=2), metrics={"mean label": first_pixel})
+    result, fleet = run(job, tmp_path, notebook)
+    labels = fleet.worker._plan.reader("validation").read(0, 180)["label"].astype(float)
+    measured = result.chosen.generalization.metrics["mean label"]
+    assert measured.mean == pytest.approx(labels.mean()) and measured.count == 180
+    assert measured.standard_error == pytest.approx(labels.std(ddof=1) / 180**0.5)
+    assert notebook.named("generalization_risk/mean label") == [(1, measured.mean), (2, measured.mean)]
+    twin = model()
+    twin.load_state_dict(result.parameters)
+    arrays = fleet.worker._plan.reader("validation").read(0, 180)
+    likelihood = twin(torch.from_numpy(arrays["image"]).float() / 255).softmax(1)
+    wrong = 1 - likelihood[torch.arange(180), torch.from_numpy(arrays["label"])]
+    assert result.chosen.generalization.metrics["soft_error"].mean == pytest.approx(wrong.mean().item(), rel=1e-5)
+    assert notebook.named("gap/soft_error_standard_error")[-1][1] > 0
+
+
+@pytest.mark.parametrize("name", ["loss", "a/b", "", "x_standard_error"])
+def test_promise_10_a_metric_whose_name_cannot_be(name: str, job: st.Job) -> None:
+    with pytest.raises(st.ConfigError, match="metrics: expected a name of letters, .* found .*; rename it"):
+        dataclasses.replace(job, metrics={name: first_pixel})
+
+
+def test_the_first_of_many_passes_gives_the_progressive_risk_that_one_pass_gives(job: st.Job, tmp_path: Path) -> None:
+    once, many = Notebook(), Notebook()
+    online, _ = run(dataclasses.replace(job, mode=st.Online()), tmp_path, once)
+    epochs, _ = run(dataclasses.replace(job, mode=st.Epochs(max_passes=3)), tmp_path, many)
+    assert epochs.progressive == online.progressive and online.progressive.loss.count == 1438
+    assert many.named("progressive_total/loss") == once.named("progressive_total/loss")
+    assert [evaluation.progressive is None for evaluation in epochs.evaluations] == [False, True, True]
+
+
+def test_patience_in_examples_and_the_verdict(job: st.Job, tmp_path: Path) -> None:
+    mode = st.Epochs(max_passes=30, patience_examples=2 * 1438)
+    result, _ = run(dataclasses.replace(job, mode=mode), tmp_path)
+    passes, _ = run(dataclasses.replace(job, mode=st.Epochs(max_passes=30, patience=2)), tmp_path)
+    assert result.stop_reason.startswith("no better validation error in 2,876 examples; best was pass ")
+    assert result.evaluations == passes.evaluations and result.summary()["verdict"] == result.verdict
+
+
+def test_a_bound_on_measuring_leaves_out_all_but_the_first_and_last(job: st.Job, tmp_path: Path) -> None:
+    bound = st.Evaluate(max_fraction_of_time=1e-9)
+    for mode, first in ((st.Epochs(max_passes=4, patience=9), 1.0), (st.Online(), 3 / 29)):
+        result, _ = run(dataclasses.replace(job, mode=mode, evaluate=bound), tmp_path)
+        last = 4.0 if first == 1.0 else 1.0
+        assert [evaluation.passes for evaluation in result.evaluations] == [first, last]

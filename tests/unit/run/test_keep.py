@@ -63,6 +63,7 @@ def test_everything_is_kept_also_of_a_model_of_two_outputs(job: st.Job, tmp_path
     assert list(_keep(fleet.worker._plan, preflight(plan(job)), "a run", result, keeper)) == []
     assert keeper.files == [
         "parameters/parameters.safetensors",
+        "result/result.json",
         "figures/risk_loss.png",
         "figures/risk_error.png",
         "figures/risk.html",
@@ -91,7 +92,7 @@ def test_promise_8_figures_and_models_that_fail_are_one_line_each(
         f"a run: {what} could not be made (OSError: no space left); the parameters are in {tmp_path}"
         for what in ("figures", "the model for MLflow")
     ]
-    assert keeper.files == ["parameters/parameters.safetensors"] and keeper.description
+    assert keeper.files == ["parameters/parameters.safetensors", "result/result.json"] and keeper.description
 
 
 @pytest.mark.parametrize("mode", [st.Online(), st.Epochs(max_passes=1)])

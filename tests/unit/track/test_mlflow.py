@@ -1,4 +1,4 @@
-"""What MLflow has after lost answers, resumptions, refusals and `sync`; on SQLite, whose client is a server's code."""
+"""What MLflow has after lost answers, resumptions, refusals and `sync`; SQLite's client is the server's own code."""
 
 import dataclasses
 import shutil

@@ -22,6 +22,7 @@ from streamtrain.track.mlflow import MlflowTracker, check_uri
 from streamtrain.track.mlflow.receiver import MlflowReceiver
 from streamtrain.track.tracker import DatasetCard, ModelCard, RunCard
 from streamtrain.values import Reading
+from tests.support.proxy import Proxy
 
 CARD = RunCard(
     name="a run",
@@ -102,11 +103,25 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
         time.sleep(0.05)
 
 
-def test_promise_8_a_server_that_comes_late_and_is_killed_gets_everything_once(
-    server: tuple[str, Callable[[], None], Callable[[], None]], tmp_path: Path
+def test_promise_8_a_server_that_comes_late_refuses_answers_not_and_is_killed_gets_everything_once(
+    server: tuple[str, Callable[[], None], Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A remote server: it wants a token, which is wrong at first, is read-only for a while, and loses answers."""
     uri, start, kill = server
-    tracker = MlflowTracker(uri, flush_seconds=90)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "wrong")
+    with Proxy(uri, token="right") as proxy:
+        check_remote(proxy, uri, start, kill, tmp_path, monkeypatch)
+
+
+def check_remote(
+    proxy: Proxy,
+    uri: str,
+    start: Callable[[], None],
+    kill: Callable[[], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracker = MlflowTracker(proxy.uri, flush_seconds=90)
     started = time.monotonic()
     tracker.begin(CARD, tmp_path)
     for first in range(0, 1000, 10):
@@ -114,6 +129,12 @@ def test_promise_8_a_server_that_comes_late_and_is_killed_gets_everything_once(
     assert time.monotonic() - started < 5, "a server that is away must not slow the run"
     assert tracker.run_id is None
     start()
+    wait_for(lambda: "token" in tracker._delivery.trouble)
+    proxy.is_read_only = True
+    proxy.loses |= {"runs/create", "runs/log-batch", "runs/update", "runs/log-inputs"}
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
+    wait_for(lambda: "503" in tracker._delivery.trouble)
+    proxy.is_read_only = False
     journal = tmp_path / "delivered"
     wait_for(lambda: journal.exists() and int(journal.read_text()) == 101)
     kill()
@@ -121,6 +142,7 @@ def test_promise_8_a_server_that_comes_late_and_is_killed_gets_everything_once(
         tracker.log(readings(10, first))
     start()
     assert tracker.finish("finished", "") is None
+    assert proxy.loses == set() and not (tmp_path / "refused.jsonl").exists()
     assert history(uri, tracker.run_id) == [(step, step / 7) for step in range(2000)]
     assert (
         len(

@@ -1,0 +1,1 @@
+"""`streamtrain probe`: what the loss surface looks like around a run's parameters. Dear, and only on request."""

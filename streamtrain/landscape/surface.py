@@ -1,0 +1,97 @@
+"""The loss surface of a job on some examples: loss, gradient and Hessian-vector products at any flat vector.
+
+In float64 on the CPU, in evaluation mode (no dropout, running statistics of BatchNorm), examples in pieces, so that
+memory holds the graph of one piece only. A Hessian-vector product costs about two gradients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from streamtrain.errors import ConfigError, complaint
+from streamtrain.gradient import Batch, Gradient
+from streamtrain.job import Job
+from streamtrain.order import evaluation_slices
+from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
+
+
+class Surface:
+    """See the module.
+
+    Args:
+        plan: of the run.
+        parameters: a state dict.
+        examples: how many training examples, spread evenly over the stored order.
+
+    Attributes:
+        examples: how many there are.
+        here: the trainable parameters as one vector.
+    """
+
+    def __init__(self, plan: Plan, parameters: Mapping[str, torch.Tensor], examples: int) -> None:
+        job: Job = dataclasses.replace(plan.job, device="cpu", precision="float64")
+        self._gradient = Gradient(job)
+        self.model = self._gradient.model
+        try:
+            self.model.load_state_dict(dict(parameters))
+        except RuntimeError as error:
+            found = " ".join(str(error).split())[:200]
+            do = "name the job file that the run was trained with"
+            raise ConfigError(
+                complaint("probe", expected="parameters of the job's model", found=found, do=do)
+            ) from None
+        self.model.eval()
+        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.here = self._vector(self._parameters)
+        reader = plan.reader("train")
+        slices = evaluation_slices(plan.order.ranges, examples, EVALUATION_SLICE)
+        self._pieces = [self._gradient.batch(reader.read(start, stop)) for start, stop in slices]
+        self.examples = sum(stop - start for start, stop in slices)
+
+    def loss(self, at: torch.Tensor) -> float:
+        """Mean loss at the vector ``at``."""
+        self._move_to(at)
+        with torch.no_grad():
+            return sum(float(loss) for loss in self._losses())
+
+    def gradient(self, at: torch.Tensor) -> torch.Tensor:
+        """Gradient of the mean loss."""
+        self._move_to(at)
+        total = torch.zeros_like(at)
+        for loss in self._losses():
+            total += self._vector(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
+        return total
+
+    def hessian_times(self, at: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+        """Product of the Hessian at ``at`` with a vector (Pearlmutter 1994)."""
+        self._move_to(at)
+        total = torch.zeros_like(at)
+        for loss in self._losses():
+            grads = torch.autograd.grad(loss, self._parameters, create_graph=True, materialize_grads=True)
+            slope = torch.cat([grad.flatten() for grad in grads]) @ direction
+            if slope.requires_grad:
+                total += self._vector(torch.autograd.grad(slope, self._parameters, materialize_grads=True))
+        return total
+
+    def batches(self) -> Iterator[Batch]:
+        """The examples, in pieces."""
+        yield from self._pieces
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        """Each example's loss where the model stands, with its graph."""
+        return self._gradient.losses(self._gradient.output(batch), batch)[0]
+
+    def _losses(self) -> Iterator[torch.Tensor]:
+        """Each piece's part of the mean loss."""
+        for batch in self._pieces:
+            yield self.losses(batch).sum() / self.examples
+
+    @staticmethod
+    def _vector(tensors: list[torch.nn.Parameter] | tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+    def _move_to(self, at: torch.Tensor) -> None:
+        torch.nn.utils.vector_to_parameters(at, self._parameters)

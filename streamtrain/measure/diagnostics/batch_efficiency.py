@@ -1,0 +1,21 @@
+"""Efficiency of a batch size: progress for each example, against that of a very small minibatch.
+
+``1 / (1 + n/B)`` with B the gradient noise scale: to reach the same loss takes ``E = E_min (1 + n/B)`` examples
+(McCandlish et al. 2018, equations 2.7 and 5.1). At n = B half of the examples are spent for fewer steps. A model
+of the noise alone: it knows neither curvature nor what the machine does faster.
+"""
+
+from __future__ import annotations
+
+from streamtrain.measure.diagnostics.noise_scale import Noise
+
+FACTORS = (1, 2, 4, 8)
+
+
+def efficiencies(noise: Noise, examples: int) -> dict[str, float]:
+    """At the present batch size and at the next powers of two; empty without a noise scale."""
+    scale = noise.scale
+    if not scale:
+        return {}
+    names = {1: "batch_size/efficiency"} | {f: f"batch_size/efficiency_x{f}" for f in FACTORS[1:]}
+    return {names[factor]: 1 / (1 + factor * examples / scale) for factor in FACTORS}

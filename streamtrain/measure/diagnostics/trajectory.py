@@ -1,0 +1,28 @@
+"""The way of the parameters: its length ``Σ |θ_{t+1} − θ_t|``, and the distance ``|θ_t − θ_0|`` from its start.
+
+The length is estimated from every n-th step: n times the sum of theirs. Of a resumed run it counts from there. A
+length far above the distance tells of a walk that turns, by noise or across a valley (Deep Learning, 8.2.4 and 8.2.6).
+"""
+
+from __future__ import annotations
+
+import math
+
+from streamtrain.values import Norms, Reading
+
+
+class Trajectory:
+    """Adds up the length; ``every`` steps one is seen."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self.length = 0.0
+
+    def add(self, norms: Norms) -> None:
+        """Takes in one step's."""
+        self.length += self._every * math.sqrt(norms.total.update)
+
+    def readings(self, distance: float, step: int, time: float) -> list[Reading]:
+        """``trajectory/length`` and ``trajectory/distance``."""
+        values = {"trajectory/length": self.length, "trajectory/distance": distance}
+        return [Reading(name, value, step, time) for name, value in values.items()]

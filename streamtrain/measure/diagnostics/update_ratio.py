@@ -1,0 +1,12 @@
+"""Update-to-parameter ratio: ``|θ' − θ| / |θ|`` of a step. Around 1e-3 is usual; far from it, the rate is suspect."""
+
+from __future__ import annotations
+
+import math
+
+from streamtrain.values import LayerNorms
+
+
+def update_ratio(norms: LayerNorms) -> dict[str, float]:
+    """Of all parameters together; empty where all are zero."""
+    return {"update/ratio": math.sqrt(norms.update / norms.parameters)} if norms.parameters else {}

@@ -1,0 +1,130 @@
+"""The norms that come out of the exchange, against autograd in float64, with several workers."""
+
+import math
+import os
+import threading
+
+import pytest
+import torch
+
+from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.rules import CHUNK
+from streamtrain.aggregate.exchange.memory import Memory, block_size, private_block
+from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.vector import layout_of, write
+from streamtrain.job import SGD
+from streamtrain.order import lanes_of_worker
+from streamtrain.values import LayerNorms, Norms, Update
+
+LANES, STEPS, EVERY = 3, 4, 2
+COUNTS = [[5, 5, 5], [5, 5, 5], [5, 5, 5], [4, 3, 0]]
+
+
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(280, 270), torch.nn.Tanh(), torch.nn.Linear(270, 3)).double()
+
+
+def examples(step: int, lane: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(100 * step + lane)
+    count = COUNTS[step][lane]
+    return (
+        torch.randn(count, 280, generator=generator, dtype=torch.float64),
+        torch.randn(count, 3, generator=generator, dtype=torch.float64),
+    )
+
+
+def summed_loss(net: torch.nn.Module, step: int, lane: int) -> torch.Tensor:
+    x, y = examples(step, lane)
+    loss: torch.Tensor = (net(x) - y).square().sum()
+    return loss
+
+
+def exchanged(workers: int, sgd: SGD) -> list[Update]:
+    layout = layout_of(model())
+    memory = Memory(layout, sgd, LANES, workers, private_block(block_size(layout, sgd, LANES, workers)))
+    write(layout.parameters, dict(model().named_parameters()), memory.states[0].parameters)
+    updates: list[Update] = []
+
+    def work(worker: int) -> None:
+        processes = dict.fromkeys(range(workers), os.getpid())
+        lanes = lanes_of_worker(LANES, workers, worker)
+        aggregator = Aggregator(
+            layout, sgd, batch_size=15, total_steps=STEPS, worker=worker, workers=workers, norms_every=EVERY
+        )
+        exchange = SharedExchange(memory, aggregator, lanes, worker, processes)
+        net = model()
+        for step in range(STEPS):
+            for place in layout.parameters:
+                net.get_parameter(place.name).data = place.view(exchange.state.parameters)
+            for lane in lanes:
+                slot = exchange.slot(lane)
+                gradients = torch.autograd.grad(summed_loss(net, step, lane), list(net.parameters()))
+                for place, gradient in zip(layout.parameters, gradients, strict=True):
+                    place.view(slot.gradient).copy_(gradient)
+                slot.used.fill_(1)
+                count = COUNTS[step][lane]
+                slot.moments.copy_(torch.tensor([count, 1.0, 0.0, count, 0.0, 0.0], dtype=torch.float64))
+            update = exchange.meet()
+            assert worker == 0 or update.norms is None
+            if worker == 0:
+                updates.append(update)
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return updates
+
+
+def squares(tensors: list[torch.Tensor]) -> float:
+    return math.fsum(float(tensor.square().sum()) for tensor in tensors)
+
+
+def textbook(sgd: SGD) -> list[Norms]:
+    """Norms of every step's parts, of a plain loop."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay)
+    norms = []
+    for step in range(STEPS):
+        sums = [torch.autograd.grad(summed_loss(net, step, lane), list(net.parameters())) for lane in range(LANES)]
+        total = sum(COUNTS[step])
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        for index, parameter in enumerate(net.parameters()):
+            parameter.grad = sum(lane[index] for lane in sums) / total  # type: ignore[assignment]
+        means = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+        if sgd.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(net.parameters(), sgd.clip_value)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), sgd.clip_norm or math.inf)
+        optimizer.step()
+        layers = {
+            name: LayerNorms(squares([means[name]]), squares([before[name]]), squares([p.detach() - before[name]]))
+            for name, p in net.named_parameters()
+        }
+        counted = zip(COUNTS[step], sums, strict=True)
+        norms.append(Norms(tuple((n, squares([g / n for g in lane])) for n, lane in counted if n), layers))
+    return norms
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_norms_are_those_of_a_plain_loop(workers: int) -> None:
+    sgd = SGD(lr=0.01, momentum=0.9, weight_decay=0.1, clip_norm=1.0, clip_value=0.2)
+    updates = exchanged(workers, sgd)
+    assert layout_of(model()).size > 2 * CHUNK, "the first weight must be cut at chunk borders"
+    assert [update.norms is not None for update in updates] == [False, True, False, True]
+    for update, expected in zip(updates, textbook(sgd), strict=True):
+        if update.norms is None:
+            continue
+        assert update.norms.lanes == tuple((n, pytest.approx(s, rel=1e-9)) for n, s in expected.lanes)
+        assert list(update.norms.layers) == list(expected.layers)
+        for name, layer in update.norms.layers.items():
+            assert layer.gradient == pytest.approx(expected.layers[name].gradient, rel=1e-9), name
+            assert layer.parameters == pytest.approx(expected.layers[name].parameters, rel=1e-9), name
+            assert layer.update == pytest.approx(expected.layers[name].update, rel=1e-6), name
+        assert update.norms.total.gradient == pytest.approx(sum(n.gradient for n in expected.layers.values()))
+
+
+def test_norms_have_the_same_bits_for_any_number_of_workers() -> None:
+    runs = [exchanged(workers, SGD(lr=0.01)) for workers in (1, 2, 3)]
+    assert runs[0] == runs[1] == runs[2] and runs[0][-1].norms is not None
