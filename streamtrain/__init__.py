@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from streamtrain.errors import (
     ConfigError,
     DataError,
+    Interrupted,
     JobError,
     ManifestError,
     NonFiniteError,
@@ -21,7 +22,20 @@ from streamtrain.errors import (
     TrainingError,
     WorkerLost,
 )
-from streamtrain.job import SGD, Data, Epochs, Evaluate, Group, Job, Online, Schedule, Stale, Synchronous, Tracking
+from streamtrain.job import (
+    SGD,
+    Checkpoints,
+    Data,
+    Epochs,
+    Evaluate,
+    Group,
+    Job,
+    Online,
+    Schedule,
+    Stale,
+    Synchronous,
+    Tracking,
+)
 
 if TYPE_CHECKING:
     from streamtrain.landscape.probe import Probe, probe
@@ -51,6 +65,7 @@ _LATE = {
 
 __all__ = [
     "SGD",
+    "Checkpoints",
     "Comparison",
     "ConfigError",
     "Data",
@@ -59,6 +74,7 @@ __all__ = [
     "Evaluate",
     "Evaluation",
     "Group",
+    "Interrupted",
     "Job",
     "JobError",
     "ManifestError",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -164,14 +164,27 @@ def run_train(words: Sequence[str]) -> None:
 
     file, *flags = words
     as_json = "--json" in flags
-    job, flags = with_mode(load_job(file), [flag for flag in flags if flag != "--json"])
+    resume, flags = _resume(flag for flag in flags if flag != "--json")
+    job, flags = with_mode(load_job(file), flags)
     example = f"streamtrain train {file} --sgd.lr 0.05 --workers 2\nstreamtrain train {file} --mode online --json"
     job = parse(Job, flags, f"streamtrain train {file}", example, default=job)
     from streamtrain.run.outcome.report import table
     from streamtrain.run.train import train
 
-    result = train(job, name=Path(file).stem)
+    result = train(job, name=Path(file).stem, resume=resume)
     print(json.dumps(result.summary()) if as_json else table({result.mode: result}))
+
+
+def _resume(flags: Iterable[str]) -> tuple[bool | str, list[str]]:
+    """What --resume or --resume=FOLDER says, and the other flags."""
+    resume: bool | str = False
+    others = []
+    for flag in flags:
+        if flag == "--resume" or flag.startswith("--resume="):
+            resume = flag.partition("=")[2] or True
+        else:
+            others.append(flag)
+    return resume, others
 
 
 def run_probe(words: Sequence[str]) -> None:
@@ -190,8 +203,8 @@ def run_probe(words: Sequence[str]) -> None:
 def run_compare(words: Sequence[str]) -> None:
     """``streamtrain compare``."""
     from streamtrain.flags import CompareArguments, parse
+    from streamtrain.run.checkpoints.resuming import new_folder
     from streamtrain.run.outcome.compare import compare, log_comparison
-    from streamtrain.run.train import run_folder
     from streamtrain.track.mlflow import default_uri
 
     example = "streamtrain compare runs/mnist-epochs-20260102-101500 runs/mnist-online-20260102-102000"
@@ -199,7 +212,7 @@ def run_compare(words: Sequence[str]) -> None:
     comparison = compare(given.first, given.second, uri=given.uri)
     print(json.dumps(comparison.summary()) if given.json else comparison.table)
     if given.log:
-        left = log_comparison(comparison, run_folder("runs", "compare"), given.uri or default_uri(), given.experiment)
+        left = log_comparison(comparison, new_folder("runs", "compare"), given.uri or default_uri(), given.experiment)
         if left:
             print(left, file=sys.stderr)
 

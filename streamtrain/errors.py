@@ -11,6 +11,7 @@
     ├── TrainingError      what happens in a run                           exit 4
     │   ├── NonFiniteError a loss or gradient is NaN or infinite
     │   └── WorkerLost     a worker process died or stopped answering
+    ├── Interrupted        asked to stop, with a checkpoint written              exit 6
     └── TrackingError      what MLflow does not take                       exit 5
 
 A message is one line: what, expected, found, what to do. All are built from that one string, so
@@ -99,6 +100,12 @@ class NonFiniteError(TrainingError):
 
 class WorkerLost(TrainingError):
     """A worker died or stopped answering while others waited for it."""
+
+
+class Interrupted(StreamtrainError):
+    """The run was asked to stop (SIGTERM); `--resume` goes on from the checkpoint that it has written."""
+
+    exit_code = 6
 
 
 class TrackingError(StreamtrainError):

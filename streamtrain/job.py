@@ -173,6 +173,24 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Checkpoints:
+    """What a run leaves behind so that it can go on after anything, by `--resume`."""
+
+    enabled: bool = True
+    """Write them; without, a run whose workers are all lost begins from the start."""
+    seconds: float = 30.0
+    """From one to the next; longer where they would take more than a fiftieth of the time."""
+    keep: int = 2
+    """How many of the last ones stay."""
+    folder: str | None = None
+    """Folder or URL (s3, gs, az) for them, under the run's name; by default checkpoints/ in the run's own folder."""
+
+    def __post_init__(self) -> None:
+        _require_finite("checkpoints.seconds", self.seconds, positive=False)
+        _require_count("checkpoints.keep", self.keep)
+
+
+@dataclass(frozen=True)
 class Tracking:
     """Where numbers, figures and the model go."""
 
@@ -232,6 +250,9 @@ class Job:
     """Most examples of one forward and backward: a lane's larger part is taken in pieces and added up (less memory)."""
     workers: int = 1
     """Worker processes, one CPU core or GPU each."""
+    min_workers: int | None = None
+    """Begin, or begin again after a host was lost, with as few as these where there is no room for all; the bits are
+    the same."""
     lanes: int | None = None
     """Logical workers that fix order and bits, whatever `workers` is; as many as workers by default."""
     threads: int = 1
@@ -248,10 +269,11 @@ class Job:
     aggregation: Synchronous | Stale = field(default_factory=Synchronous)
     """Whether workers wait for each other in every step."""
     evaluate: Evaluate = field(default_factory=Evaluate)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "micro_batch", "workers", "lanes", "threads"):
+        for name in ("batch_size", "micro_batch", "workers", "min_workers", "lanes", "threads"):
             _require_count(name, getattr(self, name))
         _require_count("seed", self.seed, lowest=0)
         lanes = self.lanes or self.workers

@@ -25,12 +25,18 @@ class Readers(Protocol):
 
 
 class LoaderHealth:
-    """Curves under ``loader/``, and the file of skipped examples; see the module."""
+    """Curves under ``loader/``, and the file of skipped examples; see the module.
 
-    def __init__(self, plan: Plan, tracker: Tracker, folder: Path) -> None:
+    Args:
+        skipped: what a run that goes on has passed over before; new ones are added to it.
+    """
+
+    def __init__(
+        self, plan: Plan, tracker: Tracker, folder: Path, skipped: dict[tuple[str, int], Skip] | None = None
+    ) -> None:
         self._plan, self._tracker, self._folder = plan, tracker, folder
         self._before = Loading()
-        self._skipped: dict[tuple[str, int], Skip] = {}
+        self._skipped = {} if skipped is None else skipped
 
     def note(self, readers: Readers, step: int, seconds: float) -> None:
         """After a stint of ``seconds`` that ended with global ``step``.
@@ -40,10 +46,12 @@ class LoaderHealth:
         """
         loading, before, now = readers.loading(), self._before, time.time()
         if loading.skipped > before.skipped:
-            self._skipped = readers.skipped()
+            self._skipped.update(readers.skipped())
         workers = self._plan.job.workers
+        if loading.bytes_read < before.bytes_read:  # a lost worker's share went with it
+            before = Loading()
         values = {
-            "waiting_share": (loading.waited - before.waited) / (seconds * workers),
+            "waiting_share": min(1.0, (loading.waited - before.waited) / (seconds * workers)),
             "bytes_per_second": (loading.bytes_read - before.bytes_read) / seconds,
             "skipped": float(len(self._skipped)),
             "cache_hits": float(loading.cache_hits),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import datetime
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamtrain.errors import one_line
+from streamtrain.errors import Interrupted, one_line
 from streamtrain.job import Job, Online
 from streamtrain.run.outcome.card import card_of
 from streamtrain.store import write_whole
@@ -18,35 +19,57 @@ from streamtrain.store import write_whole
 if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
     from streamtrain.prepare.preflight import Trial
+    from streamtrain.run.checkpoints.keeper import Keeper
     from streamtrain.run.outcome.result import Result
     from streamtrain.track.tracker import ModelCard, Tracker
 
 
-def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
+def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | str = False) -> Result:
     """Trains ``job`` on Ray: on this machine, or on the cluster that RAY_ADDRESS names.
 
     Args:
+        resume: goes on with the newest run of this name, or with the one whose folder is given, from its last good
+            checkpoint; begins where there is none.
         name: what the run is called, with its mode, unless ``tracking.run_name`` says otherwise.
         quiet: nothing about progress on standard error.
 
     Raises:
         ConfigError, DataError: before anything starts.
         TrainingError: what stopped the run.
+        Interrupted: SIGTERM asked it to stop; a checkpoint is written.
     """
     from streamtrain.prepare.audit import order_warning
     from streamtrain.prepare.compressed import data_folder
     from streamtrain.prepare.plan import plan as plan_of
     from streamtrain.prepare.preflight import check_cpus, preflight
-    from streamtrain.run.actors import RayFleet, check_resources, start_ray, will_start_ray
+    from streamtrain.run.checkpoints.files import Checkpoints
+    from streamtrain.run.checkpoints.keeper import Keeper
+    from streamtrain.run.checkpoints.resuming import (
+        alone_in,
+        check_settings,
+        checkpoints_of,
+        fixed_settings,
+        folder_to_resume,
+        new_folder,
+    )
     from streamtrain.run.controller import Controller
+    from streamtrain.run.fleet.actors import RayFleet
+    from streamtrain.run.fleet.placing import check_resources, start_ray, will_start_ray
     from streamtrain.track.terminal import Terminal
 
-    plan, terminal = plan_of(job), Terminal(quiet=quiet)
+    terminal = Terminal(quiet=quiet)
+    run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
+    earlier = folder_to_resume(job, run_name, resume if isinstance(resume, str) else None) if resume else None
+    last = None if earlier is None else Checkpoints(checkpoints_of(job, earlier), 1, terminal.line).newest()
+    if last is not None and job.lanes is None:  # they fix the bits; workers may be others
+        job = dataclasses.replace(job, lanes=int(last.settings["lanes"]))
+    plan = plan_of(job)
+    if last is not None and earlier is not None:
+        check_settings(last.settings, fixed_settings(plan), earlier)
     if will_start_ray():
         check_cpus(job, os.cpu_count())
     trial = preflight(plan)
     tracker = _tracker(job)
-    run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
     terminal.line(
         f"{run_name}: {plan.order.used:,} examples a pass in {plan.order.steps:,} steps, {job.workers} worker(s)"
     )
@@ -55,21 +78,44 @@ def train(job: Job, *, name: str = "job", quiet: bool = False) -> Result:
         terminal.line(warning)
     start_ray()
     check_resources(job)
-    folder = run_folder(job.tracking.folder, run_name)
-    tracker.begin(card_of(plan, run_name), folder)
-    try:
-        with RayFleet(plan) as fleet:
-            result = Controller(plan, fleet, tracker, terminal, folder).run()
-        for problem in _keep(plan, trial, run_name, result, tracker):
-            terminal.line(problem)
-    except BaseException as error:
-        left = tracker.finish("killed" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
-        terminal.line(left or f"{run_name}: what was measured is in {folder}{_and_in_mlflow(tracker)}")
-        raise
-    left = tracker.finish("finished", result.stop_reason)
+    folder = earlier or new_folder(job.tracking.folder, run_name)
+    if resume:
+        terminal.line(f"{folder.name}: " + (f"step {last.step:,}" if last else "no checkpoint, so from the beginning"))
+    with alone_in(folder):
+        tracker.begin(card_of(plan, run_name), folder, None if last is None else last.run_id)
+        files = Checkpoints(checkpoints_of(job, folder), job.checkpoints.keep, terminal.line)
+        enabled = job.checkpoints.enabled
+        keeper = Keeper(job, fixed_settings(plan), files if enabled else None, last, lambda: tracker.run_id)
+        try:
+            with RayFleet(plan, keeper.start) as fleet, _stopped_by_signal(keeper):
+                result = Controller(plan, fleet, tracker, terminal, folder, keeper).run()
+                tracker.tag("recoveries", str(fleet.recoveries))
+            for problem in _keep(plan, trial, run_name, result, tracker):
+                terminal.line(problem)
+        except BaseException as error:
+            stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
+            left = tracker.finish("killed" if stopped else "failed", str(error))
+            terminal.line(left or f"{run_name}: what was measured is in {folder}{_and_in_mlflow(tracker)}")
+            raise
+        finally:
+            keeper.close()
+        left = tracker.finish("finished", result.stop_reason)
     if left:
         terminal.line(left)
     return dataclasses.replace(result, run_id=tracker.run_id)
+
+
+@contextlib.contextmanager
+def _stopped_by_signal(keeper: Keeper) -> Iterator[None]:
+    """SIGTERM, a machine's notice that it goes, asks for a checkpoint and an end; in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: keeper.ask_to_stop("stopped by SIGTERM"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _and_in_mlflow(tracker: Tracker) -> str:
@@ -82,14 +128,6 @@ def _tracker(job: Job) -> Tracker:
     from streamtrain.track.tracker import NoTracker
 
     return MlflowTracker(job.tracking.uri or default_uri()) if job.tracking.enabled else NoTracker()
-
-
-def run_folder(parent: str, run_name: str) -> Path:
-    """A new folder below ``parent`` for a run's own files."""
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    folder = Path(parent).absolute() / f"{run_name}-{now}"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _keep(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: Tracker) -> Iterator[str]:

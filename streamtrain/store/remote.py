@@ -141,6 +141,14 @@ class Store:
             self.named(name), "to write an object", lambda: self._answer("pipe_file", self._inner(name), data)
         )
 
+    def remove(self, name: str) -> None:
+        """Removes an object.
+
+        Raises:
+            StoreError: the store refuses.
+        """
+        self._retrier.call(self.named(name), "to remove an object", lambda: self._answer("rm_file", self._inner(name)))
+
     def close(self) -> None:
         """Ends what is under way: whoever waits for it gets a `StoreError`."""
         self._retrier.stop()

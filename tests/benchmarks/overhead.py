@@ -26,7 +26,7 @@ from streamtrain.measure.diagnostics import Diagnostics
 from streamtrain.measure.minibatch import MinibatchCurves
 from streamtrain.pack import PackOptions, pack
 from streamtrain.prepare.plan import plan
-from streamtrain.run.actors import RayFleet
+from streamtrain.run.fleet.actors import RayFleet
 from streamtrain.track.journal import Journal
 
 EXAMPLES, BATCH, WORKERS, STEPS, WARM_UP = 20_000, 256, 2, 40, 60

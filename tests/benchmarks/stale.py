@@ -28,7 +28,7 @@ from streamtrain.job import Synchronous
 from streamtrain.measure.risk import pooled
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan, plan
-from streamtrain.run.worker import Worker
+from streamtrain.run.fleet.worker import Seat, Worker
 from streamtrain.values import Lane
 from tests.benchmarks.rounds import machine
 from tests.support.datasets import pack_digits
@@ -60,12 +60,12 @@ class SlowGradient(Gradient):
 
 def work(pipe: Connection, index: int, plans: Plan) -> None:  # type: ignore[type-arg]
     """One worker: joins, trains to the end, tells how long that took and what the risk is."""
-    worker = Worker(plans, index)
+    worker = Worker(plans)
     if index == 1:
         worker._gradient = SlowGradient(plans.job)
     pipe.send((os.getpid(), worker.make_memory() if index == 0 else None))
     handle, processes = pipe.recv()
-    worker.join(handle, processes, None)
+    worker.join(Seat(index, 2, 0, handle, processes, None))
     pipe.send("joined")
     pipe.recv()
     began = time.perf_counter()

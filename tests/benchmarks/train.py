@@ -29,7 +29,7 @@ from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
 import streamtrain as st
 from streamtrain.pack import PackOptions, pack
 from streamtrain.prepare.plan import plan
-from streamtrain.run.actors import RayFleet
+from streamtrain.run.fleet.actors import RayFleet
 from tests.benchmarks.rounds import Processes, alternate, machine, ratio
 
 BATCH = 256

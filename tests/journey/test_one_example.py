@@ -13,7 +13,7 @@ from streamtrain.measure.risk import risk_readings
 from streamtrain.pack import PackOptions, stored_order
 from streamtrain.prepare.inspect import inspect_dataset
 from streamtrain.prepare.plan import plan
-from streamtrain.run.worker import Worker
+from streamtrain.run.fleet.worker import Seat, Worker
 from streamtrain.track.mlflow import MlflowTracker
 from streamtrain.track.tracker import RunCard
 from streamtrain.values import LanePart, Position, Risk
@@ -55,9 +55,9 @@ def test_one_example(tmp_path: Path) -> None:
     assert np.array_equal(arrays["image"][within], images[RAW]) and arrays["label"][within] == labels[RAW]
 
     # gradient: a worker reaches that step; the example's loss is in its lane's contribution before the update
-    worker = Worker(plans, 0)
+    worker = Worker(plans)
     worker.make_memory()
-    worker.join(None, {0: os.getpid()}, None)
+    worker.join(Seat(0, 1, 0, None, {0: os.getpid()}, None))
     worker.advance(step)
     before = worker.snapshot()
     twin = model()

@@ -21,7 +21,8 @@ import streamtrain as st
 from streamtrain.errors import ShardError, WorkerLost
 from streamtrain.pack import PackOptions, pack
 from streamtrain.prepare.plan import plan
-from streamtrain.run.actors import RayFleet, check_resources
+from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.placing import check_resources
 from tests.support.datasets import digits, pack_digits
 
 

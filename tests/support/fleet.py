@@ -1,16 +1,17 @@
 """All workers of a run without Ray: plain workers as a `Fleet`, one in this process."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from streamtrain.job import Job
 from streamtrain.prepare.plan import Plan, plan
+from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
+from streamtrain.run.fleet.worker import Seat, Worker
 from streamtrain.run.outcome.result import Result
-from streamtrain.run.worker import Worker
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker, Tracker
 from streamtrain.values import Loading, Reading, Risk, Skip, Update
@@ -20,9 +21,9 @@ class PlainFleet:
     """One plain worker, and a note of every call."""
 
     def __init__(self, plans: Plan) -> None:
-        self.worker = Worker(plans, 0)
-        self.worker.join(self.worker.make_memory(), {0: os.getpid()}, None)
+        self.plans, self.recoveries = plans, 0
         self.updates: list[Update] = []
+        self.restart(None)
 
     def advance(self, step: int) -> list[Update]:
         done = self.worker.advance(step)
@@ -48,6 +49,14 @@ class PlainFleet:
     def distance(self) -> float:
         return self.worker.distance()
 
+    def save(self) -> dict[str, torch.Tensor]:
+        return self.worker.save()
+
+    def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
+        self.worker = Worker(self.plans, start)
+        step = 0 if start is None else start[1]
+        self.worker.join(Seat(0, 1, step, self.worker.make_memory(), {0: os.getpid()}, None))
+
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         self.worker.restore(parameters)
 
@@ -65,8 +74,12 @@ class Notebook(NoTracker):
         return [(r.step, r.value) for r in self.readings if r.name == name]
 
 
-def run(job: Job, folder: Path, tracker: Tracker | None = None) -> tuple[Result, PlainFleet]:
+def run(
+    job: Job, folder: Path, tracker: Tracker | None = None, keeper: Keeper | None = None
+) -> tuple[Result, PlainFleet]:
     """Trains a job of one worker in this process."""
     plans = plan(job)
-    fleet = PlainFleet(plans)
-    return Controller(plans, fleet, tracker or NoTracker(), Terminal(quiet=True), folder).run(), fleet
+    fleet, keeper = PlainFleet(plans), keeper or Keeper(job, {})
+    if keeper.start is not None:
+        fleet.restart(keeper.start)
+    return Controller(plans, fleet, tracker or NoTracker(), Terminal(quiet=True), folder, keeper).run(), fleet

@@ -118,11 +118,7 @@ class CollectiveExchange:
         self, layout: Layout, aggregator: Aggregator, halves: tuple[State, State], membership: Membership, step: int
     ) -> None:
         self._layout, self._aggregator, self._halves, self._step = layout, aggregator, halves, step
-        self._lanes, self._leads, self._clips_by_norm = (
-            membership.lanes,
-            membership.worker == 0,
-            aggregator.clips_by_norm,
-        )
+        self._lanes, self._clips_by_norm = membership.lanes, aggregator.clips_by_norm
         device, size = halves[0].parameters.device, layout.size
         self._rows = torch.zeros((self._lanes, row_bytes(layout)), dtype=torch.uint8, device=device)
         mine = membership.hosting[membership.worker]
@@ -185,7 +181,7 @@ class CollectiveExchange:
             if decision.skipped:
                 skip(old, new, slice(0, self._layout.size))
                 rest_of_state(self._slots, used, decision, old, new)
-        if lanes and self._leads:
+        if lanes:
             update = replace(update, norms=aggregator.norms.whole(lanes, self._norms.tolist(), old, new))
         self._step += 1
         return update

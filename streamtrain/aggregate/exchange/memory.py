@@ -101,6 +101,11 @@ class Memory:
         self.claims = parts["claims"].view(slots, 4)
         self.norms = parts["norms"]
 
+    def reset(self, step: int) -> None:
+        """Forgets who waited for whom; ``step`` updates are in the state. Nobody is in the exchange meanwhile."""
+        self.words[:] = memoryview(bytes(self.words.nbytes)).cast("q")
+        self.words[0] = step
+
 
 def private_halves(layout: Layout, sgd: SGD, device: torch.device) -> tuple[State, State]:
     """Both halves of a state in this process's own memory, zeroed."""
@@ -138,6 +143,12 @@ def open_block(handle: Handle) -> mmap.mmap:
         return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
     finally:
         os.close(descriptor)
+
+
+def keep_block(handle: Handle) -> tuple[mmap.mmap, Handle]:
+    """The block, and this process's own handle for it: it stays to be found when its maker has died."""
+    descriptor = open_file(handle)
+    return mmap.mmap(descriptor, os.fstat(descriptor).st_size), Handle(os.getpid(), descriptor)
 
 
 def _bytes(elements: int, dtype: torch.dtype) -> int:

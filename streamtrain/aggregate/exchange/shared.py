@@ -91,7 +91,7 @@ class SharedExchange:
             decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
             if decision.skipped:
                 self._take_back(decision, old, new)
-        if lanes and self._leads:
+        if lanes:
             update = replace(update, norms=aggregator.norms.whole(lanes, memory.norms.tolist(), old, new))
         self._step += 1
         if self._leads:
@@ -148,4 +148,4 @@ def _barrier(memory: Memory, worker: int, processes: Mapping[int, int]) -> Barri
         return Alone()
     lines = [memory.words[start : start + 1] for start in range(0, len(memory.words), WORDS_A_LINE)]
     peers = {peer: process for peer, process in processes.items() if process != os.getpid()}
-    return SharedBarrier(failed=lines[1], arrivals=lines[2:], worker=worker, processes=peers)
+    return SharedBarrier(failed=lines[1], arrivals=lines[2 : 2 + len(processes)], worker=worker, processes=peers)

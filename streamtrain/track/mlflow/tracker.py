@@ -40,6 +40,7 @@ class MlflowTracker:
         """See `Tracker`."""
         self._folder = folder
         self._journal = Journal(folder)
+        self._last_steps: dict[str, int] = self._journal.last_steps()
         self._receiver.key, self._receiver.folder = self._journal.key, folder
         self._delivery = Delivery(folder, self._receiver)
         self._put(
@@ -55,8 +56,10 @@ class MlflowTracker:
 
     def log(self, readings: Sequence[Reading]) -> None:
         """See `Tracker`."""
-        if readings:
-            self._put("readings", readings=[dataclasses.astuple(reading) for reading in readings])
+        new = [reading for reading in readings if reading.step > self._last_steps.get(reading.name, -1)]
+        self._last_steps |= {reading.name: reading.step for reading in new}
+        if new:
+            self._put("readings", readings=[dataclasses.astuple(reading) for reading in new])
 
     def artifact(self, file: Path, place: str) -> None:
         """See `Tracker`."""

@@ -66,7 +66,6 @@ def exchanged(workers: int, sgd: SGD) -> list[Update]:
                 count = COUNTS[step][lane]
                 slot.moments.copy_(torch.tensor([count, 1.0, 0.0, count, 0.0, 0.0], dtype=torch.float64))
             update = exchange.meet()
-            assert worker == 0 or update.norms is None
             if worker == 0:
                 updates.append(update)
 

@@ -13,6 +13,7 @@ from streamtrain.pack.manifest import write_manifest
 from streamtrain.pack.shard_list import ShardList, shard_name
 from streamtrain.prepare.plan import grown, plan
 from streamtrain.run import following
+from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker
@@ -115,12 +116,12 @@ def test_foreign_shards_do_not_grow(job: st.Job, tmp_path: Path) -> None:
 
 def test_a_streamed_run_follows_too(job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The streamer starts anew from the present step."""
-    from streamtrain.run.worker import WorkersStreamer
+    from streamtrain.run.fleet.worker import WorkersStreamer
 
     class Streamed(PlainFleet):
         def extend(self, grown_plan: object, step: int) -> None:
-            self.streamer = WorkersStreamer(grown_plan, 0, step)  # type: ignore[arg-type]
-            self.worker.extend(grown_plan, self.streamer.start())  # type: ignore[arg-type]
+            self.streamer = WorkersStreamer(grown_plan)  # type: ignore[arg-type]
+            self.worker.extend(grown_plan, self.streamer.stream(range(3), step))  # type: ignore[arg-type]
 
     grow_once = iter([(300, 11)])
     wait = following.wait_for_growth
@@ -133,7 +134,7 @@ def test_a_streamed_run_follows_too(job: st.Job, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("streamtrain.run.controller.wait_for_growth", arrive_then_wait)
     began = plan(job)
     fleet = Streamed(began)
-    result = Controller(began, fleet, NoTracker(), Terminal(quiet=True), tmp_path).run()
+    result = Controller(began, fleet, NoTracker(), Terminal(quiet=True), tmp_path, Keeper(job, {})).run()
     fleet.streamer.stop()
     expected, _ = run(job, tmp_path)
     assert all(torch.equal(result.parameters[name], tensor) for name, tensor in expected.parameters.items())

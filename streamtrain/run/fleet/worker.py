@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -20,7 +21,7 @@ from streamtrain.aggregate.exchange.memory import (
     Handle,
     Memory,
     block_size,
-    open_block,
+    keep_block,
     open_file,
     private_block,
     private_halves,
@@ -28,6 +29,8 @@ from streamtrain.aggregate.exchange.memory import (
 )
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.saved import restore, tensors_of
+from streamtrain.aggregate.state import State
 from streamtrain.gradient import Gradient, build_model
 from streamtrain.job import Stale
 from streamtrain.order import lanes_of_worker
@@ -39,22 +42,47 @@ from streamtrain.stream.streamer import Streamer, selections_read, selections_st
 from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, Update
 
 
+@dataclass(frozen=True)
+class Seat:
+    """A worker's part in a formation: who it is, of how many, and where they meet.
+
+    Attributes:
+        index, workers: this worker's among so many.
+        step: updates in the state that they begin with.
+        meeting: the block or the store of one of them; ``None`` where a worker is alone.
+        processes: process number of every worker.
+        ring: of this worker's streamer; ``None`` where the worker reads itself.
+    """
+
+    index: int
+    workers: int
+    step: int
+    meeting: Handle | Address | None
+    processes: Mapping[int, int]
+    ring: RingHandle | None
+
+
 class Worker:
     """See the module.
 
-    Calls come in this order: ``make_memory`` or ``make_store`` of worker 0, ``join`` of all, then ``advance``,
-    ``evaluate`` and ``snapshot`` as often as wanted.
+    Calls come in this order: ``make_memory`` or ``make_store`` of one worker, ``join`` of all, then ``advance``,
+    ``evaluate`` and ``snapshot`` as often as wanted. When one was lost, ``step``, ``made`` and ``offer_memory``
+    say what the others have, and ``join`` begins a new formation.
+
+    Args:
+        start: a checkpoint's tensors and step, to begin with.
     """
 
-    def __init__(self, plan: Plan, index: int) -> None:
+    def __init__(self, plan: Plan, start: tuple[Mapping[str, torch.Tensor], int] | None = None) -> None:
         torch.set_num_threads(plan.job.threads)
-        self._plan, self._index = plan, index
-        self._lanes = lanes_of_worker(plan.order.lanes, plan.job.workers, index)
+        self._plan, self._start = plan, start
         self._gradient = Gradient(plan.job)
         self._readers: dict[str, Reader] = {}
         self._memory: Memory | None = None
+        self._handle: Handle | None = None
         self._ring: RingReader | None = None
         self._waited, self._streamed = 0.0, Loading()
+        self._made: list[Update] = []
         self._exchange: Exchange | Pool
 
     def process_number(self) -> int:
@@ -62,37 +90,48 @@ class Worker:
         return os.getpid()
 
     def make_memory(self) -> Handle | None:
-        """Makes the block in which the workers meet, with the initial state; ``None`` where there is one worker."""
+        """Makes the block in which the workers meet, with the first state; ``None`` where there is one worker."""
         layout, lanes, workers = self._gradient.layout, self._plan.order.lanes, self._plan.job.workers
         job, in_flight = self._plan.job, self._in_flight
         size = block_size(layout, job.sgd, lanes, workers, in_flight)
         alone = workers == 1 and not isinstance(job.aggregation, Stale)
-        block, handle = (private_block(size), None) if alone else shared_block(size)
-        self._memory = Memory(layout, job.sgd, lanes, workers, block, in_flight)
-        self._gradient.write(self._memory.states[0], self._gradient.model.state_dict())
-        return handle
+        block, self._handle = (private_block(size), None) if alone else shared_block(size)
+        self._memory = memory = Memory(layout, job.sgd, lanes, workers, block, in_flight)
+        memory.reset(self._first_step)
+        self._fill(memory.states[self._first_step % len(memory.states)])
+        return self._handle
 
     def make_store(self, host: str) -> Address:
         """Opens the place where workers of several hosts ask for each other; ``host`` is this one's address."""
         address, self._store = open_store(host)
         return address
 
-    def join(self, meeting: Handle | Address | None, processes: Mapping[int, int], ring: RingHandle | None) -> None:
-        """Enters the exchange.
+    def step(self) -> int:
+        """Updates in this worker's state."""
+        return self._exchange.step
 
-        Args:
-            meeting: the block or the store that worker 0 made; ``None`` where it is alone.
-            processes: process number of every worker.
-            ring: of this worker's streamer; ``None`` where the worker reads itself.
-        """
-        job = self._plan.job
+    def made(self) -> list[Update]:
+        """Updates of an ``advance`` that did not end well."""
+        return self._made
+
+    def offer_memory(self, step: int) -> Handle | None:
+        """Names the block, which holds the state after ``step`` updates, to those who go on with it."""
+        assert self._memory is not None
+        self._memory.reset(step)
+        return self._handle
+
+    def join(self, seat: Seat) -> None:
+        """Enters the exchange."""
+        job, meeting = self._plan.job, seat.meeting
+        self._seat, self._lanes = seat, lanes_of_worker(self._plan.order.lanes, seat.workers, seat.index)
         if isinstance(job.aggregation, Stale):
             assert isinstance(meeting, Handle)
             memory = self._opened(meeting)
             self._exchange = Pool(memory, self._aggregator(worker=0, workers=1), open_file(meeting))
             return
-        self._exchange = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting, processes)
-        self._begin(ring)
+        self._exchange = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting)
+        self._gradient.forget()
+        self._begin(seat.ring)
 
     def extend(self, plan: Plan, ring: RingHandle | None) -> None:
         """Goes on with a data set that has grown; ``ring`` as in ``join``, from the present step on."""
@@ -122,7 +161,7 @@ class Worker:
         """Trains until ``step`` updates are in the state.
 
         Returns:
-            The updates: worker 0 all of them, since all have the same; from a pool, each those that it made.
+            The updates: the first worker all of them, since all have the same; from a pool, each those that it made.
 
         Raises:
             NonFiniteError, JobError, DataError: the state is that of the last good step.
@@ -135,11 +174,14 @@ class Worker:
                     plan.order, plan.pass_orders, self._read, self._gradient, pool, plan.job.seed, until=step
                 )
                 return list(made)
-            done = list(itertools.islice(self._updates, step - self._exchange.step))
+            self._made = []
+            for update in itertools.islice(self._updates, step - self._exchange.step):
+                self._made.append(update)  # kept, for the case that another worker is lost
         except BaseException:
             self._exchange.abandon()
             raise
-        return done if self._index == 0 else []
+        made_here, self._made = self._made, []
+        return made_here if self._seat.index == 0 else []
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         """Risk on each ``(start, stop)`` of a split's stored order, at the current state."""
@@ -160,9 +202,17 @@ class Worker:
             ways = [p.cpu() - start[name] for name, p in self._gradient.model.named_parameters()]
             return math.hypot(*(float(torch.linalg.vector_norm(way)) for way in ways))
 
+    def complete(self) -> None:
+        """Makes the state whole in every worker, momentum included; all call it together."""
+        self._exchange.complete()
+
+    def save(self) -> dict[str, torch.Tensor]:
+        """The whole state as named tensors, for a checkpoint."""
+        return tensors_of(self._gradient.layout, self._exchange.state)
+
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """Makes a state dict the current state, without momentum; every worker is told."""
-        if self._index == 0 or self._memory is None:
+        if self._seat.index == 0 or self._memory is None:
             self._gradient.write(self._exchange.state, parameters)
         self._gradient.forget()
 
@@ -191,28 +241,39 @@ class Worker:
         aggregation = self._plan.job.aggregation
         return aggregation.bound + 1 if isinstance(aggregation, Stale) else 1
 
+    @property
+    def _first_step(self) -> int:
+        return 0 if self._start is None else self._start[1]
+
+    def _fill(self, state: State) -> None:
+        """The state that the run begins with: the model's initial one, or a checkpoint's."""
+        self._gradient.write(state, self._gradient.model.state_dict())
+        if self._start is not None:
+            restore(self._gradient.layout, state, self._start[0])
+
     def _opened(self, handle: Handle | None) -> Memory:
-        """The block, which worker 0 has from making it."""
+        """The block; whoever made it, or has opened it before, has it already."""
         if self._memory is None:
             assert handle is not None
             job, lanes = self._plan.job, self._plan.order.lanes
-            block = open_block(handle)
+            block, self._handle = keep_block(handle)
             self._memory = Memory(self._gradient.layout, job.sgd, lanes, job.workers, block, self._in_flight)
         return self._memory
 
-    def _shared(self, handle: Handle | None, processes: Mapping[int, int]) -> Exchange:
-        aggregator = self._aggregator(self._index, self._plan.job.workers)
-        return SharedExchange(self._opened(handle), aggregator, self._lanes, self._index, processes)
+    def _shared(self, handle: Handle | None) -> Exchange:
+        aggregator = self._aggregator(self._seat.index, self._seat.workers)
+        return SharedExchange(self._opened(handle), aggregator, self._lanes, self._seat.index, self._seat.processes)
 
     def _collective(self, address: Address) -> Exchange:
-        job, lanes = self._plan.job, self._plan.order.lanes
+        job, lanes, seat, step = self._plan.job, self._plan.order.lanes, self._seat, self._first_step
         device = torch.device(job.device)
-        membership = Membership(self._index, tuple(lanes_of_worker(lanes, job.workers, w) for w in range(job.workers)))
+        hosting = tuple(lanes_of_worker(lanes, seat.workers, worker) for worker in range(seat.workers))
+        membership = Membership(seat.index, hosting)
         halves = private_halves(self._gradient.layout, job.sgd, device)
-        self._gradient.write(halves[0], self._gradient.model.state_dict())
+        self._fill(halves[step % 2])
         join_group(address, membership, device)
-        aggregator = self._aggregator(self._index, job.workers)
-        return CollectiveExchange(self._gradient.layout, aggregator, halves, membership, step=0)
+        aggregator = self._aggregator(seat.index, seat.workers)
+        return CollectiveExchange(self._gradient.layout, aggregator, halves, membership, step=step)
 
     def _aggregator(self, worker: int, workers: int) -> Aggregator:
         job = self._plan.job
@@ -245,14 +306,40 @@ class Worker:
         return self._readers[name]
 
 
-class WorkersStreamer(Streamer):
-    """The streamer of worker ``index``: reads and decodes its lanes' parts ahead of it, from global ``step`` on."""
+class WorkersStreamer:
+    """Reads and decodes the parts of a worker's lanes ahead of it: a `Streamer` after the other."""
 
-    def __init__(self, plan: Plan, index: int, step: int = 0) -> None:
-        order = plan.order
-        lanes = lanes_of_worker(order.lanes, plan.job.workers, index)
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._streamer: Streamer | None = None
+        self._skipped: dict[tuple[str, int], Skip] = {}
+
+    def extend(self, plan: Plan) -> None:
+        """What is streamed from now on is of a data set that has grown."""
+        self._plan = plan
+
+    def stream(self, lanes: range, step: int) -> RingHandle:
+        """Begins with these lanes' parts of global ``step``; whatever was streamed before ends."""
+        self.stop()
+        plan, order = self._plan, self._plan.order
         selections = selections_of(plan, lanes, step)
-        super().__init__(plan.reader("train", lanes=True), selections, largest=order.batch_size // order.lanes)
+        reader = plan.reader("train", lanes=True)
+        self._streamer = Streamer(reader, selections, largest=order.batch_size // order.lanes)
+        return self._streamer.start()
+
+    def stop(self) -> None:
+        """Ends what is streamed."""
+        if self._streamer is not None:
+            self._skipped |= self._streamer.skipped()
+            self._streamer.stop()
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """See `Streamer`."""
+        return self._skipped | (self._streamer.skipped() if self._streamer is not None else {})
+
+    def failure(self) -> BaseException | None:
+        """See `Streamer`."""
+        return None if self._streamer is None else self._streamer.failure()
 
 
 def selections_of(plan: Plan, lanes: range, step: int) -> Iterator[Selection]:

@@ -1,0 +1,55 @@
+"""A state as named tensors, for checkpoints, and back: any number of workers, any exchange, one form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from streamtrain.aggregate.state import State
+from streamtrain.aggregate.vector import Layout, write
+from streamtrain.errors import ConfigError, complaint
+
+VECTORS = ("parameters", "momentum", "average")
+USES = "uses"
+"""Updates that each parameter had, in the layout's order."""
+
+
+def tensors_of(layout: Layout, state: State) -> dict[str, torch.Tensor]:
+    """Copies on the CPU under ``parameters/NAME``, ``momentum/NAME``, ``average/NAME`` and ``buffers/NAME``."""
+    tensors = {USES: state.uses.detach().cpu().clone()}
+    for part in VECTORS:
+        vector = getattr(state, part)
+        for place in layout.parameters if len(vector) else ():
+            tensors[f"{part}/{place.name}"] = place.view(vector).detach().cpu().clone()
+    for places, vector in ((layout.buffers, state.buffers), (layout.counters, state.counters)):
+        tensors |= {f"buffers/{place.name}": place.view(vector).detach().cpu().clone() for place in places}
+    return tensors
+
+
+def restore(layout: Layout, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fills ``state`` with what `tensors_of` gave.
+
+    Raises:
+        ConfigError: they are another model's.
+    """
+    parts = {part: layout.parameters for part in VECTORS if len(getattr(state, part))}
+    wanted = {f"{part}/{place.name}": place.shape for part, places in parts.items() for place in places}
+    wanted |= {f"buffers/{place.name}": place.shape for place in (*layout.buffers, *layout.counters)}
+    wanted[USES] = tuple(state.uses.shape)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name, shape in wanted.items():
+        if found.get(name) != shape:
+            raise _anothers(name, f"shape {shape}", f"shape {found[name]}" if name in found else "no such tensor")
+    for name in sorted(found.keys() - wanted.keys()):
+        raise _anothers(name, "no such tensor", f"shape {found[name]}")
+    for part, places in parts.items():
+        write(places, {place.name: tensors[f"{part}/{place.name}"] for place in places}, getattr(state, part))
+    for places, vector in ((layout.buffers, state.buffers), (layout.counters, state.counters)):
+        write(places, {place.name: tensors[f"buffers/{place.name}"] for place in places}, vector)
+    state.uses.copy_(tensors[USES])
+
+
+def _anothers(name: str, expected: str, found: str) -> ConfigError:
+    do = "resume with the model and the optimizer settings that the run began with"
+    return ConfigError(complaint(f"checkpoint, {name}", expected=expected, found=found, do=do))

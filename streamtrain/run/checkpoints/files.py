@@ -1,0 +1,118 @@
+"""Checkpoints in a folder or a bucket: ``NUMBER.safetensors`` has tensors, ``NUMBER.json``, written last, all else.
+
+Each object is written whole or not at all; the JSON has its own checksum and that of the tensors. What was cut
+short or altered is refused by name, and the one before it is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from streamtrain.errors import DataError, one_line
+from streamtrain.store import RetryPolicy
+from streamtrain.store.remote import Store
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on.
+
+    Attributes:
+        tensors: ``parameters/NAME``, ``momentum/NAME``, … of the state, and ``best/NAME`` of the parameters to be kept.
+        progress: of the controller at this step, as `Progress.to_json` gives it.
+        settings: what must be the same when the run goes on.
+        run_id: MLflow's, where it was known.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    progress: Mapping[str, Any]
+    settings: Mapping[str, str]
+    run_id: str | None = None
+
+    @property
+    def step(self) -> int:
+        """Updates in the state."""
+        return int(self.progress["step"])
+
+    def part(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors under ``name/``."""
+        return {key.removeprefix(name + "/"): t for key, t in self.tensors.items() if key.startswith(name + "/")}
+
+
+class Checkpoints:
+    """A run's checkpoints.
+
+    Args:
+        place: folder or URL of theirs.
+        keep: how many of the last ones stay.
+        warn: takes a line about what could not be written or read; the run goes on.
+    """
+
+    def __init__(self, place: str, keep: int, warn: Callable[[str], None]) -> None:
+        self._store, self._place, self._keep, self._warn = Store(place, RetryPolicy(attempts=4)), place, keep, warn
+
+    def newest(self) -> Checkpoint | None:
+        """The last good one."""
+        for number in reversed(self._numbers()):
+            try:
+                return self._read(number)
+            except (DataError, OSError, ValueError) as error:
+                self._warn(f"checkpoint {self._place}/{number}.json is passed over: {one_line(error)}")
+        return None
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Writes one, and removes those that are too old."""
+        from safetensors.torch import save
+
+        number = f"{checkpoint.step:012d}"
+        try:
+            data = save(dict(checkpoint.tensors))
+            body = {
+                "version": VERSION,
+                "tensors": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
+                "settings": dict(checkpoint.settings),
+                "run_id": checkpoint.run_id,
+                "progress": dict(checkpoint.progress),
+            }
+            self._store.write(f"{number}.safetensors", data)
+            self._store.write(f"{number}.json", json.dumps({"sha256": _digest(body), **body}).encode())
+            kept = self._numbers()[-self._keep :]
+            for name in self._store.names():  # older ones, and what a killed process was writing
+                if name.partition(".")[0] not in kept:
+                    self._store.remove(name)
+        except (DataError, OSError) as error:
+            self._warn(f"checkpoint {self._place}/{number} could not be written ({one_line(error)}); training goes on")
+
+    def _read(self, number: str) -> Checkpoint:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        body: dict[str, Any] = json.loads(self._store.read_whole(f"{number}.json"))
+        if not isinstance(body, dict) or body.pop("sha256", None) != _digest(body):
+            raise ValueError("its checksum is not that of its content")
+        if body["version"] != VERSION:
+            raise ValueError(f"version {body['version']}, expected {VERSION}")
+        data = self._store.read_whole(f"{number}.safetensors")
+        if hashlib.sha256(data).hexdigest() != body["tensors"]["sha256"]:
+            raise ValueError(f"{number}.safetensors is not the file that it was written with")
+        try:
+            tensors = load(data)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from None
+        return Checkpoint(tensors, body["progress"], body["settings"], body["run_id"])
+
+    def _numbers(self) -> list[str]:
+        return [name.removesuffix(".json") for name in self._store.names() if name.endswith(".json")]
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

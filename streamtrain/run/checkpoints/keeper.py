@@ -1,0 +1,116 @@
+"""Keeps the last checkpoint of a run at hand, and the last few where they outlive it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from streamtrain.errors import Interrupted, WorkerLost
+from streamtrain.job import Job
+from streamtrain.run.checkpoints.files import Checkpoint, Checkpoints
+from streamtrain.run.checkpoints.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+COST = 0.02
+"""Part of the time that checkpoints may take: the next one waits longer where they take long."""
+MOST_LOSSES = 5
+"""Losses without progress that end a run."""
+
+
+class Saves(Protocol):
+    """Who has the state."""
+
+    def save(self) -> dict[str, torch.Tensor]:
+        """All of it as named tensors."""
+
+
+class Keeper:
+    """See the module.
+
+    Args:
+        job: of the run.
+        settings: what must be the same when it goes on.
+        files: where checkpoints outlive the run; ``None`` for nowhere.
+        last: the checkpoint to go on from, where there is one.
+        run_id: MLflow's, as far as it is known.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        settings: Mapping[str, str],
+        files: Checkpoints | None = None,
+        last: Checkpoint | None = None,
+        run_id: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._job, self._settings, self._files, self._last, self._run_id = job, settings, files, last, run_id
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._writing: concurrent.futures.Future[None] | None = None
+        self._due = time.monotonic() + job.checkpoints.seconds
+        self._losses, self._furthest = 0, -1
+        self._asked: str | None = None
+
+    @property
+    def step(self) -> int:
+        """Updates in the last checkpoint."""
+        return 0 if self._last is None else self._last.step
+
+    @property
+    def start(self) -> tuple[dict[str, torch.Tensor], int] | None:
+        """What workers begin with: the last checkpoint's state and step."""
+        if self._last is None:
+            return None
+        return {name: t for name, t in self._last.tensors.items() if not name.startswith("best/")}, self.step
+
+    def begin(self) -> tuple[Progress, dict[str, torch.Tensor]]:
+        """The last checkpoint's progress, and the best parameters until then; a new run's where there is none."""
+        if self._last is None:
+            return Progress.of(self._job), {}
+        return Progress.from_json(dict(self._last.progress)), self._last.part("best")
+
+    def ask_to_stop(self, why: str) -> None:
+        """The next `keep` writes a checkpoint and raises; may be called by a signal's handler."""
+        self._asked = why
+
+    def keep(self, fleet: Saves, progress: Progress, best: Mapping[str, torch.Tensor]) -> None:
+        """Takes a checkpoint where it is time for one, and writes it beside the training that goes on.
+
+        Raises:
+            Interrupted: the run was asked to stop; the checkpoint is written.
+        """
+        asked = self._asked
+        busy = self._writing is not None and not self._writing.done()
+        if asked is None and (busy or time.monotonic() < self._due):
+            return
+        started = time.monotonic()
+        tensors = fleet.save() | {f"best/{name}": tensor for name, tensor in best.items()}
+        self._last = Checkpoint(tensors, progress.to_json(), self._settings, self._run_id())
+        if self._files is not None:
+            self._writing = self._writer.submit(self._files.write, self._last)
+        ended = time.monotonic()
+        self._due = ended + max(self._job.checkpoints.seconds, (ended - started) / COST)
+        if asked is not None:
+            self.close()
+            raise Interrupted(f"{asked} after step {progress.step:,}; a checkpoint is written: go on with --resume")
+
+    def note_loss(self, step: int, lost: WorkerLost) -> None:
+        """All workers were lost after ``step`` updates.
+
+        Raises:
+            WorkerLost: not for the first time, and without getting any further.
+        """
+        self._losses = self._losses + 1 if step <= self._furthest else 1
+        self._furthest = max(step, self._furthest)
+        if self._losses >= MOST_LOSSES:
+            raise WorkerLost(
+                f"all workers were lost {self._losses} times after step {self._furthest:,}, so it is not chance; look "
+                f"at the examples that come then (`streamtrain inspect`), and at what the model does with them ({lost})"
+            )
+
+    def close(self) -> None:
+        """Returns when what was begun is written."""
+        self._writer.shutdown()

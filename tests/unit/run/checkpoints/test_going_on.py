@@ -1,0 +1,210 @@
+"""A run that loses its workers or its process goes on from a checkpoint: the same bits, each measure once."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import streamtrain as st
+from streamtrain.errors import Interrupted, WorkerLost
+from streamtrain.prepare.plan import Plan, plan
+from streamtrain.run.checkpoints.files import Checkpoints
+from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.run.checkpoints.progress import Progress
+from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
+from streamtrain.run.controller import Controller
+from streamtrain.track.mlflow import MlflowTracker
+from streamtrain.track.terminal import Terminal
+from streamtrain.track.tracker import RunCard
+from streamtrain.values import Update
+from tests.support.datasets import pack_digits
+from tests.support.fleet import Notebook, PlainFleet, run
+from tests.unit.run.test_controller import scaled
+
+
+def model() -> torch.nn.Module:
+    layers = (torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Dropout(0.2))
+    return torch.nn.Sequential(torch.nn.Flatten(), *layers, torch.nn.Linear(32, 10))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> st.Job:
+    pack_digits(tmp_path / "digits")
+    data = st.Data(str(tmp_path / "digits"), transform=scaled)
+    sgd = st.SGD(lr=0.1, momentum=0.9, dampening=0.1, average=0.99, clip_norm=1.0)
+    keep = st.Checkpoints(seconds=0.0)
+    return st.Job(data, model, sgd=sgd, batch_size=50, lanes=2, seed=1, checkpoints=keep)
+
+
+class Unlucky(PlainFleet):
+    """Loses its one worker in the stints that begin with the given calls."""
+
+    def __init__(self, plans: Plan, unlucky_calls: set[int]) -> None:
+        super().__init__(plans)
+        self.calls, self.unlucky_calls = 0, unlucky_calls
+
+    def advance(self, step: int) -> list[Update]:
+        self.calls += 1
+        if self.calls in self.unlucky_calls:
+            self.worker.advance(step)
+            raise WorkerLost("worker 0 died")
+        return super().advance(step)
+
+
+MODES = {"online": st.Online(window=300), "epochs": st.Epochs(max_passes=4, patience=2)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_promise_3_all_workers_lost_again_and_again(job: st.Job, mode: str, tmp_path: Path) -> None:
+    job = dataclasses.replace(job, mode=MODES[mode])
+    undisturbed, disturbed = Notebook(), Notebook()
+    expected, _ = run(job, tmp_path, undisturbed)
+    plans = plan(job)
+    fleet = Unlucky(plans, {1, 3, 4, 6})
+    found = Controller(plans, fleet, disturbed, Terminal(quiet=True), tmp_path, Keeper(job, {})).run()
+    assert fleet.calls > 8
+    for name, tensor in expected.parameters.items():
+        assert torch.equal(found.parameters[name], tensor), name
+    assert found.evaluations == expected.evaluations and found.stop_reason == expected.stop_reason
+    assert found.progressive == expected.progressive and found.examples_used == expected.examples_used
+    timed = ("throughput", "loader", "system", "evaluation", "gradient/skipped")
+    names = {r.name for r in undisturbed.readings if not r.name.startswith(timed)}
+    for name in names:
+        assert sorted(set(disturbed.named(name))) == undisturbed.named(name), name  # the tracker drops the repeated
+
+
+def test_losses_without_progress_end_the_run(job: st.Job, tmp_path: Path) -> None:
+    plans = plan(job)
+    fleet = Unlucky(plans, set(range(2, 100)))
+    with pytest.raises(WorkerLost, match=r"all workers were lost 5 times after step 16, so it is not chance"):
+        Controller(plans, fleet, Notebook(), Terminal(quiet=True), tmp_path, Keeper(job, {})).run()
+    assert fleet.calls == 6
+
+
+def stopped(job: st.Job, folder: Path, checkpoints: Checkpoints, last: object, stints: int) -> None:
+    """Trains some stints and is stopped like by SIGTERM."""
+    plans = plan(job)
+    keeper = Keeper(job, fixed_settings(plans), checkpoints, last)  # type: ignore[arg-type]
+
+    class Stopping(PlainFleet):
+        def advance(self, step: int) -> list[Update]:
+            if len(self.updates) >= 16 * stints:
+                keeper.ask_to_stop("stopped by a test")
+            return super().advance(step)
+
+    fleet = Stopping(plans)
+    fleet.restart(keeper.start)
+    with pytest.raises(Interrupted, match="stopped by a test after step"):
+        Controller(plans, fleet, Notebook(), Terminal(quiet=True), folder, keeper).run()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_promise_3_stopped_and_resumed_twice(job: st.Job, mode: str, tmp_path: Path) -> None:
+    job = dataclasses.replace(job, mode=MODES[mode])
+    expected, _ = run(job, tmp_path)
+    warnings: list[str] = []
+    checkpoints = Checkpoints(str(tmp_path / "kept"), 2, warnings.append)
+    assert checkpoints.newest() is None
+    stopped(job, tmp_path, checkpoints, None, 0)
+    first = checkpoints.newest()
+    assert first is not None and 0 < first.step < 29
+    if mode == "epochs":
+        stopped(job, tmp_path, checkpoints, first, 1)
+    last = checkpoints.newest()
+    assert last is not None and len(list((tmp_path / "kept").iterdir())) <= 4
+    found, _ = run(job, tmp_path, keeper=Keeper(job, {}, checkpoints, last))
+    assert all(torch.equal(found.parameters[name], tensor) for name, tensor in expected.parameters.items())
+    assert found.evaluations == expected.evaluations and found.test == expected.test
+    assert warnings == []
+
+
+def test_a_checkpoint_cut_short_or_altered_is_refused_by_name(job: st.Job, tmp_path: Path) -> None:
+    folder, warnings = tmp_path / "kept", []  # type: ignore[var-annotated]
+    checkpoints = Checkpoints(str(folder), 3, warnings.append)
+    keeper = Keeper(job, {"lanes": "2"}, checkpoints)
+    run(job, tmp_path, keeper=keeper)
+    keeper.close()
+    *_, older, newest = sorted(folder.glob("*.json"))
+    for damage in (cut, altered, gone):
+        for file in (newest, newest.with_suffix(".safetensors")):
+            before = file.read_bytes()
+            damage(file)
+            found = checkpoints.newest()
+            assert found is not None and found.step == int(older.stem)
+            assert len(warnings) == (0 if damage is gone and file == newest else 1), damage
+            if warnings:
+                assert warnings.pop().startswith(f"checkpoint {folder}/{newest.name} is passed over: ")
+            file.write_bytes(before)
+    found = checkpoints.newest()
+    assert found is not None and found.step == int(newest.stem) and found.settings == {"lanes": "2"}
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def altered(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+def test_a_full_disk_stops_no_run(job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    checkpoints = Checkpoints(str(tmp_path / "kept"), 1, warnings.append)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("streamtrain.store.remote.write_whole", full)
+    keeper = Keeper(job, {}, checkpoints)
+    result, _ = run(job, tmp_path, keeper=keeper)
+    keeper.close()
+    assert result.passes > 1 and "could not be written" in warnings[0] and "No space left" in warnings[0]
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_another_job_is_refused_by_the_setting_that_differs(job: st.Job, tmp_path: Path) -> None:
+    saved = fixed_settings(plan(job))
+    same = dataclasses.replace(job, workers=2, mode=st.Epochs(max_passes=99, patience=7))
+    check_settings(saved, fixed_settings(plan(same)), tmp_path)
+    changes = {"sgd.lr": {"sgd": dataclasses.replace(job.sgd, lr=0.2)}, "batch_size": {"batch_size": 100}}
+    for name, change in changes.items():
+        with pytest.raises(st.ConfigError, match=rf"--resume, {name}: expected .*, as the run began, found"):
+            check_settings(saved, fixed_settings(plan(dataclasses.replace(job, **change))), tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(st.ConfigError, match="checkpoint, average/1.bias: expected no such tensor, found shape"):
+        plain = dataclasses.replace(job, sgd=st.SGD())
+        PlainFleet(plan(plain)).restart((PlainFleet(plan(job)).save(), 5))
+
+
+def test_what_a_run_knows_is_the_same_after_json(job: st.Job, tmp_path: Path) -> None:
+    keeper = Keeper(dataclasses.replace(job, checkpoints=st.Checkpoints(seconds=0)), {})
+    run(job, tmp_path, keeper=keeper)
+    progress, best = keeper.begin()
+    assert progress.to_json() == Progress.from_json(progress.to_json()).to_json() and best
+    with pytest.raises(ValueError, match="not a checkpoint's value"):
+        Progress.from_json({**progress.to_json(), "curves": {"Path": {"x": 1}}})
+    with pytest.raises(ValueError, match="not a run's progress"):
+        Progress.from_json({"step": 3})
+
+
+def test_promise_8_points_that_a_curve_has_are_not_logged_again(tmp_path: Path) -> None:
+    from streamtrain.values import Reading
+
+    card = RunCard("name", "experiment", {}, {}, ())
+    for attempt in range(2):
+        tracker = MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
+        tracker.begin(card, tmp_path)
+        for step in range(2 * attempt, 2 * attempt + 4):
+            tracker.log([Reading("a", float(step), step, 1.0 + attempt)])
+        tracker.finish("finished", "")
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert tracker.run_id is not None
+    assert [point.step for point in client.get_metric_history(tracker.run_id, "a")] == list(range(6))
