@@ -6,8 +6,8 @@ Which ones are is a function of the data alone, so a replay passes over the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,11 +56,24 @@ class Row:
     where: str
 
 
+@dataclass(frozen=True)
+class Form:
+    """Shape and type of every field of one example, and the example that has them."""
+
+    where: str
+    shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+class OtherForm(ShardError):
+    """An example whose fields are not of the form of its batch."""
+
+
 class Assembler:
     """Makes batches out of rows; see the module."""
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
+        self._form: Form | None = None
         self._pool = ThreadPoolExecutor(decoding.threads, "decode") if decoding.threads > 1 else None
 
     def batch(self, rows: Sequence[Row]) -> tuple[Arrays, dict[int, Skip]]:
@@ -69,21 +82,39 @@ class Assembler:
         Raises:
             ShardError: a bad example, unless they are to be skipped. JobError: the same, of the user's function.
         """
-        arrays: Arrays = {}
-        bad: dict[int, Skip] = {}
-        first = self._first(rows, arrays, bad)
-        if first == len(rows):
+        try:
+            arrays, bad = self._all(rows, self._form)
+        except OtherForm:  # allowed between batches, as images of a batch's own size are
+            arrays, bad = self._all(rows, None)
+        if len(bad) == len(rows):
             return {}, bad
-        threads, like = self._decoding.threads, rows[first].where
-        if self._pool is None:
-            self._fill(rows, range(first + 1, len(rows)), arrays, bad, like)
-        else:
-            shares = [range(first + 1 + index, len(rows), threads) for index in range(threads)]
-            for filled in [self._pool.submit(self._fill, rows, share, arrays, bad, like) for share in shares]:
-                filled.result()
         if bad:
             good = [number for number in range(len(rows)) if number not in bad]
             arrays = {name: array[good] for name, array in arrays.items()}
+        return arrays, bad
+
+    def _all(self, rows: Sequence[Row], form: Form | None) -> tuple[Arrays, dict[int, Skip]]:
+        """Every row in its place, in arrays of the last batch's form, or of this batch's first good example's."""
+        arrays: Arrays = {}
+        bad: dict[int, Skip] = {}
+        done = 0
+        if form is None:
+            done = self._first(rows, arrays, bad) + 1
+            if done > len(rows):
+                return {}, bad
+            shapes = {name: (array.shape[1:], array.dtype) for name, array in arrays.items()}
+            self._form = Form(rows[done - 1].where, shapes)
+        else:
+            arrays = {name: np.empty((len(rows), *shape), dtype) for name, (shape, dtype) in form.shapes.items()}
+        left = iter(range(done, len(rows)))  # each thread takes the next, so that none waits for a slow one
+        if self._pool is None:
+            self._fill(rows, left, arrays, bad, form)
+        else:
+            count = self._decoding.threads
+            filling = [self._pool.submit(self._fill, rows, left, arrays, bad, form) for _ in range(count)]
+            wait(filling)
+            for filled in filling:
+                filled.result()
         return arrays, bad
 
     def _first(self, rows: Sequence[Row], arrays: Arrays, bad: dict[int, Skip]) -> int:
@@ -102,15 +133,18 @@ class Assembler:
         return len(rows)
 
     def _fill(
-        self, rows: Sequence[Row], numbers: Sequence[int], arrays: Arrays, bad: dict[int, Skip], like: str
+        self, rows: Sequence[Row], numbers: Iterator[int], arrays: Arrays, bad: dict[int, Skip], last: Form | None
     ) -> None:
+        assert self._form is not None
         for number in numbers:
             row = rows[number]
             slots = {name: array[number] for name, array in arrays.items()}
             try:
                 values = self._values(row, slots)
-                _check_form(row.where, values, slots, like)
+                _check_form(row.where, values, slots, self._form.where)
             except StreamtrainError as error:
+                if last is not None and isinstance(error, OtherForm):
+                    raise
                 bad[number] = self._skip(row, error)
                 continue
             for name, value in values.items():
@@ -145,7 +179,7 @@ def _mapped(function: Map, values: dict[str, Any], where: str) -> dict[str, Any]
 def _check_form(where: str, values: Mapping[str, NDArray[Any]], slots: Arrays, like: str) -> None:
     if values.keys() != slots.keys():
         expected, found = ", ".join(slots), ", ".join(values)
-        raise ShardError(complaint(where, expected=f"the fields {expected}", found=found, do="mend data.map"))
+        raise OtherForm(complaint(where, expected=f"the fields {expected}", found=found, do="mend data.map"))
     for name, value in values.items():
         slot: Any = slots[name]
         if not isinstance(slot, np.ndarray | np.generic):  # an object: one of no form
@@ -155,6 +189,6 @@ def _check_form(where: str, values: Mapping[str, NDArray[Any]], slots: Arrays, l
             expected = f"shape {slot.shape}" if same_type else f"{slot.dtype} of shape {slot.shape}"
             found = f"{value.shape}" if same_type else f"{value.dtype} of shape {value.shape}"
             do = "bring all to one shape: data.image_size, data.map, or before packing"
-            raise ShardError(
+            raise OtherForm(
                 complaint(f"{where}, field {name!r}", expected=f"{expected} as in {like}", found=found, do=do)
             )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamtrain.errors import JobError
+from streamtrain.errors import JobError, ShardError
 from streamtrain.pack import Manifest, PackOptions, pack
 from streamtrain.pack.index import index_name, read_index, scan_index, write_index
 from streamtrain.stream.decode import MOST_PIXELS, decode_image, decode_jpeg, decoder_of
@@ -165,3 +165,18 @@ def test_a_shard_with_an_index_gives_the_same(tmp_path: Path) -> None:
         write_index(folder / index_name(shard.file), scan_index(folder / shard.file, shard.sha256))
     found = Reader(LocalFiles(folder), manifest, "train", ("label",)).read(0, EXAMPLES)
     assert np.array_equal(found["label"], expected["label"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_batch_may_have_a_form_of_its_own_but_not_two(tmp_path: Path, threads: int) -> None:
+    for number, side in enumerate((8, 8, 8, 12, 12, 12, 8, 12)):
+        (tmp_path / "raw" / "0").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((side, side), number, np.uint8)).save(tmp_path / "raw" / "0" / f"{number}.png")
+    manifest = pack(str(tmp_path / "raw"), tmp_path / "a", PackOptions(splits=(1, 0, 0), seed=1))
+    reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",), decoding=Decoding(threads=threads))
+    sides = [reader.read(number, number + 1)["image"].shape[1] for number in range(8)]
+    small, large = (np.flatnonzero(np.array(sides) == side) for side in (8, 12))
+    for rows in (small, large, small[:2], large):
+        assert reader.take(rows)["image"].shape == (len(rows), sides[rows[0]], sides[rows[0]])
+    with pytest.raises(ShardError, match="expected shape"):
+        reader.read(0, 8)
