@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-.PHONY: demo test chapter8 data ui lint types imports lock
+.PHONY: demo test chaos chapter8 data ui lint types imports lock
 
 demo: $(VENV)/ready data  ## environment, data, both modes, where to look
 	$(BIN)/python jobs/demo.py
@@ -12,6 +12,9 @@ test: $(VENV)/ready  ## the tests, as CI runs them
 
 chapter8: $(VENV)/ready data/mnist.npz  ## Deep Learning's chapter 8, reproduced: ten jobs, one page
 	$(BIN)/python jobs/chapter8/page.py
+
+chaos: $(VENV)/ready  ## kills processes of a run at random: make chaos KILLS=300 [SEED=7]
+	$(BIN)/python -m tests.support.chaos --kills $(or $(KILLS),300) $(if $(SEED),--seed $(SEED))
 
 ui: $(VENV)/ready  ## MLflow's pages on this folder's runs
 	$(BIN)/streamtrain ui

@@ -17,10 +17,14 @@ from streamtrain.run.outcome.card import card_of
 from streamtrain.store import write_whole
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from streamtrain.prepare.plan import Plan
     from streamtrain.prepare.preflight import Trial
+    from streamtrain.run.checkpoints.files import Checkpoint
     from streamtrain.run.checkpoints.keeper import Keeper
     from streamtrain.run.outcome.result import Result
+    from streamtrain.track.terminal import Terminal
     from streamtrain.track.tracker import ModelCard, Tracker
 
 
@@ -42,25 +46,13 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     from streamtrain.prepare.compressed import data_folder
     from streamtrain.prepare.plan import plan as plan_of
     from streamtrain.prepare.preflight import check_cpus, preflight
-    from streamtrain.run.checkpoints.files import Checkpoints
-    from streamtrain.run.checkpoints.keeper import Keeper
-    from streamtrain.run.checkpoints.resuming import (
-        alone_in,
-        check_settings,
-        checkpoints_of,
-        fixed_settings,
-        folder_to_resume,
-        new_folder,
-    )
-    from streamtrain.run.controller import Controller
-    from streamtrain.run.fleet.actors import RayFleet
+    from streamtrain.run.checkpoints.resuming import alone_in, check_settings, fixed_settings, new_folder
     from streamtrain.run.fleet.placing import check_resources, start_ray, will_start_ray
     from streamtrain.track.terminal import Terminal
 
     terminal = Terminal(quiet=quiet)
     run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
-    earlier = folder_to_resume(job, run_name, resume if isinstance(resume, str) else None) if resume else None
-    last = None if earlier is None else Checkpoints(checkpoints_of(job, earlier), 1, terminal.line).newest()
+    earlier, last = _earlier(job, run_name, resume, terminal)
     if last is not None and job.lanes is None:  # they fix the bits; workers may be others
         job = dataclasses.replace(job, lanes=int(last.settings["lanes"]))
     plan = plan_of(job)
@@ -83,26 +75,54 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
         terminal.line(f"{folder.name}: " + (f"step {last.step:,}" if last else "no checkpoint, so from the beginning"))
     with alone_in(folder):
         tracker.begin(card_of(plan, run_name), folder, None if last is None else last.run_id)
-        files = Checkpoints(checkpoints_of(job, folder), job.checkpoints.keep, terminal.line)
-        enabled = job.checkpoints.enabled
-        keeper = Keeper(job, fixed_settings(plan), files if enabled else None, last, lambda: tracker.run_id)
         try:
-            with RayFleet(plan, keeper.start) as fleet, _stopped_by_signal(keeper):
-                result = Controller(plan, fleet, tracker, terminal, folder, keeper).run()
-                tracker.tag("recoveries", str(fleet.recoveries))
-            for problem in _keep(plan, trial, run_name, result, tracker):
-                terminal.line(problem)
+            result = _train(plan, trial, run_name, folder, last, tracker, terminal)
         except BaseException as error:
             stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
             left = tracker.finish("killed" if stopped else "failed", str(error))
             terminal.line(left or f"{run_name}: what was measured is in {folder}{_and_in_mlflow(tracker)}")
             raise
-        finally:
-            keeper.close()
         left = tracker.finish("finished", result.stop_reason)
     if left:
         terminal.line(left)
     return dataclasses.replace(result, run_id=tracker.run_id)
+
+
+def _earlier(job: Job, run_name: str, resume: bool | str, terminal: Terminal) -> tuple[Path | None, Checkpoint | None]:
+    """The folder of the run that shall go on, and its last good checkpoint."""
+    from streamtrain.run.checkpoints.files import Checkpoints
+    from streamtrain.run.checkpoints.resuming import checkpoints_of, folder_to_resume
+
+    if not resume:
+        return None, None
+    folder = folder_to_resume(job, run_name, resume if isinstance(resume, str) else None)
+    if folder is None:
+        return None, None
+    return folder, Checkpoints(checkpoints_of(job, folder), 1, terminal.line).newest()
+
+
+def _train(
+    plan: Plan, trial: Trial, run_name: str, folder: Path, last: Checkpoint | None, tracker: Tracker, terminal: Terminal
+) -> Result:
+    """From the last checkpoint, or the beginning, to the result, which is kept."""
+    from streamtrain.run.checkpoints.files import Checkpoints
+    from streamtrain.run.checkpoints.keeper import Keeper
+    from streamtrain.run.checkpoints.resuming import checkpoints_of, fixed_settings
+    from streamtrain.run.controller import Controller
+    from streamtrain.run.fleet.actors import RayFleet
+
+    job = plan.job
+    files = Checkpoints(checkpoints_of(job, folder), job.checkpoints.keep, terminal.line)
+    keeper = Keeper(job, fixed_settings(plan), files if job.checkpoints.enabled else None, last, lambda: tracker.run_id)
+    try:
+        with RayFleet(plan, keeper.start) as fleet, _stopped_by_signal(keeper):
+            result = Controller(plan, fleet, tracker, terminal, folder, keeper).run()
+            tracker.tag("recoveries", str(fleet.recoveries))
+    finally:
+        keeper.close()
+    for problem in _keep(plan, trial, run_name, result, tracker):
+        terminal.line(problem)
+    return result
 
 
 @contextlib.contextmanager

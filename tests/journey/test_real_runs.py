@@ -1,6 +1,7 @@
 """Whole runs on real Ray: images through streamers, other people's shards, BatchNorm and dropout, a killed worker."""
 
 import dataclasses
+import hashlib
 import os
 import signal
 import subprocess
@@ -33,9 +34,8 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def shared_memory() -> set[str]:
-    """What lies in /dev/shm beside Ray's own object store."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith(("plasma", "ray", "sem."))}
+def digest(parameters: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(b"".join(parameters[name].numpy().tobytes() for name in sorted(parameters))).hexdigest()
 
 
 def model() -> torch.nn.Module:
@@ -147,21 +147,53 @@ def test_training_on_shards_that_others_wrote(writer: str, tmp_path: Path) -> No
     assert result.examples_used == 1200 and result.chosen.generalization.error.mean < 0.3
 
 
-@pytest.mark.parametrize("exchange", ["shared", "collective"])
-def test_a_killed_worker_stops_the_run_with_one_line_and_leaves_nothing(exchange: str, tmp_path: Path) -> None:
+def killed_soon(process: int) -> threading.Timer:
+    kill = threading.Timer(0.1, os.kill, (process, signal.SIGKILL))
+    kill.start()
+    return kill
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_promise_5_others_go_on_without_a_killed_worker_and_the_bits_stay(victim: int, tmp_path: Path) -> None:
+    """Also where the one who made the shared memory dies."""
     pack_digits(tmp_path / "digits")
-    before = shared_memory()
-    with RayFleet(plan(job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), exchange=exchange))) as fleet:
-        processes = fleet._all("process_number")
+    plans, steps = plan(job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), lanes=4)), 3000
+    with RayFleet(plans) as fleet:
         fleet.advance(5)
-        kill = threading.Timer(0.1, os.kill, (processes[1], signal.SIGKILL))
-        kill.start()
+        kill = killed_soon(fleet._all("process_number")[victim])
+        made = fleet.advance(steps)
+        kill.join()
+        assert [update.step for update in made] == list(range(5, steps)), "each once"
+        assert fleet.recoveries == 1
+        while fleet._coming:  # until somebody has the free seat
+            fleet._welcome()
+        assert len(fleet._members) == 2
+        fleet.advance(steps + 50)
+        found = digest(fleet.snapshot())
+    with RayFleet(plans) as fleet:
+        fleet.advance(steps + 50)
+        assert digest(fleet.snapshot()) == found
+
+
+def test_a_worker_killed_among_hosts_is_told_in_one_line_and_a_restart_has_the_same_bits(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "digits")
+    job = job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), exchange="collective", lanes=4)
+    with RayFleet(plan(job)) as fleet:
+        fleet.advance(40)
+        saved = fleet.save()
+        expected = digest(fleet.snapshot())
+        kill = killed_soon(fleet._all("process_number")[1])
         with pytest.raises(WorkerLost) as raised:
             fleet.advance(10**6)
         kill.join()
-    found = "worker 1" if exchange == "shared" else "another worker was lost in step"
-    assert found in str(raised.value) and "\n" not in str(raised.value)
-    assert shared_memory() == before
+        assert "another worker was lost in step" in str(raised.value) and "\n" not in str(raised.value)
+        fleet.restart((saved, 40))
+        assert digest(fleet.snapshot()) == expected
+        fleet.advance(60)
+        found = digest(fleet.snapshot())
+    with RayFleet(plan(dataclasses.replace(job, workers=1))) as fleet:
+        fleet.advance(60)
+        assert digest(fleet.snapshot()) == found
 
 
 def test_a_damaged_example_stops_the_run_by_name(tmp_path: Path) -> None:

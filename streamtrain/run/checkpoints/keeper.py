@@ -95,7 +95,9 @@ class Keeper:
         self._due = ended + max(self._job.checkpoints.seconds, (ended - started) / COST)
         if asked is not None:
             self.close()
-            raise Interrupted(f"{asked} after step {progress.step:,}; a checkpoint is written: go on with --resume")
+            left = "no checkpoint is left: checkpoints.enabled is off"
+            written = "a checkpoint is written: go on with --resume" if self._files is not None else left
+            raise Interrupted(f"{asked} after step {progress.step:,}; {written}")
 
     def note_loss(self, step: int, lost: WorkerLost) -> None:
         """All workers were lost after ``step`` updates.
