@@ -76,7 +76,7 @@ class Chaos:
             family, driver = self._start(job)
             while driver.poll() is None and len(self.killed) < kills:
                 kind = chance.choice(KINDS)
-                time.sleep(chance.uniform(0.3, 2.5))  # the moment is the point, not a wait for something
+                time.sleep(chance.uniform(0.2, 1.5))  # the moment is the point, not a wait for something
                 if not self._kill(kind, driver, chance):
                     continue
                 self.killed.append(kind)
@@ -204,7 +204,7 @@ def main() -> None:
     given = parser.parse_args()
     print(f"seed {given.seed}")
     with tempfile.TemporaryDirectory() as name:
-        chaos = compared(Path(name), given.kills, given.seed, passes=12 * given.kills)
+        chaos = compared(Path(name), given.kills, given.seed, passes=8 * given.kills)
     counts = {kind: chaos.killed.count(kind) for kind in KINDS}
     print(f"{given.kills} kills ({counts}), {chaos.starts} starts of the driver: the same bits, each measure once")
 
