@@ -5,6 +5,7 @@ A plain class, made an actor in `actors`.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 import os
@@ -38,6 +39,9 @@ from streamtrain.stream.ring import RingHandle, RingReader
 from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
 from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, Update
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD = -1, -3, 2**25
+"""Of glibc: mallopt(3)."""
+
 
 class Worker:
     """See the module.
@@ -48,6 +52,7 @@ class Worker:
 
     def __init__(self, plan: Plan, index: int) -> None:
         torch.set_num_threads(plan.job.threads)
+        keep_freed_memory()
         self._plan, self._index = plan, index
         self._lanes = lanes_of_worker(plan.order.lanes, plan.job.workers, index)
         self._gradient = Gradient(plan.job)
@@ -243,6 +248,18 @@ class Worker:
         if name not in self._readers:
             self._readers[name] = self._plan.reader(split, lanes=lanes)
         return self._readers[name]
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep what is freed: every step takes the same memory again.
+
+    Else it gives the large activations of a step back to the kernel, which has to clear every page again: a seventh
+    of a step of a small CNN. Other C libraries than glibc are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class WorkersStreamer(Streamer):
