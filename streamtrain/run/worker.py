@@ -207,17 +207,22 @@ class Worker:
 
     def _shared(self, handle: Handle | None, processes: Mapping[int, int]) -> Exchange:
         aggregator = self._aggregator(self._index, self._plan.job.workers)
-        return SharedExchange(self._opened(handle), aggregator, self._lanes, self._index, processes)
+        return SharedExchange(self._opened(handle), aggregator, self._hosting, self._index, processes)
 
     def _collective(self, address: Address) -> Exchange:
-        job, lanes = self._plan.job, self._plan.order.lanes
-        device = torch.device(job.device)
-        membership = Membership(self._index, tuple(lanes_of_worker(lanes, job.workers, w) for w in range(job.workers)))
+        job, device = self._plan.job, torch.device(self._plan.job.device)
+        membership = Membership(self._index, self._hosting)
         halves = private_halves(self._gradient.layout, job.sgd, device)
         self._gradient.write(halves[0], self._gradient.model.state_dict())
         join_group(address, membership, device)
         aggregator = self._aggregator(self._index, job.workers)
         return CollectiveExchange(self._gradient.layout, aggregator, halves, membership, step=0)
+
+    @property
+    def _hosting(self) -> tuple[range, ...]:
+        """Every worker's lanes."""
+        workers = self._plan.job.workers
+        return tuple(lanes_of_worker(self._plan.order.lanes, workers, worker) for worker in range(workers))
 
     def _aggregator(self, worker: int, workers: int) -> Aggregator:
         job = self._plan.job
