@@ -20,9 +20,8 @@ they survive pickling between processes unless a class says otherwise.
 
 from __future__ import annotations
 
-import contextlib
 import traceback
-from collections.abc import Iterator
+from types import TracebackType
 from typing import ClassVar
 
 
@@ -120,21 +119,27 @@ def complaint(where: str, *, expected: str, found: str, do: str) -> str:
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
-@contextlib.contextmanager
-def users_code(what: str, do: str = "mend the job") -> Iterator[None]:
+class users_code:  # noqa: N801  # used like `contextlib.suppress`; a class, since every step enters it some times
     """Turns whatever the user's own code raises inside into one line that says where it was raised.
 
     Raises:
         JobError: with ``what`` failed, the exception, and the innermost line of the traceback.
     """
-    try:
-        yield
-    except StreamtrainError:
-        raise
-    except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+
+    __slots__ = ("_do", "_what")
+
+    def __init__(self, what: str, do: str = "mend the job") -> None:
+        self._what, self._do = what, do
+
+    def __enter__(self) -> None:
+        """Nothing is set up."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or isinstance(error, StreamtrainError) or not isinstance(error, Exception):
+            return
+        frames = [frame for frame in traceback.extract_tb(trace) if "site-packages" not in frame.filename]
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
-        raise JobError(f"{what} failed: {one_line(error)}{place}; {do}") from error
+        raise JobError(f"{self._what} failed: {one_line(error)}{place}; {self._do}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from streamtrain.aggregate.state import Slot, State
@@ -142,9 +143,8 @@ class Gradient:
         for number, piece in enumerate(self._pieces(batch)):
             losses, errors = self.losses(self.output(piece), piece)
             with users_code("the model's backward"):
-                total = losses.sum()
-                gradients = torch.autograd.grad(total, self._parameters, allow_unused=True)
-            self._note(slot, gradients, _moments(losses, errors), first=number == 0)
+                gradients = torch.autograd.grad(losses.sum(), self._parameters, allow_unused=True)
+            self._note(slot, gradients, _moments(losses), _moments(errors), first=number == 0)
         for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
             place.view(slot.buffers).copy_(buffer)
         for counter, place in zip(self._counters, self.layout.counters, strict=True):
@@ -153,8 +153,9 @@ class Gradient:
     @staticmethod
     def empty_lane(slot: Slot) -> None:
         """Leaves in ``slot`` that its lane has no examples in this minibatch."""
-        for tensor in (slot.gradient, slot.used, slot.moments):
-            tensor.zero_()
+        slot.gradient.zero_()
+        slot.used.fill(0)
+        slot.moments.fill(0)
 
     def evaluate(self, arrays: Arrays) -> Risk:
         """Loss, error and metrics of examples at the loaded state, in evaluation mode; changes nothing."""
@@ -166,9 +167,8 @@ class Gradient:
             batch = self.batch(arrays)
             output = self.output(batch)
             losses, errors = self.losses(output, batch)
-            metrics = {name: Moments.of(v.cpu().double().numpy()) for name, v in self.metrics(output, batch).items()}
-        loss, error = (Moments(int(count), mean, m2) for count, mean, m2 in _moments(losses, errors).tolist())
-        return Risk(loss, error, metrics)
+            metrics = {name: _moments(values) for name, values in self.metrics(output, batch).items()}
+        return Risk(_moments(losses), _moments(errors), metrics)
 
     def metrics(self, output: Any, batch: Batch) -> dict[str, torch.Tensor]:
         """Every metric of each example, shape (examples,)."""
@@ -219,23 +219,22 @@ class Gradient:
             yield {name: tensor[start : start + most] for name, tensor in batch.items()}
 
     def _note(
-        self, slot: Slot, gradients: Sequence[torch.Tensor | None], moments: torch.Tensor, *, first: bool
+        self, slot: Slot, gradients: Sequence[torch.Tensor | None], loss: Moments, error: Moments, *, first: bool
     ) -> None:
         """Writes a lane's first piece into its slot, and adds the others."""
-        used = torch.tensor([gradient is not None for gradient in gradients])
+        used = [gradient is not None for gradient in gradients]
         for gradient, view in zip(gradients, self._views_of(slot.gradient), strict=True):
             if first:
                 view.zero_() if gradient is None else view.copy_(gradient)
             elif gradient is not None:
                 view.add_(gradient)
         if first:
-            slot.used.copy_(used)
-            slot.moments.copy_(moments.flatten())
+            slot.used[:] = used
         else:
-            slot.used.logical_or_(used)
-            before, now = slot.moments.view(2, 3).tolist(), moments.tolist()
-            both = [Moments(int(a[0]), *a[1:]) + Moments(int(b[0]), *b[1:]) for a, b in zip(before, now, strict=True)]
-            slot.moments.copy_(torch.tensor([v for m in both for v in (m.count, m.mean, m.m2)], dtype=torch.float64))
+            np.maximum(slot.used, used, out=slot.used)
+            before = slot.moments.tolist()
+            loss, error = Moments(int(before[0]), *before[1:3]) + loss, Moments(int(before[3]), *before[4:]) + error
+        slot.moments[:] = (loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2)
 
     def _set_training(self, training: bool) -> None:
         if self.model.training != training:  # PyTorch visits every module to set what is set
@@ -261,9 +260,6 @@ class Gradient:
             counter.copy_(place.view(state.counters))
 
 
-def _moments(losses: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
-    """Count, mean and sum of squared deviations of both, in float64 on the CPU; shape (2, 3)."""
-    both = torch.stack((losses.detach(), errors.detach())).double().cpu()
-    count = both.shape[1]
-    variance, mean = torch.var_mean(both, 1, correction=0)
-    return torch.stack((torch.full_like(mean, count), mean, variance * count), 1)
+def _moments(values: torch.Tensor) -> Moments:
+    """Of each example's loss or error."""
+    return Moments.of(values.detach().double().cpu().numpy())

@@ -73,8 +73,9 @@ class Moments:
         data = np.asarray(values, np.float64)
         if data.size == 0:
             return cls()
-        mean = float(data.mean())
-        return cls(int(data.size), mean, float(np.square(data - mean).sum()))
+        mean = float(np.add.reduce(data, axis=None)) / data.size
+        away = data - mean
+        return cls(data.size, mean, float(np.add.reduce(away * away, axis=None)))
 
     def __add__(self, other: Moments) -> Moments:
         if self.count == 0 or other.count == 0:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors of a state at some of their elements."""
+
+    parameters: torch.Tensor
+    momentum: torch.Tensor
+    average: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,14 @@ class State:
     buffers: torch.Tensor
     counters: torch.Tensor
     uses: torch.Tensor
+    _views: dict[tuple[int, int], Vectors] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def at(self, place: slice) -> Vectors:
+        """Views of the vectors' elements at ``place``, made once for each place."""
+        key = place.start, place.stop
+        if key not in self._views:
+            self._views[key] = Vectors(self.parameters[place], self.momentum[place], self.average[place])
+        return self._views[key]
 
     @property
     def evaluated(self) -> torch.Tensor:
@@ -31,7 +50,7 @@ class State:
         return self.average if len(self.average) else self.parameters
 
 
-STATE_PARTS = tuple(field.name for field in fields(State))
+STATE_PARTS = tuple(each.name for each in fields(State) if each.init)
 
 
 @dataclass(frozen=True)
@@ -40,12 +59,12 @@ class Slot:
 
     ``gradient`` is the sum over the lane's examples; ``used[i]`` is 1 where parameter ``i`` has one;
     ``moments`` is (count, mean, m2) of the losses, then of the errors; ``squared_norm`` is the gradient's,
-    at the steps that the diagnostics ask for it.
+    at the steps that the diagnostics ask for it. All but the gradient are in the host's memory.
     """
 
     gradient: torch.Tensor
     buffers: torch.Tensor
     counters: torch.Tensor
-    used: torch.Tensor
-    moments: torch.Tensor
-    squared_norm: torch.Tensor
+    used: NDArray[np.uint8]
+    moments: NDArray[np.float64]
+    squared_norm: NDArray[np.float64]

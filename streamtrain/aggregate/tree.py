@@ -43,8 +43,11 @@ def whole_subtrees(lanes: int, hosted: range) -> tuple[Node, ...]:
     return tuple(visit(0, lanes))
 
 
-def sum_nodes_(lanes: int, nodes: Mapping[Node, torch.Tensor]) -> torch.Tensor:
-    """The tree's sum out of whole subtrees' sums, which are used up; the bits of `tree_sum_` over all lanes."""
+def mean_of(lanes: int, nodes: Mapping[Node, torch.Tensor], count: int, out: torch.Tensor) -> torch.Tensor:
+    """The tree's sum out of whole subtrees' sums, divided by ``count``; the bits of `tree_sum_` over all lanes.
+
+    Made in ``out``; inner nodes' sums are made in their first parts.
+    """
 
     def visit(start: int, stop: int) -> torch.Tensor:
         if (start, stop) in nodes:
@@ -52,4 +55,7 @@ def sum_nodes_(lanes: int, nodes: Mapping[Node, torch.Tensor]) -> torch.Tensor:
         middle = start + split(stop - start)
         return visit(start, middle).add_(visit(middle, stop))
 
-    return visit(0, lanes)
+    if (0, lanes) in nodes:
+        return torch.div(nodes[0, lanes], count, out=out)
+    middle = split(lanes)
+    return torch.add(visit(0, middle), visit(middle, lanes), out=out).div_(count)

@@ -6,6 +6,7 @@ differ by at most one, so only the last minibatch can be short, and it holds jus
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from streamtrain.order.lanes import lane, lane_size
@@ -36,7 +37,7 @@ class Order:
         if self.batch_size % self.lanes:
             raise ValueError(f"batch size {self.batch_size} does not divide by {self.lanes} lanes")
 
-    @property
+    @functools.cached_property
     def steps(self) -> int:
         """Minibatches of one pass."""
         per_lane = self.batch_size // self.lanes
@@ -50,15 +51,12 @@ class Order:
         """
         if not 0 <= position.step < self.steps:
             raise IndexError(f"step {position.step} of a pass of {self.steps}")
-        return Minibatch(position, tuple(self._part(index, position.step) for index in range(self.lanes)))
-
-    def _part(self, index: int, step: int) -> LanePart:
         per_lane = self.batch_size // self.lanes
-        first = lane(self.examples, self.lanes, index).start
-        size = lane_size(self.used, self.lanes, index)
-        return LanePart(index, first + min(step * per_lane, size), first + min((step + 1) * per_lane, size))
+        before, after = position.step * per_lane, (position.step + 1) * per_lane
+        parts = [LanePart(r.index, min(r.start + before, r.stop), min(r.start + after, r.stop)) for r in self.ranges]
+        return Minibatch(position, tuple(parts))
 
-    @property
+    @functools.cached_property
     def ranges(self) -> tuple[Lane, ...]:
         """The examples that a pass uses, by lane."""
         starts = (lane(self.examples, self.lanes, index).start for index in range(self.lanes))

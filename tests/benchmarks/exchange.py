@@ -66,8 +66,8 @@ def ours(pipe: Connection, rank: int, world: int, kind: str, megabytes: float, f
     layout = layout_of_size(megabytes)
     aggregator = Aggregator(layout, SETTINGS, batch_size=world, total_steps=1, worker=rank, workers=world)
     exchange = (shared if kind == "shared" else collective)(Path(folder), layout, aggregator, rank, world)
-    exchange.slot(rank).moments.copy_(torch.tensor([1.0, 0, 0, 1, 0, 0]))
-    exchange.slot(rank).used.fill_(1)
+    exchange.slot(rank).moments[:] = (1.0, 0, 0, 1, 0, 0)
+    exchange.slot(rank).used.fill(1)
     rounds_of(pipe, exchange.meet)
 
 
@@ -80,9 +80,8 @@ def shared(folder: Path, layout: Layout, aggregator: Aggregator, rank: int, worl
         block = open_block(Handle(*told(folder / "handle")))
     tell(folder / f"process{rank}", os.getpid())
     processes = {peer: told(folder / f"process{peer}")[0] for peer in range(world)}
-    return SharedExchange(
-        Memory(layout, SETTINGS, world, world, block), aggregator, range(rank, rank + 1), rank, processes
-    )
+    hosting = [range(worker, worker + 1) for worker in range(world)]
+    return SharedExchange(Memory(layout, SETTINGS, world, world, block), aggregator, hosting, rank, processes)
 
 
 def collective(folder: Path, layout: Layout, aggregator: Aggregator, rank: int, world: int) -> Exchange:

@@ -138,7 +138,8 @@ class Member:
     def __init__(self, model: str, sgd: SGD, worker: int, workers: int, steps: int) -> None:
         self.job = job_of(model, sgd)
         self.order, self.worker, self.workers, self.steps = Order(EXAMPLES, LANES, BATCH), worker, workers, steps
-        self.lanes = lanes_of_worker(LANES, workers, worker)
+        self.hosting = [lanes_of_worker(LANES, workers, each) for each in range(workers)]
+        self.lanes = self.hosting[worker]
         self.gradient = Gradient(self.job)
         self.memory: Memory | None = None
         self.exchange: Exchange | Pool
@@ -164,12 +165,11 @@ class Member:
         if self.memory is None:
             self.memory = Memory(self.gradient.layout, self.job.sgd, LANES, self.workers, open_block(handle))
         self.exchange = SharedExchange(
-            self.memory, self.aggregator(), self.lanes, self.worker, dict(enumerate(processes))
+            self.memory, self.aggregator(), self.hosting, self.worker, dict(enumerate(processes))
         )
 
     def join_collective(self, address: Address) -> None:
-        hosting = tuple(lanes_of_worker(LANES, self.workers, worker) for worker in range(self.workers))
-        membership = Membership(self.worker, hosting)
+        membership = Membership(self.worker, tuple(self.hosting))
         halves = private_halves(self.gradient.layout, self.job.sgd, torch.device("cpu"))
         self.gradient.write(halves[0], self.gradient.model.state_dict())
         join_group(address, membership, torch.device("cpu"))

@@ -9,7 +9,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.clip import clip_adaptive_, clip_scale, clip_value_, norm_of, squared_norm
 from streamtrain.aggregate.descent.norms import StepNorms
@@ -80,7 +82,7 @@ class Aggregator:
         self.norms = StepNorms(layout, self._pieces, norms_every)
         self.blocks = share_of(self._pieces, worker, workers)
 
-    def clip(self, block: Block, mean: torch.Tensor, old: State, norms: torch.Tensor) -> None:
+    def clip(self, block: Block, mean: torch.Tensor, old: State, norms: NDArray[np.float64]) -> None:
         """Clips the mean gradient of a block by value and by unit.
 
         Args:
@@ -94,10 +96,10 @@ class Aggregator:
             clip_adaptive_(mean, old.parameters[block.place], block.pieces[0].unit, rule.clip_adaptive)
         clips = rule.clip_value is not None or rule.clip_adaptive is not None
         after = self._squared_norms(block, mean) if clips else before
-        both = torch.tensor([before, after], dtype=torch.float64).T.flatten()
-        norms[2 * block.first : 2 * (block.first + len(block.pieces))] = both
+        end = 2 * (block.first + len(block.pieces))
+        norms[2 * block.first : end : 2], norms[2 * block.first + 1 : end : 2] = before, after
 
-    def begin(self, step: int, used: torch.Tensor, old: State) -> Decision:
+    def begin(self, step: int, used: NDArray[np.uint8], old: State) -> Decision:
         """What can be decided before any norm is known.
 
         Args:
@@ -145,9 +147,9 @@ class Aggregator:
             else:
                 inside = mean[place.start - block.place.start : place.stop - block.place.start]
                 rate = decision.learning_rate
-                descend(block.rule, rate, inside, old, new, place, first=kind == "first")
+                descend(block.rule, rate, inside, old.at(place), new.at(place), first=kind == "first")
         if self._sgd.average is not None:
-            average(old, new, block.place, self._sgd.average, first=decision.step == 0)
+            average(old.at(block.place), new.at(block.place), self._sgd.average, first=decision.step == 0)
 
     @property
     def clips_by_norm(self) -> bool:
@@ -166,8 +168,7 @@ class Aggregator:
 
     @staticmethod
     def _squared_norms(block: Block, mean: torch.Tensor) -> list[float]:
-        start = block.place.start
-        return [squared_norm(mean[piece.start - start : piece.stop - start]) for piece in block.pieces]
+        return [squared_norm(piece) for piece in torch.split(mean, block.sizes)]
 
     def _scales(self, norms: Sequence[float], norm: float) -> tuple[float, ...]:
         if len(self._bounds) == 1:
@@ -178,8 +179,8 @@ class Aggregator:
             scales[group] = clip_scale(norm_of(own), bound)
         return tuple(scales)
 
-    def _others(self, used: torch.Tensor, old: State) -> Iterator[tuple[int, int, str]]:
-        flags = used.amax(0).tolist()
+    def _others(self, used: NDArray[np.uint8], old: State) -> Iterator[tuple[int, int, str]]:
+        flags = used.max(0).tolist()
         uses = old.uses.tolist() if self._sgd.dampening else flags
         if all(flags) and all(uses):
             return

@@ -40,13 +40,13 @@ class StepNorms:
         """Leaves the squared norms of lanes' summed gradients in their slots; by the worker that filled them."""
         if self.due(step):
             for slot in slots:
-                slot.squared_norm.copy_(torch.linalg.vector_norm(slot.gradient).square())
+                slot.squared_norm[0] = float(torch.linalg.vector_norm(slot.gradient).square())
 
     def of_lanes(self, step: int, slots: Sequence[Slot]) -> tuple[tuple[int, float], ...]:
         """Examples, and squared norm of the mean gradient, of every lane that has examples; empty if not due."""
         if not self.due(step):
             return ()
-        rows = [(int(slot.moments[0]), float(slot.squared_norm)) for slot in slots]
+        rows = [(int(slot.moments[0]), float(slot.squared_norm[0])) for slot in slots]
         return tuple((examples, squared / examples**2) for examples, squared in rows if examples)
 
     def whole(self, lanes: tuple[tuple[int, float], ...], pieces: Sequence[float], old: State, new: State) -> Norms:

@@ -6,6 +6,7 @@ number of workers, so norms have the same bits for any number of them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,7 +18,7 @@ from streamtrain.optimizer import SGD, Group
 
 CHUNK = 32768
 """Most elements of a piece."""
-BLOCK = 4 * CHUNK
+BLOCK = 2 * CHUNK
 """Most elements that are worked on by one call: few calls cost less, but they shall fit in a core's cache."""
 
 
@@ -53,15 +54,20 @@ class Block:
     first: int
     pieces: tuple[Piece, ...]
 
-    @property
+    @functools.cached_property
     def rule(self) -> Rule:
         """Of all its pieces."""
         return self.pieces[0].rule
 
-    @property
+    @functools.cached_property
     def place(self) -> slice:
         """Its elements."""
         return slice(self.pieces[0].start, self.pieces[-1].stop)
+
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """Elements of each piece."""
+        return [piece.stop - piece.start for piece in self.pieces]
 
 
 def rules_of(sgd: SGD, layout: Layout) -> tuple[Rule, ...]:
@@ -102,7 +108,7 @@ def pieces_of(sgd: SGD, layout: Layout) -> tuple[Piece, ...]:
 
 def owner_of(piece: Piece, pieces: tuple[Piece, ...], workers: int) -> int:
     """The worker that sums and updates a piece: all own neighbouring pieces, of about as many elements."""
-    return piece.start * workers // pieces[-1].stop
+    return (piece.start + piece.stop) // 2 * workers // pieces[-1].stop
 
 
 def share_of(pieces: tuple[Piece, ...], worker: int, workers: int) -> tuple[Block, ...]:

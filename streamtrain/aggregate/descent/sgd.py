@@ -9,27 +9,27 @@ from __future__ import annotations
 import torch
 
 from streamtrain.aggregate.descent.rules import Rule
-from streamtrain.aggregate.state import State
+from streamtrain.aggregate.state import State, Vectors
 
 
 def descend(
-    rule: Rule, learning_rate: float, gradient: torch.Tensor, old: State, new: State, place: slice, *, first: bool
+    rule: Rule, learning_rate: float, gradient: torch.Tensor, old: Vectors, new: Vectors, *, first: bool
 ) -> None:
-    """One update of the elements at ``place``.
+    """One update of some elements.
 
     Args:
         gradient: of these elements; used up.
         first: they were never updated before, so dampening does not apply.
     """
-    parameters, velocity = old.parameters[place], new.momentum[place]
+    velocity = new.momentum
     if rule.weight_decay:
-        gradient.add_(parameters, alpha=rule.weight_decay)
+        gradient.add_(old.parameters, alpha=rule.weight_decay)
     direction = gradient
     if rule.momentum:
         damped = gradient if first or not rule.dampening else gradient.mul(1.0 - rule.dampening)
-        torch.add(damped, old.momentum[place], alpha=rule.momentum, out=velocity)
+        torch.add(damped, old.momentum, alpha=rule.momentum, out=velocity)
         direction = gradient.add_(velocity, alpha=rule.momentum) if rule.nesterov else velocity
-    torch.add(parameters, direction, alpha=-learning_rate * rule.lr_factor, out=new.parameters[place])
+    torch.add(old.parameters, direction, alpha=-learning_rate * rule.lr_factor, out=new.parameters)
 
 
 def keep(old: State, new: State, place: slice) -> None:
@@ -45,12 +45,12 @@ def skip(old: State, new: State, place: slice) -> None:
         new.average[place] = old.average[place]
 
 
-def average(old: State, new: State, place: slice, decay: float, *, first: bool) -> None:
+def average(old: Vectors, new: Vectors, decay: float, *, first: bool) -> None:
     """Exponential moving average of the parameters, ``a ← decay·a + (1 - decay)·θ``; at first ``θ`` itself.
 
     In the semantics of `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn(decay)`.
     """
     if first:
-        new.average[place] = new.parameters[place]
+        new.average.copy_(new.parameters)
     else:
-        torch.lerp(old.average[place], new.parameters[place], 1.0 - decay, out=new.average[place])
+        torch.lerp(old.average, new.parameters, 1.0 - decay, out=new.average)

@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.distributed
+from numpy.typing import NDArray
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # made public by its name alone
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
@@ -28,9 +30,9 @@ from streamtrain.aggregate.descent.rules import Piece, owner_of
 from streamtrain.aggregate.descent.sgd import skip
 from streamtrain.aggregate.exchange.mail import Mail, Part
 from streamtrain.aggregate.exchange.rows import row_bytes, slots_in, used_in
-from streamtrain.aggregate.exchange.shared import moments_of, rest_of_state
+from streamtrain.aggregate.exchange.shared import means_of, moments_of, rest_of_state
 from streamtrain.aggregate.state import Slot, State
-from streamtrain.aggregate.tree import sum_nodes_, tree_sum_, whole_subtrees
+from streamtrain.aggregate.tree import Node, mean_of, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import ALIGNMENT, Layout
 from streamtrain.errors import WorkerLost, one_line
 from streamtrain.values import Update
@@ -120,14 +122,15 @@ class CollectiveExchange:
         self._layout, self._aggregator, self._halves, self._step = layout, aggregator, halves, step
         self._lanes, self._clips_by_norm = membership.lanes, aggregator.clips_by_norm
         device, size = halves[0].parameters.device, layout.size
-        self._rows = torch.zeros((self._lanes, row_bytes(layout)), dtype=torch.uint8, device=device)
+        self._rows = torch.zeros((self._lanes, row_bytes(layout)), dtype=torch.uint8)
         mine = membership.hosting[membership.worker]
         gradients = [
             torch.zeros(size * (lane in mine), dtype=layout.dtype, device=device) for lane in range(self._lanes)
         ]
         self._slots = slots_in(layout, self._rows, gradients)
         self._mine = self._slots[mine.start : mine.stop]
-        self._norms = torch.zeros(aggregator.norm_count, dtype=torch.float64, device=device)
+        self._norms = np.zeros(aggregator.norm_count)
+        self._means = means_of(aggregator, halves[0].parameters)
         self._routes = Routes(layout, aggregator.pieces, membership, device, vectors=1 + bool(len(halves[0].average)))
 
     @property
@@ -160,20 +163,22 @@ class CollectiveExchange:
         old, new = self._halves[self._step % 2], self._halves[1 - self._step % 2]
         with lost_workers(f"in step {self._step}"):
             aggregator.norms.note(self._step, self._mine)
-            sums = routes.gather(self._rows, self._slots)
+            nodes = routes.gather(self._rows, self._slots)
             totals, lanes = moments_of(self._slots), aggregator.norms.of_lanes(self._step, self._slots)
             used = used_in(self._layout, self._rows)
             decision = aggregator.begin(self._step, used, old)
-            means = [
-                sums[block.place.start - routes.low : block.place.stop - routes.low] for block in aggregator.blocks
-            ]
-            for block, mean in zip(aggregator.blocks, means, strict=True):
-                aggregator.clip(block, mean.div_(max(totals[0].count, 1)), old, self._norms)
+            for block, mean in zip(aggregator.blocks, self._means, strict=True):
+                here = slice(block.place.start - routes.low, block.place.stop - routes.low)
+                parts = {node: part[here] for node, part in nodes.items()}
+                mean_of(self._lanes, parts, max(totals[0].count, 1), mean)
+                aggregator.clip(block, mean, old, self._norms)
+                if not self._clips_by_norm:
+                    aggregator.descend(block, decision, mean, old, new)
             if self._clips_by_norm:
                 routes.spread_norms(self._norms)
                 decision, update = aggregator.decide(decision, totals, self._norms.tolist())
-            for block, mean in zip(aggregator.blocks, means, strict=True):
-                aggregator.descend(block, decision, mean, old, new)
+                for block, mean in zip(aggregator.blocks, self._means, strict=True):
+                    aggregator.descend(block, decision, mean, old, new)
             rest_of_state(self._slots, used, decision, old, new)
             routes.spread(self._norms, *([new.parameters, new.average] if len(new.average) else [new.parameters]))
         if not self._clips_by_norm:
@@ -225,8 +230,8 @@ class Routes:
         self._contributions, self._norms, self._momentum = mail(contribution), mail(norms), mail(share)
         self._update = mail(lambda source, target: norms(source, target) + share(source, target) * vectors)
 
-    def gather(self, rows: torch.Tensor, slots: Sequence[Slot]) -> torch.Tensor:
-        """Everybody's rows into ``rows``, and the sum over all lanes of this worker's part, from ``low`` on."""
+    def gather(self, rows: torch.Tensor, slots: Sequence[Slot]) -> dict[Node, torch.Tensor]:
+        """Everybody's rows into ``rows``; returns the subtrees' sums of this worker's part, from ``low`` on."""
         me, mail = self._me, self._contributions
         nodes = {node: tree_sum_([slots[lane].gradient for lane in range(*node)]) for node in self._nodes[me]}
         for target, message in enumerate(mail.to):
@@ -238,15 +243,17 @@ class Routes:
             if message:
                 _of(rows, hosted).view(-1).copy_(message[0])
                 parts |= dict(zip(self._nodes[source], message[1:], strict=True))
-        return sum_nodes_(self._lanes, parts)
+        return parts
 
-    def spread_norms(self, norms: torch.Tensor) -> None:
+    def spread_norms(self, norms: NDArray[np.float64]) -> None:
         """Everybody's norms into ``norms``."""
-        self._spread(self._norms, [(norms, self._numbers)])
+        self._spread(self._norms, [(torch.from_numpy(norms), self._numbers)])
 
-    def spread(self, norms: torch.Tensor, *vectors: torch.Tensor) -> None:
+    def spread(self, norms: NDArray[np.float64], *vectors: torch.Tensor) -> None:
         """Everybody's norms, and everybody's share of the vectors."""
-        self._spread(self._update, [(norms, self._numbers), *((vector, self._shares) for vector in vectors)])
+        self._spread(
+            self._update, [(torch.from_numpy(norms), self._numbers), *((vector, self._shares) for vector in vectors)]
+        )
 
     def spread_momentum(self, momentum: torch.Tensor) -> None:
         """Everybody's share of the momentum."""

@@ -12,7 +12,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.rules import pieces_of
 from streamtrain.aggregate.exchange.barrier import check_machine
@@ -99,7 +101,7 @@ class Memory:
         self.slots = slots_in(layout, rows, [parts[f"gradient.{slot}"] for slot in range(slots)])
         self.used = used_in(layout, rows)
         self.claims = parts["claims"].view(slots, 4)
-        self.norms = parts["norms"]
+        self.norms: NDArray[np.float64] = parts["norms"].numpy()
 
     def reset(self, step: int) -> None:
         """Forgets who waited for whom; ``step`` updates are in the state. Nobody is in the exchange meanwhile."""

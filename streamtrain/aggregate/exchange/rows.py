@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from streamtrain.aggregate.state import Slot
 from streamtrain.aggregate.vector import Layout
@@ -27,17 +29,18 @@ def slots_in(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tenso
             gradient=gradient,
             buffers=row[buffers_at:counters_at].view(torch.float64),
             counters=row[counters_at : _used_at(layout)].view(torch.int64),
-            used=row[_used_at(layout) : _used_at(layout) + len(layout.parameters)],
-            moments=row[:norm_at].view(torch.float64),
-            squared_norm=row[norm_at:buffers_at].view(torch.float64),
+            used=row[_used_at(layout) : _used_at(layout) + len(layout.parameters)].numpy(),
+            moments=row[:norm_at].view(torch.float64).numpy(),
+            squared_norm=row[norm_at:buffers_at].view(torch.float64).numpy(),
         )
         for row, gradient in zip(rows, gradients, strict=True)
     )
 
 
-def used_in(layout: Layout, rows: torch.Tensor) -> torch.Tensor:
+def used_in(layout: Layout, rows: torch.Tensor) -> NDArray[np.uint8]:
     """All lanes' ``used``: a view of shape (lanes, parameters)."""
-    return rows[:, _used_at(layout) : _used_at(layout) + len(layout.parameters)]
+    used: NDArray[np.uint8] = rows[:, _used_at(layout) : _used_at(layout) + len(layout.parameters)].numpy()
+    return used
 
 
 def _used_at(layout: Layout) -> int:

@@ -12,14 +12,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.aggregator import Aggregator, Decision
 from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.exchange.barrier import Alone, Barrier, SharedBarrier
 from streamtrain.aggregate.exchange.memory import WORDS_A_LINE, Memory
 from streamtrain.aggregate.state import Slot, State
-from streamtrain.aggregate.tree import tree_sum_
+from streamtrain.aggregate.tree import Node, mean_of, tree_sum_, whole_subtrees
+from streamtrain.aggregate.vector import ALIGNMENT
 from streamtrain.values import Moments, Update
 
 
@@ -29,16 +32,28 @@ class SharedExchange:
     Args:
         memory: the block; private where there is one worker.
         aggregator: of this worker's share.
-        lanes: those that this worker hosts.
-        worker: its index.
+        hosting: ``hosting[w]`` are the lanes of worker ``w``.
+        worker: this worker's index.
         processes: process numbers of all workers, by worker; the workers of this exchange.
     """
 
     def __init__(
-        self, memory: Memory, aggregator: Aggregator, lanes: range, worker: int, processes: Mapping[int, int]
+        self,
+        memory: Memory,
+        aggregator: Aggregator,
+        hosting: Sequence[range],
+        worker: int,
+        processes: Mapping[int, int],
     ) -> None:
-        self._memory, self._aggregator = memory, aggregator
-        self._mine = memory.slots[lanes.start : lanes.stop]
+        self._memory, self._aggregator, slots = memory, aggregator, memory.slots
+        self._mine = slots[hosting[worker].start : hosting[worker].stop]
+        nodes = [whole_subtrees(len(slots), hosted) for hosted in hosting]
+        self._subtrees = [[slot.gradient for slot in slots[start:stop]] for start, stop in nodes[worker]]
+        means = means_of(aggregator, memory.slots[0].gradient)
+        self._shares = [
+            (block, mean, {node: slots[node[0]].gradient[block.place] for each in nodes for node in each})
+            for block, mean in zip(aggregator.blocks, means, strict=True)
+        ]
         self._leads, self._clips_by_norm = worker == 0, aggregator.clips_by_norm
         self._barrier = _barrier(memory, worker, processes)
         self._step = int(memory.words[0])
@@ -66,23 +81,23 @@ class SharedExchange:
 
     def meet(self) -> Update:
         """See `Exchange`."""
-        memory, aggregator, blocks = self._memory, self._aggregator, self._aggregator.blocks
+        memory, aggregator = self._memory, self._aggregator
         old, new = memory.states[self._step % 2], memory.states[1 - self._step % 2]
-        aggregator.norms.note(self._step, self._mine)
+        self._add_up_mine()
         self._barrier.wait()  # every lane's contribution is there
         totals, lanes = moments_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
         decision = aggregator.begin(self._step, memory.used, old)
         if self._clips_by_norm:
-            for block in blocks:
-                self._gather(block, totals[0].count, old)
+            for block, mean, nodes in self._shares:
+                self._gather(block, mean, nodes, totals[0].count, old)
             self._barrier.wait()  # every piece's norm is there
             decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
-            for block in blocks:
-                aggregator.descend(block, decision, self._mean(block), old, new)
+            for block, mean, _ in self._shares:
+                aggregator.descend(block, decision, mean, old, new)
         else:
-            for block in blocks:
-                self._gather(block, totals[0].count, old)
-                aggregator.descend(block, decision, self._mean(block), old, new)
+            for block, mean, nodes in self._shares:
+                self._gather(block, mean, nodes, totals[0].count, old)
+                aggregator.descend(block, decision, mean, old, new)
         if self._leads:
             rest_of_state(memory.slots, memory.used, decision, old, new)
 
@@ -98,22 +113,41 @@ class SharedExchange:
             memory.words[0] = self._step
         return update
 
-    def _mean(self, block: Block) -> torch.Tensor:
-        """Where the mean gradient of a block is made: in lane 0's slot, which every step fills anew."""
-        return self._memory.slots[0].gradient[block.place]
+    def _add_up_mine(self) -> None:
+        """This worker's own subtrees, each in its first lane's slot; before others wait for them."""
+        self._aggregator.norms.note(self._step, self._mine)
+        for gradients in self._subtrees:
+            tree_sum_(gradients)
 
-    def _gather(self, block: Block, examples: int, old: State) -> None:
+    def _gather(
+        self, block: Block, mean: torch.Tensor, nodes: Mapping[Node, torch.Tensor], examples: int, old: State
+    ) -> None:
         """Mean gradient (8.9) of one block over all lanes, clipped."""
-        mean = tree_sum_([slot.gradient[block.place] for slot in self._memory.slots]).div_(max(examples, 1))
+        mean_of(len(self._memory.slots), nodes, max(examples, 1), mean)
         self._aggregator.clip(block, mean, old, self._memory.norms)
 
     def _take_back(self, decision: Decision, old: State, new: State) -> None:
         """The update was made before it was known that there shall be none."""
-        for block in self._aggregator.blocks:
-            self._aggregator.descend(block, decision, self._mean(block), old, new)
+        for block, mean, _ in self._shares:
+            self._aggregator.descend(block, decision, mean, old, new)
         if self._leads:
             rest_of_state(self._memory.slots, self._memory.used, decision, old, new)
         self._barrier.wait()
+
+
+def means_of(aggregator: Aggregator, vector: torch.Tensor) -> list[torch.Tensor]:
+    """Where the mean gradient of every block is made: this worker's own memory, placed as in ``vector``.
+
+    The same place for all, which so stays in the core's cache, but where all are needed until the norm is known.
+    """
+    blocks = aggregator.blocks
+    if not blocks:
+        return []
+    step = ALIGNMENT // vector.itemsize
+    lows = [(blocks[0] if aggregator.clips_by_norm else block).place.start // step * step for block in blocks]
+    ends = [block.place.stop - low for block, low in zip(blocks, lows, strict=True)]
+    memory = torch.empty(max(ends), dtype=vector.dtype, device=vector.device)
+    return [memory[block.place.start - low : end] for block, low, end in zip(blocks, lows, ends, strict=True)]
 
 
 def moments_of(slots: Sequence[Slot]) -> tuple[Moments, Moments]:
@@ -126,7 +160,7 @@ def moments_of(slots: Sequence[Slot]) -> tuple[Moments, Moments]:
     return loss, error
 
 
-def rest_of_state(slots: Sequence[Slot], used: torch.Tensor, decision: Decision, old: State, new: State) -> None:
+def rest_of_state(slots: Sequence[Slot], used: NDArray[np.uint8], decision: Decision, old: State, new: State) -> None:
     """What is not a vector of parameters: buffers and counts.
 
     Floating-point buffers are the mean over the lanes that had examples; others are lane 0's, which
@@ -138,9 +172,10 @@ def rest_of_state(slots: Sequence[Slot], used: torch.Tensor, decision: Decision,
         return
     had = [slot.buffers for slot in slots if slot.moments[0]]
     if len(new.buffers) and had:
-        torch.div(tree_sum_(had), len(had), out=new.buffers)
-    new.counters.copy_(slots[0].counters)
-    torch.add(old.uses, used.amax(0), out=new.uses)
+        new.buffers.copy_(tree_sum_(had).div_(len(had)))
+    if len(new.counters):
+        new.counters.copy_(slots[0].counters)
+    torch.add(old.uses, torch.from_numpy(used.max(0)).to(old.uses.device), out=new.uses)
 
 
 def _barrier(memory: Memory, worker: int, processes: Mapping[int, int]) -> Barrier:

@@ -5,6 +5,7 @@ A plain class, made an actor in `actors`.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 import os
@@ -41,6 +42,9 @@ from streamtrain.stream.ring import RingHandle, RingReader
 from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
 from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, Update
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD = -1, -3, 2**25
+"""Of glibc: mallopt(3)."""
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -75,6 +79,7 @@ class Worker:
 
     def __init__(self, plan: Plan, start: tuple[Mapping[str, torch.Tensor], int] | None = None) -> None:
         torch.set_num_threads(plan.job.threads)
+        keep_freed_memory()
         self._plan, self._start = plan, start
         self._gradient = Gradient(plan.job)
         self._readers: dict[str, Reader] = {}
@@ -261,19 +266,25 @@ class Worker:
         return self._memory
 
     def _shared(self, handle: Handle | None) -> Exchange:
-        aggregator = self._aggregator(self._seat.index, self._seat.workers)
-        return SharedExchange(self._opened(handle), aggregator, self._lanes, self._seat.index, self._seat.processes)
+        seat = self._seat
+        aggregator = self._aggregator(seat.index, seat.workers)
+        return SharedExchange(self._opened(handle), aggregator, self._hosting, seat.index, seat.processes)
 
     def _collective(self, address: Address) -> Exchange:
-        job, lanes, seat, step = self._plan.job, self._plan.order.lanes, self._seat, self._first_step
+        job, seat, step = self._plan.job, self._seat, self._first_step
         device = torch.device(job.device)
-        hosting = tuple(lanes_of_worker(lanes, seat.workers, worker) for worker in range(seat.workers))
-        membership = Membership(seat.index, hosting)
+        membership = Membership(seat.index, self._hosting)
         halves = private_halves(self._gradient.layout, job.sgd, device)
         self._fill(halves[step % 2])
         join_group(address, membership, device)
         aggregator = self._aggregator(seat.index, seat.workers)
         return CollectiveExchange(self._gradient.layout, aggregator, halves, membership, step=step)
+
+    @property
+    def _hosting(self) -> tuple[range, ...]:
+        """Every worker's lanes."""
+        workers = self._seat.workers
+        return tuple(lanes_of_worker(self._plan.order.lanes, workers, worker) for worker in range(workers))
 
     def _aggregator(self, worker: int, workers: int) -> Aggregator:
         job = self._plan.job
@@ -304,6 +315,18 @@ class Worker:
         if name not in self._readers:
             self._readers[name] = self._plan.reader(split, lanes=lanes)
         return self._readers[name]
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep what is freed: every step takes the same memory again.
+
+    Else it gives the large activations of a step back to the kernel, which has to clear every page again: a seventh
+    of a step of a small CNN. Other C libraries than glibc are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class WorkersStreamer:

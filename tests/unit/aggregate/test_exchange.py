@@ -20,6 +20,7 @@ from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.errors import NonFiniteError, WorkerLost
+from streamtrain.gradient import Gradient
 from streamtrain.job import SGD, Group, Schedule
 from streamtrain.order import lanes_of_worker
 from streamtrain.values import Update
@@ -128,14 +129,13 @@ def contribute(exchange: SharedExchange, layout: Layout, model: Model, lane: int
     slot, step = exchange.slot(lane), exchange.step
     count = examples_of(step, lane)
     if not count:
-        for tensor in (slot.gradient, slot.used, slot.moments):
-            tensor.zero_()
+        Gradient.empty_lane(slot)
         return
     gradients = gradients_of(model.wide.weight.dtype, step, lane)
     for index, place in enumerate(layout.parameters):
         slot.used[index] = place.name in gradients
         place.view(slot.gradient).copy_(gradients.get(place.name, torch.zeros(place.shape)))
-    slot.moments.copy_(torch.tensor([count, loss, 0.0, count, 0.0, 0.0], dtype=torch.float64))
+    slot.moments[:] = (count, loss, 0.0, count, 0.0, 0.0)
 
 
 def run(
@@ -151,12 +151,12 @@ def run(
 
     def work(worker: int) -> None:
         aggregator = Aggregator(layout, sgd, batch_size=32, total_steps=STEPS, worker=worker, workers=workers)
-        lanes = lanes_of_worker(LANES, workers, worker)
-        exchange = SharedExchange(memory, aggregator, lanes, worker, processes)
+        hosting = [lanes_of_worker(LANES, workers, each) for each in range(workers)]
+        exchange = SharedExchange(memory, aggregator, hosting, worker, processes)
         model = Model(dtype)
         try:
             for _ in range(STEPS):
-                for lane in lanes:
+                for lane in hosting[worker]:
                     each(exchange, layout, model, lane)
                 done[worker].append(exchange.meet())
         except BaseException as error:

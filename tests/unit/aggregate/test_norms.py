@@ -48,23 +48,23 @@ def exchanged(workers: int, sgd: SGD) -> list[Update]:
 
     def work(worker: int) -> None:
         processes = dict.fromkeys(range(workers), os.getpid())
-        lanes = lanes_of_worker(LANES, workers, worker)
+        hosting = [lanes_of_worker(LANES, workers, each) for each in range(workers)]
         aggregator = Aggregator(
             layout, sgd, batch_size=15, total_steps=STEPS, worker=worker, workers=workers, norms_every=EVERY
         )
-        exchange = SharedExchange(memory, aggregator, lanes, worker, processes)
+        exchange = SharedExchange(memory, aggregator, hosting, worker, processes)
         net = model()
         for step in range(STEPS):
             for place in layout.parameters:
                 net.get_parameter(place.name).data = place.view(exchange.state.parameters)
-            for lane in lanes:
+            for lane in hosting[worker]:
                 slot = exchange.slot(lane)
                 gradients = torch.autograd.grad(summed_loss(net, step, lane), list(net.parameters()))
                 for place, gradient in zip(layout.parameters, gradients, strict=True):
                     place.view(slot.gradient).copy_(gradient)
-                slot.used.fill_(1)
+                slot.used.fill(1)
                 count = COUNTS[step][lane]
-                slot.moments.copy_(torch.tensor([count, 1.0, 0.0, count, 0.0, 0.0], dtype=torch.float64))
+                slot.moments[:] = (count, 1.0, 0.0, count, 0.0, 0.0)
             update = exchange.meet()
             if worker == 0:
                 updates.append(update)
