@@ -6,7 +6,6 @@ Exit codes: 0 done; 2 a wrong flag, setting or job file; 3 bad data; 4 a run tha
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -172,10 +171,11 @@ def run_train(words: Sequence[str]) -> None:
     from streamtrain.run.outcome.report import table
     from streamtrain.run.train import train
 
-    # what workers print comes through Ray on standard output, which a script reads as JSON
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        result = train(job, name=Path(file).stem, resume=resume)
-    print(json.dumps(result.summary()) if as_json else table({result.mode: result}))
+    out = sys.stdout
+    if as_json:  # for a script: what workers print comes through Ray on standard output, until the process ends
+        sys.stdout = sys.stderr
+    result = train(job, name=Path(file).stem, resume=resume)
+    print(json.dumps(result.summary()) if as_json else table({result.mode: result}), file=out, flush=True)
 
 
 def _resume(flags: Iterable[str]) -> tuple[bool | str, list[str]]:

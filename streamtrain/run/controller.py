@@ -97,19 +97,24 @@ class Controller:
             TrainingError: what stopped the workers; after a `NonFiniteError` the last good parameters are saved.
             Interrupted: it was asked to stop, and a checkpoint is written.
         """
-        mode = self._plan.job.mode
+        mode, lost = self._plan.job.mode, None
         while True:
             try:
+                if lost is not None:
+                    self._begin_again(lost)
                 return self._online(mode) if isinstance(mode, Online) else self._epochs(mode)
             except NonFiniteError as error:
                 file = self._folder / "last_good.safetensors"
                 save_parameters(file, self._fleet.snapshot())
                 raise error.with_parameters_in(str(file)) from None
-            except WorkerLost as lost:
-                self._keeper.note_loss(self._progress.step, lost)
-                self._terminal.line(f"{lost}; beginning again at step {self._keeper.step:,}")
-                self._fleet.restart(self._keeper.start)
-                self._take_up()
+            except WorkerLost as error:
+                self._keeper.note_loss(self._progress.step, error)
+                lost = error
+
+    def _begin_again(self, lost: WorkerLost) -> None:
+        self._terminal.line(f"{lost}; beginning again at step {self._keeper.step:,}")
+        self._fleet.restart(self._keeper.start)
+        self._take_up()
 
     def _online(self, mode: Online) -> Result:
         self._online_to_the_end(mode)

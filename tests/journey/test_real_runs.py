@@ -157,7 +157,7 @@ def killed_soon(process: int) -> threading.Timer:
 def test_promise_5_others_go_on_without_a_killed_worker_and_the_bits_stay(victim: int, tmp_path: Path) -> None:
     """Also where the one who made the shared memory dies."""
     pack_digits(tmp_path / "digits")
-    plans, steps = plan(job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), lanes=4)), 3000
+    plans, steps = plan(job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), lanes=4)), 1200
     with RayFleet(plans) as fleet:
         fleet.advance(5)
         kill = killed_soon(fleet._all("process_number")[victim])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 COST = 0.02
 """Part of the time that checkpoints may take: the next one waits longer where they take long."""
-MOST_LOSSES = 5
+MOST_LOSSES = 8
 """Losses without progress that end a run."""
 
 

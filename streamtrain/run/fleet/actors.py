@@ -9,6 +9,7 @@ survivor), `WorkerLost` goes to the controller, who begins anew from a checkpoin
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 Answer = TypeVar("Answer")
+LONGEST = 300
 MOST_LOSSES = 3
 """Losses in the same step that end a run: it is not chance, but an example or the model."""
 
@@ -312,8 +314,7 @@ class RayFleet:
                 known = isinstance(cause, StreamtrainError)
                 errors.append(cause if known else TrainingError(f"worker {index}: {one_line(cause)}"))
             except RayActorError as error:
-                reason = " ".join(str(error).split())
-                errors.append(WorkerLost(f"worker {index} died: {reason}"))
+                errors.append(WorkerLost(f"worker {index} died: {_reason(error)}"))
         if errors:
             raise min(errors, key=lambda error: isinstance(error, WorkerLost))
         return results
@@ -326,3 +327,10 @@ class RayFleet:
         if self._group is not None:
             remove_placement_group(self._group)
         self._members, self._coming, self._group = [], [], None
+
+
+def _reason(error: RayActorError) -> str:
+    """What Ray knows of a process's end, without its advice."""
+    said = " ".join(str(error).split())
+    detail = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*?)( Some common causes|$)", said)
+    return f"{detail[2]} ({detail[1]})" if detail else said[:LONGEST]

@@ -77,9 +77,9 @@ def test_promise_3_all_workers_lost_again_and_again(job: st.Job, mode: str, tmp_
 def test_losses_without_progress_end_the_run(job: st.Job, tmp_path: Path) -> None:
     plans = plan(job)
     fleet = Unlucky(plans, set(range(2, 100)))
-    with pytest.raises(WorkerLost, match=r"all workers were lost 5 times after step 16, so it is not chance"):
+    with pytest.raises(WorkerLost, match=r"all workers were lost 8 times after step 16, so it is not chance"):
         Controller(plans, fleet, Notebook(), Terminal(quiet=True), tmp_path, Keeper(job, {})).run()
-    assert fleet.calls == 6
+    assert fleet.calls == 9
 
 
 def stopped(job: st.Job, folder: Path, checkpoints: Checkpoints, last: object, stints: int) -> None:
