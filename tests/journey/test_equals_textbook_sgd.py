@@ -82,7 +82,7 @@ def test_promise_4_and_5_textbook_sgd_on_1_2_and_4_workers(job: st.Job, precisio
     expected, clipped, short = textbook(job, getattr(torch, precision))
     assert clipped > 20 and short >= 8, "clipping must be active and last minibatches short"
     hashes = set()
-    for workers in (1, 2, 4):
+    for workers in (1, 2, 4) if precision == "float64" else (2,):
         parameters = trained(job, workers)
         for name, theirs in expected.items():
             difference = (parameters[name] - theirs).norm() / theirs.norm()

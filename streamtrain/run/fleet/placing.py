@@ -41,7 +41,8 @@ def check_resources(job: Job) -> None:
         ConfigError: with what was found.
     """
     room, (kind, each) = _room(job), _needs(job)
-    where = "the largest node" if on_one_host(job) else "all nodes"
+    alive = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]  # Ray has no types for it
+    where = "the largest node" if on_one_host(job) else f"{alive} node(s)"
     least = job.min_workers or job.workers
     if least > room:
         raise ConfigError(
