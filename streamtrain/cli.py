@@ -33,9 +33,10 @@ examples:
 """
 
 TRAIN_HELP = """\
-usage: streamtrain train JOB.py [--mode online|epochs] [--any.setting VALUE ...] [--json]
+usage: streamtrain train JOB.py [--mode online|epochs] [--any.setting VALUE ...] [--resume[=RUN]] [--json]
 
-`streamtrain train JOB.py --help` lists every setting with the job's own values.
+`streamtrain train JOB.py --help` lists every setting with the job's own values. --resume goes on with the newest
+run of the job, or with the one whose folder is given, from its last good checkpoint.
 
 examples:
   streamtrain train jobs/mnist.py

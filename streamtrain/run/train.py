@@ -32,10 +32,10 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     """Trains ``job`` on Ray: on this machine, or on the cluster that RAY_ADDRESS names.
 
     Args:
-        resume: goes on with the newest run of this name, or with the one whose folder is given, from its last good
-            checkpoint; begins where there is none.
         name: what the run is called, with its mode, unless ``tracking.run_name`` says otherwise.
         quiet: nothing about progress on standard error.
+        resume: goes on with the newest run of this name, or with the one whose folder is given, from its last good
+            checkpoint; begins where there is none.
 
     Raises:
         ConfigError, DataError: before anything starts.
@@ -90,7 +90,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
 
 def _earlier(job: Job, run_name: str, resume: bool | str, terminal: Terminal) -> tuple[Path | None, Checkpoint | None]:
     """The folder of the run that shall go on, and its last good checkpoint."""
-    from streamtrain.run.checkpoints.files import Checkpoints
+    from streamtrain.run.checkpoints.files import CheckpointFiles
     from streamtrain.run.checkpoints.resuming import checkpoints_of, folder_to_resume
 
     if not resume:
@@ -98,21 +98,21 @@ def _earlier(job: Job, run_name: str, resume: bool | str, terminal: Terminal) ->
     folder = folder_to_resume(job, run_name, resume if isinstance(resume, str) else None)
     if folder is None:
         return None, None
-    return folder, Checkpoints(checkpoints_of(job, folder), 1, terminal.line).newest()
+    return folder, CheckpointFiles(checkpoints_of(job, folder), 1, terminal.line).newest()
 
 
 def _train(
     plan: Plan, trial: Trial, run_name: str, folder: Path, last: Checkpoint | None, tracker: Tracker, terminal: Terminal
 ) -> Result:
     """From the last checkpoint, or the beginning, to the result, which is kept."""
-    from streamtrain.run.checkpoints.files import Checkpoints
+    from streamtrain.run.checkpoints.files import CheckpointFiles
     from streamtrain.run.checkpoints.keeper import Keeper
     from streamtrain.run.checkpoints.resuming import checkpoints_of, fixed_settings
     from streamtrain.run.controller import Controller
     from streamtrain.run.fleet.actors import RayFleet
 
     job = plan.job
-    files = Checkpoints(checkpoints_of(job, folder), job.checkpoints.keep, terminal.line)
+    files = CheckpointFiles(checkpoints_of(job, folder), job.checkpoints.keep, terminal.line)
     keeper = Keeper(job, fixed_settings(plan), files if job.checkpoints.enabled else None, last, lambda: tracker.run_id)
     try:
         with RayFleet(plan, keeper.start) as fleet, _stopped_by_signal(keeper):

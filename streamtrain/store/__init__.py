@@ -1,6 +1,16 @@
 """Bytes from and to anywhere: files of this machine, whole or not at all, and stores behind a URL, with retries."""
 
-from streamtrain.store.local import PARTIAL, local_path, new_folder, sha256_of, user_cache, write_whole
+from streamtrain.store.local import PARTIAL, local_path, new_folder, no_folder, sha256_of, user_cache, write_whole
 from streamtrain.store.retry import RetryPolicy, masked
 
-__all__ = ["PARTIAL", "RetryPolicy", "local_path", "masked", "new_folder", "sha256_of", "user_cache", "write_whole"]
+__all__ = [
+    "PARTIAL",
+    "RetryPolicy",
+    "local_path",
+    "masked",
+    "new_folder",
+    "no_folder",
+    "sha256_of",
+    "user_cache",
+    "write_whole",
+]

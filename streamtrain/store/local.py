@@ -70,10 +70,7 @@ def new_folder(destination: Path) -> Iterator[Path]:
         _remove_dead(destination)
         partial.mkdir()
     except OSError as error:
-        expected = f"to make a folder in {destination.parent}"
-        raise ConfigError(
-            complaint(str(destination), expected=expected, found=one_line(error), do="name another place")
-        ) from None
+        raise no_folder(destination, error) from None
     try:
         yield partial
         if destination.exists():
@@ -82,6 +79,12 @@ def new_folder(destination: Path) -> Iterator[Path]:
     finally:
         if partial.exists():
             shutil.rmtree(partial)
+
+
+def no_folder(destination: Path, error: OSError) -> ConfigError:
+    """What is told where the system makes no folder beside ``destination``."""
+    expected = f"to make a folder in {destination.parent}"
+    return ConfigError(complaint(str(destination), expected=expected, found=one_line(error), do="name another place"))
 
 
 def _remove_dead(destination: Path) -> None:

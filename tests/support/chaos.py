@@ -88,7 +88,7 @@ class Chaos:
                 if kind == "driver":
                     break
             code = driver.wait(timeout=300)
-            _wait_for_the_end(family())
+            _wait_for_the_end(list(family.values()))
             print(f"{time.monotonic() - began:6.1f} s: ended with {code}")
             if code == 0:
                 result: dict[str, object] = json.loads((job.parent / "out.txt").read_text())
@@ -96,33 +96,29 @@ class Chaos:
             if code != -signal.SIGKILL:
                 raise AssertionError(f"the driver ended with {code}: {(job.parent / 'err.txt').read_text()[-3000:]}")
 
-    def _start(self, job: Path):  # type: ignore[no-untyped-def]
-        """The driver, once it trains."""
+    def _start(self, job: Path) -> tuple[dict[int, psutil.Process], "subprocess.Popen[str]"]:
+        """The driver, once it trains, and its workers and streamers so far, by number."""
         self.starts += 1
         command = [sys.executable, "-m", "streamtrain", "train", str(job), "--json", "--resume"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        errors = (job.parent / "err.txt").open("a")
         with (job.parent / "out.txt").open("w") as out:
             driver = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment, cwd=job.parent
             )
-        assert driver.stderr is not None
         trains = threading.Event()
 
         def follow() -> None:
-            for line in driver.stderr:  # type: ignore[union-attr]
-                errors.write(line)
-                errors.flush()
-                if line.startswith("pass"):
-                    trains.set()
+            with (job.parent / "err.txt").open("a") as errors:
+                for line in driver.stderr or ():
+                    errors.write(line)
+                    errors.flush()
+                    if line.startswith("pass"):
+                        trains.set()
             trains.set()
 
         threading.Thread(target=follow, daemon=True).start()
         assert trains.wait(timeout=200)
         seen: dict[int, psutil.Process] = {}
-
-        def family() -> list[psutil.Process]:
-            return list(seen.values())
 
         def look() -> None:
             while driver.poll() is None:
@@ -130,11 +126,11 @@ class Chaos:
                     family = psutil.Process(driver.pid).children(recursive=True)
                     seen.update({c.pid: c for c in family if any(a in " ".join(c.cmdline()) for a in ACTORS.values())})
                 except psutil.NoSuchProcess:
-                    continue
+                    pass  # a child ended while it was looked at: the next look has the others
                 time.sleep(0.2)
 
         threading.Thread(target=look, daemon=True).start()
-        return family, driver
+        return seen, driver
 
     @staticmethod
     def _kill(kind: str, driver: "subprocess.Popen[str]", chance: random.Random) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from streamtrain.errors import ConfigError, DataError, StoreError, complaint, one_line
-from streamtrain.store import PARTIAL
+from streamtrain.store import PARTIAL, no_folder
 
 
 def check_new(destination: Path) -> None:
@@ -42,10 +42,7 @@ def scratch_folder(destination: Path, digest: str) -> Iterator[Path]:
             complaint(str(destination), expected="one pack or append at a time", found=found, do=do)
         ) from None
     except OSError as error:
-        expected = f"to make a folder in {destination.parent}"
-        raise ConfigError(
-            complaint(str(destination), expected=expected, found=one_line(error), do="name another place")
-        ) from None
+        raise no_folder(destination, error) from None
     try:
         for left in root.iterdir():
             if left.is_dir() and left.name != digest:

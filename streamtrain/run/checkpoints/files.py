@@ -48,7 +48,7 @@ class Checkpoint:
         return {key.removeprefix(name + "/"): t for key, t in self.tensors.items() if key.startswith(name + "/")}
 
 
-class Checkpoints:
+class CheckpointFiles:
     """A run's checkpoints.
 
     Args:

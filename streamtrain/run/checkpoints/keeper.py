@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamtrain.errors import Interrupted, WorkerLost
 from streamtrain.job import Job
-from streamtrain.run.checkpoints.files import Checkpoint, Checkpoints
+from streamtrain.run.checkpoints.files import Checkpoint, CheckpointFiles
 from streamtrain.run.checkpoints.progress import Progress
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Keeper:
         self,
         job: Job,
         settings: Mapping[str, str],
-        files: Checkpoints | None = None,
+        files: CheckpointFiles | None = None,
         last: Checkpoint | None = None,
         run_id: Callable[[], str | None] = lambda: None,
     ) -> None:

@@ -19,9 +19,11 @@ from streamtrain.store.remote import Store
 if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
 
-FREE = ("workers", "min_workers", "threads", "exchange", "device", "data.url", "data.verify", "data.cache")
-"""Settings, or how their names begin, that may change when a run goes on: they change no bit."""
-FREE_GROUPS = ("tracking.", "checkpoints.", "evaluate.", "mode.max_passes", "mode.patience", "mode.idle", "data.cache")
+FREE = (
+    *("workers", "min_workers", "threads", "exchange", "device", "evaluate.", "tracking.", "checkpoints."),
+    *("data.url", "data.verify", "data.cache", "mode.max_passes", "mode.patience", "mode.idle"),
+)
+"""How the names of settings begin that may change when a run goes on; only threads and device can change a bit."""
 FINISHED, LOCK = "result.json", "lock"
 
 
@@ -88,7 +90,7 @@ def fixed_settings(plan: Plan) -> dict[str, str]:
     """What fixes the bits of a run, under its flags' names: a checkpoint is of these."""
     job, fixed = plan.job, {}
     for name, value in settings(plan.job):
-        if name not in FREE and not name.startswith(FREE_GROUPS):
+        if not name.startswith(FREE):
             fixed[name] = value
     fixed["lanes"] = str(plan.order.lanes)
     growing = isinstance(job.mode, Online) and job.mode.follow

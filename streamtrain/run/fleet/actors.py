@@ -1,4 +1,4 @@
-"""Workers and streamers as Ray actors: the only file that knows Ray's remote calls.
+"""Workers and streamers as Ray actors, and what becomes of a run that loses some of them.
 
 Ray places the processes and carries a call a second; bytes of a step never go through it. When a worker or a
 streamer is lost, the others go on from the step they are in, with its lanes, until a new one is there: the bits
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 LONGEST = 300
+"""Characters that are kept of what Ray says where it names no reason."""
 MOST_LOSSES = 3
 """Losses in the same step that end a run: it is not chance, but an example or the model."""
 
@@ -167,12 +168,13 @@ class RayFleet:
         return job.exchange == "collective" or len(nodes) > 1 or job.device != "cpu"
 
     def _new_member(self, bundle: int) -> Member:
-        plan = ray.put(self._plan)
+        worker = self._actor(Worker, bundle, **resources_of_worker(self._plan.job))
+        return Member(bundle, worker.remote(self._plan, self._begin_with), self._new_streamer(bundle))
+
+    def _new_streamer(self, bundle: int) -> Any | None:
         # where who reads what is not known ahead, nobody can read ahead
         streamed = self._plan.streamed and not isinstance(self._plan.job.aggregation, Stale)
-        worker = self._actor(Worker, bundle, **resources_of_worker(self._plan.job)).remote(plan, self._begin_with)
-        streamer = self._actor(WorkersStreamer, bundle, num_cpus=0).remote(plan) if streamed else None
-        return Member(bundle, worker, streamer)
+        return self._actor(WorkersStreamer, bundle, num_cpus=0).remote(self._plan) if streamed else None
 
     def _form(self, members: Sequence[Member], meeting: Any, step: int) -> None:
         """Gives everybody a seat in a new formation that goes on from ``step``."""
@@ -255,7 +257,7 @@ class RayFleet:
             if old is None:
                 fresh = self._new_member(bundle)
             elif old.streamer is None and self._plan.streamed:
-                fresh = replace(old, streamer=self._new_member(bundle).streamer)
+                fresh = replace(old, streamer=self._new_streamer(bundle))
             if fresh is not None:
                 calls = [actor.__ray_ready__.remote() for actor in (fresh.worker, fresh.streamer) if actor is not None]
                 self._coming.append((fresh, calls))

@@ -9,7 +9,7 @@ import torch
 import streamtrain as st
 from streamtrain.errors import Interrupted, WorkerLost
 from streamtrain.prepare.plan import Plan, plan
-from streamtrain.run.checkpoints.files import Checkpoints
+from streamtrain.run.checkpoints.files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
@@ -82,7 +82,7 @@ def test_losses_without_progress_end_the_run(job: st.Job, tmp_path: Path) -> Non
     assert fleet.calls == 9
 
 
-def stopped(job: st.Job, folder: Path, checkpoints: Checkpoints, last: object, stints: int) -> None:
+def stopped(job: st.Job, folder: Path, checkpoints: CheckpointFiles, last: object, stints: int) -> None:
     """Trains some stints and is stopped like by SIGTERM."""
     plans = plan(job)
     keeper = Keeper(job, fixed_settings(plans), checkpoints, last)  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def test_promise_3_stopped_and_resumed_twice(job: st.Job, mode: str, tmp_path: P
     job = dataclasses.replace(job, mode=MODES[mode])
     expected, _ = run(job, tmp_path)
     warnings: list[str] = []
-    checkpoints = Checkpoints(str(tmp_path / "kept"), 2, warnings.append)
+    checkpoints = CheckpointFiles(str(tmp_path / "kept"), 2, warnings.append)
     assert checkpoints.newest() is None
     stopped(job, tmp_path, checkpoints, None, 0)
     first = checkpoints.newest()
@@ -121,7 +121,7 @@ def test_promise_3_stopped_and_resumed_twice(job: st.Job, mode: str, tmp_path: P
 
 def test_a_checkpoint_cut_short_or_altered_is_refused_by_name(job: st.Job, tmp_path: Path) -> None:
     folder, warnings = tmp_path / "kept", []  # type: ignore[var-annotated]
-    checkpoints = Checkpoints(str(folder), 3, warnings.append)
+    checkpoints = CheckpointFiles(str(folder), 3, warnings.append)
     keeper = Keeper(job, {"lanes": "2"}, checkpoints)
     run(job, tmp_path, keeper=keeper)
     keeper.close()
@@ -156,7 +156,7 @@ def gone(file: Path) -> None:
 
 def test_a_full_disk_stops_no_run(job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
-    checkpoints = Checkpoints(str(tmp_path / "kept"), 1, warnings.append)
+    checkpoints = CheckpointFiles(str(tmp_path / "kept"), 1, warnings.append)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
