@@ -41,6 +41,7 @@ run of the job, or with the one whose folder is given, from its last good checkp
 examples:
   streamtrain train jobs/mnist.py
   streamtrain train jobs/mnist.py --mode online --workers 2 --sgd.lr 0.02
+  streamtrain train jobs/mnist.py --resume
 """
 
 
@@ -167,7 +168,12 @@ def run_train(words: Sequence[str]) -> None:
     as_json = "--json" in flags
     resume, flags = _resume(flag for flag in flags if flag != "--json")
     job, flags = with_mode(load_job(file), flags)
-    example = f"streamtrain train {file} --sgd.lr 0.05 --workers 2\nstreamtrain train {file} --mode online --json"
+    said = (
+        "--sgd.lr 0.05 --workers 2",
+        "--mode online --json",
+        "--resume    # the newest run, from its last checkpoint",
+    )
+    example = "\n".join(f"streamtrain train {file} {flags}" for flags in said)
     job = parse(Job, flags, f"streamtrain train {file}", example, default=job)
     from streamtrain.run.outcome.report import table
     from streamtrain.run.train import train

@@ -118,7 +118,7 @@ class Controller:
 
     def _online(self, mode: Online) -> Result:
         self._online_to_the_end(mode)
-        while mode.follow and (grown := wait_for_growth(self._plan, mode.idle_timeout, self._terminal)):
+        while mode.follow and (grown := wait_for_growth(self._plan, mode.idle_timeout, self._terminal, self._keep)):
             self._plan = grown
             self._fleet.extend(grown, self._progress.step)
             self._progress.since = self._progress.step
@@ -163,11 +163,14 @@ class Controller:
         assert progress.best is not None
         return self._finish(reason, progress.best, self._best)
 
+    def _keep(self) -> None:
+        self._keeper.keep(self._fleet, self._progress, self._best)
+
     def _advance_to(self, target: int) -> None:
         """Stint by stint, so that the live line lives and curves arrive while the pass runs."""
         order = self._plan.order
         while self._progress.step < target:
-            self._keeper.keep(self._fleet, self._progress, self._best)
+            self._keep()
             rate = self._progress.step / self._progress.seconds if self._progress.seconds else 0.0
             until = min(target, self._progress.step + max(FIRST_STINT, int(rate * STINT_SECONDS)))
             started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from streamtrain.pack import FILE
 from streamtrain.prepare.plan import Plan, grown
@@ -12,8 +13,11 @@ from streamtrain.track.terminal import Terminal
 LOOK_EVERY_SECONDS = 0.5
 
 
-def wait_for_growth(plan: Plan, idle_timeout: float, terminal: Terminal) -> Plan | None:
+def wait_for_growth(plan: Plan, idle_timeout: float, terminal: Terminal, meanwhile: Callable[[], None]) -> Plan | None:
     """The plan over the grown data set, or ``None`` when nothing has come for ``idle_timeout`` seconds.
+
+    Args:
+        meanwhile: called at every look; what it raises ends the waiting.
 
     Raises:
         DataError: the data set is no longer the one that the run began with, and more.
@@ -26,6 +30,7 @@ def wait_for_growth(plan: Plan, idle_timeout: float, terminal: Terminal) -> Plan
             found = grown(plan)
             if found is not None:
                 return found
+        meanwhile()
         left = ends - time.monotonic()
         if left <= 0:
             return None

@@ -17,6 +17,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -209,15 +210,18 @@ def main() -> None:
     rates: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         pixels, labels = images()
-        np.savez(Path(scratch) / "images.npz", image=pixels, label=labels)
-        folder = Path(scratch) / "packed"
-        pack(str(Path(scratch) / "images.npz"), folder, PackOptions(splits=(0.96, 0.02, 0.02), shard_examples=2000))
+        source, folder = str(Path(scratch) / "images.npz"), Path(scratch) / "packed"
+        np.savez(source, image=pixels, label=labels)
+        options = PackOptions(splits=(0.96, 0.02, 0.02), shard_examples=2000)
+        pack(source, folder, options)
         for name in arguments.models:
             found, speeds = race(name, folder, arguments.rounds)
             ratios |= found
             rates |= speeds
         if arguments.raytrain and "mlp" in arguments.models:
-            rates["mlp_raytrain"] = BATCH / raytrain_step_seconds(folder)
+            single = replace(options, blocks=False)  # one example a sample: the form that the peer's loader reads
+            pack(source, Path(scratch) / "single", single)
+            rates["mlp_raytrain"] = BATCH / raytrain_step_seconds(Path(scratch) / "single")
             ratios["mlp_vs_raytrain"] = rates["mlp_ours"] / rates["mlp_raytrain"]
     if arguments.json:
         print(json.dumps({"ratios": ratios, "examples_per_second": rates, "machine": machine()}))

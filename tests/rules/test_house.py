@@ -198,6 +198,7 @@ FLAGS = [
     "--mode.patience-examples",
     "--mode.reshuffle",
     "--precision",
+    "--resume",
     "--seed",
     "--sgd.average",
     "--sgd.clip-adaptive",

@@ -69,8 +69,8 @@ class CheckpointFiles:
                 self._warn(f"checkpoint {self._place}/{number}.json is passed over: {one_line(error)}")
         return None
 
-    def write(self, checkpoint: Checkpoint) -> None:
-        """Writes one, and removes those that are too old."""
+    def write(self, checkpoint: Checkpoint) -> bool:
+        """Writes one, and removes those that are too old; false where it could not be written."""
         from safetensors.torch import save
 
         number = f"{checkpoint.step:012d}"
@@ -90,7 +90,9 @@ class CheckpointFiles:
                 if name.partition(".")[0] not in kept:
                     self._store.remove(name)
         except (DataError, OSError) as error:
-            self._warn(f"checkpoint {self._place}/{number} could not be written ({one_line(error)}); training goes on")
+            self._warn(f"checkpoint {self._place}/{number} could not be written: {one_line(error)}")
+            return False
+        return True
 
     def _read(self, number: str) -> Checkpoint:
         from safetensors import SafetensorError

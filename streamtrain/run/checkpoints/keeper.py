@@ -49,7 +49,7 @@ class Keeper:
     ) -> None:
         self._job, self._settings, self._files, self._last, self._run_id = job, settings, files, last, run_id
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
-        self._writing: concurrent.futures.Future[None] | None = None
+        self._writing: concurrent.futures.Future[bool] | None = None
         self._due = time.monotonic() + job.checkpoints.seconds
         self._losses, self._furthest = 0, -1
         self._asked: str | None = None
@@ -80,12 +80,14 @@ class Keeper:
         """Takes a checkpoint where it is time for one, and writes it beside the training that goes on.
 
         Raises:
-            Interrupted: the run was asked to stop; the checkpoint is written.
+            Interrupted: the run was asked to stop; the message says whether the checkpoint is written.
         """
         asked = self._asked
         busy = self._writing is not None and not self._writing.done()
         if asked is None and (busy or time.monotonic() < self._due):
             return
+        if self._writing is not None and not busy:
+            self._writing.result()  # raises what the writer did not expect
         started = time.monotonic()
         tensors = fleet.save() | {f"best/{name}": tensor for name, tensor in best.items()}
         self._last = Checkpoint(tensors, progress.to_json(), self._settings, self._run_id())
@@ -94,10 +96,7 @@ class Keeper:
         ended = time.monotonic()
         self._due = ended + max(self._job.checkpoints.seconds, (ended - started) / COST)
         if asked is not None:
-            self.close()
-            left = "no checkpoint is left: checkpoints.enabled is off"
-            written = "a checkpoint is written: go on with --resume" if self._files is not None else left
-            raise Interrupted(f"{asked} after step {progress.step:,}; {written}")
+            raise Interrupted(f"{asked} after step {progress.step:,}; {self._left()}")
 
     def note_loss(self, step: int, lost: WorkerLost) -> None:
         """All workers were lost after ``step`` updates.
@@ -112,6 +111,14 @@ class Keeper:
                 f"all workers were lost {self._losses} times after step {self._furthest:,}, so it is not chance; look "
                 f"at the examples that come then (`streamtrain inspect`), and at what the model does with them ({lost})"
             )
+
+    def _left(self) -> str:
+        """What a run that stops here leaves behind, once it is there."""
+        if self._writing is None:
+            return "no checkpoint is left: checkpoints.enabled is off"
+        if self._writing.result():
+            return "a checkpoint is written: go on with --resume"
+        return "its checkpoint could not be written: --resume goes on from the one before, where there is one"
 
     def close(self) -> None:
         """Returns when what was begun is written."""

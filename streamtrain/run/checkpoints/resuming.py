@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FREE = (
     *("workers", "min_workers", "threads", "exchange", "device", "evaluate.", "tracking.", "checkpoints."),
-    *("data.url", "data.verify", "data.cache", "mode.max_passes", "mode.patience", "mode.idle"),
+    *("data.url", "data.verify", "data.cache", "data.decode_threads", "mode.max_passes", "mode.patience", "mode.idle"),
 )
 """How the names of settings begin that may change when a run goes on; only threads and device can change a bit."""
 FINISHED, LOCK = "result.json", "lock"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,10 +109,12 @@ class RayFleet:
     def extend(self, plan: Plan, step: int) -> None:
         """See `Fleet`."""
         self._plan = plan
+        self._call_off()
         placed = ray.put(plan)
         self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
         rings = self._rings(self._members, step)
         self._gather([m.worker.extend.remote(placed, ring) for m, ring in zip(self._members, rings, strict=True)])
+        self._call_others(self._members)
 
     def loading(self) -> Loading:
         """See `Fleet`."""
@@ -321,14 +323,25 @@ class RayFleet:
             raise min(errors, key=lambda error: isinstance(error, WorkerLost))
         return results
 
+    def _call_off(self) -> None:
+        """Does without those who are on their way."""
+        there = [actor for each in self._members for actor in (each.worker, each.streamer)]
+        for each, _ in self._coming:
+            _kill(actor for actor in (each.worker, each.streamer) if actor not in there)
+        self._coming = []
+
     def _stop(self) -> None:
-        for each in (*self._members, *(each for each, _ in self._coming)):
-            for actor in (each.worker, each.streamer):
-                if actor is not None:
-                    ray.kill(actor)
+        self._call_off()
+        _kill(actor for each in self._members for actor in (each.worker, each.streamer))
         if self._group is not None:
             remove_placement_group(self._group)
-        self._members, self._coming, self._group = [], [], None
+        self._members, self._group = [], None
+
+
+def _kill(actors: Iterable[Any | None]) -> None:
+    for actor in actors:
+        if actor is not None:
+            ray.kill(actor)
 
 
 def _reason(error: RayActorError) -> str:

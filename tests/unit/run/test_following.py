@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import streamtrain as st
+from streamtrain.errors import Interrupted
 from streamtrain.pack import Manifest, Split, read_manifest
 from streamtrain.pack.manifest import write_manifest
 from streamtrain.pack.shard_list import ShardList, shard_name
 from streamtrain.prepare.plan import grown, plan
 from streamtrain.run import following
+from streamtrain.run.checkpoints.files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
 from streamtrain.track.terminal import Terminal
@@ -85,8 +87,26 @@ def test_the_wait_ends_after_the_timeout(job: st.Job, monkeypatch: pytest.Monkey
     monkeypatch.setattr(following.time, "monotonic", lambda: float(next(clock)))
     slept: list[float] = []
     monkeypatch.setattr(following.time, "sleep", slept.append)
-    assert following.wait_for_growth(plan(job), 5.0, Terminal(quiet=True)) is None
+    assert following.wait_for_growth(plan(job), 5.0, Terminal(quiet=True), lambda: None) is None
     assert slept == [0.5] * 4
+
+
+def test_a_run_that_waits_can_be_stopped(job: st.Job, tmp_path: Path) -> None:
+    files = CheckpointFiles(str(tmp_path / "kept"), 1, lambda _: None)
+    keeper = Keeper(job, {}, files)
+
+    waiting = following.wait_for_growth
+
+    def ask_then_wait(*arguments: object) -> object:
+        keeper.ask_to_stop("stopped by a test")
+        return waiting(*arguments)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamtrain.run.controller.wait_for_growth", ask_then_wait)
+        with pytest.raises(Interrupted, match="stopped by a test after step"):
+            run(job, tmp_path, keeper=keeper)
+    newest = files.newest()
+    assert newest is not None and newest.step == 11, "all that was there is used"
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,31 @@ def test_a_full_disk_stops_no_run(job: st.Job, tmp_path: Path, monkeypatch: pyte
     assert list((tmp_path / "kept").iterdir()) == []
 
 
+def test_a_stop_on_a_full_disk_does_not_promise_a_checkpoint(
+    job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("streamtrain.store.remote.write_whole", full)
+    keeper = Keeper(job, {}, CheckpointFiles(str(tmp_path / "kept"), 1, lambda _: None))
+    keeper.ask_to_stop("stopped by a test")
+    with pytest.raises(Interrupted, match="its checkpoint could not be written"):
+        run(job, tmp_path, keeper=keeper)
+
+
+def test_what_the_writer_did_not_expect_ends_the_run(
+    job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("a defect")
+
+    checkpoints = CheckpointFiles(str(tmp_path / "kept"), 1, lambda _: None)
+    monkeypatch.setattr(checkpoints, "write", broken)
+    with pytest.raises(KeyError, match="a defect"):
+        run(job, tmp_path, keeper=Keeper(job, {}, checkpoints))
+
+
 def test_another_job_is_refused_by_the_setting_that_differs(job: st.Job, tmp_path: Path) -> None:
     saved = fixed_settings(plan(job))
     same = dataclasses.replace(job, workers=2, mode=st.Epochs(max_passes=99, patience=7))
