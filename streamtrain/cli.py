@@ -145,11 +145,11 @@ def run_inspect(words: Sequence[str]) -> None:
         sys.exit(DataError.exit_code)
 
 
-def run_lint(folder: Path, *, as_json: bool) -> None:
+def run_lint(place: str, *, as_json: bool) -> None:
     """``streamtrain inspect --lint``."""
     from streamtrain.prepare.linted import as_text, linted
 
-    found = linted(folder)
+    found = linted(place)
     print(json.dumps(found, indent=1) if as_json else as_text(found))
     if found["refused"]:
         sys.exit(DataError.exit_code)

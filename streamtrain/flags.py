@@ -38,8 +38,8 @@ class PackArguments:
 class InspectArguments:
     """Shows what a data set holds, whether it is whole, and the way of one example through a run."""
 
-    dest: tyro.conf.Positional[Path]
-    """The data set's folder."""
+    dest: tyro.conf.Positional[str]
+    """The data set's folder, or its URL."""
     verify: bool = False
     """Read every shard and check its checksum."""
     lint: bool = False

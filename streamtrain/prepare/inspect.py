@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import ConfigError, complaint
+from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order
 from streamtrain.pack import Manifest, stored_order, verify
+from streamtrain.prepare.compressed import data_folder
+from streamtrain.prepare.place import cache_folder
 from streamtrain.prepare.plan import open_dataset
-from streamtrain.stream.files import LocalFiles
+from streamtrain.store import local_path, masked
+from streamtrain.store.remote import Store
+from streamtrain.stream.cache import Cache
+from streamtrain.stream.files import FetchedFiles, LocalFiles, ShardFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Arrays
 
@@ -18,7 +23,7 @@ SHOWN_CLASSES = 20
 
 
 def inspect_dataset(
-    folder: Path,
+    url: str,
     *,
     verify_all: bool = False,
     key: str | None = None,
@@ -29,21 +34,22 @@ def inspect_dataset(
     """All figures that the command shows, as JSON's types.
 
     Args:
-        verify_all: read every shard and check its checksum.
+        url: the data set's folder, or a URL of it, whose shards are read through the host's cache.
+        verify_all: read every shard and check its checksum; one that is in the cache was checked when it came.
         key: of an example to show and to follow through training with these lanes and this batch size.
         audited: training examples to test the stored order by; 0 for no audit.
 
     Raises:
         DataError: the data set is damaged. ConfigError: no such key.
     """
-    manifest = open_dataset(str(folder))
+    manifest, files = open_dataset(url), _files(url)
     if verify_all:
-        _verify_all(folder, manifest)
-    split, number = _find(folder, manifest, key)
-    reader = Reader(LocalFiles(folder, verify=False), manifest, split, [f.name for f in manifest.fields])
+        _verify_all(url, files, manifest)
+    split, number = _find(files, manifest, key)
+    reader = Reader(files, manifest, split, [f.name for f in manifest.fields])
     shard, row, its_key = reader.locate(number)
     found = {
-        "folder": str(folder),
+        "folder": masked(url),
         "order": manifest.order,
         "seed": manifest.seed,
         "source": manifest.source,
@@ -62,7 +68,7 @@ def inspect_dataset(
     if audited:
         from streamtrain.prepare.audit import audit
 
-        found["audit"] = audit(folder, manifest, most_examples=audited, batch_size=batch_size).summary()
+        found["audit"] = audit(files, manifest, most_examples=audited, batch_size=batch_size).summary()
     if key is not None:
         found["way"] = way_of(manifest, split, number, lanes, batch_size)
     return found
@@ -150,26 +156,39 @@ def _split_figures(manifest: Manifest, name: str) -> dict[str, Any]:
     }
 
 
-def _verify_all(folder: Path, manifest: Manifest) -> None:
+def _files(url: str) -> ShardFiles:
+    folder = data_folder(url)
+    if folder is None:
+        return FetchedFiles(Store(url), Cache(cache_folder(None), CACHE_BYTES), most_held=1)
+    return LocalFiles(folder, verify=False)
+
+
+def _verify_all(url: str, files: ShardFiles, manifest: Manifest) -> None:
     from tqdm import tqdm
 
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     for shard in tqdm(shards, desc="verifying", unit=" shards", disable=None):
-        verify(folder, shard)
+        folder = local_path(url)
+        if folder is None:
+            files.hold(shard)
+            files.release(shard)
+        elif shard.sha256:
+            verify(folder, shard)
 
 
-def _find(folder: Path, manifest: Manifest, key: str | None) -> tuple[str, int]:
+def _find(files: ShardFiles, manifest: Manifest, key: str | None) -> tuple[str, int]:
     """Split and number of the example with ``key``; the first example of all where it is ``None``."""
     for name, split in manifest.splits.items():
         if not split.examples:
             continue
         if key is None:
             return name, 0
-        reader = Reader(LocalFiles(folder, verify=False), manifest, name, ())
+        reader = Reader(files, manifest, name, ())
         number = next((n for n in range(len(reader)) if reader.locate(n)[2] == key), None)
         if number is not None:
             return name, number
-    raise ConfigError(complaint("--example", expected=f"a key of {folder}", found=repr(key), do="see inspect for one"))
+    do = "see inspect for one"
+    raise ConfigError(complaint("--example", expected=f"a key of {files.place}", found=repr(key), do=do))
 
 
 def _shown(arrays: Arrays) -> dict[str, str]:

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from streamtrain.errors import ConfigError, complaint
 from streamtrain.pack import FAULTS, Finding, lint
+from streamtrain.prepare.compressed import data_folder
+from streamtrain.store import masked
 
 SHOWN = 10
 """Findings of one kind that are shown as text."""
 
 
-def linted(folder: Path) -> dict[str, Any]:
+def linted(url: str) -> dict[str, Any]:
     """All findings as JSON's types: those of one kind together, those that are refused first.
 
     Raises:
         DataError: no shards, or one cannot be opened.
+        ConfigError: a URL; what is looked for are bytes that no manifest vouches for.
     """
+    folder = data_folder(url)
+    if folder is None:
+        do = "copy the shards to this machine first"
+        raise ConfigError(complaint("inspect --lint", expected="a folder", found=masked(url), do=do))
     by_kind: dict[str, list[Finding]] = {}
     for finding in lint(folder):
         by_kind.setdefault(finding.kind, []).append(finding)
     kinds = sorted((kind for kind in FAULTS if kind in by_kind), key=lambda kind: not FAULTS[kind].refused)
     return {
-        "folder": str(folder),
+        "folder": url,
         "refused": sum(len(by_kind[kind]) for kind in kinds if FAULTS[kind].refused),
         "noted": sum(len(by_kind[kind]) for kind in kinds if not FAULTS[kind].refused),
         "findings": [

@@ -39,11 +39,16 @@ def decoder_of(extension: str, image_size: Size | None = None) -> Decoder:
         decode = decode_jpeg if kind in ("jpg", "jpeg") else decode_image
         return decode if image_size is None else lambda data, _: resized(decode(data, None, image_size), image_size)
     if kind in HARMLESS:
-        from webdataset.autodecode import decoders  # late: it imports torch
-
-        plain = decoders[kind]
-        return lambda data, _: plain(data.tobytes())
+        return lambda data, _: _webdatasets(kind)(data.tobytes())
     return lambda data, _: data.tobytes()
+
+
+@functools.cache
+def _webdatasets(kind: str) -> Callable[[bytes], Any]:
+    from webdataset.autodecode import decoders  # late: it imports torch, 130 MB that arrays do not need
+
+    decode: Callable[[bytes], Any] = decoders[kind]
+    return decode
 
 
 def decode_jpeg(data: Image, into: Image | None = None, at_least: Size | None = None) -> Image:

@@ -36,7 +36,7 @@ def test_one_example(tmp_path: Path) -> None:
 
     # at rest: a row of a shard, under a key that is that number
     shard, row = divmod(number, 500)
-    found = inspect_dataset(folder, key=f"{number:04d}", lanes=2, batch_size=32)
+    found = inspect_dataset(str(folder), key=f"{number:04d}", lanes=2, batch_size=32)
     assert (found["example"]["shard"], found["example"]["row"]) == (f"train/{shard:06d}.tar", row)
     assert found["way"]["source_example"] == RAW
 

@@ -13,6 +13,8 @@ import torch
 import streamtrain as st
 from streamtrain.errors import DataError, StoreError
 from streamtrain.pack import PackOptions, fetch_manifest
+from streamtrain.prepare.inspect import inspect_dataset
+from streamtrain.prepare.linted import linted
 from streamtrain.prepare.plan import plan
 from streamtrain.run.outcome.card import card_of
 from streamtrain.store import RetryPolicy, remote
@@ -188,6 +190,18 @@ def test_a_run_is_the_same_from_a_url(http: str, folder: Path, tmp_path: Path) -
     for name, values in results[0].parameters.items():
         assert all(torch.equal(values, result.parameters[name]) for result in results[1:])
     assert len(list((tmp_path / "cache").iterdir())) > 10
+
+
+@needs_nginx
+def test_a_url_is_inspected_as_its_folder_is(
+    http: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    here, there = (inspect_dataset(place, verify_all=True, audited=1000) for place in (str(folder), http))
+    assert (here.pop("folder"), there.pop("folder")) == (str(folder), http)
+    assert here == there and here["audit"]["passed"]
+    with pytest.raises(st.ConfigError, match="inspect --lint: expected a folder, found http"):
+        linted(http)
 
 
 @needs_nginx

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from streamtrain.pack import Field, Manifest
 from streamtrain.prepare.audit.rows import Rows
 from streamtrain.prepare.audit.sample import label_field, stretches
+from streamtrain.stream.files import ShardFiles
 
 SHOWN = 3
 
@@ -43,14 +43,14 @@ def compared_fields(manifest: Manifest) -> tuple[Field, ...]:
     return tuple([field for field in content if field.dtype is not None] or content)
 
 
-def find_duplicates(folder: Path, manifest: Manifest, most_examples: int, most_bytes: int) -> Duplicates:
+def find_duplicates(files: ShardFiles, manifest: Manifest, most_examples: int, most_bytes: int) -> Duplicates:
     """Hashes all splits, or evenly spread stretches of them where they are larger than the two bounds together.
 
     Costs 16 bytes of memory an example. A sample misses what has its copy outside: with a share q of every split
     looked at, a copy is found with probability q².
     """
     fields = compared_fields(manifest)
-    splits = {name: Rows(folder, manifest, name, fields) for name in manifest.splits if manifest.splits[name].examples}
+    splits = {name: Rows(files, manifest, name, fields) for name in manifest.splits if manifest.splits[name].examples}
     total, size = sum(map(len, splits.values())), sum(rows.size for rows in splits.values())
     share = min(1.0, most_examples / total, most_bytes / size)
     hashes, numbers = {}, {}

@@ -18,7 +18,7 @@ from streamtrain.errors import ShardError, complaint, one_line
 from streamtrain.pack import Field, Manifest
 from streamtrain.pack.shard import examples
 from streamtrain.stream.decode import IMAGES, decoder_of
-from streamtrain.stream.files import LocalFiles
+from streamtrain.stream.files import ShardFiles
 from streamtrain.stream.reader import Reader
 
 CHUNK_BYTES = 8 << 20
@@ -32,12 +32,12 @@ class Rows:
     """The examples of one split.
 
     Args:
-        folder: the data set's.
+        files: the data set's shards; one is held at a time.
         fields: what ``read`` gives of every example.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, split: str, fields: Sequence[Field]) -> None:
-        self._folder, self._manifest, self._split, self._fields = folder, manifest, split, tuple(fields)
+    def __init__(self, files: ShardFiles, manifest: Manifest, split: str, fields: Sequence[Field]) -> None:
+        self._files, self._manifest, self._split, self._fields = files, manifest, split, tuple(fields)
         self._shards = manifest.splits[split].shards
         self._starts = np.array([self._shards.start(number) for number in range(len(self._shards) + 1)])
         self._reader: Reader | None = None
@@ -81,7 +81,7 @@ class Rows:
     def _through_reader(self, start: int, stop: int) -> Iterator[Row]:
         names = [field.name for field in self._fields]
         if self._reader is None:
-            self._reader = Reader(LocalFiles(self._folder, verify=False), self._manifest, self._split, names)
+            self._reader = Reader(self._files, self._manifest, self._split, names)
         each = sum(np.dtype(field.dtype).itemsize * math.prod(field.shape or ()) for field in self._fields)
         step = max(1, CHUNK_BYTES // max(1, each))
         for first in range(start, stop, step):
@@ -94,21 +94,25 @@ class Rows:
             begin, end = int(self._starts[index]), int(self._starts[index + 1])
             if begin >= stop:
                 return
-            file = self._folder / self._shards[index].file
-            with file.open("rb") as opened:
-                for key, members in self._scan(index)[max(start - begin, 0) : min(stop, end) - begin]:
-                    yield key, {field.name: self._member(opened, file, key, members, field) for field in self._fields}
+            shard = self._shards[index]
+            file = self._files.hold(shard)
+            try:
+                with file.open("rb") as opened:
+                    for key, members in self._scan(index, file)[max(start - begin, 0) : min(stop, end) - begin]:
+                        yield key, {f.name: self._member(opened, index, key, members, f) for f in self._fields}
+            finally:
+                self._files.release(shard)
 
-    def _scan(self, index: int) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+    def _scan(self, index: int, file: Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
         """Keys and places of a shard's examples; several stretches may lie in one shard, so the last one is kept."""
         if self._scanned[0] != index:
-            self._scanned = (index, list(examples(self._folder / self._shards[index].file)))
+            self._scanned = (index, list(examples(file)))
         return self._scanned[1]
 
-    def _member(self, opened: Any, file: Path, key: str, members: dict[str, tuple[int, int]], field: Field) -> bytes:
+    def _member(self, opened: Any, index: int, key: str, members: dict[str, tuple[int, int]], field: Field) -> bytes:
         if field.member not in members:
             found = ", ".join(f".{name}" for name in sorted(members))
-            where = f"{file}, example {key!r}"
+            where = f"{self._where(index)}, example {key!r}"
             raise ShardError(complaint(where, expected=f"a member .{field.member}", found=found, do="restore it"))
         start, size = members[field.member]
         opened.seek(start)
@@ -117,9 +121,12 @@ class Rows:
 
     def unreadable(self, number: int, field: Field, error: Exception) -> ShardError:
         """The error to raise where ``decoder`` failed on an example."""
-        file = self._folder / self._shards[int(self.shards_of(np.array(number)))].file
-        where = f"{file}, example {number} of {self._split}, field {field.name!r}"
+        shard = self._where(int(self.shards_of(np.array(number))))
+        where = f"{shard}, example {number} of {self._split}, field {field.name!r}"
         return ShardError(complaint(where, expected=f"a readable .{field.member}", found=one_line(error), do="mend it"))
+
+    def _where(self, index: int) -> str:
+        return f"{self._files.place}/{self._shards[index].file}"
 
 
 def _is_array(field: Field) -> bool:

@@ -22,6 +22,7 @@ from streamtrain.prepare.audit.rows import Rows
 from streamtrain.prepare.audit.runs import label_runs
 from streamtrain.prepare.audit.sample import Sample, draw, label_field, ranked
 from streamtrain.prepare.audit.serial import serial_correlations
+from streamtrain.stream.files import ShardFiles
 
 ALPHA = 0.01
 """Chance that a data set that is shuffled uniformly is said not to be."""
@@ -111,7 +112,7 @@ class Audit:
         }
 
 
-def audit(folder: Path, manifest: Manifest, *, most_examples: int = 50_000, batch_size: int = 128) -> Audit:
+def audit(files: ShardFiles, manifest: Manifest, *, most_examples: int = 50_000, batch_size: int = 128) -> Audit:
     """Tests the stored order of the training split, and looks for duplicates in all splits.
 
     Reads at most ``most_examples`` training examples and `SAMPLED_BYTES` for the order, at most
@@ -121,10 +122,10 @@ def audit(folder: Path, manifest: Manifest, *, most_examples: int = 50_000, batc
     Raises:
         ShardError: an example cannot be read.
     """
-    rows = Rows(folder, manifest, "train", manifest.fields)
+    rows = Rows(files, manifest, "train", manifest.fields)
     affordable = int(len(rows) * SAMPLED_BYTES / max(rows.size, 1))
     sample = draw(rows, manifest, max(1, min(most_examples, affordable)))
-    return judged(sample, batch_size, find_duplicates(folder, manifest, HASHED_EXAMPLES, HASHED_BYTES))
+    return judged(sample, batch_size, find_duplicates(files, manifest, HASHED_EXAMPLES, HASHED_BYTES))
 
 
 def judged(sample: Sample, batch_size: int, duplicates: Duplicates | None = None) -> Audit:

@@ -19,6 +19,7 @@ from streamtrain.prepare.audit.runs import label_runs, moments, pairs_at
 from streamtrain.prepare.audit.sample import Sample, key_places, ranked, stretches
 from streamtrain.prepare.audit.serial import moments as serial_moments
 from streamtrain.prepare.audit.verdict import ALPHA, judged
+from streamtrain.stream.files import LocalFiles
 from tests.support.datasets import digits, pack_digits
 from tests.support.foreign import buffered, write_digits, write_tar
 
@@ -85,7 +86,7 @@ def kinds(folder: Path, orders: dict[str, list[int]]) -> dict[str, str]:
     found = {}
     for name, order in orders.items():
         write_digits(folder / name, order)
-        found[name] = audit(folder / name, scan_foreign(folder / name)).kind
+        found[name] = audit(LocalFiles(folder / name), scan_foreign(folder / name)).kind
     return found
 
 
@@ -109,7 +110,7 @@ def test_a_minibatch_is_worth_less_the_worse_the_order(tmp_path: Path) -> None:
     worth = []
     for number, order in enumerate(orders):
         folder = write_digits(tmp_path / str(number), order)
-        worth.append(audit(folder, scan_foreign(folder), batch_size=64).worth)
+        worth.append(audit(LocalFiles(folder), scan_foreign(folder), batch_size=64).worth)
     assert worth[0] < 1.2 < 1.4 < worth[1] < worth[2] < 32
 
 
@@ -123,7 +124,7 @@ def test_neighbours_that_belong_together_are_found_though_the_mixture_is_even(tm
 
 def test_what_pack_stores_passes_whatever_its_kind(tmp_path: Path) -> None:
     manifest = pack_digits(tmp_path / "arrays")
-    found = audit(tmp_path / "arrays", manifest)
+    found = audit(LocalFiles(tmp_path / "arrays"), manifest)
     assert found.passed and found.kind == "uniform" and found.worth == 128
     assert "can be called independent" in report(found.summary())
     (tmp_path / "texts.py").write_text(
@@ -131,7 +132,7 @@ def test_what_pack_stores_passes_whatever_its_kind(tmp_path: Path) -> None:
     )
     pytest.MonkeyPatch().syspath_prepend(tmp_path)
     texts = pack("texts:rows", tmp_path / "texts", PackOptions(splits=(1, 0, 0)))
-    found = audit(tmp_path / "texts", texts)
+    found = audit(LocalFiles(tmp_path / "texts"), texts)
     assert found.shuffled and {(t.statistic, t.subject) for t in found.tests} >= {("drift over parts", "text's bytes")}
 
 
@@ -140,7 +141,7 @@ def test_keys_that_remember_another_order_betray_a_buffer(tmp_path: Path) -> Non
     for name, size in (("buffered", 200), ("whole", 2000)):
         places = buffered(range(2000), size, seed=4)
         write_tar(tmp_path / name / "train" / "0.tar", [(f"img{n}.txt", b"same") for n in places])
-    found = {name: audit(tmp_path / name, scan_foreign(tmp_path / name)) for name in ("buffered", "whole")}
+    found = {name: audit(LocalFiles(tmp_path / name), scan_foreign(tmp_path / name)) for name in ("buffered", "whole")}
     assert not found["buffered"].shuffled and found["buffered"].tests[0].subject == "keys"
     assert found["whole"].shuffled and found["whole"].tests
 
@@ -165,7 +166,7 @@ def test_leakage_and_repetition_are_counted_and_fail(tmp_path: Path) -> None:
     order = np.random.default_rng(3).permutation(SORTED).tolist()
     write_digits(tmp_path, [*order[:1500], order[7], order[8]])
     write_digits(tmp_path, [*order[1500:], order[5], order[6], order[5]], split="validation")
-    found = audit(tmp_path, scan_foreign(tmp_path))
+    found = audit(LocalFiles(tmp_path), scan_foreign(tmp_path))
     assert found.shuffled and not found.passed and found.duplicates is not None
     assert found.duplicates.within_train == 2 and found.duplicates.leaked == {"validation": 3}
     assert found.duplicates.shown[0] == ("validation", 297, 5)
@@ -182,7 +183,7 @@ def test_large_splits_are_looked_at_in_stretches_from_end_to_end() -> None:
 
 def test_a_sample_of_a_sorted_set_suffices_and_says_so(tmp_path: Path) -> None:
     write_digits(tmp_path, SORTED)
-    found = audit(tmp_path, scan_foreign(tmp_path), most_examples=400)
+    found = audit(LocalFiles(tmp_path), scan_foreign(tmp_path), most_examples=400)
     assert found.kind == "sorted" and "looked at 400 in 4 stretches of 1,797 training examples" in report(
         found.summary()
     )
@@ -198,7 +199,7 @@ def test_an_unreadable_example_is_named(tmp_path: Path) -> None:
     write_digits(tmp_path, SORTED[:10])
     write_tar(tmp_path / "train" / "9.tar", [("z.cls", b"1"), ("z.npy", members[0][1])])
     with pytest.raises(ShardError, match=r"9\.tar, example 10 of train, field 'npy': expected a readable \.npy"):
-        audit(tmp_path, scan_foreign(tmp_path))
+        audit(LocalFiles(tmp_path), scan_foreign(tmp_path))
 
 
 def test_the_command_says_it_in_words_json_and_its_exit_code(
