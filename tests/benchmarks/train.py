@@ -155,7 +155,7 @@ def raytrain_loop(config: dict[str, Any]) -> None:
     data = webdataset.WebDataset(
         config["shards"][rank::2], shardshuffle=False, empty_check=False, nodesplitter=lambda shards: shards
     )
-    batches = iter(data.decode().to_tuple("image.npy", "label.npy").batched(BATCH // 2).repeat())
+    batches = iter(data.decode().to_tuple("image.npy", "label.cls").batched(BATCH // 2).repeat())
     seconds = []
     for _ in range(30):
         began = time.perf_counter()
