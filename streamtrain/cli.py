@@ -10,9 +10,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from streamtrain.errors import DataError, StreamtrainError
+from streamtrain.errors import DataError, StreamtrainError, TrainingError
+
+if TYPE_CHECKING:
+    from streamtrain.prepare.submitting import Cluster
 
 HELP = """\
 usage: streamtrain COMMAND [--help]
@@ -22,6 +25,7 @@ usage: streamtrain COMMAND [--help]
   train JOB.py             train a job, with any setting as a flag
   probe JOB.py RUN         the loss surface around a run's parameters
   compare RUN RUN          two runs at equal numbers of updates
+  submit JOB.py            train a job on a Ray cluster; status, logs and stop are for those that were submitted
   sync [RUN_FOLDER ...]    deliver to MLflow what it had not taken when runs ended
   ui                       open MLflow on this folder's runs
 
@@ -55,6 +59,14 @@ streamtrain inspect data/mnist --verify
 streamtrain inspect data/mnist --example 00042 --batch-size 64
 streamtrain inspect data/mnist --audit                # is the order random, does held-out data leak into train
 streamtrain inspect data/foreign --lint --json        # every place where readers of WebDataset shards differ
+"""
+
+
+SUBMIT_EXAMPLES = """\
+streamtrain submit jobs/mnist.py --address http://HEAD:8265 --follow --workers 16
+streamtrain status --address http://HEAD:8265
+streamtrain logs raysubmit_1234 --follow
+streamtrain stop raysubmit_1234
 """
 
 
@@ -245,6 +257,69 @@ def run_sync(words: Sequence[str]) -> None:
     raise_for(done)
 
 
+def run_submit(words: Sequence[str]) -> None:
+    """``streamtrain submit``."""
+    from streamtrain.flags import SubmitArguments, own_flags, parse, with_mode
+    from streamtrain.job import Job
+    from streamtrain.prepare.jobfile import load_job
+    from streamtrain.prepare.submitting import Cluster
+
+    own, flags = own_flags(words[1:], ("-h", "--help", "--address=", "--follow", "--installed"))
+    given = parse(SubmitArguments, [*words[:1], *own], "streamtrain submit", SUBMIT_EXAMPLES)
+    _, settings = _resume(flag for flag in flags if flag != "--json")
+    job, settings = with_mode(load_job(given.job), settings)
+    parse(Job, settings, "streamtrain submit", SUBMIT_EXAMPLES, default=job)  # a wrong setting is said here, not there
+    cluster = Cluster(given.address)
+    submission = cluster.submit(given.job, flags, ship_package=not given.installed)
+    print(submission, flush=True)
+    if given.follow:
+        _follow(cluster, submission)
+
+
+def run_status(words: Sequence[str]) -> None:
+    """``streamtrain status``."""
+    from streamtrain.flags import StatusArguments, parse
+    from streamtrain.prepare.submitting import Cluster
+
+    given = parse(StatusArguments, words, "streamtrain status", SUBMIT_EXAMPLES)
+    cluster = Cluster(given.address)
+    found = cluster.jobs() if given.submission is None else [cluster.status(given.submission)]
+    if given.json:
+        print(json.dumps([each.summary() for each in found]))
+    else:
+        for each in found:
+            print(f"{each.submission}  {each.state:<10}{each.entrypoint}\n  {each.message}")
+
+
+def run_logs(words: Sequence[str]) -> None:
+    """``streamtrain logs``."""
+    from streamtrain.flags import LogsArguments, parse
+    from streamtrain.prepare.submitting import Cluster
+
+    given = parse(LogsArguments, words, "streamtrain logs", SUBMIT_EXAMPLES)
+    cluster = Cluster(given.address)
+    if given.follow:
+        _follow(cluster, given.submission)
+    print(cluster.logs(given.submission), end="")
+
+
+def run_stop(words: Sequence[str]) -> None:
+    """``streamtrain stop``."""
+    from streamtrain.flags import StopArguments, parse
+    from streamtrain.prepare.submitting import Cluster
+
+    given = parse(StopArguments, words, "streamtrain stop", SUBMIT_EXAMPLES)
+    stopped = Cluster(given.address).stop(given.submission)
+    print(f"{given.submission}: {'asked to stop' if stopped else 'had ended'}")
+
+
+def _follow(cluster: Cluster, submission: str) -> NoReturn:
+    ended = cluster.follow(submission, lambda lines: print(lines, end="", flush=True))
+    print(f"{submission}: {ended.state}; {ended.message}", file=sys.stderr)
+    code = TrainingError.exit_code if ended.exit_code is None else ended.exit_code
+    sys.exit(0 if ended.state == "SUCCEEDED" else code or TrainingError.exit_code)
+
+
 def run_ui(words: Sequence[str]) -> None:
     """``streamtrain ui``."""
     from streamtrain.flags import UiArguments, parse
@@ -260,6 +335,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": run_train,
     "probe": run_probe,
     "compare": run_compare,
+    "submit": run_submit,
+    "status": run_status,
+    "logs": run_logs,
+    "stop": run_stop,
     "sync": run_sync,
     "ui": run_ui,
 }

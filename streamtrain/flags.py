@@ -111,6 +111,61 @@ class CompareArguments:
     """Print as JSON."""
 
 
+ADDRESS = "http://127.0.0.1:8265"
+
+
+@dataclass(frozen=True)
+class SubmitArguments:
+    """Runs a job on a Ray cluster: ships the job file, the Python files beside it and this package, and trains there.
+
+    All other flags are those of `streamtrain train`. Environment variables of MLflow (MLFLOW_…) and the stores (AWS_…,
+    HF_…) go with it, readable for whoever may read the cluster's jobs.
+    """
+
+    job: tyro.conf.Positional[Path]
+    """The job file."""
+    address: str = ADDRESS
+    """The cluster's job API."""
+    follow: bool = False
+    """Show what it prints until it ends, and exit with its code."""
+    installed: bool = False
+    """Use the streamtrain that the cluster has, rather than ship this one."""
+
+
+@dataclass(frozen=True)
+class StatusArguments:
+    """How a submitted job stands, or all of them."""
+
+    submission: tyro.conf.Positional[str | None] = None
+    """The job's id, as `streamtrain submit` prints it; all jobs where it is missing."""
+    address: str = ADDRESS
+    """The cluster's job API."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True)
+class LogsArguments:
+    """What a submitted job has printed."""
+
+    submission: tyro.conf.Positional[str]
+    """The job's id, as `streamtrain submit` prints it."""
+    address: str = ADDRESS
+    """The cluster's job API."""
+    follow: bool = False
+    """Go on until it ends, and exit with its code."""
+
+
+@dataclass(frozen=True)
+class StopArguments:
+    """Asks a submitted job to write a checkpoint and end."""
+
+    submission: tyro.conf.Positional[str]
+    """The job's id, as `streamtrain submit` prints it."""
+    address: str = ADDRESS
+    """The cluster's job API."""
+
+
 @dataclass(frozen=True)
 class UiArguments:
     """MLflow's own pages on this folder's runs, or on those of MLFLOW_TRACKING_URI; for this machine only."""
@@ -144,6 +199,22 @@ def parse(
         raise ConfigError(_unboxed(said.getvalue())) from None
     assert parsed is not None
     return parsed
+
+
+def own_flags(words: Sequence[str], own: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words parted into those of these flags (``--name``; with a value where they end in ``=``), and all others."""
+    ours: list[str] = []
+    others: list[str] = []
+    left = iter(words)
+    for word in left:
+        name = word.partition("=")[0]
+        if name in own or name + "=" in own:
+            ours.append(word)
+            if name + "=" in own and "=" not in word:
+                ours += [value for value in (next(left, None),) if value is not None]
+        else:
+            others.append(word)
+    return ours, others
 
 
 def with_mode(job: Job, flags: list[str]) -> tuple[Job, list[str]]:

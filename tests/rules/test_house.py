@@ -69,7 +69,11 @@ def test_top_level_is_what_the_user_fixed() -> None:
 def test_ray_and_its_remote_calls_stand_where_design_says() -> None:
     users = {relative(file) for file, tree in TREES.items() if "ray" in imported(tree)}
     fleet = {"streamtrain/run/fleet/actors.py", "streamtrain/run/fleet/placing.py"}
-    assert users == fleet | {"streamtrain/run/packing.py", "streamtrain/prepare/jobfile.py"}
+    assert users == fleet | {
+        "streamtrain/run/packing.py",
+        "streamtrain/prepare/submitting.py",
+        "streamtrain/prepare/jobfile.py",
+    }
     users = {relative(file.parent) for file, tree in TREES.items() if "mlflow" in imported(tree)}
     assert users == {"streamtrain/track/mlflow"}
     assert {relative(f) for f, tree in TREES.items() if "fsspec" in imported(tree)} == {"streamtrain/store/remote.py"}
@@ -239,7 +243,9 @@ def test_flags_of_train() -> None:
     assert {flag for flag in flags if ".no-" not in flag} == set(FLAGS)
 
 
-@pytest.mark.parametrize("name", ["pack", "inspect", "train", "probe", "compare", "sync", "ui"])
+@pytest.mark.parametrize(
+    "name", ["pack", "inspect", "train", "probe", "compare", "submit", "status", "logs", "stop", "sync", "ui"]
+)
 def test_every_command_has_help_with_examples(name: str) -> None:
     shown = command(name, "--help").lower()
     assert "example" in shown and f"streamtrain {name}" in shown

@@ -1,0 +1,85 @@
+"""A Ray cluster of this machine, as `ray start --head` makes it, with its job API and token authentication."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.command import ROOT
+
+PATIENCE = 90.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """``environment`` holds the token."""
+
+    address: str
+    environment: dict[str, str]
+
+    def streamtrain(self, *words: str, **changed: str | None) -> "subprocess.CompletedProcess[str]":
+        """Runs the command against it; ``changed`` are variables of the environment, ``None`` takes one away."""
+        environment = {**self.environment, **{name: value for name, value in changed.items() if value is not None}}
+        for name in [name for name, value in changed.items() if value is None]:
+            environment.pop(name, None)
+        command = [sys.executable, "-m", "streamtrain", *words, "--address", self.address]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@contextlib.contextmanager
+def ray_head(cpus: int = 2) -> Iterator[Head]:
+    """Starts one, and ends all its processes afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # Ray's sockets need a short path
+    (folder / "token").write_text(secrets.token_hex(16))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_worker_niceness": "0",
+    }
+    port, dashboard = _free_ports(2)
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
+        *(f"--num-cpus={cpus}", f"--temp-dir={folder}", "--include-log-monitor=false"),
+    ]
+    log = (folder / "head.log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_for(process, dashboard, folder / "head.log")
+        yield Head(f"http://127.0.0.1:{dashboard}", environment)
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    """Until the job API answers."""
+    import time
+
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        assert process.poll() is None, log.read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+
+
+def _free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
