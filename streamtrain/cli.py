@@ -1,7 +1,7 @@
 """The command line: parse, call, print. What is called lives elsewhere.
 
 Exit codes: 0 done; 2 a wrong flag, setting or job file; 3 bad data; 4 a run that started and failed;
-5 MLflow has not taken everything; 130 interrupted.
+5 MLflow has not taken everything; 6 stopped by SIGTERM; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from streamtrain.errors import DataError, StreamtrainError, TrainingError
 
 if TYPE_CHECKING:
-    from streamtrain.prepare.submitting import Cluster
+    from streamtrain.run.fleet.submitting import Cluster
 
 HELP = """\
 usage: streamtrain COMMAND [--help]
@@ -262,7 +262,7 @@ def run_submit(words: Sequence[str]) -> None:
     from streamtrain.flags import SubmitArguments, own_flags, parse, with_mode
     from streamtrain.job import Job
     from streamtrain.prepare.jobfile import load_job
-    from streamtrain.prepare.submitting import Cluster
+    from streamtrain.run.fleet.submitting import Cluster
 
     own, flags = own_flags(words[1:], ("-h", "--help", "--address=", "--follow", "--installed"))
     given = parse(SubmitArguments, [*words[:1], *own], "streamtrain submit", SUBMIT_EXAMPLES)
@@ -279,7 +279,7 @@ def run_submit(words: Sequence[str]) -> None:
 def run_status(words: Sequence[str]) -> None:
     """``streamtrain status``."""
     from streamtrain.flags import StatusArguments, parse
-    from streamtrain.prepare.submitting import Cluster
+    from streamtrain.run.fleet.submitting import Cluster
 
     given = parse(StatusArguments, words, "streamtrain status", SUBMIT_EXAMPLES)
     cluster = Cluster(given.address)
@@ -294,7 +294,7 @@ def run_status(words: Sequence[str]) -> None:
 def run_logs(words: Sequence[str]) -> None:
     """``streamtrain logs``."""
     from streamtrain.flags import LogsArguments, parse
-    from streamtrain.prepare.submitting import Cluster
+    from streamtrain.run.fleet.submitting import Cluster
 
     given = parse(LogsArguments, words, "streamtrain logs", SUBMIT_EXAMPLES)
     cluster = Cluster(given.address)
@@ -306,7 +306,7 @@ def run_logs(words: Sequence[str]) -> None:
 def run_stop(words: Sequence[str]) -> None:
     """``streamtrain stop``."""
     from streamtrain.flags import StopArguments, parse
-    from streamtrain.prepare.submitting import Cluster
+    from streamtrain.run.fleet.submitting import Cluster
 
     given = parse(StopArguments, words, "streamtrain stop", SUBMIT_EXAMPLES)
     stopped = Cluster(given.address).stop(given.submission)

@@ -41,7 +41,7 @@ class InspectArguments:
     dest: tyro.conf.Positional[str]
     """The data set's folder, or its URL."""
     verify: bool = False
-    """Read every shard and check its checksum."""
+    """Read every shard and check its checksum; of a URL, as it comes into the cache."""
     lint: bool = False
     """List all that readers would take differently, and nothing else: for shards that `pack` did not write."""
     audit: bool = False

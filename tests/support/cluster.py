@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.command import ROOT
+from tests.support.servers import free_port
 
 PATIENCE = 90.0
 
@@ -46,7 +48,7 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_worker_niceness": "0",
     }
-    port, dashboard = _free_ports(2)
+    port, dashboard = free_port(), free_port()
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
         *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
@@ -66,8 +68,6 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
 
 def _wait_for(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
     """Until the job API answers."""
-    import time
-
     deadline = time.monotonic() + PATIENCE
     while True:
         assert process.poll() is None, log.read_text()
@@ -75,11 +75,3 @@ def _wait_for(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
             return
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
-
-
-def _free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
