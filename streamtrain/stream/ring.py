@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import WorkerLost
+from streamtrain.processes import open_lent, watch
 from streamtrain.values import Arrays, Loading
 
 LINE = 64
@@ -111,13 +112,13 @@ class RingReader:
     """The worker's end."""
 
     def __init__(self, handle: RingHandle) -> None:
-        descriptor = os.open(f"/proc/{handle.process}/fd/{handle.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = open_lent(handle.process, handle.descriptor)
         self._block = mmap.mmap(descriptor, handle.shape.size)
         os.close(descriptor)
         self._shape = handle.shape
         self._words = memoryview(self._block).cast("q")
         self._slots = [handle.shape.views(self._block, slot) for slot in range(handle.shape.depth)]
-        self._writer = os.pidfd_open(handle.process)
+        self._writer = watch(handle.process)
         self._poll = select.poll()
         self._poll.register(self._writer, select.POLLIN)
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from streamtrain.errors import ConfigError, WorkerLost, complaint
+from streamtrain.processes import watch
 
 AWAKE_SECONDS = (10e-6, 300e-6)
 """Shortest and longest wait before sleeping."""
@@ -86,7 +87,7 @@ class SharedBarrier:
         self._poll = select.poll()
         self._worker_of: dict[int, tuple[int, int]] = {}
         for peer, process in processes.items():
-            descriptor = os.pidfd_open(process)
+            descriptor = watch(process)
             self._worker_of[descriptor] = (peer, process)
             self._poll.register(descriptor, select.POLLIN)
 

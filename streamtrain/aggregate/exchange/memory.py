@@ -22,6 +22,7 @@ from streamtrain.aggregate.exchange.rows import row_bytes, slots_in, used_in
 from streamtrain.aggregate.state import STATE_PARTS, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.optimizer import SGD
+from streamtrain.processes import open_lent
 
 CACHE_LINE = 64
 WORDS_A_LINE = CACHE_LINE // 8
@@ -135,7 +136,7 @@ def shared_block(size: int) -> tuple[mmap.mmap, Handle]:
 
 def open_file(handle: Handle) -> int:
     """A descriptor of this process's own for the block that ``handle`` names; locks on it are this process's."""
-    return os.open(f"/proc/{handle.process}/fd/{handle.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+    return open_lent(handle.process, handle.descriptor)
 
 
 def open_block(handle: Handle) -> mmap.mmap:

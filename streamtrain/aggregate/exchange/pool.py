@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -29,6 +28,7 @@ from streamtrain.aggregate.exchange.shared import moments_of, rest_of_state
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import tree_sum_
 from streamtrain.errors import WorkerLost
+from streamtrain.processes import is_dead
 from streamtrain.values import Update
 
 FAILED, APPLIER = WORDS_A_LINE, 2 * WORDS_A_LINE
@@ -157,13 +157,13 @@ class Pool:
         with self._locked():
             step = self.step
             applier = int(self._memory.words[APPLIER])
-            if applier and _is_dead(applier):
+            if applier and is_dead(applier):
                 self._claims(step)[:] = 0  # sums are made in the slots, so these are used up
                 self._memory.words[APPLIER] = 0
             claims = self._all_claims
             held = claims[:, DONE] != claims[:, STEP]
             for process in set(claims[held, OWNER].tolist()):
-                if _is_dead(process):
+                if is_dead(process):
                     claims[held & (claims[:, OWNER] == process)] = 0
 
     def _claims(self, step: int) -> NDArray[np.int64]:
@@ -186,17 +186,3 @@ class Pool:
             yield
         finally:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-
-def _is_dead(process: int) -> bool:
-    """Whether a process is gone, or a zombie."""
-    try:
-        descriptor = os.pidfd_open(process)
-    except ProcessLookupError:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(0))
-    finally:
-        os.close(descriptor)
