@@ -173,10 +173,13 @@ class RayFleet:
         worker = self._actor(Worker, bundle, **resources_of_worker(self._plan.job))
         return Member(bundle, worker.remote(self._plan, self._begin_with), self._new_streamer(bundle))
 
+    @property
+    def _streamed(self) -> bool:
+        """Whether workers have streamers: where who reads what is not known ahead, nobody can read ahead."""
+        return self._plan.streamed and not isinstance(self._plan.job.aggregation, Stale)
+
     def _new_streamer(self, bundle: int) -> Any | None:
-        # where who reads what is not known ahead, nobody can read ahead
-        streamed = self._plan.streamed and not isinstance(self._plan.job.aggregation, Stale)
-        return self._actor(WorkersStreamer, bundle, num_cpus=0).remote(self._plan) if streamed else None
+        return self._actor(WorkersStreamer, bundle, num_cpus=0).remote(self._plan) if self._streamed else None
 
     def _form(self, members: Sequence[Member], meeting: Any, step: int) -> None:
         """Gives everybody a seat in a new formation that goes on from ``step``."""
@@ -258,7 +261,7 @@ class RayFleet:
             old, fresh = there.get(bundle), None
             if old is None:
                 fresh = self._new_member(bundle)
-            elif old.streamer is None and self._plan.streamed:
+            elif old.streamer is None and self._streamed:
                 fresh = replace(old, streamer=self._new_streamer(bundle))
             if fresh is not None:
                 calls = [actor.__ray_ready__.remote() for actor in (fresh.worker, fresh.streamer) if actor is not None]
