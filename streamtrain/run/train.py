@@ -113,13 +113,14 @@ def _train(
 
     job = plan.job
     files = CheckpointFiles(checkpoints_of(job, folder), job.checkpoints.keep, terminal.line)
-    keeper = Keeper(job, fixed_settings(plan), files if job.checkpoints.enabled else None, last, lambda: tracker.run_id)
-    try:
-        with RayFleet(plan, keeper.start) as fleet, _stopped_by_signal(keeper):
-            result = Controller(plan, fleet, tracker, terminal, folder, keeper).run()
-            tracker.tag("recoveries", str(fleet.recoveries))
-    finally:
-        keeper.close()
+    kept = files if job.checkpoints.enabled else None
+    with (
+        Keeper(job, fixed_settings(plan), kept, last, lambda: tracker.run_id) as keeper,
+        RayFleet(plan, keeper.start) as fleet,
+        _stopped_by_signal(keeper),
+    ):
+        result = Controller(plan, fleet, tracker, terminal, folder, keeper).run()
+        tracker.tag("recoveries", str(fleet.recoveries))
     for problem in _keep(plan, trial, run_name, result, tracker):
         terminal.line(problem)
     return result

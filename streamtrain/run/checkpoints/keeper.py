@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from streamtrain.errors import Interrupted, WorkerLost
 from streamtrain.job import Job
@@ -120,6 +120,11 @@ class Keeper:
             return "a checkpoint is written: go on with --resume"
         return "its checkpoint could not be written: --resume goes on from the one before, where there is one"
 
-    def close(self) -> None:
-        """Returns when what was begun is written."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Returns when what was begun is written; raises what the writer did not expect, unless something else did."""
         self._writer.shutdown()
+        if kind is None and self._writing is not None:
+            self._writing.result()

@@ -10,6 +10,7 @@ import pytest
 import streamtrain as st
 from streamtrain.pack import index
 from streamtrain.prepare.compressed import data_folder
+from streamtrain.prepare.inspect import inspect_dataset
 from streamtrain.store import user_cache
 from tests.support.datasets import pack_digits
 
@@ -79,3 +80,22 @@ def test_a_cache_that_cannot_be_written_is_done_without(foreign: Path) -> None:
     user_cache().parent.mkdir(parents=True, exist_ok=True)
     user_cache().write_text("in the way")
     assert len(index.foreign_index(next(foreign.glob("train/*.tar")))) == 40
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_verify_says_where_there_are_no_checksums(foreign: Path, suffix: str) -> None:
+    if suffix != ".tar":
+        compress(foreign, suffix)
+    assert inspect_dataset(str(foreign), verify_all=True)["checksums"].startswith("none to verify; sizes are as")
+
+
+def test_verify_reads_every_shard_of_ours(foreign: Path) -> None:
+    ours = foreign.parent / "ours"
+    pack_digits(ours, st.PackOptions(seed=1, shard_examples=40), examples=100)
+    assert inspect_dataset(str(ours), verify_all=True)["checksums"] == "verified"
+    shard = sorted(ours.glob("train/*.tar"))[-1]
+    data = bytearray(shard.read_bytes())
+    data[2000] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(st.ShardError, match=f"{shard.name}: expected SHA-256"):
+        inspect_dataset(str(ours), verify_all=True)

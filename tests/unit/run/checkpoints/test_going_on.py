@@ -2,6 +2,8 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 import streamtrain as st
 from streamtrain.errors import Interrupted, WorkerLost
 from streamtrain.prepare.plan import Plan, plan
-from streamtrain.run.checkpoints.files import CheckpointFiles
+from streamtrain.run.checkpoints.files import Checkpoint, CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
@@ -122,9 +124,8 @@ def test_promise_3_stopped_and_resumed_twice(job: st.Job, mode: str, tmp_path: P
 def test_a_checkpoint_cut_short_or_altered_is_refused_by_name(job: st.Job, tmp_path: Path) -> None:
     folder, warnings = tmp_path / "kept", []  # type: ignore[var-annotated]
     checkpoints = CheckpointFiles(str(folder), 3, warnings.append)
-    keeper = Keeper(job, {"lanes": "2"}, checkpoints)
-    run(job, tmp_path, keeper=keeper)
-    keeper.close()
+    with Keeper(job, {"lanes": "2"}, checkpoints) as keeper:
+        run(job, tmp_path, keeper=keeper)
     *_, older, newest = sorted(folder.glob("*.json"))
     for damage in (cut, altered, gone):
         for file in (newest, newest.with_suffix(".safetensors")):
@@ -138,6 +139,29 @@ def test_a_checkpoint_cut_short_or_altered_is_refused_by_name(job: st.Job, tmp_p
             file.write_bytes(before)
     found = checkpoints.newest()
     assert found is not None and found.step == int(newest.stem) and found.settings == {"lanes": "2"}
+
+
+class Faulty(CheckpointFiles):
+    """Fails as nobody expects."""
+
+    def write(self, checkpoint: Checkpoint) -> bool:
+        raise MemoryError("no room to serialize")
+
+
+def test_what_the_last_write_did_not_expect_is_seen(job: st.Job, tmp_path: Path) -> None:
+    plans = plan(job)
+    progress: Any = SimpleNamespace(step=1, to_json=dict)
+
+    def keep_one(interrupted: bool) -> None:
+        with Keeper(job, {}, Faulty(str(tmp_path / "kept"), 1, lambda _: None)) as keeper:
+            keeper.keep(PlainFleet(plans), progress, {})
+            if interrupted:
+                raise Interrupted("by a test")
+
+    with pytest.raises(MemoryError, match="no room to serialize"):
+        keep_one(interrupted=False)
+    with pytest.raises(Interrupted, match="by a test"):
+        keep_one(interrupted=True)
 
 
 def cut(file: Path) -> None:
@@ -162,9 +186,8 @@ def test_a_full_disk_stops_no_run(job: st.Job, tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("streamtrain.store.remote.write_whole", full)
-    keeper = Keeper(job, {}, checkpoints)
-    result, _ = run(job, tmp_path, keeper=keeper)
-    keeper.close()
+    with Keeper(job, {}, checkpoints) as keeper:
+        result, _ = run(job, tmp_path, keeper=keeper)
     assert result.passes > 1 and "could not be written" in warnings[0] and "No space left" in warnings[0]
     assert list((tmp_path / "kept").iterdir()) == []
 
