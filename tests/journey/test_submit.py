@@ -58,7 +58,9 @@ def test_a_job_is_shipped_followed_and_listed(head: Head, job: Path) -> None:
     done = head.streamtrain("submit", str(job), "--follow", "--workers", "2", "--sgd.lr", "0.05")
     assert done.returncode == 0, done.stdout + done.stderr
     submission, *shown = done.stdout.splitlines()
-    assert shown and "SUCCEEDED" in done.stderr
+    assert any("2 worker(s)" in line for line in shown), shown
+    assert any(line.startswith("pass    2  loss: train ") for line in shown), shown
+    assert "SUCCEEDED" in done.stderr
     (listed,) = json.loads(head.streamtrain("status", submission, "--json").stdout)
     assert (listed["state"], listed["exit_code"]) == ("SUCCEEDED", 0)
     assert listed["entrypoint"] == "python -m streamtrain train digits.py --workers 2 --sgd.lr 0.05"
