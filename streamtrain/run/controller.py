@@ -202,17 +202,26 @@ class Controller:
         if isinstance(self._plan.job.aggregation, Stale):
             staleness = sum(update.staleness for update in done) / len(done)
             readings.append(Reading("gradient/staleness", staleness, done[-1].step, now))
-        used = [update for update in done if not update.skipped]
-        if len(used) < len(done):
-            self._progress.skipped += len(done) - len(used)
+        if skipped := sum(update.skipped for update in done):
+            self._progress.skipped += skipped
             readings.append(Reading("gradient/skipped_minibatches", self._progress.skipped, done[-1].step, now))
-        for update in used:
-            readings += self._progress.curves.add(update, now)
-            if update.step < self._plan.order.steps:  # later passes repeat: their loss is not progressive
-                readings += self._progress.progressive.add(update, now)
-            readings += self._progress.diagnostics.add(update, now)
-            self._progress.norms.append(update.gradient_norm)
+        for update in done:
+            if not update.skipped:
+                readings += self._note_one(update, now)
+            if not self._is_online and (update.step + 1) % self._plan.order.steps == 0:
+                readings += self._progress.passes.end(now)
         self._tracker.log(readings)
+
+    def _note_one(self, update: Update, now: float) -> list[Reading]:
+        """The points that an update completes whose minibatch was used."""
+        progress = self._progress
+        readings = progress.curves.add(update, now) + progress.diagnostics.add(update, now)
+        if update.step < self._plan.order.steps:  # later passes repeat: their loss is no estimate of the held-out one
+            readings += progress.progressive.add(update, now)
+        if not self._is_online:
+            progress.passes.add(update)
+        progress.norms.append(update.gradient_norm)
+        return readings
 
     def _evaluate(self) -> Evaluation:
         """Both risks at the current parameters: all of the validation split, as many training examples."""
@@ -281,6 +290,7 @@ class Controller:
             gradient_norm_at_stop=norm,
             test=test,
             progressive=self._progress.progressive.total,
+            progressive_passes=tuple(self._progress.passes.whole),
             parameters=parameters,
             folder=self._folder,
         )

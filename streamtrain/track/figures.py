@@ -27,7 +27,8 @@ def risk_figure(
     *,
     which: Which,
     unit: str,
-    progressive: Sequence[Risk] | None = None,
+    progressive: Sequence[tuple[float, Risk]] = (),
+    unbiased: int | None = None,
     chosen: int | None = None,
     title: str = "",
 ) -> Figure:
@@ -35,7 +36,8 @@ def risk_figure(
 
     Args:
         which: the surrogate loss or the error.
-        progressive: of an online run, over the window before each point.
+        progressive: where, and each minibatch's before its update: over the window, or the pass, that ends there.
+        unbiased: so many of these come first and are unbiased, and are marked; all of them, without a mark, by default.
         chosen: index of the point whose parameters are kept.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,11 +50,8 @@ def risk_figure(
     train, held_out = ([getattr(risk, which) for risk in risks] for risks in (empirical, generalization))
     _band(above, along, _means(train), _errors(train), TRAINING, "training examples (empirical risk)")
     _band(above, along, _means(held_out), _errors(held_out), HELD_OUT, "held-out examples (generalization risk)")
-    if progressive is not None:
-        before = [getattr(risk, which) for risk in progressive]
-        _band(
-            above, along, _means(before), _errors(before), PROGRESSIVE, "each minibatch before its update (progressive)"
-        )
+    if progressive:
+        _progressive(above, progressive, which, unbiased)
     _band(below, along, _means(held_out) - _means(train), np.hypot(_errors(train), _errors(held_out)), GAP, "gap")
     below.axhline(0, color="black", linewidth=0.8)
     if chosen is not None:
@@ -75,6 +74,21 @@ def risk_figure(
     above.legend(frameon=False)
     above.set_title(f"{title} (bands: ± 1 standard error)", fontsize=11, loc="left")
     return figure
+
+
+def _progressive(axes: Axes, points: Sequence[tuple[float, Risk]], which: Which, unbiased: int | None) -> None:
+    along, before = [place for place, _ in points], [getattr(risk, which) for _, risk in points]
+    _band(axes, along, _means(before), _errors(before), PROGRESSIVE, "each minibatch before its update (progressive)")
+    if unbiased is not None:
+        axes.plot(
+            along[:unbiased],
+            _means(before)[:unbiased],
+            linestyle="none",
+            color=PROGRESSIVE,
+            marker="*",
+            markersize=14,
+            label="its first pass: unbiased, no example came twice",
+        )
 
 
 def comparison_figure(found: Sequence[Difference], names: tuple[str, str], quantity: str) -> Figure:

@@ -19,7 +19,8 @@ def risk_page(
     generalization: Sequence[Risk],
     *,
     unit: str,
-    progressive: Sequence[Risk] | None = None,
+    progressive: Sequence[tuple[float, Risk]] = (),
+    unbiased: int | None = None,
     title: str = "",
 ) -> Any:
     """A plotly figure: risks above and gaps below, loss on the left and error on the right; see `risk_figure`."""
@@ -33,10 +34,15 @@ def risk_page(
             ("training (empirical risk)", train, TRAINING),
             ("held out (generalization risk)", held_out, HELD_OUT),
         ]
-        if progressive is not None:
-            curves.append(("progressive", [getattr(risk, which) for risk in progressive], PROGRESSIVE))
         for name, moments, color in curves:
             figure.add_trace(_curve(name, along, *_of(moments), color, legend=column == 1), row=1, col=column)
+        if progressive:
+            places, before = [place for place, _ in progressive], [getattr(risk, which) for _, risk in progressive]
+            name = "progressive" if unbiased is None else f"progressive (pass {unbiased}: unbiased)"
+            curve = _curve(name, places, *_of(before), PROGRESSIVE, legend=column == 1)
+            if unbiased is not None:
+                curve.marker = {"symbol": ["star" if n < unbiased else "circle" for n in range(len(places))], "size": 9}
+            figure.add_trace(curve, row=1, col=column)
         (train_mean, train_error), (mean, error) = _of(train), _of(held_out)
         gap = _curve("gap", along, mean - train_mean, np.hypot(error, train_error), GAP, legend=column == 1)
         figure.add_trace(gap, row=2, col=column)

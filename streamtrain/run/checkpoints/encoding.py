@@ -11,7 +11,9 @@ from streamtrain.measure.diagnostics.layers import Layers
 from streamtrain.measure.diagnostics.noise_scale import NoiseScale
 from streamtrain.measure.diagnostics.trajectory import Trajectory
 from streamtrain.measure.minibatch import MinibatchCurves
-from streamtrain.measure.progressive import Progressive
+from streamtrain.measure.progressive import PassRisks, Progressive
+from streamtrain.measure.progressive.fading import Fading, FadingMoments
+from streamtrain.measure.progressive.window import Window
 from streamtrain.measure.stopping import EarlyStopping
 from streamtrain.run.outcome.result import Evaluation
 from streamtrain.values import LayerNorms, Moments, Norms, Risk, Skip, Update
@@ -19,8 +21,8 @@ from streamtrain.values import LayerNorms, Moments, Norms, Risk, Skip, Update
 CLASSES: dict[str, type] = {
     each.__name__: each
     for each in (
-        *(Diagnostics, EarlyStopping, Evaluation, LayerNorms, Layers, MeasuringTime, MinibatchCurves, Moments),
-        *(NoiseScale, Norms, Progressive, Risk, Skip, Trajectory, Update),
+        *(Diagnostics, EarlyStopping, Evaluation, Fading, FadingMoments, LayerNorms, Layers, MeasuringTime),
+        *(MinibatchCurves, Moments, NoiseScale, Norms, PassRisks, Progressive, Risk, Skip, Trajectory, Update, Window),
     )
 }
 

@@ -9,7 +9,7 @@ from streamtrain.job import Job, Online
 from streamtrain.measure.cost import MeasuringTime
 from streamtrain.measure.diagnostics import Diagnostics
 from streamtrain.measure.minibatch import MinibatchCurves
-from streamtrain.measure.progressive import Progressive
+from streamtrain.measure.progressive import PassRisks, Progressive
 from streamtrain.measure.stopping import EarlyStopping
 from streamtrain.run.checkpoints.encoding import decoded, encoded
 from streamtrain.run.outcome.result import Evaluation
@@ -27,6 +27,7 @@ class Progress:
         step: updates in the state. used: examples in them, each use counted. seconds: spent on them.
         since: step from which the present part of the data is trained on; 0 unless it grows.
         skipped: minibatches that were passed over. bad: examples that were, by split and stored number.
+        passes: before the updates, pass by pass; of many passes only.
         evaluations, best: so far; ``best`` has the parameters that many passes would return.
     """
 
@@ -41,6 +42,7 @@ class Progress:
     seconds: float = 0.0
     skipped: int = 0
     bad: dict[tuple[str, int], Skip] = field(default_factory=dict)
+    passes: PassRisks = field(default_factory=PassRisks)
     norms: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED_STEPS))
     evaluations: list[Evaluation] = field(default_factory=list)
     best: Evaluation | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from streamtrain.job import Job
+from streamtrain.job import Job, Online
 from streamtrain.store import masked
 from streamtrain.track.tracker import DatasetCard, RunCard
 
@@ -34,6 +34,7 @@ def card_of(plan: Plan, run_name: str) -> RunCard:
         "command": shlex.join([Path(sys.argv[0]).name, *map(masked, sys.argv[1:])]),
         "dataset.digest": plan.manifest.digest,
         "dataset.order": plan.manifest.order,
+        "progressive.unbiased": "all of it" if isinstance(plan.job.mode, Online) else "pass 1",
         "mlflow.source.name": sys.argv[0],
     }
     commit = _git_commit()

@@ -17,7 +17,7 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "loss, training": lambda r: _loss(r.chosen.empirical.loss),
     "loss, held out": lambda r: _loss(r.chosen.generalization.loss),
     "loss, gap": lambda r: f"{r.chosen.gap_of_loss.value:+.4f} ± {r.chosen.gap_of_loss.standard_error:.4f}",
-    "loss, progressive": lambda r: "" if r.chosen.progressive is None else _loss(r.chosen.progressive.loss),
+    "loss, progressive": lambda r: _progressive(r),
     "error, training": lambda r: _error(r.chosen.empirical.error),
     "error, held out": lambda r: _error(r.chosen.generalization.error),
     "error, gap": lambda r: f"{r.chosen.gap_of_error.value:+.2%} ± {r.chosen.gap_of_error.standard_error:.2%}",
@@ -44,6 +44,13 @@ def _loss(moments: Moments) -> str:
     return f"{moments.mean:.4f} ± {moments.standard_error:.4f}"
 
 
+def _progressive(result: Result) -> str:
+    """Over the last window of one pass; over the first of many, since those after it are not unbiased."""
+    if result.progressive_passes:
+        return f"{_loss(result.progressive_passes[0].loss)} in pass 1"
+    return "" if result.chosen.progressive is None else _loss(result.chosen.progressive.loss)
+
+
 def _error(moments: Moments) -> str:
     return f"{moments.mean:.2%} ± {moments.standard_error:.2%}"
 
@@ -64,7 +71,10 @@ def figures(result: Result) -> Iterator[Path]:
     along = [point.examples_used if online else point.passes for point in points]
     empirical, generalization = [point.empirical for point in points], [point.generalization for point in points]
     unit = "examples used" if online else "passes"
-    progressive = [point.progressive for point in points if point.progressive] if online else None
+    progressive = [(place, point.progressive) for place, point in zip(along, points, strict=True) if point.progressive]
+    if not online:
+        progressive = [(float(number), risk) for number, risk in enumerate(result.progressive_passes, 1)]
+    unbiased = None if online else 1
     whiches: tuple[Literal["loss", "error"], ...] = ("loss", "error")
     for which in whiches:
         figure = risk_figure(
@@ -74,14 +84,16 @@ def figures(result: Result) -> Iterator[Path]:
             which=which,
             unit=unit,
             progressive=progressive,
+            unbiased=unbiased,
             chosen=points.index(result.chosen),
             title=f"Generalization gap of the {'surrogate loss' if which == 'loss' else 'error'}, {result.mode}",
         )
         file = result.folder / f"risk_{which}.png"
         save(figure, file)
         yield file
+    title = f"Generalization gap, {result.mode}"
     page = risk_page(
-        along, empirical, generalization, unit=unit, progressive=progressive, title=f"Generalization gap, {result.mode}"
+        along, empirical, generalization, unit=unit, progressive=progressive, unbiased=unbiased, title=title
     )
     save_page(page, result.folder / "risk.html")
     yield result.folder / "risk.html"

@@ -57,6 +57,7 @@ class Result:
         gradient_norm_at_stop: mean norm over the last steps.
         test: risk of the kept parameters on the test split, where there is one.
         progressive: progressive risk over the first pass, as far as it was made: unbiased, since no example came twice.
+        progressive_passes: the same over each whole one of many passes: of these, only the first is unbiased.
         parameters: the kept model's state dict, on the CPU.
         folder: the run's files. run_id: MLflow's, where it is known.
     """
@@ -74,6 +75,7 @@ class Result:
     parameters: dict[str, torch.Tensor]
     folder: Path
     run_id: str | None = None
+    progressive_passes: tuple[Risk, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -106,6 +108,10 @@ class Result:
             },
             "progressive_risk": figures(self.progressive),
             "progressive_risk_last_window": figures(at.progressive),
+            "progressive_risk_of_passes": [
+                {"pass": number, "unbiased": number == 1, **(figures(risk) or {})}
+                for number, risk in enumerate(self.progressive_passes, 1)
+            ],
             "test_risk": figures(self.test),
             "gradient_norm_at_stop": self.gradient_norm_at_stop,
             "folder": str(self.folder),

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from streamtrain.measure.cost import MeasuringTime
 from streamtrain.measure.gap import gap
-from streamtrain.measure.progressive import Progressive
 from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.measure.stopping import EarlyStopping
 from streamtrain.measure.verdict import verdict
-from streamtrain.values import Moments, Risk, Update
+from streamtrain.values import Moments, Risk
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6), max_size=50)
 
@@ -45,20 +44,6 @@ def test_standard_errors_of_risk_and_gap_are_the_spread_of_repeated_measurements
         stated.append(measured.standard_error**2)
     assert np.mean(gaps) == pytest.approx(0, abs=4 * np.std(gaps) / math.sqrt(4000))
     assert np.mean(stated) == pytest.approx(np.var(gaps), rel=0.1)
-
-
-def update(step: int, losses: list[float]) -> Update:
-    moments = Moments.of(np.array(losses))
-    return Update(step, moments, moments, 0.1, 1.0, 1.0)
-
-
-def test_progressive_risk_of_the_window_and_of_all() -> None:
-    progressive = Progressive(window=5)
-    points = [progressive.add(update(step, [step, step + 1.0]), time=0.0) for step in range(6)]
-    assert progressive.total.loss.mean == pytest.approx(3.0) and progressive.total.loss.count == 12
-    assert progressive.recent.loss.count == 6 and progressive.recent.loss.mean == pytest.approx(4.5)
-    assert [len(point) for point in points] == [0, 0, 8, 0, 8, 0]
-    assert points[2][0].name == "progressive/loss" and points[2][0].value == pytest.approx(1.5)
 
 
 def test_readings_of_a_risk() -> None:

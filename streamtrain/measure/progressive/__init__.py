@@ -1,0 +1,50 @@
+"""Progressive risk: loss and error of each minibatch before the update that uses it.
+
+In a single pass every example is new to the parameters that it is measured at, so each of these losses is an
+unbiased estimate of the generalization risk of its moment's parameters (Deep Learning, 8.1.3; Blum, Kalai & Langford
+1999, *Beating the hold-out*). Means of them differ by what they are over: all of the run, a window, a fading past,
+or a pass, of which only the first is unbiased.
+"""
+
+from __future__ import annotations
+
+from streamtrain.measure.progressive.fading import Fading
+from streamtrain.measure.progressive.passes import PassRisks
+from streamtrain.measure.progressive.window import Window
+from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.values import Reading, Risk, Update
+
+__all__ = ["PassRisks", "Progressive"]
+
+
+class Progressive:
+    """Of the run, of its last ``window`` examples, and fading as fast as that window is long.
+
+    Attributes:
+        total: over all updates that were added.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._size = window
+        self._window, self._fading = Window(window), Fading(window)
+        self.total = pooled(())
+
+    def add(self, update: Update, time: float) -> list[Reading]:
+        """Takes in one update; gives the points of all three means whenever another window is full."""
+        windows_before = self.total.loss.count // self._size
+        risk = Risk(update.loss, update.error)
+        self.total = pooled((self.total, risk))
+        self._window.add(risk)
+        self._fading.add(risk)
+        if self.total.loss.count // self._size == windows_before:
+            return []
+        return [
+            *risk_readings("progressive", self.recent, update.step, time),
+            *self._fading.readings(update.step, time),
+            *risk_readings("progressive_total", self.total, update.step, time),
+        ]
+
+    @property
+    def recent(self) -> Risk:
+        """Over the fewest last minibatches that hold ``window`` examples; over all where there are fewer."""
+        return self._window.risk

@@ -1,0 +1,64 @@
+"""Exponentially fading means (Gama, Sebastião & Rodrigues 2013, *On evaluating stream learning algorithms*).
+
+An example that lies k examples back weighs ``exp(−2k/w)``. So the mean's age is that of a window of ``w`` examples,
+w/2, and so is its effective number of examples, ``(Σ wᵢ)²/Σ wᵢ²`` → w; but nothing leaves at once. All examples of a
+minibatch weigh the same. Standard error: ``s √(Σ wᵢ²) / Σ wᵢ``, with s² the weighted variance, unbiased for weights
+that say how much an example counts: ``Σ wᵢ(xᵢ − mean)² / (Σ wᵢ − Σ wᵢ²/Σ wᵢ)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from streamtrain.values import Moments, Reading, Risk
+
+
+@dataclass(frozen=True)
+class FadingMoments:
+    """``weight`` is Σ wᵢ, ``squared_weight`` Σ wᵢ², ``m2`` the weighted sum of squared deviations from ``mean``."""
+
+    weight: float = 0.0
+    squared_weight: float = 0.0
+    mean: float = 0.0
+    m2: float = 0.0
+
+    def after(self, moments: Moments, keep: float) -> FadingMoments:
+        """With a minibatch more, whose examples weigh 1; what was before weighs ``keep`` as much as it did."""
+        if moments.count == 0:
+            return self
+        before, away = keep * self.weight, moments.mean - self.mean
+        weight = before + moments.count
+        return FadingMoments(
+            weight,
+            keep**2 * self.squared_weight + moments.count,
+            self.mean + away * moments.count / weight,
+            keep * self.m2 + moments.m2 + away**2 * before * moments.count / weight,
+        )
+
+    @property
+    def standard_error(self) -> float:
+        """See the module; NaN below two examples."""
+        freedom = self.weight - self.squared_weight / self.weight if self.weight else 0.0
+        return math.sqrt(self.m2 / freedom * self.squared_weight) / self.weight if freedom > 0 else math.nan
+
+
+class Fading:
+    """Loss and error, fading as a window of ``examples`` examples would forget them."""
+
+    def __init__(self, examples: int) -> None:
+        self._examples = examples
+        self.loss = self.error = FadingMoments()
+
+    def add(self, risk: Risk) -> None:
+        """One more minibatch."""
+        keep = math.exp(-2 * risk.loss.count / self._examples)
+        self.loss, self.error = self.loss.after(risk.loss, keep), self.error.after(risk.error, keep)
+
+    def readings(self, step: int, time: float) -> list[Reading]:
+        """``progressive_fading/loss``, ``progressive_fading/loss_standard_error``, and so for the error."""
+        return [
+            Reading(f"progressive_fading/{name}{suffix}", value, step, time)
+            for name, moments in (("loss", self.loss), ("error", self.error))
+            for suffix, value in (("", moments.mean), ("_standard_error", moments.standard_error))
+        ]
