@@ -93,8 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def fail(line: str, code: int) -> NoReturn:
-    """One line on standard error, and out."""
-    print(line, file=sys.stderr)
+    """One line on standard error, without the secrets that a URL in it may hold, and out."""
+    from streamtrain.store import masked
+
+    print(masked(line), file=sys.stderr)
     sys.exit(code)
 
 

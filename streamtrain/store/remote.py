@@ -21,7 +21,8 @@ from typing import Any
 
 from streamtrain.errors import ConfigError, StoreError, complaint, one_line
 from streamtrain.store.local import local_path, write_whole
-from streamtrain.store.retry import Retrier, RetryPolicy, WrongLengthError, masked
+from streamtrain.store.retry import Retrier, RetryPolicy, WrongLengthError
+from streamtrain.store.secrets import masked
 
 CHUNK = 4 << 20
 """Bytes of one request at most."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import errno
 import random
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from streamtrain.errors import StoreError, StreamtrainError, complaint, one_line
+from streamtrain.store.secrets import masked
 
 Result = TypeVar("Result")
 
@@ -64,12 +64,6 @@ def temporary(error: BaseException) -> bool:
         return True
     lasting = isinstance(error, _LASTING_ERRORS) or getattr(error, "errno", None) in _LASTING
     return isinstance(error, (OSError, EOFError)) and not lasting
-
-
-def masked(text: str) -> str:
-    """The text with the secrets of every URL in it struck out: what stands before ``@``, and the query."""
-    text = re.sub(r"(?<=://)[^/?#\s'\"]*@", "***@", text)
-    return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]+", r"\1?***", text)
 
 
 @dataclass(frozen=True)

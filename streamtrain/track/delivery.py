@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from streamtrain.errors import one_line
+from streamtrain.store import masked
 from streamtrain.track.journal import Backlog, Entry, entries_of
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -83,7 +84,7 @@ class Delivery:
             except Refused:
                 raise
             except Exception as error:
-                self.trouble = one_line(error)[:300]
+                self.trouble = masked(one_line(error))[:300]
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 

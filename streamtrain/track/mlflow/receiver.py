@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import one_line
+from streamtrain.store import masked
 from streamtrain.track.delivery import Refused, first_begin
 from streamtrain.track.journal import BATCH, Entry
 from streamtrain.track.mlflow.model import quieten
@@ -42,7 +43,7 @@ class MlflowReceiver:
             try:
                 self._open(client)
             except Exception as error:  # without the run nothing can be delivered: never set aside
-                raise ConnectionError(one_line(error)) from error
+                raise ConnectionError(masked(one_line(error))) from error
         assert self.run_id is not None
         try:
             self._log(client, self.run_id, entries)
@@ -52,7 +53,7 @@ class MlflowReceiver:
             raise
         except Exception as error:
             if _is_refusal(error):
-                raise Refused(one_line(error)[:300]) from error
+                raise Refused(masked(one_line(error))[:300]) from error
             raise
 
     def _client(self) -> Any:

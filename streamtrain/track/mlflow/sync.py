@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import ConfigError, TrackingError, complaint, one_line
+from streamtrain.store import masked
 from streamtrain.track.delivery import Delivered, deliver_once, first_begin
 from streamtrain.track.journal import FILE, REFUSED, Backlog
 from streamtrain.track.mlflow.receiver import MlflowReceiver
@@ -73,7 +74,7 @@ def sync(folder: Path, uri: str | None) -> Synced:
                 problem = ""
             except Exception as error:
                 done = Delivered(backlog.count - count_before, tuple(backlog.refused()))
-                problem = f"MLflow has not taken the rest ({one_line(error)[:300]}); try again later"
+                problem = f"MLflow has not taken the rest ({masked(one_line(error))[:300]}); try again later"
     except BlockingIOError:
         return Synced(folder, None, 0, 0, "its run is still going on and delivers by itself")
     if done.refused and not problem:
@@ -93,6 +94,6 @@ def raise_for(done: Sequence[Synced]) -> None:
 
 
 def _uri_of(begin: dict[str, Any]) -> str:
-    """Where a run's numbers were to go; a password is not in the journal, so its URI must come from outside."""
+    """Where a run's numbers were to go; secrets are not in the journal, so a URI that has some comes from outside."""
     uri = begin.get("uri")
-    return uri if uri is not None and ":***@" not in uri else default_uri()
+    return uri if uri is not None and "***" not in uri else default_uri()

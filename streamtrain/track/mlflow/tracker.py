@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from streamtrain.store import masked
 from streamtrain.track.delivery import Delivery
 from streamtrain.track.journal import REFUSED, Journal, Kind, entries_of
 from streamtrain.track.mlflow.model import save_model
 from streamtrain.track.mlflow.receiver import MlflowReceiver
-from streamtrain.track.mlflow.uri import check_uri, without_password
+from streamtrain.track.mlflow.uri import check_uri
 from streamtrain.track.tracker import ModelCard, RunCard, Status
 from streamtrain.values import Reading
 
@@ -48,7 +50,7 @@ class MlflowTracker:
             key=self._journal.key,
             run_id=run_id,
             resumed=self._journal.resumed or run_id is not None,
-            uri=without_password(self._uri),
+            uri=self._uri,
             card=dataclasses.asdict(card),
             time=time.time(),
         )
@@ -97,8 +99,17 @@ class MlflowTracker:
                 f"has not taken everything ({trouble}): nothing is lost, the rest is in {self._journal.file}; "
                 f"deliver it with streamtrain sync {self._folder}"
             )
-        return f"MLflow at {without_password(self._uri)} " + ", and ".join(words) if words else None
+        return f"MLflow at {masked(self._uri)} " + ", and ".join(words) if words else None
 
     def _put(self, kind: Kind, **content: object) -> None:
-        self._journal.append(kind, **content)
+        """Writes one entry; texts without the secrets in them, since the disk and MLflow's users see them."""
+        self._journal.append(kind, **(content if kind == "readings" else _without_secrets(content)))
         self._delivery.notice()
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_secrets(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(each) for each in value]
+    return masked(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Which MLflow: the tracking URI, its default, and what of it may be written down."""
+"""Which MLflow: the tracking URI and its default."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from streamtrain.errors import ConfigError, complaint
+from streamtrain.store import masked
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks", "uc", "")
 
@@ -25,14 +26,7 @@ def check_uri(uri: str) -> str:
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in SCHEMES:
         expected = f"a URI of {', '.join(s for s in SCHEMES if s)} or a path"
-        raise ConfigError(complaint("tracking.uri", expected=expected, found=uri, do="set it or MLFLOW_TRACKING_URI"))
+        raise ConfigError(
+            complaint("tracking.uri", expected=expected, found=masked(uri), do="set it or MLFLOW_TRACKING_URI")
+        )
     return uri
-
-
-def without_password(uri: str) -> str:
-    """The URI for eyes and disks: a password in it becomes ``***``."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    user, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}").geturl()

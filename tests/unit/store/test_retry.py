@@ -125,6 +125,15 @@ def test_no_secret_of_a_url_is_shown(userinfo: str, query: str) -> None:
     assert shown == "ClientError: url='https://***@host.example/a/b?***' (status 500)"
 
 
+def test_no_secret_of_the_environment_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "my_api_key"):
+        monkeypatch.setenv(name, f"value of {name}")
+        assert masked(f"Authorization: Bearer value of {name}!") == "Authorization: Bearer ***!"
+    for name, value in (("RAY_AUTH_TOKEN_PATH", "/a/long/path"), ("HF_TOKEN", "short"), ("HOME", "/a/long/home")):
+        monkeypatch.setenv(name, value)
+        assert masked(f"see {value}") == f"see {value}"
+
+
 def test_the_message_of_a_failed_request_holds_no_secret() -> None:
     def attempt() -> None:
         raise of_status(403)

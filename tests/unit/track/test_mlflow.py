@@ -16,7 +16,7 @@ from streamtrain.track import delivery
 from streamtrain.track.mlflow import MlflowTracker
 from streamtrain.track.mlflow.receiver import MlflowReceiver
 from streamtrain.track.mlflow.sync import folders_with_journals, raise_for, sync
-from streamtrain.track.tracker import ModelCard, RunCard, Status
+from streamtrain.track.tracker import DatasetCard, ModelCard, RunCard, Status
 from streamtrain.values import Reading
 
 CARD = RunCard("a run", "tests", {"sgd.lr": "0.1"}, {"command": "streamtrain train job.py"}, ())
@@ -170,6 +170,47 @@ def test_sync_delivers_what_a_killed_run_left_and_only_once(
 def test_promise_10_sync_of_a_folder_without_a_journal(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected a run's folder with journal.jsonl, found none; name runs'"):
         folders_with_journals([tmp_path])
+
+
+def test_no_secret_reaches_the_journal_the_server_or_the_terminal(
+    store: tuple[str, mlflow.MlflowClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, client = store
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hidden-token")
+    url = "s3://user:hidden-word@bucket/data?signature=hidden-query"
+    text = f"{url} with hidden-token"
+    folder = new_folder(tmp_path / "run")
+    tracker = MlflowTracker(uri)
+    take, calls = MlflowReceiver.take, []
+
+    def at_first_in_trouble(self: MlflowReceiver, entries: Any) -> None:
+        calls.append(entries)
+        if len(calls) == 1:
+            raise ConnectionError(f"no answer from {text}")
+        take(self, entries)
+
+    monkeypatch.setattr(MlflowReceiver, "take", at_first_in_trouble)
+    source = DatasetCard("digits/train", "d" * 36, url, "training", 100, {"label": "int64 ()"})
+    tracker.begin(
+        dataclasses.replace(CARD, params={"data.url": url}, tags={"command": text}, datasets=(source,)), folder
+    )
+    tracker.describe(text)
+    tracker.artifact(folder / "hidden-token.png", "figures")  # is not there: refused, and said
+    left = tracker.finish("failed", f"StoreError: {text}")
+    assert left is not None and tracker._delivery.trouble == (
+        "ConnectionError: no answer from s3://***@bucket/data?*** with ***"
+    )
+    run = client.get_run(str(tracker.run_id))
+    assert run.data.params["data.url"] == "s3://***@bucket/data?***"
+    assert run.data.tags["stop_reason"] == "StoreError: s3://***@bucket/data?*** with ***"
+    written = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(written) >= 4 and not any(b"hidden" in content for content in [*written, left.encode()])
+
+
+def test_promise_10_a_wrong_uri_is_told_without_its_password() -> None:
+    with pytest.raises(ConfigError, match=r"found htp://\*\*\*@h/x; set it") as refused:
+        MlflowTracker("htp://me:hidden@h/x")
+    assert "hidden" not in str(refused.value)
 
 
 class Two(torch.nn.Module):

@@ -164,7 +164,7 @@ def test_promise_8_a_server_that_never_answers_neither_blocks_nor_loses(
     tracker.log(readings(100))
     left = tracker.finish("finished", "")
     assert left == (
-        f"MLflow at http://user:***@127.0.0.1:9 has not taken everything (still busy): nothing is lost, "
+        f"MLflow at http://***@127.0.0.1:9 has not taken everything (still busy): nothing is lost, "
         f"the rest is in {tmp_path / 'journal.jsonl'}; deliver it with streamtrain sync {tmp_path}"
     )
     entries = list(entries_of(tmp_path / "journal.jsonl"))
