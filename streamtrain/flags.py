@@ -234,7 +234,8 @@ def _unboxed(box: str) -> str:
     """The text of tyro's framed message, on one line."""
     lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
     text = " ".join(line for line in lines if line and not line.startswith("─"))
-    text, _, _ = text.partition(" For full helptext")
+    for rest in (" For full helptext", " Got errors"):
+        text, _, _ = text.partition(rest)
     return (
         text.replace("Error parsing Job: ", "").replace(" Perhaps you meant:", "; perhaps you meant") + "; see --help"
     )

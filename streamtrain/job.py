@@ -248,13 +248,11 @@ class Job:
     """Examples of a minibatch, over all workers together."""
     micro_batch: int | None = None
     """Most examples of one forward and backward: a lane's larger part is taken in pieces and added up (less memory)."""
-    workers: int = 1
-    """Worker processes, one CPU core or GPU each."""
-    min_workers: int | None = None
-    """Begin, or begin again after a host was lost, with as few as these where there is no room for all; the bits are
-    the same."""
+    workers: int | tuple[int, int] = 1
+    """Worker processes, one CPU core or GPU each; or the fewest and the most: the run begins with as many as there is
+    room for, and others join while it goes on. The bits are the same for any number."""
     lanes: int | None = None
-    """Logical workers that fix order and bits, whatever `workers` is; as many as workers by default."""
+    """Logical workers that fix order and bits, whatever `workers` is; as many as the most workers by default."""
     threads: int = 1
     """CPU threads of each worker."""
     exchange: Literal["auto", "shared", "collective"] = "auto"
@@ -273,17 +271,11 @@ class Job:
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "micro_batch", "workers", "min_workers", "lanes", "threads"):
+        for name in ("batch_size", "micro_batch", "lanes", "threads"):
             _require_count(name, getattr(self, name))
         _require_count("seed", self.seed, lowest=0)
-        lanes = self.lanes or self.workers
-        _require(
-            self.workers <= lanes,
-            "workers",
-            f"at most {lanes}, the number of lanes",
-            self.workers,
-            "raise lanes or lower workers",
-        )
+        self._check_workers()
+        lanes = self.lane_count
         _require(
             self.batch_size % lanes == 0,
             "batch_size",
@@ -318,7 +310,28 @@ class Job:
             _require(free, "metrics", expected, name, "rename it")
             _require(callable(metric), f"metrics, {name!r}", "a function", metric, "see its help")
 
+    def _check_workers(self) -> None:
+        two = isinstance(self.workers, tuple | list)
+        both = tuple(self.workers) if isinstance(self.workers, tuple | list) else (self.workers, self.workers)
+        expected, do = "a number, or the fewest and the most", "e.g. workers=(1, 4)"
+        _require(not two or len(both) == 2, "workers", expected, self.workers, do)
+        for each in both:
+            _require_count("workers", each)
+        _require(both[0] <= both[1], "workers", "the fewest before the most", self.workers, "turn them round")
+        lanes, do = self.lane_count, "raise lanes or lower workers"
+        _require(both[1] <= lanes, "workers", f"at most {lanes}, the number of lanes", both[1], do)
+
+    @property
+    def least_workers(self) -> int:
+        """Workers that the run begins with at least."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that the run ever has."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
     @property
     def lane_count(self) -> int:
         """Lanes after the default."""
-        return self.lanes or self.workers
+        return self.lanes or self.most_workers

@@ -197,6 +197,16 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """A run that went on after a loss: at which step, how many seconds after its last update, by how many workers."""
+
+    step: int
+    seconds: float
+    workers: int
+    lost: str = ""
+
+
+@dataclass(frozen=True)
 class Reading:
     """One point of one curve: ``name`` at global ``step``, at ``time`` (Unix seconds)."""
 

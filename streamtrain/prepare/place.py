@@ -42,8 +42,8 @@ def fetched_files(job: Job, manifest: Manifest, *, lanes: bool) -> FetchedFiles:
     """The shards of a remote data set for one reader of a worker.
 
     The reader of its lanes holds the shard that every lane is in, and one more while a lane goes on to the
-    next. Those for evaluation, one for each split, hold one shard. What the cache has beyond these is for
-    what the lanes need next, in equal shares.
+    next: as many as the worker has where workers are fewest. Those for evaluation, one for each split, hold
+    one shard. What the cache has beyond these is for what the lanes need next, in equal shares.
 
     Args:
         lanes: for the reader of the lanes in training, rather than for evaluation.
@@ -52,8 +52,9 @@ def fetched_files(job: Job, manifest: Manifest, *, lanes: bool) -> FetchedFiles:
         ConfigError: the cache has no room for what is held at once.
     """
     largest = largest_shard(manifest)
-    held_by_lanes = -(-job.lane_count // job.workers) + 1
-    shards_held = job.workers * (held_by_lanes + len(manifest.splits))
+    workers = job.most_workers
+    held_by_lanes = -(-job.lane_count // job.least_workers) + 1
+    shards_held = job.lane_count + workers * (1 + len(manifest.splits))
     spare = job.data.cache_bytes - shards_held * largest
     if spare < 0:
         expected = f"at least {shards_held * largest:,}, for the {shards_held} shards that are in use at once"
@@ -64,5 +65,5 @@ def fetched_files(job: Job, manifest: Manifest, *, lanes: bool) -> FetchedFiles:
         Cache(cache_folder(job.data.cache), job.data.cache_bytes),
         keep=not (lanes and isinstance(job.mode, Online)),
         most_held=held_by_lanes if lanes else 1,
-        ahead_bytes=spare // job.workers if lanes else 0,
+        ahead_bytes=spare // workers if lanes else 0,
     )

@@ -144,12 +144,12 @@ def _check_smallest_part(gradient: Gradient, plan: Plan, batch: Batch) -> None:
 
 def check_cpus(job: Job, cpus: int | None) -> None:
     """Refuses more workers than this machine has cores, before Ray is started on it."""
-    if job.device == "cpu" and cpus is not None and job.workers * job.threads > cpus:
+    if job.device == "cpu" and cpus is not None and job.least_workers * job.threads > cpus:
         raise ConfigError(
             complaint(
                 "workers",
                 expected=f"at most {cpus // job.threads} on this machine's {cpus} CPUs at {job.threads} thread(s) each",
-                found=str(job.workers),
+                found=str(job.least_workers),
                 do="lower workers, or set RAY_ADDRESS to a cluster",
             )
         )

@@ -25,7 +25,7 @@ from streamtrain.store import write_whole
 from streamtrain.track.system import SystemMetrics
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker
-from streamtrain.values import Lane, Loading, Reading, Risk, Skip, Update
+from streamtrain.values import Lane, Loading, Reading, Recovery, Risk, Skip, Update
 
 if TYPE_CHECKING:
     import torch
@@ -69,8 +69,11 @@ class Fleet(Protocol):
         """New workers in place of all, from a checkpoint's tensors and step, or from the beginning."""
 
     @property
-    def recoveries(self) -> int:
-        """How often the run went on after a loss."""
+    def workers(self) -> int:
+        """How many there are now."""
+
+    def recovered(self) -> list[Recovery]:
+        """Every time that the run went on after a loss since this was last asked."""
 
 
 class Controller:
@@ -81,7 +84,7 @@ class Controller:
     ) -> None:
         self._plan, self._fleet, self._tracker, self._terminal, self._folder = plan, fleet, tracker, terminal, folder
         self._is_online = isinstance(plan.job.mode, Online)
-        self._keeper = keeper
+        self._keeper, self._recoveries = keeper, 0
         self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
         self._take_up()
 
@@ -115,6 +118,7 @@ class Controller:
         self._terminal.line(f"{lost}; beginning again at step {self._keeper.step:,}")
         self._fleet.restart(self._keeper.start)
         self._take_up()
+        self._note_recoveries()
 
     def _online(self, mode: Online) -> Result:
         self._online_to_the_end(mode)
@@ -175,6 +179,7 @@ class Controller:
             until = min(target, self._progress.step + max(FIRST_STINT, int(rate * STINT_SECONDS)))
             started = time.monotonic()
             done = self._fleet.advance(until)
+            self._note_recoveries()
             seconds = time.monotonic() - started
             self._progress.seconds += seconds
             self._progress.step = until
@@ -195,9 +200,23 @@ class Controller:
                 f"{_duration((self._plan.total_steps - until) * self._progress.seconds / until)} left at most",
             )
 
+    def _note_recoveries(self) -> None:
+        """A line, a point and a tag for every one."""
+        recovered, now = self._fleet.recovered(), time.time()
+        for each in recovered:
+            self._recoveries += 1
+            self._terminal.line(
+                f"{each.lost + '; ' if each.lost else ''}going on at step {each.step:,} with {each.workers} worker(s), "
+                f"{each.seconds:.1f} s after the last update"
+            )
+            self._tracker.log([Reading("recovery/seconds", each.seconds, each.step, now)])
+        if recovered:
+            self._tracker.tag("recoveries", str(self._recoveries))
+
     def _note(self, done: Sequence[Update], examples_per_second: float) -> None:
         now = time.time()
         readings = [Reading("throughput/examples_per_second", examples_per_second, done[-1].step, now)]
+        readings.append(Reading("throughput/workers", self._fleet.workers, done[-1].step, now))
         readings += self._system.readings(done[-1].step, now)
         if isinstance(self._plan.job.aggregation, Stale):
             staleness = sum(update.staleness for update in done) / len(done)

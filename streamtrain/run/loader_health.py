@@ -17,6 +17,10 @@ from streamtrain.values import Loading, Reading, Skip
 class Readers(Protocol):
     """All that read in a run."""
 
+    @property
+    def workers(self) -> int:
+        """How many they are now."""
+
     def loading(self) -> Loading:
         """What reading has cost so far."""
 
@@ -47,11 +51,10 @@ class LoaderHealth:
         loading, before, now = readers.loading(), self._before, time.time()
         if loading.skipped > before.skipped:
             self._skipped.update(readers.skipped())
-        workers = self._plan.job.workers
         if loading.bytes_read < before.bytes_read:  # a lost worker's share went with it
             before = Loading()
         values = {
-            "waiting_share": min(1.0, (loading.waited - before.waited) / (seconds * workers)),
+            "waiting_share": min(1.0, (loading.waited - before.waited) / (seconds * readers.workers)),
             "bytes_per_second": (loading.bytes_read - before.bytes_read) / seconds,
             "skipped": float(len(self._skipped)),
             "cache_hits": float(loading.cache_hits),

@@ -63,7 +63,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     trial = preflight(plan)
     tracker = _tracker(job)
     terminal.line(
-        f"{run_name}: {plan.order.used:,} examples a pass in {plan.order.steps:,} steps, {job.workers} worker(s)"
+        f"{run_name}: {plan.order.used:,} examples a pass in {plan.order.steps:,} steps, {_counted(job)} worker(s)"
     )
     lies = data_folder(job.data.url)
     if lies and (warning := order_warning(lies, plan.manifest)):
@@ -86,6 +86,11 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     if left:
         terminal.line(left)
     return dataclasses.replace(result, run_id=tracker.run_id)
+
+
+def _counted(job: Job) -> str:
+    least, most = job.least_workers, job.most_workers
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _earlier(job: Job, run_name: str, resume: bool | str, terminal: Terminal) -> tuple[Path | None, Checkpoint | None]:
@@ -116,11 +121,10 @@ def _train(
     kept = files if job.checkpoints.enabled else None
     with (
         Keeper(job, fixed_settings(plan), kept, last, lambda: tracker.run_id) as keeper,
-        RayFleet(plan, keeper.start) as fleet,
+        RayFleet(plan, keeper.start, terminal.line) as fleet,
         _stopped_by_signal(keeper),
     ):
         result = Controller(plan, fleet, tracker, terminal, folder, keeper).run()
-        tracker.tag("recoveries", str(fleet.recoveries))
     for problem in _keep(plan, trial, run_name, result, tracker):
         terminal.line(problem)
     return result

@@ -63,7 +63,7 @@ def work(pipe: Connection, index: int, plans: Plan) -> None:  # type: ignore[typ
     worker = Worker(plans)
     if index == 1:
         worker._gradient = SlowGradient(plans.job)
-    pipe.send((os.getpid(), worker.make_memory() if index == 0 else None))
+    pipe.send((os.getpid(), worker.offer_memory(0) if index == 0 else None))
     handle, processes = pipe.recv()
     worker.join(Seat(index, 2, 0, handle, processes, None))
     pipe.send("joined")

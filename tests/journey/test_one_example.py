@@ -56,7 +56,7 @@ def test_one_example(tmp_path: Path) -> None:
 
     # gradient: a worker reaches that step; the example's loss is in its lane's contribution before the update
     worker = Worker(plans)
-    worker.make_memory()
+    worker.offer_memory(0)
     worker.join(Seat(0, 1, 0, None, {0: os.getpid()}, None))
     worker.advance(step)
     before = worker.snapshot()

@@ -14,14 +14,14 @@ from streamtrain.run.fleet.worker import Seat, Worker
 from streamtrain.run.outcome.result import Result
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker, Tracker
-from streamtrain.values import Loading, Reading, Risk, Skip, Update
+from streamtrain.values import Loading, Reading, Recovery, Risk, Skip, Update
 
 
 class PlainFleet:
     """One plain worker, and a note of every call."""
 
     def __init__(self, plans: Plan) -> None:
-        self.plans, self.recoveries = plans, 0
+        self.plans, self.workers = plans, 1
         self.updates: list[Update] = []
         self.restart(None)
 
@@ -55,7 +55,10 @@ class PlainFleet:
     def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
         self.worker = Worker(self.plans, start)
         step = 0 if start is None else start[1]
-        self.worker.join(Seat(0, 1, step, self.worker.make_memory(), {0: os.getpid()}, None))
+        self.worker.join(Seat(0, 1, step, self.worker.offer_memory(step), {0: os.getpid()}, None))
+
+    def recovered(self) -> list[Recovery]:
+        return []
 
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         self.worker.restore(parameters)

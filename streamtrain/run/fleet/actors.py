@@ -8,42 +8,33 @@ survivor), `WorkerLost` goes to the controller, who begins anew from a checkpoin
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from streamtrain.errors import StreamtrainError, TrainingError, WorkerLost, one_line
+from streamtrain.errors import WorkerLost
 from streamtrain.job import Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.placing import nodes_of, on_one_host, place, resources_of_worker
-from streamtrain.run.fleet.worker import Seat, Worker, WorkersStreamer
-from streamtrain.values import Loading, Risk, Skip, Update
+from streamtrain.run.fleet.members import Member, gather, kill, living
+from streamtrain.run.fleet.placing import Bundle, Room, on_one_host, resources_of_worker
+from streamtrain.run.fleet.streamers import WorkersStreamer
+from streamtrain.run.fleet.worker import Seat, Standing, Worker
+from streamtrain.values import Loading, Recovery, Risk, Skip, Update
 
 if TYPE_CHECKING:
     import torch
 
 Answer = TypeVar("Answer")
-LONGEST = 300
-"""Characters that are kept of what Ray says where it names no reason."""
 MOST_LOSSES = 3
 """Losses in the same step that end a run: it is not chance, but an example or the model."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A worker, its streamer where it has one, and the bundle of the placement group that holds both."""
-
-    bundle: int
-    worker: Any
-    streamer: Any | None
+SILENCE_SECONDS = 3.0
+"""What the others may need longer than a stint to notice a loss; who has not answered then is on a host that is cut."""
 
 
 class RayFleet:
@@ -51,19 +42,24 @@ class RayFleet:
 
     Args:
         start: a checkpoint's tensors and step, to begin with.
-
-    Attributes:
-        recoveries: how often the run went on after a loss.
+        say: takes a line about what is waited for.
     """
 
-    def __init__(self, plan: Plan, start: tuple[Mapping[str, torch.Tensor], int] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        start: tuple[Mapping[str, torch.Tensor], int] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._plan, self._begin_with = plan, start
-        self._group: PlacementGroup | None = None
+        self._room = Room(plan.job, say)
+        self._bundles: list[Bundle] = []
         self._members: list[Member] = []
-        self._coming: list[tuple[Member, Any]] = []
+        self._coming: list[tuple[Member, list[Any]]] = []
         self._skipped: dict[tuple[str, int], Skip] = {}
         self._losses: list[int] = []
-        self.recoveries = 0
+        self._recoveries: list[Recovery] = []
+        self._by_network, self._step, self._longest_stint = False, 0, 0.0
 
     def __enter__(self) -> RayFleet:
         try:
@@ -76,23 +72,41 @@ class RayFleet:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
+    @property
+    def workers(self) -> int:
+        """See `Fleet`."""
+        return len(self._members)
+
+    def recovered(self) -> list[Recovery]:
+        """See `Fleet`."""
+        recovered, self._recoveries = self._recoveries, []
+        return recovered
+
     def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
         """See `Fleet`."""
-        self.recoveries += 1
+        began = time.monotonic()
         self._stop()
         self._begin_with = start
         self._start()
+        self._recoveries.append(Recovery(self._step, time.monotonic() - began, len(self._members)))
 
     def advance(self, step: int) -> list[Update]:
         """See `Fleet`."""
-        made: list[Update] = []
+        made: dict[int, Update] = {}  # by step: who is lost may have made one that the others then make again
 
-        def go_on() -> list[list[Update]]:
+        def take(updates: Sequence[Update]) -> None:
+            made.update({update.step: update for update in updates if update.step >= self._step})
+
+        def go_on() -> None:
             self._welcome()
-            return self._all("advance", step)
+            began = time.monotonic()
+            for updates in self._all("advance", step):
+                take(updates)
+            self._longest_stint = max(self._longest_stint, time.monotonic() - began)
 
-        each = self._surely(go_on, made.extend)
-        return made + sorted(itertools.chain(*each), key=lambda update: update.step)
+        self._surely(go_on, take)
+        self._step = step
+        return [made[number] for number in sorted(made)]
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         """See `Fleet`."""
@@ -152,24 +166,20 @@ class RayFleet:
         self._surely(lambda: self._all("restore", ray.put(parameters)))
 
     def _start(self) -> None:
-        job = self._plan.job
-        self._group = place(job)
-        places = nodes_of(self._group)
-        self._bundles = len(places)
-        self._members = [self._new_member(bundle) for bundle in range(len(places))]
-        self._by_network = self._network_needed({node for node, _ in places})
-        first = self._members[0].worker
-        meeting = first.make_store.remote(places[0][1]) if self._by_network else first.make_memory.remote()
-        step = 0 if self._begin_with is None else self._begin_with[1]
-        self._form(self._members, self._gather([meeting])[0], step)
+        self._bundles = self._room.take()
+        places = self._room.places(self._bundles)
+        self._members = [self._new_member(each) for each in self._bundles if each.number in places]
+        self._step = 0 if self._begin_with is None else self._begin_with[1]
+        self._form(self._members, self._step, None)
+        self._call_others(self._members)
 
     def _network_needed(self, nodes: set[str]) -> bool:
         job = self._plan.job
-        if job.workers == 1 or on_one_host(job):
+        if job.most_workers == 1 or on_one_host(job):
             return False
         return job.exchange == "collective" or len(nodes) > 1 or job.device != "cpu"
 
-    def _new_member(self, bundle: int) -> Member:
+    def _new_member(self, bundle: Bundle) -> Member:
         worker = self._actor(Worker, bundle, **resources_of_worker(self._plan.job))
         return Member(bundle, worker.remote(self._plan, self._begin_with), self._new_streamer(bundle))
 
@@ -178,17 +188,40 @@ class RayFleet:
         """Whether workers have streamers: where who reads what is not known ahead, nobody can read ahead."""
         return self._plan.streamed and not isinstance(self._plan.job.aggregation, Stale)
 
-    def _new_streamer(self, bundle: int) -> Any | None:
+    def _new_streamer(self, bundle: Bundle) -> Any | None:
         return self._actor(WorkersStreamer, bundle, num_cpus=0).remote(self._plan) if self._streamed else None
 
-    def _form(self, members: Sequence[Member], meeting: Any, step: int) -> None:
-        """Gives everybody a seat in a new formation that goes on from ``step``."""
-        workers = len(members)
+    def _form(self, members: Sequence[Member], step: int, holder: Member | None) -> None:
+        """Gives everybody a seat in a new formation that goes on from ``step``.
+
+        Args:
+            holder: who has the state, which others may not have; ``None`` where all have the one to begin with.
+        """
+        places = self._room.places(each.bundle for each in members)
+        self._by_network = self._network_needed({place.node for place in places.values()})
+        first = members[0] if holder is None else holder
+        if self._by_network:
+            if holder is not None:
+                self._hand_over(step, holder, members)
+            meeting = first.worker.make_store.remote(places[first.bundle.number].address)
+        else:
+            meeting = first.worker.offer_memory.remote(step)
+        workers, (meeting,) = len(members), self._gather([meeting])
         processes = dict(enumerate(self._gather([each.worker.process_number.remote() for each in members])))
         rings = self._rings(members, step)
         seats = [Seat(index, workers, step, meeting, processes, ring) for index, ring in enumerate(rings)]
         self._gather([each.worker.join.remote(seat) for each, seat in zip(members, seats, strict=True)])
-        self._members = list(members)
+
+    def _hand_over(self, step: int, holder: Member, members: Sequence[Member]) -> None:
+        """Gives the state to those who have another or none, where no memory gives it to all."""
+        standings = self._standings(members)
+        behind = [each for each, standing in zip(members, standings, strict=True) if standing.step != step]
+        if behind:
+            state = holder.worker.save.remote()
+            self._gather([each.worker.take.remote(state, step) for each in behind])
+
+    def _standings(self, members: Sequence[Member]) -> list[Standing]:
+        return self._gather([each.worker.standing.remote() for each in members])
 
     def _rings(self, members: Sequence[Member], step: int) -> list[Any]:
         """Every worker's ring, ``None`` where it has no streamer and reads itself."""
@@ -200,7 +233,7 @@ class RayFleet:
             ]
         )
 
-    def _surely(self, call: Callable[[], Answer], take: Callable[[list[Update]], None] = lambda _: None) -> Answer:
+    def _surely(self, call: Callable[[], Answer], take: Callable[[Sequence[Update]], None] = lambda _: None) -> Answer:
         """What the call answers, by those who are left where somebody is lost in it.
 
         Args:
@@ -210,37 +243,59 @@ class RayFleet:
             try:
                 return call()
             except WorkerLost as lost:
-                take(self._go_on_without(lost))
+                self._go_on_without(lost, take)
 
-    def _go_on_without(self, lost: WorkerLost) -> list[Update]:
-        """A new formation of those who are left; others are on their way.
-
-        Returns:
-            Updates that were made in the call that failed.
+    def _go_on_without(self, lost: WorkerLost, take: Callable[[Sequence[Update]], None]) -> None:
+        """A new formation of those who are left, however many more are lost in it; others are on their way.
 
         Raises:
             WorkerLost: nobody is left who has the state.
         """
-        failure = self._streamers_failure()
-        if failure is not None:
-            raise failure
-        left = [each for each in self._members if self._lives(each.worker)]
-        if not left or self._by_network or isinstance(self._plan.job.aggregation, Stale):
+        began, stood = time.monotonic(), None
+        while True:
+            failure = self._streamers_failure()
+            if failure is not None:
+                raise failure
+            left = self._those_left(lost)
+            try:
+                standings = self._standings(left)
+                holder, standing = max(zip(left, standings, strict=True), key=lambda pair: pair[1].step)
+                if standing.step < 0:
+                    raise lost
+                stood = standing.seconds if stood is None else stood
+                self._note_loss(standing.step, lost)
+                take(self._gather([holder.worker.made.remote()])[0])
+                self._call_others(left)
+                self._form(left, standing.step, holder)
+            except WorkerLost as another:
+                if another is lost or len(self._losses) >= MOST_LOSSES:
+                    raise
+                lost = another
+                continue
+            seconds = stood + time.monotonic() - began
+            self._recoveries.append(Recovery(standing.step, seconds, len(left), str(lost)))
+            return
+
+    def _those_left(self, lost: WorkerLost) -> list[Member]:
+        """Who lives; a worker whose streamer is lost reads itself.
+
+        Raises:
+            WorkerLost: nobody, or nobody whose state is whole.
+        """
+        networked = self._by_network
+        lives = living([each.worker for each in self._members], silent=not networked)
+        kill(actor for each, alive in zip(self._members, lives, strict=True) if not alive for actor in each.actors)
+        left = [each for each, alive in zip(self._members, lives, strict=True) if alive]
+        if not left or networked or isinstance(self._plan.job.aggregation, Stale):
             raise lost
-        steps = self._gather([each.worker.step.remote() for each in left])
-        step = max(steps)
-        self._note_loss(step, lost)
-        holder = left[steps.index(step)].worker
-        made: list[Update] = self._gather([holder.made.remote()])[0]
-        left = [each if self._lives(each.streamer) else replace(each, streamer=None) for each in left]
-        self._call_others(left)
-        self._form(left, self._gather([holder.offer_memory.remote(step)])[0], step)
-        return made
+        streamers = living([each.streamer for each in left], silent=not networked)
+        left = [each if alive else replace(each, streamer=None) for each, alive in zip(left, streamers, strict=True)]
+        self._members = left
+        return left
 
     def _note_loss(self, step: int, lost: WorkerLost) -> None:
         """Raises what was lost when the same step has lost too many."""
         self._losses = [*(at for at in self._losses if at == step), step]
-        self.recoveries += 1
         if len(self._losses) >= MOST_LOSSES:
             part = self._plan.order.minibatch(self._plan.order.position(step)).parts
             where = ", ".join(f"{each.start}-{each.stop - 1}" for each in part if each.examples)
@@ -251,56 +306,46 @@ class RayFleet:
 
     def _call_others(self, left: Sequence[Member]) -> None:
         """Starts who is missing; `_welcome` takes them in when they are there."""
-        self._coming = [
-            (each, calls)
-            for each, calls in self._coming
-            if self._lives(each.worker, 0) and self._lives(each.streamer, 0)
-        ]
-        there = {each.bundle: each for each in left} | {each.bundle: each for each, _ in self._coming}
-        for bundle in range(self._bundles):
-            old, fresh = there.get(bundle), None
+        self._coming = [(each, calls) for each, calls in self._coming if _arrival(calls) is not False]
+        there = {each.bundle.number: each for each in left} | {each.bundle.number: each for each, _ in self._coming}
+        for bundle in self._bundles:
+            old, fresh = there.get(bundle.number), None
             if old is None:
                 fresh = self._new_member(bundle)
             elif old.streamer is None and self._streamed:
                 fresh = replace(old, streamer=self._new_streamer(bundle))
             if fresh is not None:
-                calls = [actor.__ray_ready__.remote() for actor in (fresh.worker, fresh.streamer) if actor is not None]
-                self._coming.append((fresh, calls))
+                self._coming.append((fresh, [actor.__ray_ready__.remote() for actor in fresh.actors]))
 
     def _welcome(self) -> None:
-        """Forms anew once all who were on their way are there."""
-        calls = [call for _, ready in self._coming for call in ready]
-        if not calls or ray.wait(calls, num_returns=len(calls), timeout=0)[1]:
+        """Forms anew where somebody has come who was on the way."""
+        arrivals = [(each, _arrival(calls)) for each, calls in self._coming]
+        if not any(arrived is not None for _, arrived in arrivals):
             return
-        coming, self._coming = [each for each, _ in self._coming if self._lives(each.worker)], []
-        members = {each.bundle: each for each in (*self._members, *coming)}
-        step = self._gather([self._members[0].worker.step.remote()])[0]
-        meeting = self._gather([self._members[0].worker.offer_memory.remote(step)])[0]
-        self._form([members[bundle] for bundle in sorted(members)], meeting, step)
+        members = {each.bundle.number: each for each in self._members}
+        come = {each.bundle.number: each for each, arrived in arrivals if arrived}
+        self._coming = [entry for entry, (_, arrived) in zip(self._coming, arrivals, strict=True) if arrived is None]
+        if come:
+            if self._by_network:
+                self._all("complete")
+            holder, step = self._members[0], self._standings(self._members[:1])[0].step
+            members |= come
+            self._members = [members[number] for number in sorted(members)]
+            self._form(self._members, step, members[holder.bundle.number])
         self._call_others(self._members)  # where somebody was lost on the way here
-
-    @staticmethod
-    def _lives(actor: Any | None, seconds: float = 5.0) -> bool:
-        """Whether nobody knows it to be dead, after so long at most."""
-        if actor is None:
-            return True
-        try:
-            ray.get(actor.__ray_ready__.remote(), timeout=seconds)
-        except GetTimeoutError:
-            return True
-        except RayActorError:
-            return False
-        return True
 
     def _streamers_failure(self) -> BaseException | None:
         """What stopped a streamer, where one stopped by itself: the cause of its worker's loss."""
         streamers = [each.streamer for each in self._members if each.streamer is not None]
-        failures = [ray.get(each.failure.remote()) for each in streamers if self._lives(each)]
-        return next((failure for failure in failures if failure is not None), None)
+        lives = living(streamers, silent=False)
+        calls = [each.failure.remote() for each, alive in zip(streamers, lives, strict=True) if alive]
+        try:
+            return next((failure for failure in self._gather(calls) if failure is not None), None)
+        except WorkerLost:
+            return None
 
-    def _actor(self, plain: type, bundle: int, **resources: float) -> Any:
-        assert self._group is not None
-        there = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+    def _actor(self, plain: type, bundle: Bundle, **resources: float) -> Any:
+        there = PlacementGroupSchedulingStrategy(bundle.group, placement_group_bundle_index=bundle.index)
         return ray.remote(plain).options(scheduling_strategy=there, max_restarts=0, **resources)
 
     def _of_first(self, method: str) -> Any:
@@ -310,45 +355,26 @@ class RayFleet:
         return self._gather([getattr(each.worker, method).remote(*arguments) for each in self._members])
 
     def _gather(self, calls: Sequence[Any]) -> list[Any]:
-        """All results; or, once every call has ended, the error that the others follow from."""
-        ray.wait(list(calls), num_returns=len(calls))
-        results, errors = [], []
-        for index, call in enumerate(calls):
-            try:
-                results.append(ray.get(call))
-            except RayTaskError as error:
-                cause = error.cause
-                known = isinstance(cause, StreamtrainError)
-                errors.append(cause if known else TrainingError(f"worker {index}: {one_line(cause)}"))
-            except RayActorError as error:
-                errors.append(WorkerLost(f"worker {index} died: {_reason(error)}"))
-        if errors:
-            raise min(errors, key=lambda error: isinstance(error, WorkerLost))
-        return results
+        return gather(calls, SILENCE_SECONDS + self._longest_stint if self._by_network else None)
 
     def _call_off(self) -> None:
         """Does without those who are on their way."""
-        there = [actor for each in self._members for actor in (each.worker, each.streamer)]
-        for each, _ in self._coming:
-            _kill(actor for actor in (each.worker, each.streamer) if actor not in there)
+        there = [actor for each in self._members for actor in each.actors]
+        kill(actor for each, _ in self._coming for actor in each.actors if actor not in there)
         self._coming = []
 
     def _stop(self) -> None:
         self._call_off()
-        _kill(actor for each in self._members for actor in (each.worker, each.streamer))
-        if self._group is not None:
-            remove_placement_group(self._group)
-        self._members, self._group = [], None
+        kill(actor for each in self._members for actor in each.actors)
+        self._room.give_back()
+        self._members = []
 
 
-def _kill(actors: Iterable[Any | None]) -> None:
-    for actor in actors:
-        if actor is not None:
-            ray.kill(actor)
-
-
-def _reason(error: RayActorError) -> str:
-    """What Ray knows of a process's end, without its advice."""
-    said = " ".join(str(error).split())
-    detail = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*?)( Some common causes|$)", said)
-    return f"{detail[2]} ({detail[1]})" if detail else said[:LONGEST]
+def _arrival(calls: Sequence[Any]) -> bool | None:
+    """Whether somebody is there who was called: ``False`` when lost on the way, ``None`` while on it."""
+    ended = ray.wait(list(calls), num_returns=len(calls), timeout=0)[0]
+    try:
+        ray.get(ended)
+    except RayError:
+        return False
+    return True if len(ended) == len(calls) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
+import mmap
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,19 +32,28 @@ from streamtrain.aggregate.exchange.memory import (
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.saved import restore, tensors_of
-from streamtrain.aggregate.state import State
+from streamtrain.aggregate.state import STATE_PARTS, State
 from streamtrain.gradient import Gradient, build_model
 from streamtrain.job import Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.loop import pooled_updates, selections_from, updates
+from streamtrain.run.fleet.streamers import selections_of
+from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.stream.reader import Reader
 from streamtrain.stream.ring import RingHandle, RingReader
-from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
+from streamtrain.stream.streamer import selections_read, selections_streamed
 from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, Update
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD = -1, -3, 2**25
 """Of glibc: mallopt(3)."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a worker is: updates in its state, -1 where it has none yet, and seconds since the last of them."""
+
+    step: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -69,9 +79,10 @@ class Seat:
 class Worker:
     """See the module.
 
-    Calls come in this order: ``make_memory`` or ``make_store`` of one worker, ``join`` of all, then ``advance``,
-    ``evaluate`` and ``snapshot`` as often as wanted. When one was lost, ``step``, ``made`` and ``offer_memory``
-    say what the others have, and ``join`` begins a new formation.
+    Calls come in this order: ``offer_memory`` or ``make_store`` of one worker, ``join`` of all, then ``advance``,
+    ``evaluate`` and ``snapshot`` as often as wanted. ``join`` begins a new formation, at any step: when one was
+    lost, ``standing`` and ``made`` say what the others have; who has not the state gets it by ``take`` or with the
+    memory.
 
     Args:
         start: a checkpoint's tensors and step, to begin with.
@@ -88,40 +99,43 @@ class Worker:
         self._ring: RingReader | None = None
         self._waited, self._streamed = 0.0, Loading()
         self._made: list[Update] = []
-        self._exchange: Exchange | Pool
+        self._moved = time.monotonic()
+        self._current: Exchange | Pool | None = None
 
     def process_number(self) -> int:
         """The operating system's number of this process."""
         return os.getpid()
-
-    def make_memory(self) -> Handle | None:
-        """Makes the block in which the workers meet, with the first state; ``None`` where there is one worker."""
-        layout, lanes, workers = self._gradient.layout, self._plan.order.lanes, self._plan.job.workers
-        job, in_flight = self._plan.job, self._in_flight
-        size = block_size(layout, job.sgd, lanes, workers, in_flight)
-        alone = workers == 1 and not isinstance(job.aggregation, Stale)
-        block, self._handle = (private_block(size), None) if alone else shared_block(size)
-        self._memory = memory = Memory(layout, job.sgd, lanes, workers, block, in_flight)
-        memory.reset(self._first_step)
-        self._fill(memory.states[self._first_step % len(memory.states)])
-        return self._handle
 
     def make_store(self, host: str) -> Address:
         """Opens the place where workers of several hosts ask for each other; ``host`` is this one's address."""
         address, self._store = open_store(host)
         return address
 
-    def step(self) -> int:
-        """Updates in this worker's state."""
-        return self._exchange.step
+    def standing(self) -> Standing:
+        """How far this worker is."""
+        return Standing(-1 if self._current is None else self._current.step, time.monotonic() - self._moved)
 
     def made(self) -> list[Update]:
-        """Updates of an ``advance`` that did not end well."""
+        """Updates of the last ``advance``, also where it did not end well."""
         return self._made
 
+    def take(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """Has another worker's state, as ``save`` gave it, for the formation that comes."""
+        self._start, self._current = (tensors, step), None
+
     def offer_memory(self, step: int) -> Handle | None:
-        """Names the block, which holds the state after ``step`` updates, to those who go on with it."""
-        assert self._memory is not None
+        """Names the block in which the workers of one host meet, with this one's state after ``step`` updates.
+
+        Makes it where there is none; it has no name where there is never more than one worker.
+        """
+        if self._memory is None:
+            job, alone = self._plan.job, self._plan.job.most_workers == 1
+            size = block_size(self._gradient.layout, job.sgd, *self._room)
+            private = alone and not isinstance(job.aggregation, Stale)
+            block, self._handle = (private_block(size), None) if private else shared_block(size)
+            memory = self._memory_in(block)
+            self._fill(memory.states[step % len(memory.states)])
+            self._memory = memory
         self._memory.reset(step)
         return self._handle
 
@@ -129,12 +143,14 @@ class Worker:
         """Enters the exchange."""
         job, meeting = self._plan.job, seat.meeting
         self._seat, self._lanes = seat, lanes_of_worker(self._plan.order.lanes, seat.workers, seat.index)
+        if isinstance(self._current, CollectiveExchange):
+            self._current.abandon()  # a process is in one group at a time
         if isinstance(job.aggregation, Stale):
             assert isinstance(meeting, Handle)
             memory = self._opened(meeting)
-            self._exchange = Pool(memory, self._aggregator(worker=0, workers=1), open_file(meeting))
+            self._current = Pool(memory, self._aggregator(worker=0, workers=1), open_file(meeting))
             return
-        self._exchange = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting)
+        self._current = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting)
         self._gradient.forget()
         self._begin(seat.ring)
 
@@ -182,11 +198,11 @@ class Worker:
             self._made = []
             for update in itertools.islice(self._updates, step - self._exchange.step):
                 self._made.append(update)  # kept, for the case that another worker is lost
+                self._moved = time.monotonic()
         except BaseException:
             self._exchange.abandon()
             raise
-        made_here, self._made = self._made, []
-        return made_here if self._seat.index == 0 else []
+        return self._made if self._seat.index == 0 else []
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         """Risk on each ``(start, stop)`` of a split's stored order, at the current state."""
@@ -247,22 +263,34 @@ class Worker:
         return aggregation.bound + 1 if isinstance(aggregation, Stale) else 1
 
     @property
-    def _first_step(self) -> int:
-        return 0 if self._start is None else self._start[1]
+    def _exchange(self) -> Exchange | Pool:
+        assert self._current is not None, "join comes first"
+        return self._current
 
     def _fill(self, state: State) -> None:
-        """The state that the run begins with: the model's initial one, or a checkpoint's."""
+        """The state that a formation begins with: this worker's, or a checkpoint's, or the model's initial one."""
+        if self._current is not None:
+            for part in STATE_PARTS:
+                getattr(state, part).copy_(getattr(self._current.state, part))
+            return
         self._gradient.write(state, self._gradient.model.state_dict())
         if self._start is not None:
             restore(self._gradient.layout, state, self._start[0])
+
+    @property
+    def _room(self) -> tuple[int, int, int]:
+        """Lanes, workers and minibatches in flight that a block has room for."""
+        return self._plan.order.lanes, self._plan.job.most_workers, self._in_flight
+
+    def _memory_in(self, block: mmap.mmap) -> Memory:
+        return Memory(self._gradient.layout, self._plan.job.sgd, *self._room[:2], block, self._in_flight)
 
     def _opened(self, handle: Handle | None) -> Memory:
         """The block; whoever made it, or has opened it before, has it already."""
         if self._memory is None:
             assert handle is not None
-            job, lanes = self._plan.job, self._plan.order.lanes
             block, self._handle = keep_block(handle)
-            self._memory = Memory(self._gradient.layout, job.sgd, lanes, job.workers, block, self._in_flight)
+            self._memory = self._memory_in(block)
         return self._memory
 
     def _shared(self, handle: Handle | None) -> Exchange:
@@ -271,11 +299,12 @@ class Worker:
         return SharedExchange(self._opened(handle), aggregator, self._hosting, seat.index, seat.processes)
 
     def _collective(self, address: Address) -> Exchange:
-        job, seat, step = self._plan.job, self._seat, self._first_step
+        job, seat, step = self._plan.job, self._seat, self._seat.step
         device = torch.device(job.device)
         membership = Membership(seat.index, self._hosting)
         halves = private_halves(self._gradient.layout, job.sgd, device)
         self._fill(halves[step % 2])
+        self._memory = self._handle = None
         join_group(address, membership, device)
         aggregator = self._aggregator(seat.index, seat.workers)
         return CollectiveExchange(self._gradient.layout, aggregator, halves, membership, step=step)
@@ -327,44 +356,3 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-class WorkersStreamer:
-    """Reads and decodes the parts of a worker's lanes ahead of it: a `Streamer` after the other."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._streamer: Streamer | None = None
-        self._skipped: dict[tuple[str, int], Skip] = {}
-
-    def extend(self, plan: Plan) -> None:
-        """What is streamed from now on is of a data set that has grown."""
-        self._plan = plan
-
-    def stream(self, lanes: range, step: int) -> RingHandle:
-        """Begins with these lanes' parts of global ``step``; whatever was streamed before ends."""
-        self.stop()
-        plan, order = self._plan, self._plan.order
-        selections = selections_of(plan, lanes, step)
-        reader = plan.reader("train", lanes=True)
-        self._streamer = Streamer(reader, selections, largest=order.batch_size // order.lanes)
-        return self._streamer.start()
-
-    def stop(self) -> None:
-        """Ends what is streamed."""
-        if self._streamer is not None:
-            self._skipped |= self._streamer.skipped()
-            self._streamer.stop()
-
-    def skipped(self) -> dict[tuple[str, int], Skip]:
-        """See `Streamer`."""
-        return self._skipped | (self._streamer.skipped() if self._streamer is not None else {})
-
-    def failure(self) -> BaseException | None:
-        """See `Streamer`."""
-        return None if self._streamer is None else self._streamer.failure()
-
-
-def selections_of(plan: Plan, lanes: range, step: int) -> Iterator[Selection]:
-    """What the worker that hosts ``lanes`` reads from global ``step`` on."""
-    return selections_from(plan.order, plan.pass_orders, lanes, step, plan.total_steps)

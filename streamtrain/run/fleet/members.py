@@ -1,0 +1,105 @@
+"""A worker's actors, and what can be learnt of them: answers, ends, and silence where a host was cut off."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from streamtrain.errors import StreamtrainError, TrainingError, WorkerLost, one_line
+from streamtrain.run.fleet.placing import Bundle
+
+ANSWER_SECONDS = 5.0
+"""Within which a process answers that is not lost."""
+LONGEST = 300
+"""Characters that are kept of what Ray says where it names no reason."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A worker, its streamer where it has one, and the bundle of a placement group that holds both."""
+
+    bundle: Bundle
+    worker: Any
+    streamer: Any | None
+
+    @property
+    def actors(self) -> list[Any]:
+        """Both, or the worker alone."""
+        return [actor for actor in (self.worker, self.streamer) if actor is not None]
+
+
+def gather(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
+    """All results; or, once every call has ended, the error that the others follow from.
+
+    Args:
+        patience: seconds that the rest may take after one has failed: a host that is cut off answers only when Ray
+            gives it up. ``None`` waits for all.
+
+    Raises:
+        WorkerLost: a worker died, or did not answer in time. TrainingError: what stopped one.
+    """
+    results: dict[int, Any] = {}
+    errors: list[StreamtrainError] = []
+    left, until = {call: index for index, call in enumerate(calls)}, None
+    while left:
+        seconds = None if until is None else max(0.0, until - time.monotonic())
+        ended, _ = ray.wait(list(left), timeout=seconds)
+        if not ended:
+            silent = ", ".join(str(index) for index in left.values())
+            errors.append(WorkerLost(f"worker {silent} did not answer for {patience:.1f} s"))
+            break
+        for call in ended:
+            index = left.pop(call)
+            try:
+                results[index] = ray.get(call)
+            except RayError as error:
+                errors.append(_told(index, error))
+        if errors and until is None and patience is not None:
+            until = time.monotonic() + patience
+    if errors:
+        raise min(errors, key=lambda error: isinstance(error, WorkerLost))
+    return [results[index] for index in range(len(calls))]
+
+
+def living(actors: Sequence[Any | None], seconds: float = ANSWER_SECONDS, *, silent: bool) -> list[bool]:
+    """Which of the actors are not known to be dead, after so long at most; ``None`` lives.
+
+    Args:
+        silent: whether those live that do not answer: on a living host they are at work.
+    """
+    pings = {actor.__ray_ready__.remote(): index for index, actor in enumerate(actors) if actor is not None}
+    lives = [actor is None or silent for actor in actors]
+    ended = ray.wait(list(pings), num_returns=len(pings), timeout=seconds)[0] if pings else []
+    for ping in ended:
+        try:
+            ray.get(ping)
+            lives[pings[ping]] = True
+        except RayActorError:
+            lives[pings[ping]] = False
+    return lives
+
+
+def kill(actors: Iterable[Any]) -> None:
+    """Ends them; does not wait for it."""
+    for actor in actors:
+        ray.kill(actor)
+
+
+def _told(index: int, error: RayError) -> StreamtrainError:
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        return cause if isinstance(cause, StreamtrainError) else TrainingError(f"worker {index}: {one_line(cause)}")
+    return WorkerLost(f"worker {index} died: {_reason(error)}")
+
+
+def _reason(error: RayError) -> str:
+    """What Ray knows of a process's end, without its advice."""
+    said = " ".join(str(error).split())
+    detail = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*?)( Some common causes|$)", said)
+    return f"{detail[2]} ({detail[1]})" if detail else said[:LONGEST]

@@ -1,0 +1,55 @@
+"""A worker's streamer over a whole run: one `Streamer` after the other, for other lanes and from other steps.
+
+A plain class, made an actor in `actors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from streamtrain.prepare.plan import Plan
+from streamtrain.run.loop import selections_from
+from streamtrain.stream.ring import RingHandle
+from streamtrain.stream.streamer import Streamer
+from streamtrain.values import Selection, Skip
+
+
+class WorkersStreamer:
+    """Reads and decodes the parts of a worker's lanes ahead of it: a `Streamer` after the other."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._streamer: Streamer | None = None
+        self._skipped: dict[tuple[str, int], Skip] = {}
+
+    def extend(self, plan: Plan) -> None:
+        """What is streamed from now on is of a data set that has grown."""
+        self._plan = plan
+
+    def stream(self, lanes: range, step: int) -> RingHandle:
+        """Begins with these lanes' parts of global ``step``; whatever was streamed before ends."""
+        self.stop()
+        plan, order = self._plan, self._plan.order
+        selections = selections_of(plan, lanes, step)
+        reader = plan.reader("train", lanes=True)
+        self._streamer = Streamer(reader, selections, largest=order.batch_size // order.lanes)
+        return self._streamer.start()
+
+    def stop(self) -> None:
+        """Ends what is streamed."""
+        if self._streamer is not None:
+            self._skipped |= self._streamer.skipped()
+            self._streamer.stop()
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """See `Streamer`."""
+        return self._skipped | (self._streamer.skipped() if self._streamer is not None else {})
+
+    def failure(self) -> BaseException | None:
+        """See `Streamer`."""
+        return None if self._streamer is None else self._streamer.failure()
+
+
+def selections_of(plan: Plan, lanes: range, step: int) -> Iterator[Selection]:
+    """What the worker that hosts ``lanes`` reads from global ``step`` on."""
+    return selections_from(plan.order, plan.pass_orders, lanes, step, plan.total_steps)
