@@ -134,6 +134,8 @@ class Examples:
         if not chosen.steps:
             expected, do = "at least one full minibatch", "lower batch_size or set drop_last=False"
             raise ConfigError(complaint("batches", expected=expected, found=f"{len(self)} examples", do=do))
+        if lane is not None and reshuffle == "stored":
+            self.reader.expect(order.left(range(lane, lane + 1), 0))
         return Batches(self, chosen, None if device is None else torch.device(device), ahead)
 
     def samples(self) -> Samples:

@@ -56,6 +56,12 @@ class Order:
         parts = [LanePart(r.index, min(r.start + before, r.stop), min(r.start + after, r.stop)) for r in self.ranges]
         return Minibatch(position, tuple(parts))
 
+    def left(self, lanes: range, step: int) -> list[tuple[int, int]]:
+        """The examples that these lanes give from minibatch ``step`` of a pass on, as runs."""
+        taken = step * (self.batch_size // self.lanes)
+        runs = [(min(r.start + taken, r.stop), r.stop) for r in self.ranges[lanes.start : lanes.stop]]
+        return [(start, stop) for start, stop in runs if start < stop]
+
     @functools.cached_property
     def ranges(self) -> tuple[Lane, ...]:
         """The examples that a pass uses, by lane."""

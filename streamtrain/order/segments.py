@@ -58,6 +58,14 @@ class SegmentedOrder:
         parts = tuple(replace(part, start=first + part.start, stop=first + part.stop) for part in found.parts)
         return Minibatch(position, parts)
 
+    def left(self, lanes: range, step: int) -> list[tuple[int, int]]:
+        """The examples that these lanes give from minibatch ``step`` on, as runs."""
+        return [
+            (first + start, first + stop)
+            for order, begin, first in zip(self._orders, self._first_steps, self._first_examples, strict=False)
+            for start, stop in order.left(lanes, max(0, step - begin))
+        ]
+
     @property
     def ranges(self) -> tuple[Lane, ...]:
         """The examples that the pass uses: all, as one range."""

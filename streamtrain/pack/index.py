@@ -2,6 +2,7 @@
 
 `pack` writes an index beside each shard whose samples are not all of one size; for other people's shards the
 reader makes one at first sight and keeps it in the user's cache. 16 bytes an example and field, and its key.
+Large shards have one in any case, with checksums of their pieces: so a part is fetched and checked by itself.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import contextlib
 import hashlib
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.pack.shard import examples
+from streamtrain.pack.shard import BLOCK, END, PIECE, examples
 from streamtrain.store import user_cache, write_whole
 
 SUFFIX = ".index.npz"
+LARGE = 16 << 20
+"""Shards of so many bytes get an index in any case; smaller ones are worth fetching whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,9 @@ class ShardIndex:
         starts, sizes: of the members' contents, int64, shape (examples, extensions).
         shard_bytes: the size of the shard that this is the index of.
         sha256: its checksum, where one is known; else empty.
+        stride: bytes of every sample but the last, where they are all of one size: then the arrays above are empty.
+        block: examples of every sample but the last.
+        sums: CRC-32 of every piece of the shard, uint32, shape (pieces,); empty where it is not large.
     """
 
     keys: NDArray[np.bytes_]
@@ -41,6 +47,9 @@ class ShardIndex:
     sizes: NDArray[np.int64]
     shard_bytes: int
     sha256: str
+    stride: int = 0
+    block: int = 1
+    sums: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -54,6 +63,18 @@ class ShardIndex:
         if extension not in self.extensions:
             raise KeyError(extension)
         return self.extensions.index(extension)
+
+    def whole_samples(self, first: int, last: int, examples: int) -> tuple[int, int]:
+        """The examples ``[first, last)`` and those that share a sample with them, of ``examples`` in the shard."""
+        return first // self.block * self.block, min(-(-last // self.block) * self.block, examples)
+
+    def begin(self, example: int) -> int:
+        """Where the sample begins that this example begins, and the one before ends; up to the number of examples."""
+        end, sample = self.shard_bytes - len(END), -(-example // self.block)
+        if self.stride:
+            return min(sample * self.stride, end)
+        # as `pack` lays them out: one header before each content
+        return int(self.starts[sample].min()) - BLOCK if sample < len(self) else end
 
 
 def index_name(shard: str) -> str:
@@ -110,11 +131,16 @@ def write_index(file: Path, index: ShardIndex) -> None:
         sizes=index.sizes,
         shard_bytes=np.int64(index.shard_bytes),
         sha256=np.str_(index.sha256),
+        stride=np.int64(index.stride),
+        block=np.int64(index.block),
+        sums=index.sums,
     )
     write_whole(file, stream.getvalue())
 
 
-def read_index(file: Path, examples_in_shard: int | None, shard_bytes: int, sha256: str) -> ShardIndex | None:
+def read_index(
+    file: Path | BinaryIO, examples_in_shard: int | None, shard_bytes: int, sha256: str
+) -> ShardIndex | None:
     """The index in ``file``, or ``None`` where there is none of that very shard: it may always be made again."""
     try:
         with np.load(file, allow_pickle=False) as parts:
@@ -130,6 +156,9 @@ def read_index(file: Path, examples_in_shard: int | None, shard_bytes: int, sha2
         and (index.sizes >= 0).all()
         and (stops <= shard_bytes).all()
         and (stops >= 0).all()
+        and index.stride >= 0
+        and index.block >= 1
+        and len(index.sums) in (0, -(-shard_bytes // PIECE))
     )
     return index if fits else None
 
@@ -137,7 +166,7 @@ def read_index(file: Path, examples_in_shard: int | None, shard_bytes: int, sha2
 def _index(parts: dict[str, NDArray[Any]]) -> ShardIndex:
     if parts["keys"].dtype.kind != "S" or any(parts[name].dtype != np.int64 for name in ("starts", "sizes")):
         raise ValueError("columns of other types")
-    return ShardIndex(
+    index = ShardIndex(
         parts["keys"],
         tuple(str(extension) for extension in parts["extensions"]),
         parts["starts"],
@@ -145,3 +174,8 @@ def _index(parts: dict[str, NDArray[Any]]) -> ShardIndex:
         int(parts["shard_bytes"]),
         str(parts["sha256"]),
     )
+    if "sums" not in parts:  # as earlier versions wrote them
+        return index
+    if parts["sums"].dtype != np.uint32:
+        raise ValueError("checksums of another type")
+    return replace(index, stride=int(parts["stride"]), block=int(parts["block"]), sums=parts["sums"])

@@ -20,6 +20,8 @@ from streamtrain.store import sha256_of
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
+PIECE = 1 << 20
+"""Bytes that a checksum of their own is kept of, beside the one of the whole shard."""
 MEMBER_LIMIT = 8 << 30
 """USTAR's bound on a member, in bytes."""
 Content = bytes | memoryview
@@ -51,6 +53,8 @@ class ShardWriter:
     def __init__(self, file: Path) -> None:
         self._opened = file.open("wb", buffering=1 << 20)
         self._hash = hashlib.sha256()
+        self._sums: list[int] = []
+        self._summed = PIECE
         self.bytes = len(END)
         self.examples = 0
         self.first_key = self.last_key = ""
@@ -69,9 +73,13 @@ class ShardWriter:
 
     def append(self, content: Content) -> None:
         """Samples that are laid out already."""
-        self._opened.write(content)
-        self._hash.update(content)
+        self._put(content)
         self.bytes += len(content)
+
+    @property
+    def sums(self) -> list[int]:
+        """CRC-32 of every piece of what is written."""
+        return self._sums
 
     def discard(self) -> None:
         """Lets go of the file where it will not be finished; harmless after ``close``."""
@@ -79,10 +87,22 @@ class ShardWriter:
 
     def close(self, name: str) -> Shard:
         """Ends the file; its entry in the manifest, under ``name``."""
-        self._opened.write(END)
-        self._hash.update(END)
+        self._put(END)
         self._opened.close()
         return Shard(name, self.examples, self.bytes, self._hash.hexdigest(), self.first_key, self.last_key)
+
+    def _put(self, content: Content) -> None:
+        self._opened.write(content)
+        self._hash.update(content)
+        rest = memoryview(content)
+        while rest:
+            if self._summed == PIECE:
+                self._sums.append(0)
+                self._summed = 0
+            piece = rest[: PIECE - self._summed]
+            self._sums[-1] = zlib.crc32(piece, self._sums[-1])
+            self._summed += len(piece)
+            rest = rest[len(piece) :]
 
 
 @dataclass(frozen=True)

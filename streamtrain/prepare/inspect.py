@@ -14,8 +14,9 @@ from streamtrain.prepare.place import cache_folder
 from streamtrain.prepare.plan import open_dataset
 from streamtrain.store import masked
 from streamtrain.store.remote import Store
-from streamtrain.stream.cache import Cache
-from streamtrain.stream.files import FetchedFiles, LocalFiles, ShardFiles
+from streamtrain.stream.fetch.cache import Cache
+from streamtrain.stream.fetch.fetched import FetchedFiles
+from streamtrain.stream.files import LocalFiles, ShardFiles, ShardRows
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Arrays
 
@@ -170,8 +171,8 @@ def _verify_all(url: str, files: ShardFiles, manifest: Manifest) -> str:
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     for shard in tqdm(shards, desc="verifying", unit=" shards", disable=None):
         if folder is None:
-            files.hold(shard)
-            files.release(shard)
+            files.hold(ShardRows.all_of(shard))
+            files.release(ShardRows.all_of(shard))
         else:
             verify(folder, shard)
     return "verified" if all(shard.sha256 for shard in shards) else "none to verify; sizes are as the index has them"

@@ -9,8 +9,9 @@ from streamtrain.job import Job, Online
 from streamtrain.pack import Manifest
 from streamtrain.store import user_cache
 from streamtrain.store.remote import Store
-from streamtrain.stream.cache import Cache
-from streamtrain.stream.files import OPEN_SHARDS, FetchedFiles
+from streamtrain.stream.fetch.cache import Cache
+from streamtrain.stream.fetch.fetched import FetchedFiles
+from streamtrain.stream.files import OPEN_SHARDS
 
 
 def cache_folder(chosen: str | Path | None) -> Path:

@@ -55,6 +55,15 @@ class Plan:
         decoding = Decoding(data.map, data.image_size, data.decode_threads, data.on_bad_example)
         return Reader(files, self.manifest, split, data.fields_read, decoding)
 
+    def left(self, lanes: range, step: int) -> list[tuple[int, int]]:
+        """Training examples that these lanes read from global ``step`` on, as runs; none where that is no part of all.
+
+        In later passes of another order a lane may read anything.
+        """
+        if isinstance(self.job.mode, Epochs) and self.job.mode.reshuffle != "stored":
+            return []
+        return self.order.left(lanes, self.order.position(step).step if self.passes == 1 else 0)
+
     @property
     def pass_orders(self) -> Passes:
         """Which order each pass takes."""

@@ -16,6 +16,7 @@ from streamtrain.gradient import Batch, Gradient
 from streamtrain.job import Job
 from streamtrain.pack.codec import IMAGES
 from streamtrain.prepare.plan import Plan
+from streamtrain.stream.reader import FIRST_LOOKED_AT
 from streamtrain.values import Arrays
 
 TRIED_EXAMPLES = 4
@@ -42,6 +43,7 @@ def preflight(plan: Plan) -> Trial:
     rules_of(job.sgd, gradient.layout)
     examples = min(TRIED_EXAMPLES, plan.order.examples)
     reader = plan.reader("train")
+    reader.expect([(0, min(FIRST_LOOKED_AT, len(reader)))])
     first, arrays = reader.first_good(), reader.read(0, examples)
     arrays, examples = (arrays, len(next(iter(arrays.values())))) if arrays else (first, 1)
     _check_arrays(arrays)

@@ -79,7 +79,7 @@ class Store:
         Raises:
             StoreError: they are not there, or could not be had.
         """
-        return b"".join(self._chunks(name, start, stop, ends=False))
+        return b"".join(self.chunks(name, start, stop))
 
     def read_whole(self, name: str) -> bytes:
         """All of a small object, in one request.
@@ -90,6 +90,21 @@ class Store:
         return self._retrier.call(
             self.named(name), "an object", lambda: bytes(self._answer("cat_file", self._inner(name)))
         )
+
+    def read_if_there(self, name: str) -> bytes | None:
+        """The same; ``None`` where there is no such object, or it is kept from us, which a store may say instead.
+
+        Raises:
+            StoreError: the store could not be asked.
+        """
+
+        def attempt() -> bytes | None:
+            try:
+                return bytes(self._answer("cat_file", self._inner(name)))
+            except (FileNotFoundError, PermissionError):
+                return None
+
+        return self._retrier.call(self.named(name), "an object", attempt)
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of all objects that begin with ``prefix``, sorted.
@@ -111,21 +126,10 @@ class Store:
         """
         digest = hashlib.sha256()
         with file.open("r+b") as opened:
-            for data in self._chunks(name, 0, size, ends=True):
+            for data in self.chunks(name, 0, size, ends=True):
                 digest.update(data)
                 opened.write(data)
         return digest.hexdigest()
-
-    def fetch_range(self, name: str, file: Path, start: int, stop: int) -> None:
-        """Copies bytes ``[start, stop)`` of an object to the same place in an existing file.
-
-        Raises:
-            StoreError: they are not there, or could not be had. OSError: of the file.
-        """
-        with file.open("r+b") as opened:
-            opened.seek(start)
-            for data in self._chunks(name, start, stop, ends=False):
-                opened.write(data)
 
     def write(self, name: str, data: bytes) -> None:
         """Writes an object so that it is either there with all of ``data`` or as it was before.
@@ -156,8 +160,8 @@ class Store:
         for future in list(self._under_way):
             future.cancel()
 
-    def _chunks(self, name: str, start: int, stop: int, *, ends: bool) -> Iterator[bytes]:
-        """Bytes ``[start, stop)`` in order; with ``ends`` the object must end at ``stop``.
+    def chunks(self, name: str, start: int, stop: int, *, ends: bool = False) -> Iterator[bytes]:
+        """Bytes ``[start, stop)`` of an object, in order and in chunks; with ``ends`` it must end at ``stop``.
 
         The last request then asks for one byte more than there should be: so a longer object shows
         without a request of its own.

@@ -6,11 +6,13 @@ opening makes, and one decoding an example.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +24,18 @@ from streamtrain.pack.shard_list import Shard
 from streamtrain.stream.columns import OpenShard, block_columns, encoded_columns, fixed_columns, map_shard
 from streamtrain.stream.decode import Decoder, decoder_of
 from streamtrain.stream.examples import Assembler, Decoding, Member, Row
-from streamtrain.stream.files import ShardFiles
+from streamtrain.stream.files import ShardFiles, ShardRows
 from streamtrain.values import Arrays, Loading, Selection, Skip
 
 FIRST_LOOKED_AT = 1000
+
+
+class Opened(NamedTuple):
+    """A mapped file: its columns, the rows of a shard that it holds, and the example at which these end for a lane."""
+
+    columns: OpenShard
+    rows: ShardRows
+    end: int
 
 
 class Reader:
@@ -61,7 +71,8 @@ class Reader:
                 complaint(files.place, expected=f"a {split} split", found=", ".join(manifest.splits), do="pack one")
             )
         self._split, self._shards = split, manifest.splits[split].shards
-        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._wanted: list[tuple[int, int]] = []
+        self._open: OrderedDict[tuple[int, int], Opened] = OrderedDict()
         self._decoding = decoding or Decoding()
         self._decoders: Mapping[str, Decoder] = {
             field.name: decoder_of(field.member, self._decoding.image_size) for field in self._fields
@@ -93,15 +104,28 @@ class Reader:
 
     def _rows(self, number: int, first: int, last: int) -> Arrays:
         """Rows ``[first, last)`` of one shard."""
-        opened = self._shard(number)
+        begin, end, opened = self._opened(number, first, last)
+        first, last = first + self._shards.start(number) - begin, last + self._shards.start(number) - begin
         if opened.encoded or self._decoding.map is not None:
-            return self._decoded(number, opened, np.arange(first, last))
+            return self._decoded(number, begin, opened, np.arange(first, last))
         columns: list[tuple[str, Callable[[int, int], NDArray[Any]]]]
         columns = [(name, column.read) for name, column in opened.fixed.items()]
-        self._near = (self._shards.start(number), self._shards.start(number + 1), columns)
+        self._near = (begin, end, columns)
         arrays = {name: read(first, last) for name, read in columns}
         self._bytes_read += _bytes(arrays)
         return arrays
+
+    def expect(self, runs: Sequence[tuple[int, int]]) -> None:
+        """Says that only these examples, disjoint runs, will be read: of a shard behind a URL that has others too,
+        only its part is fetched then. What is read in spite of that costs the whole shard.
+        """
+        runs = sorted(runs)
+        if not self._files.in_parts or runs == self._wanted:
+            return
+        for opened in self._open.values():
+            self._files.release(opened.rows)
+        self._open.clear()
+        self._wanted, self._near = runs, (0, 0, [])
 
     def extend(self, manifest: Manifest) -> None:
         """Goes on with a data set that has grown: the shards that were there have stayed as they were."""
@@ -133,9 +157,10 @@ class Reader:
         for number in np.unique(shards).tolist():
             at = np.flatnonzero(shards == number)
             rows = numbers[at] - self._shards.start(number)
-            opened = self._shard(number)
+            begin, _, opened = self._opened(number, int(rows.min()), int(rows.max()) + 1)
+            rows += self._shards.start(number) - begin
             if opened.encoded or self._decoding.map is not None:
-                piece = self._decoded(number, opened, rows)
+                piece = self._decoded(number, begin, opened, rows)
                 at = at[[int(n) not in self.skipped for n in numbers[at]]]
             else:
                 piece = {name: column.take(rows) for name, column in opened.fixed.items()}
@@ -150,8 +175,10 @@ class Reader:
     def samples(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Examples ``[start, stop)`` as WebDataset's readers give them: the members' bytes by extension."""
         for number, first, last in self._shards.pieces(start, stop):
-            opened, url = self._shard(number), self._where(number)
+            begin, _, opened = self._opened(number, first, last)
+            first, last = first + self._shards.start(number) - begin, last + self._shards.start(number) - begin
             members = {name: column.encoded(first, last) for name, column in opened.fixed.items()}
+            url = self._where(number)
             for row in range(first, last):
                 sample: dict[str, Any] = {"__key__": opened.key(row), "__url__": url}
                 sample |= {f.member: members[f.name][row - first] for f in self._fields if f.name in members}
@@ -159,12 +186,13 @@ class Reader:
                 yield sample
 
     def first_good(self) -> Arrays:
-        """The first example of the split that is not skipped, alone: it shows the form of all.
+        """The first example of those expected that is not skipped, alone: it shows the form of all.
 
         Raises:
             ShardError: there is none among the first thousand.
         """
-        for number in range(min(len(self), FIRST_LOOKED_AT)):
+        runs = (range(*run) for run in self._wanted or [(0, len(self))])
+        for number in itertools.islice(itertools.chain.from_iterable(runs), FIRST_LOOKED_AT):
             arrays = self.read(number, number + 1)
             if arrays:
                 return arrays
@@ -175,9 +203,11 @@ class Reader:
         """The shard of example ``number``, its row there, and its key."""
         index = self._shards.holding(number)
         row = number - self._shards.start(index)
-        return self._shards[index], row, self._shard(index).key(row)
+        begin, _, opened = self._opened(index, row, row + 1)
+        return self._shards[index], row, opened.key(number - begin)
 
-    def _decoded(self, number: int, opened: OpenShard, rows: NDArray[np.int64]) -> Arrays:
+    def _decoded(self, number: int, begin: int, opened: OpenShard, rows: NDArray[np.int64]) -> Arrays:
+        """Rows of what is open of a shard, from example ``begin`` on."""
         where, mapped = self._where(number), self._decoding.map is not None
         fixed = {name: column.take(rows) for name, column in opened.fixed.items()}
         self._bytes_read += _bytes(fixed)
@@ -192,30 +222,63 @@ class Reader:
             self._bytes_read += sum(len(member.data) for member in members.values())
         arrays, bad = self._assembler.batch(made)
         if bad:
-            start = self._shards.start(number)
-            self.skipped |= {start + int(rows[at]): skip for at, skip in bad.items()}
+            self.skipped |= {begin + int(rows[at]): skip for at, skip in bad.items()}
         if mapped or not arrays:
             return arrays
         good = [at for at in range(len(rows)) if at not in bad] if bad else slice(None)
         return {**{name: array[good] for name, array in fixed.items()}, **arrays}
 
-    def _shard(self, index: int) -> OpenShard:
-        opened = self._open.get(index)
-        if opened is None:
+    def _opened(self, index: int, first: int, last: int) -> tuple[int, int, OpenShard]:
+        """What is open with the rows ``[first, last)`` of a shard in it: its examples' begin and end, and columns."""
+        start = self._shards.start(index)
+        key = self._key(start + first, start + last, index)
+        if key is None:
+            begin, end = self._together(index, start + first, start + last)
+            rows = self._files.covering(ShardRows(self._shards[index], begin - start, end - start))
+            key = start + rows.first, start + rows.last
             while len(self._open) >= self._files.most_held:
                 # a lane that comes to a shard has left the one before
-                left = index - 1 if index - 1 in self._open else next(iter(self._open))
-                del self._open[left]
-                self._files.release(self._shards[left])
-            opened = self._open[index] = self._opened(index)
-            after = (number + 1 for number in self._open)
-            self._files.ahead([self._shards[n] for n in after if n < len(self._shards) and n not in self._open])
-        self._open.move_to_end(index)
-        return opened
+                left = next((each for each in self._open if each[1] == key[0]), next(iter(self._open)))
+                self._files.release(self._open.pop(left).rows)
+            self._open[key] = Opened(self._columns(index, rows), rows, key[1] if rows.whole else end)
+            following = (self._following(opened.end) for opened in self._open.values())
+            self._files.ahead([rows for rows in following if rows is not None])
+        self._open.move_to_end(key)
+        return *key, self._open[key].columns
 
-    def _opened(self, index: int) -> OpenShard:
-        shard = self._shards[index]
-        where, path = self._where(index), self._files.hold(shard)
+    def _key(self, begin: int, end: int, index: int) -> tuple[int, int] | None:
+        """Under which key these examples of a shard are open."""
+        whole = self._shards.start(index), self._shards.start(index + 1)
+        if whole in self._open or not self._wanted:
+            return whole if whole in self._open else None
+        return next((key for key in self._open if key[0] <= begin and end <= key[1]), None)
+
+    def _together(self, index: int, begin: int, end: int) -> tuple[int, int]:
+        """The examples of a shard that are expected together with ``[begin, end)``: those of its run, or all."""
+        start, stop = self._shards.start(index), self._shards.start(index + 1)
+        run = self._run(begin)
+        return (max(start, run[0]), min(stop, run[1])) if end <= run[1] else (start, stop)
+
+    def _following(self, example: int) -> ShardRows | None:
+        """What a lane needs after what ends at this example, where it goes on and that is not open."""
+        run = self._run(example)
+        if not run[0] < example < run[1]:
+            return None
+        index = self._shards.holding(example)
+        begin, end = self._together(index, example, example + 1)
+        if self._key(begin, end, index) is not None:
+            return None
+        start = self._shards.start(index)
+        return self._files.covering(ShardRows(self._shards[index], begin - start, end - start))
+
+    def _run(self, example: int) -> tuple[int, int]:
+        """The expected run that holds an example; an empty one where it is not expected."""
+        runs = self._wanted or [(0, len(self))]
+        at = bisect.bisect_right(runs, example, key=lambda run: run[0]) - 1
+        return runs[at] if at >= 0 and example < runs[at][1] else (example, example)
+
+    def _columns(self, index: int, rows: ShardRows) -> OpenShard:
+        shard, where, path = rows.as_shard, self._where(index), self._files.hold(rows)
         data = map_shard(path, where)
         if self._block is not None:
             return block_columns(where, data, shard, self._block, self._fields)

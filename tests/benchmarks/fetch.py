@@ -31,8 +31,9 @@ import numpy as np
 from streamtrain.pack import PackOptions, Shard, fetch_manifest, pack
 from streamtrain.store import RetryPolicy
 from streamtrain.store.remote import CHUNK, WINDOW, Store
-from streamtrain.stream.cache import Cache
-from streamtrain.stream.files import AHEAD_THREADS, FetchedFiles
+from streamtrain.stream.fetch.cache import Cache
+from streamtrain.stream.fetch.fetched import AHEAD_THREADS, FetchedFiles
+from streamtrain.stream.files import ShardRows
 from streamtrain.stream.reader import Reader
 from tests.support.caches import bytes_in
 from tests.support.faults import Faults, proxy
@@ -146,9 +147,9 @@ def _held(url: str, shards: Sequence[Shard], cache: Path) -> int:
     """Holds shards one after the other, the next two asked for ahead."""
     files = FetchedFiles(Store(url, POLICY), Cache(cache, 1 << 30), keep=False, ahead_bytes=4 * LARGE_SHARD)
     for number, shard in enumerate(shards):
-        files.ahead(shards[number + 1 : number + 3])
-        assert files.hold(shard).stat().st_size == shard.bytes
-        files.release(shard)
+        files.ahead([ShardRows.all_of(each) for each in shards[number + 1 : number + 3]])
+        assert files.hold(ShardRows.all_of(shard)).stat().st_size == shard.bytes
+        files.release(ShardRows.all_of(shard))
     files.close()
     return sum(shard.bytes for shard in shards)
 

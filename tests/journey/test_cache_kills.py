@@ -14,8 +14,9 @@ import pytest
 
 from streamtrain.pack import Manifest, PackOptions
 from streamtrain.store.remote import Store
-from streamtrain.stream.cache import Cache
-from streamtrain.stream.files import FetchedFiles
+from streamtrain.stream.fetch.cache import Cache
+from streamtrain.stream.fetch.fetched import FetchedFiles
+from streamtrain.stream.files import ShardRows
 from tests.support.caches import bytes_in, leftovers
 from tests.support.datasets import pack_digits
 
@@ -42,8 +43,8 @@ def take_shards(folder: Path, manifest: Manifest, cache: Path, limit: int, seed:
     files = files_of(folder, cache, limit, keep=bool(seed % 2))
     while True:
         shard = chance.choice(manifest.splits["train"].shards)
-        told.send(hashlib.sha256(files.hold(shard).read_bytes()).hexdigest() == shard.sha256)
-        files.release(shard)
+        told.send(hashlib.sha256(files.hold(ShardRows.all_of(shard)).read_bytes()).hexdigest() == shard.sha256)
+        files.release(ShardRows.all_of(shard))
 
 
 def test_killed_processes_leave_nothing_that_stops_or_confuses_the_next(
@@ -78,15 +79,15 @@ def test_killed_processes_leave_nothing_that_stops_or_confuses_the_next(
         process.join()
     files = files_of(folder, tmp_path, limit)
     for shard in shards:
-        assert hashlib.sha256(files.hold(shard).read_bytes()).hexdigest() == shard.sha256
-        files.release(shard)
+        assert hashlib.sha256(files.hold(ShardRows.all_of(shard)).read_bytes()).hexdigest() == shard.sha256
+        files.release(ShardRows.all_of(shard))
     assert leftovers(tmp_path) == ["counting"] and bytes_in(tmp_path) <= limit
 
 
 def hold_once(folder: Path, manifest: Manifest, cache: Path, start: Connection, told: Connection) -> None:
     files = files_of(folder, cache, 1 << 30)
     start.recv()
-    files.hold(manifest.splits["train"].shards[0])
+    files.hold(ShardRows.all_of(manifest.splits["train"].shards[0]))
     told.send(files.health().bytes_fetched)
 
 
@@ -120,7 +121,7 @@ def die_in_a_fetch(folder: Path, manifest: Manifest, cache: Path, start: Connect
             start.recv()
             raise AssertionError("unreachable")
 
-    FetchedFiles(Slow(str(folder)), Cache(cache, 1 << 30)).hold(manifest.splits["train"].shards[0])
+    FetchedFiles(Slow(str(folder)), Cache(cache, 1 << 30)).hold(ShardRows.all_of(manifest.splits["train"].shards[0]))
 
 
 def test_whoever_waits_for_a_process_that_is_killed_takes_over(

@@ -19,13 +19,15 @@ from streamtrain.prepare.plan import plan
 from streamtrain.run.outcome.card import card_of
 from streamtrain.store import RetryPolicy, remote
 from streamtrain.store.remote import Store
-from streamtrain.stream.cache import Cache
-from streamtrain.stream.files import FetchedFiles, LocalFiles
+from streamtrain.stream.fetch.cache import Cache
+from streamtrain.stream.fetch.fetched import FetchedFiles
+from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
 from tests.support.caches import bytes_in, leftovers
 from tests.support.datasets import pack_digits
 from tests.support.faults import KINDS, Faults, proxy
 from tests.support.fleet import run
+from tests.support.pieces import small_pieces
 from tests.support.servers import needs_nginx, nginx, s3_server, upload
 
 QUICK = RetryPolicy(first=0.01, stall=0.3)
@@ -193,6 +195,26 @@ def test_a_run_is_the_same_from_a_url(http: str, folder: Path, tmp_path: Path) -
 
 
 @needs_nginx
+@pytest.mark.parametrize("blocks", [True, False])
+def test_lanes_fetch_their_part_of_a_large_shard_only(tmp_path: Path, blocks: bool) -> None:
+    results = []
+    with small_pieces():
+        pack_digits(tmp_path / "digits", PackOptions(seed=3, blocks=blocks), wide=True)
+        with nginx(tmp_path / "digits", tmp_path / "nginx") as url:
+            for place in (str(tmp_path / "digits"), url):
+                data = st.Data(place, transform=scaled, cache=str(tmp_path / "cache"))
+                mode = st.Online(max_examples=300, evaluate_every=300)
+                job = st.Job(data, linear, mode=mode, batch_size=30, lanes=3, tracking=st.Tracking(enabled=False))
+                results.append(run(job, tmp_path))
+    for name, values in results[0][0].parameters.items():
+        assert torch.equal(values, results[1][0].parameters[name])
+    worker = results[1][1].worker
+    size = (tmp_path / "digits" / "train" / "000000.tar").stat().st_size
+    used = worker._readers["train of the lanes"].loading.bytes_fetched
+    assert 300 / 1438 * size < used < 0.9 * size, "a fifth, and the blocks or pieces around its three borders"
+
+
+@needs_nginx
 def test_a_url_is_inspected_as_its_folder_is(
     http: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,8 +252,8 @@ import sys
 from pathlib import Path
 from streamtrain.pack import fetch_manifest
 from streamtrain.store.remote import Store
-from streamtrain.stream.cache import Cache
-from streamtrain.stream.files import FetchedFiles
+from streamtrain.stream.fetch.cache import Cache
+from streamtrain.stream.fetch.fetched import FetchedFiles
 from streamtrain.stream.reader import Reader
 manifest = fetch_manifest(Store(sys.argv[1]))
 files = FetchedFiles(Store(sys.argv[1]), Cache(Path(sys.argv[2]), 1 << 30), ahead_bytes=1 << 29)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.pack.index import ShardIndex, index_name, write_index
+from streamtrain.pack.index import LARGE, ShardIndex, index_name, write_index
 from streamtrain.pack.shard import BLOCK, END, Content, ShardWriter
 from streamtrain.pack.shard_list import Shard
 from streamtrain.store import PARTIAL
@@ -20,7 +20,8 @@ from streamtrain.store import PARTIAL
 class ShardFile:
     """Writes the shard ``name`` of the data set in ``folder``; it appears whole or not at all, with its index.
 
-    Only samples that differ in size need an index. Until it is whole, the shard lies in ``unfinished``.
+    Samples that differ in size need an index, and large shards, so that a part can be had of them. Until it is
+    whole, the shard lies in ``unfinished``.
     """
 
     def __init__(self, folder: Path, name: str, unfinished: Path) -> None:
@@ -30,6 +31,7 @@ class ShardFile:
         self._keys: list[str] = []
         self._extensions: tuple[str, ...] = ()
         self._places: list[tuple[int, int]] = []
+        self._stride, self._block = 0, 1
         self.examples = 0
         self.classes: Counter[int] = Counter()
 
@@ -41,6 +43,7 @@ class ShardFile:
             size = len(members[extension])
             self._places.append((at + BLOCK, size))
             at += BLOCK + size + -size % BLOCK
+        self._block = self._block if self._keys else examples
         self._keys.append(key)
         self._tar.write(key, members)
         self.examples += examples
@@ -48,6 +51,7 @@ class ShardFile:
     def table(self, samples: NDArray[np.uint8]) -> None:
         """Further samples of one example each, laid out as rows."""
         self._tar.append(samples.reshape(-1).data)
+        self._stride = samples.shape[1]
         self.examples += len(samples)
 
     def count(self, labels: NDArray[Any] | Iterable[int]) -> None:
@@ -66,11 +70,23 @@ class ShardFile:
     def close(self, first_key: str, last_key: str) -> Shard:
         """Ends the shard; its entry in the manifest."""
         done = self._tar.close(self._name)
-        places = np.array(self._places, np.int64).reshape(len(self._keys), len(self._extensions), 2)
-        starts, sizes = places[:, :, 0], places[:, :, 1]
-        if self.examples == len(self._keys) and (sizes != sizes[:1]).any():
-            keys = np.array([key.encode() for key in self._keys], np.bytes_)
-            index = ShardIndex(keys, self._extensions, starts, sizes, done.bytes, done.sha256)
+        index = self._index(done)
+        if index is not None:
             write_index(self._folder / index_name(self._name), index)
         self._partial.rename(self._folder / self._name)
         return Shard(self._name, self.examples, done.bytes, done.sha256, first_key, last_key)
+
+    def _index(self, done: Shard) -> ShardIndex | None:
+        """What the shard needs, if anything."""
+        places = np.array(self._places, np.int64).reshape(len(self._keys), len(self._extensions), 2)
+        starts, sizes = places[:, :, 0], places[:, :, 1]
+        keys = np.array([key.encode() for key in self._keys], np.bytes_)
+        sums = np.array(self._tar.sums if done.bytes >= LARGE else (), np.uint32)
+        if self.examples == len(self._keys) and (sizes != sizes[:1]).any():
+            return ShardIndex(keys, self._extensions, starts, sizes, done.bytes, done.sha256, sums=sums)
+        if not len(sums):
+            return None
+        stride = self._stride or (int(starts[1, 0] - starts[0, 0]) if len(starts) > 1 else done.bytes - len(END))
+        return ShardIndex(
+            keys[:0], (), starts[:0, :0], sizes[:0, :0], done.bytes, done.sha256, stride, self._block, sums
+        )

@@ -18,7 +18,7 @@ from streamtrain.errors import ShardError, complaint, one_line
 from streamtrain.pack import Field, Manifest
 from streamtrain.pack.shard import examples
 from streamtrain.stream.decode import IMAGES, decoder_of
-from streamtrain.stream.files import ShardFiles
+from streamtrain.stream.files import ShardFiles, ShardRows
 from streamtrain.stream.reader import Reader
 
 CHUNK_BYTES = 8 << 20
@@ -95,13 +95,13 @@ class Rows:
             if begin >= stop:
                 return
             shard = self._shards[index]
-            file = self._files.hold(shard)
+            file = self._files.hold(ShardRows.all_of(shard))
             try:
                 with file.open("rb") as opened:
                     for key, members in self._scan(index, file)[max(start - begin, 0) : min(stop, end) - begin]:
                         yield key, {f.name: self._member(opened, index, key, members, f) for f in self._fields}
             finally:
-                self._files.release(shard)
+                self._files.release(ShardRows.all_of(shard))
 
     def _scan(self, index: int, file: Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
         """Keys and places of a shard's examples; several stretches may lie in one shard, so the last one is kept."""

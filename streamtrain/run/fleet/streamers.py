@@ -32,6 +32,7 @@ class WorkersStreamer:
         plan, order = self._plan, self._plan.order
         selections = selections_of(plan, lanes, step)
         reader = plan.reader("train", lanes=True)
+        reader.expect(plan.left(lanes, step))
         self._streamer = Streamer(reader, selections, largest=order.batch_size // order.lanes)
         return self._streamer.start()
 

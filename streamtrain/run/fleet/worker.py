@@ -46,6 +46,8 @@ from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, Update
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD = -1, -3, 2**25
 """Of glibc: mallopt(3)."""
+SPARSE = 4
+"""Shards behind a URL are fetched in parts where an evaluation uses less than one example in so many."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,9 @@ class Worker:
         assert not isinstance(exchange, Pool)
         if ring is None:
             selections = selections_of(plan, self._lanes, exchange.step)
-            arrays = selections_read(self._reader("train", lanes=True), selections)
+            reader = self._reader("train", lanes=True)
+            reader.expect(plan.left(self._lanes, exchange.step))
+            arrays = selections_read(reader, selections)
         else:
             self._ring = RingReader(ring)
             arrays = selections_streamed(self._ring)
@@ -208,6 +212,8 @@ class Worker:
         """Risk on each ``(start, stop)`` of a split's stored order, at the current state."""
         self._load()
         reader = self._reader(split)
+        if SPARSE * self._seat.workers * sum(stop - start for start, stop in slices) < len(reader):
+            reader.expect(slices)
         return [self._gradient.evaluate(reader.read(start, stop)) for start, stop in slices]
 
     def snapshot(self) -> dict[str, torch.Tensor]:

@@ -50,10 +50,8 @@ def test_fetch(store: Store, size: int, tmp_path: Path) -> None:
     assert file.read_bytes() == DATA[:size]
 
 
-def test_fetch_range_leaves_the_rest(store: Store, tmp_path: Path) -> None:
-    (file := tmp_path / "copy").write_bytes(bytes(len(DATA)))
-    store.fetch_range("a/x.tar", file, 300, 700)
-    assert file.read_bytes() == bytes(300) + DATA[300:700] + bytes(len(DATA) - 700)
+def test_what_may_be_missing(store: Store) -> None:
+    assert store.read_if_there("a/x.tar") == DATA and store.read_if_there("nothing") is None
 
 
 def test_objects_of_another_size_are_named_with_the_offset(store: Store, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamtrain.errors import ConfigError, StoreError
-from streamtrain.stream.cache import Cache, Pin, Wrong
+from streamtrain.stream.fetch.cache import Cache, Pin, Wrong
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Thing:
         return self.check(file)
 
     def check(self, file: Path) -> Wrong | None:
-        return None if file.read_bytes() == self.content else Wrong("this", "that")
+        return None if file.read_bytes() == self.content else Wrong("all of it", "this", "that")
 
 
 def things(count: int) -> list[Thing]:
@@ -97,7 +97,7 @@ def test_what_came_wrong_is_fetched_once_more(tmp_path: Path) -> None:
 
 def test_what_came_wrong_twice_stops_by_name_and_leaves_nothing(tmp_path: Path) -> None:
     thing, cache = Thing(b"content", damaged=9), Cache(tmp_path, 100)
-    with pytest.raises(StoreError, match=r"^s3://b/train/000000\.tar, bytes 0 to 7: expected this, found that, in two"):
+    with pytest.raises(StoreError, match=r"^s3://b/train/000000\.tar, all of it: expected this, found that, in two"):
         cache.hold(thing)
     assert len(thing.fetches) == 2 and entries(cache) == []
 
@@ -130,12 +130,12 @@ def test_unfinished_files_of_the_dead_go_and_files_of_others_stay(tmp_path: Path
     assert entries(cache) == sorted([a.entry, b.entry, *others])
 
 
-def test_a_range_counts_for_its_bytes(tmp_path: Path) -> None:
-    cache, (a, b, c) = Cache(tmp_path, 50), things(3)
-    a.span, b.span, c.span = "-0-10", "-10-20", "-0-30"
-    pins = [held(cache, thing) for thing in (a, b, c)]
-    assert len(entries(cache)) == 3 and all(pin.fetched for pin in pins)
-    assert cache.hold(things(4)[3], patience=0) is None
+def test_a_part_is_an_entry_as_others_are(tmp_path: Path) -> None:
+    cache, (a, b, c) = Cache(tmp_path, 60), things(3)
+    a.span, b.span = "-0-10", "-10-20"
+    for thing in (a, b, c):
+        held(cache, thing).release()
+    assert entries(cache) == sorted([b.entry, c.entry])
 
 
 def test_a_failed_fetch_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

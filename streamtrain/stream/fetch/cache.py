@@ -28,12 +28,13 @@ from streamtrain.errors import ConfigError, StoreError, complaint, one_line
 from streamtrain.store import PARTIAL
 
 LOCK = ".lock"
-_OURS = re.compile(rf"(?P<entry>[0-9a-f]{{64}}(?:-(?P<start>\d+)-(?P<stop>\d+))?)(?P<kind>{PARTIAL}|{LOCK})?")
+_OURS = re.compile(rf"(?P<entry>[0-9a-f]{{64}}(?:-\d+-\d+)?)(?P<kind>{PARTIAL}|{LOCK})?")
 
 
 class Wrong(NamedTuple):
-    """What a fetched copy should be, and what it is."""
+    """Where a fetched copy is not what it should be, what that is, and what it is."""
 
+    where: str
     expected: str
     found: str
 
@@ -43,7 +44,7 @@ class Wanted(Protocol):
 
     @property
     def entry(self) -> str:
-        """Its name in the cache: 64 hexadecimal digits; for a range of bytes also ``-start-stop``."""
+        """Its name in the cache: 64 hexadecimal digits; for a part also ``-start-stop``."""
 
     @property
     def place(self) -> str:
@@ -139,7 +140,7 @@ class Cache:
             if wrong is None:
                 return
             if not left:
-                where = f"{wanted.place}, bytes 0 to {wanted.bytes}"
+                where = f"{wanted.place}, {wrong.where}"
                 found = f"{wrong.found}, in two copies that were fetched one after the other"
                 raise StoreError(complaint(where, expected=wrong.expected, found=found, do="restore it or pack again"))
             os.truncate(partial, 0)
@@ -179,7 +180,7 @@ class Cache:
         while True:
             with self._counting():
                 partial.unlink(missing_ok=True)  # of a dead process: the lock on its name is ours
-                if self._make_room(_charge(wanted.entry, wanted.bytes)):
+                if self._make_room(wanted.bytes):
                     with partial.open("xb") as opened:
                         opened.truncate(wanted.bytes)
                     return True
@@ -196,14 +197,13 @@ class Cache:
                 continue
             with contextlib.suppress(FileNotFoundError):  # released by somebody who does not keep it
                 seen = file.stat()
-                charge = _charge(ours["entry"], seen.st_size)
-                used += charge
+                used += seen.st_size
                 if ours["kind"] is None:
-                    entries.append((seen.st_mtime_ns, charge, file))
-        for _, charge, file in sorted(entries):
+                    entries.append((seen.st_mtime_ns, seen.st_size, file))
+        for _, its, file in sorted(entries):
             if used + size <= self.limit:
                 break
-            used -= charge if _remove_unused(file) else 0
+            used -= its if _remove_unused(file) else 0
         return used + size <= self.limit
 
     def _left_by_the_dead(self, ours: re.Match[str]) -> bool:
@@ -270,9 +270,3 @@ def _is_at(opened: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(opened.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _charge(entry: str, size: int) -> int:
-    """Bytes that an entry counts for: of a range of a shard, whose file has holes, the range."""
-    ours = _OURS.fullmatch(entry)
-    return int(ours["stop"]) - int(ours["start"]) if ours and ours["start"] else size

@@ -1,0 +1,129 @@
+"""What is fetched and how it is checked: a whole shard by its SHA-256, a part by the checksums of its pieces.
+
+A part of a shard, ended as a tar ends, is a shard itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from streamtrain.pack.index import ShardIndex, index_name, read_index
+from streamtrain.pack.shard import END, PIECE
+from streamtrain.pack.shard_list import Shard
+from streamtrain.store import sha256_of
+from streamtrain.store.remote import CHUNK, Store
+from streamtrain.stream.fetch.cache import Wrong
+from streamtrain.stream.files import ShardRows
+
+
+class Sum:
+    """A number that several threads add to."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._lock = threading.Lock()
+
+    def add(self, number: int) -> None:
+        """Adds to it."""
+        with self._lock:
+            self.value += number
+
+
+class Whole:
+    """A whole shard; known by its content, so that copies of a data set share it."""
+
+    def __init__(self, store: Store, shard: Shard, fetched: Sum) -> None:
+        self._store, self._shard, self.fetched = store, shard, fetched
+        self.place, self.bytes = store.named(shard.file), shard.bytes
+        content = f"sha256 {shard.sha256}" if shard.sha256 else self.place
+        self.entry = hashlib.sha256(f"{content} {shard.bytes}".encode()).hexdigest()
+
+    def fetch(self, file: Path) -> Wrong | None:
+        """See `Wanted`."""
+        found = self._store.fetch(self._shard.file, file, self.bytes)
+        self.fetched.add(self.bytes)
+        return self._wrong(found)
+
+    def check(self, file: Path) -> Wrong | None:
+        """See `Wanted`."""
+        return self._wrong(sha256_of(file))
+
+    def chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        """Its bytes ``[start, stop)``, from the store."""
+        return self._store.chunks(self._shard.file, start, stop)
+
+    def index(self) -> ShardIndex | None:
+        """Its index, where the store has one.
+
+        Raises:
+            StoreError: the store could not be asked.
+        """
+        shard = self._shard
+        data = self._store.read_if_there(index_name(shard.file))
+        return None if data is None else read_index(io.BytesIO(data), None, shard.bytes, shard.sha256)
+
+    def _wrong(self, found: str) -> Wrong | None:
+        expected = self._shard.sha256
+        if not expected or found == expected:
+            return None
+        return Wrong(f"bytes 0 to {self.bytes}", f"SHA-256 {expected}", found)
+
+
+class Part:
+    """Bytes ``[start, stop)`` of a shard, whole samples, and a tar's end after them."""
+
+    def __init__(self, whole: Whole, index: ShardIndex, start: int, stop: int) -> None:
+        self._whole, self._index, self._start, self._stop = whole, index, start, stop
+        self.place, self.bytes = whole.place, stop - start + len(END)
+        self.entry = f"{whole.entry}-{start}-{stop}"
+
+    def fetch(self, file: Path) -> Wrong | None:
+        """See `Wanted`; the pieces at both ends are fetched whole, since their checksums are of all of them."""
+        begin = at = self._start // PIECE * PIECE
+        end = min(-(-self._stop // PIECE) * PIECE, self._index.shard_bytes)
+        with file.open("r+b") as opened:
+            for piece in _cut(self._whole.chunks(begin, end), PIECE):
+                expected, found = int(self._index.sums[at // PIECE]), zlib.crc32(piece)
+                if found != expected:
+                    return Wrong(f"bytes {at} to {at + len(piece)}", f"CRC-32 {expected:08x}", f"{found:08x}")
+                opened.write(piece[max(self._start - at, 0) : self._stop - at])
+                at += len(piece)
+        self._whole.fetched.add(end - begin)
+        return None
+
+    def check(self, file: Path) -> Wrong | None:  # noqa: ARG002 - its pieces' ends, which the checksums take in, are gone
+        """Wrong: it is fetched again rather."""
+        return Wrong(f"bytes {self._start} to {self._stop}", "a part fetched since the machine was started", "another")
+
+
+def part_of(whole: Whole, rows: ShardRows, index: ShardIndex | None) -> tuple[ShardRows, Part] | None:
+    """What to fetch for these rows, and the rows in it; ``None`` where that is the whole shard.
+
+    Args:
+        index: of the shard, where it has one.
+    """
+    if index is None or not len(index.sums):
+        return None
+    shard = rows.shard
+    first, last = index.whole_samples(rows.first, rows.last, shard.examples)
+    start, stop = index.begin(first), index.begin(last)
+    if not 0 <= start < stop <= shard.bytes - len(END) or stop - start + CHUNK > shard.bytes:
+        return None  # what would be saved is less than a request brings
+    return ShardRows(shard, first, last), Part(whole, index, start, stop)
+
+
+def _cut(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """The same bytes in pieces of ``size``, the last one shorter."""
+    held = b""
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= size:
+            yield held[:size]
+            held = held[size:]
+    if held:
+        yield held
