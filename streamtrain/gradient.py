@@ -108,6 +108,7 @@ class Gradient:
             state.average.copy_(state.parameters)
         state.momentum.zero_()
         state.uses.zero_()
+        state.put_back.zero_()
 
     def forget(self) -> None:
         """The state last loaded was written to: the next `load` takes it again."""

@@ -146,6 +146,13 @@ class Epochs:
 class Synchronous:
     """Every update waits for all of its minibatch, computed at the parameters of the update before."""
 
+    backup: int = 0
+    """Do not wait for so many of the slowest lanes: their examples come in a later minibatch of the pass, or stay
+    unused in online mode. Above 0 the bits depend on timing."""
+
+    def __post_init__(self) -> None:
+        _require_count("aggregation.backup", self.backup, lowest=0)
+
 
 @dataclass(frozen=True)
 class Stale:
@@ -287,12 +294,14 @@ class Job:
         kind, do = self.sgd.schedule.kind, "use a schedule that needs no last step, or leave mode.follow off"
         _require(not endless or kind not in ENDING, "sgd.schedule.kind", "one without an end", kind, do)
         _require(
-            not isinstance(self.aggregation, Stale) or (self.exchange != "collective" and self.device == "cpu"),
+            not self.pooled or (self.exchange != "collective" and self.device == "cpu"),
             "aggregation",
-            "Stale with a shared exchange on CPUs",
+            "Stale, or backup, with a shared exchange on CPUs",
             (self.exchange, self.device),
             "leave exchange and device as they are by default",
         )
+        do = "lower it, or raise lanes"
+        _require(self.backup < lanes, "aggregation.backup", f"fewer than the {lanes} lanes", self.backup, do)
         for name in ("model", "loss", "error"):
             value = getattr(self, name)
             _require(
@@ -335,3 +344,13 @@ class Job:
     def lane_count(self) -> int:
         """Lanes after the default."""
         return self.lanes or self.most_workers
+
+    @property
+    def backup(self) -> int:
+        """Lanes that an update does not wait for."""
+        return self.aggregation.backup if isinstance(self.aggregation, Synchronous) else 0
+
+    @property
+    def pooled(self) -> bool:
+        """Whether workers take lanes' parts from a common pool, instead of hosting lanes of their own."""
+        return isinstance(self.aggregation, Stale) or self.backup > 0

@@ -27,6 +27,7 @@ class State:
         average: the parameters' exponential moving average; empty where none is kept.
         buffers, counters: the model's floating-point buffers (float64) and its others (int64).
         uses: updates that each parameter had, int64.
+        put_back: parts that the next minibatch offers again, (1 + step, lane) each, zeros where there is none; int64.
     """
 
     parameters: torch.Tensor
@@ -35,6 +36,7 @@ class State:
     buffers: torch.Tensor
     counters: torch.Tensor
     uses: torch.Tensor
+    put_back: torch.Tensor
     _views: dict[tuple[int, int], Vectors] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def at(self, place: slice) -> Vectors:

@@ -221,6 +221,8 @@ class Controller:
         if isinstance(self._plan.job.aggregation, Stale):
             staleness = sum(update.staleness for update in done) / len(done)
             readings.append(Reading("gradient/staleness", staleness, done[-1].step, now))
+        if self._plan.job.backup:
+            readings += self._late(done, now)
         if skipped := sum(update.skipped for update in done):
             self._progress.skipped += skipped
             readings.append(Reading("gradient/skipped_minibatches", self._progress.skipped, done[-1].step, now))
@@ -241,6 +243,16 @@ class Controller:
             progress.passes.add(update)
         progress.norms.append(update.gradient_norm)
         return readings
+
+    def _late(self, done: Sequence[Update], now: float) -> list[Reading]:
+        """What updates did not wait for, so far."""
+        order, progress = self._plan.order, self._progress
+        parts = [order.minibatch(order.position(step)).parts[lane] for update in done for step, lane in update.late]
+        progress.late_lanes += len(parts)
+        progress.late_examples += sum(part.examples for part in parts)
+        examples = "unused_examples" if self._is_online else "put_back_examples"
+        values = {"late_lanes": progress.late_lanes, examples: progress.late_examples}
+        return [Reading(f"aggregate/{name}", value, done[-1].step, now) for name, value in values.items()]
 
     def _evaluate(self) -> Evaluation:
         """Both risks at the current parameters: all of the validation split, as many training examples."""
@@ -303,6 +315,7 @@ class Controller:
             stop_reason=reason,
             passes=-(-self._progress.step // order.steps),
             examples_used=used,
+            examples_unused=self._progress.late_examples if self._is_online else 0,
             examples_per_second=used / self._progress.seconds,
             evaluations=tuple(self._progress.evaluations),
             chosen=chosen,

@@ -64,13 +64,18 @@ def pooled_updates(
 
     Gives the updates that this worker made; others made the others.
     """
-    while (claim := pool.claim(until)) is not None:
-        position = order.position(claim.step)
+    while (step := pool.step) < until:
+        yield from pool.updates()
+        claim = pool.claim(until)
+        if claim is None:
+            pool.wait(step)
+            continue
+        position = order.position(claim.of)
         part = order.minibatch(position).parts[claim.lane]
         gradient.load(claim.state)
         examples = read(passes.stored(position.pass_index, part.start, part.stop)) if part.examples else {}
         if examples:
-            gradient.lane(examples, claim.slot, lane_seed(seed, claim.step, claim.lane))
+            gradient.lane(examples, claim.slot, lane_seed(seed, claim.of, claim.lane))
         else:
             gradient.empty_lane(claim.slot)
-        yield from pool.finish(claim)
+        pool.finish(claim)

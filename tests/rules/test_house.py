@@ -168,6 +168,7 @@ PUBLIC = tuple(
 )
 
 FLAGS = [
+    "--aggregation.backup",
     "--batch-size",
     "--checkpoints.enabled",
     "--checkpoints.folder",

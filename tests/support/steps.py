@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -115,8 +116,9 @@ FULL = SGD(
 )
 
 
-def job_of(model: str, sgd: SGD) -> Job:
-    return Job(Data("unused", inputs=("x",)), MODELS[model], sgd=sgd, batch_size=BATCH, lanes=LANES, seed=3)
+def job_of(model: str, sgd: SGD, precision: Any = "float32") -> Job:
+    data = Data("unused", inputs=("x",))
+    return Job(data, MODELS[model], sgd=sgd, batch_size=BATCH, lanes=LANES, seed=3, precision=precision)
 
 
 @functools.cache
@@ -135,8 +137,8 @@ def arrays_of(order: Order, lanes: range, step: int, steps: int) -> Iterator[Arr
 class Member:
     """One worker of a run, in one process of a crew."""
 
-    def __init__(self, model: str, sgd: SGD, worker: int, workers: int, steps: int) -> None:
-        self.job = job_of(model, sgd)
+    def __init__(self, model: str, sgd: SGD, worker: int, workers: int, steps: int, precision: str = "float32") -> None:
+        self.job = job_of(model, sgd, precision)
         self.order, self.worker, self.workers, self.steps = Order(EXAMPLES, LANES, BATCH), worker, workers, steps
         self.hosting = [lanes_of_worker(LANES, workers, each) for each in range(workers)]
         self.lanes = self.hosting[worker]
@@ -183,19 +185,19 @@ class Member:
             pass
         self.exchange.complete()
 
-    def make_pool(self, bound: int) -> Handle:
+    def make_pool(self, bound: int, backup: int = 0) -> Handle:
         layout, sgd = self.gradient.layout, self.job.sgd
-        block, handle = shared_block(block_size(layout, sgd, LANES, self.workers, bound + 1))
-        self.memory = Memory(layout, sgd, LANES, self.workers, block, bound + 1)
+        block, handle = shared_block(block_size(layout, sgd, LANES, self.workers, bound + 1, backup))
+        self.memory = Memory(layout, sgd, LANES, self.workers, block, bound + 1, backup)
         self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
         return handle
 
-    def join_pool(self, handle: Handle, bound: int) -> Pool:
+    def join_pool(self, handle: Handle, bound: int, backup: int = 0, pass_steps: int = 0) -> Pool:
         if self.memory is None:
             layout, sgd = self.gradient.layout, self.job.sgd
-            self.memory = Memory(layout, sgd, LANES, self.workers, open_block(handle), bound + 1)
+            self.memory = Memory(layout, sgd, LANES, self.workers, open_block(handle), bound + 1, backup)
         self.worker, self.workers = 0, 1  # whoever makes an update makes all of it
-        self.exchange = pool = Pool(self.memory, self.aggregator(), open_file(handle))
+        self.exchange = pool = Pool(self.memory, self.aggregator(), open_file(handle), pass_steps)
         return pool
 
     def read(self, selection: Selection) -> Arrays:
@@ -214,9 +216,9 @@ class Member:
 _HERE: dict[str, Any] = {}
 
 
-def start(model: str, sgd: SGD, worker: int, workers: int, steps: int) -> int:
+def start(model: str, sgd: SGD, worker: int, workers: int, steps: int, precision: str = "float32") -> int:
     """First half of joining: this process's number."""
-    _HERE["member"] = Member(model, sgd, worker, workers, steps)
+    _HERE["member"] = Member(model, sgd, worker, workers, steps, precision)
     return os.getpid()
 
 
@@ -247,9 +249,13 @@ def train_collective(address: Address) -> str:
         member.exchange.abandon()
 
 
-def make_pool(bound: int) -> Handle:
-    handle: Handle = _HERE["member"].make_pool(bound)
+def make_pool(bound: int, backup: int = 0) -> Handle:
+    handle: Handle = _HERE["member"].make_pool(bound, backup)
     return handle
+
+
+class Leaves(Exception):
+    """A worker has had its share of claims."""
 
 
 def take_part(
@@ -268,7 +274,7 @@ def take_part(
             if dies == "holding a claim":
                 claim(until)
                 os.kill(os.getpid(), signal.SIGKILL)
-            return None
+            raise Leaves
         found = claim(until)
         taken.extend([found] if found else [])
         return found
@@ -277,7 +283,46 @@ def take_part(
     updates = pooled_updates(
         member.order, STORED, member.read, member.gradient, pool, member.job.seed, until=member.steps
     )
-    return list(updates), member.sha256()
+    made: list[Update] = []
+    with contextlib.suppress(Leaves):
+        for update in updates:
+            made.append(update)
+    return made, member.sha256()
+
+
+Brought = list[tuple[int, int, int]]
+"""Parts, as (step that used it, step of the part, lane)."""
+
+
+def take_part_with_backup(
+    handle: Handle, backup: int, pass_steps: int, lags: bool
+) -> tuple[list[Update], Brought, dict[str, NDArray[np.float64]]]:
+    """All steps with backup lanes; the updates made, the parts that were brought in time, and the parameters.
+
+    One who lags begins a part and does not go on with it before its minibatch is over, but where that cannot be.
+    """
+    member: Member = _HERE["member"]
+    pool, brought = member.join_pool(handle, 0, backup, pass_steps), Brought()
+    claim, finish = pool.claim, pool.finish
+
+    def lagging(until: int) -> Claim | None:
+        found = claim(until)
+        while lags and found and pool.step == found.step and not (pass_steps and (pool.step + 1) % pass_steps == 0):
+            pool.wait(found.step)
+        return found
+
+    def noted(found: Claim) -> bool:
+        in_time = finish(found)
+        brought.extend([(found.step, found.of, found.lane)] * in_time)
+        return in_time
+
+    pool.claim, pool.finish = lagging, noted  # type: ignore[method-assign]
+    updates = list(
+        pooled_updates(member.order, STORED, member.read, member.gradient, pool, member.job.seed, until=member.steps)
+    )
+    parameters = member.exchange.state.parameters
+    named = {place.name: place.view(parameters).numpy().copy() for place in member.gradient.layout.parameters}
+    return updates, brought, named
 
 
 def hashes(crew: Crew, exchange: str, model: str, sgd: SGD, workers: int, steps: int) -> set[str]:

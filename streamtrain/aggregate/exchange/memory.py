@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from streamtrain.aggregate.descent.rules import pieces_of
 from streamtrain.aggregate.exchange.barrier import check_machine
 from streamtrain.aggregate.exchange.rows import row_bytes, slots_in, used_in
-from streamtrain.aggregate.state import STATE_PARTS, State
+from streamtrain.aggregate.state import STATE_PARTS, Slot, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.optimizer import SGD
 from streamtrain.processes import open_lent
@@ -36,7 +36,7 @@ class Handle:
     descriptor: int
 
 
-def state_sections(layout: Layout, *, averaged: bool) -> dict[str, tuple[int, torch.dtype]]:
+def state_sections(layout: Layout, *, averaged: bool, backup: int = 0) -> dict[str, tuple[int, torch.dtype]]:
     """Elements and type of every part of a `State`, in its order."""
     return {
         "parameters": (layout.size, layout.dtype),
@@ -45,17 +45,18 @@ def state_sections(layout: Layout, *, averaged: bool) -> dict[str, tuple[int, to
         "buffers": (layout.buffer_size, torch.float64),
         "counters": (layout.counter_size, torch.int64),
         "uses": (len(layout.parameters), torch.int64),
+        "put_back": (2 * backup, torch.int64),
     }
 
 
 def _sections(
-    layout: Layout, sgd: SGD, lanes: int, workers: int, in_flight: int
+    layout: Layout, sgd: SGD, lanes: int, workers: int, in_flight: int, backup: int
 ) -> Iterator[tuple[str, int, torch.dtype]]:
     """Name, elements and type of every part of the block, in its order."""
-    slots = lanes * in_flight
+    slots = (lanes + backup) * in_flight
     yield "words", WORDS_A_LINE * (2 + workers), torch.int64
     for number in range(in_flight + 1):
-        for name, (elements, dtype) in state_sections(layout, averaged=sgd.average is not None).items():
+        for name, (elements, dtype) in state_sections(layout, averaged=sgd.average is not None, backup=backup).items():
             yield f"{name}.{number}", elements, dtype
     for slot in range(slots):
         yield f"gradient.{slot}", layout.size, layout.dtype
@@ -64,9 +65,9 @@ def _sections(
     yield "norms", 2 * len(pieces_of(sgd, layout)), torch.float64
 
 
-def block_size(layout: Layout, sgd: SGD, lanes: int, workers: int, in_flight: int = 1) -> int:
+def block_size(layout: Layout, sgd: SGD, lanes: int, workers: int, in_flight: int = 1, backup: int = 0) -> int:
     """Bytes that a block needs."""
-    sections = _sections(layout, sgd, lanes, workers, in_flight)
+    sections = _sections(layout, sgd, lanes, workers, in_flight, backup)
     return sum(_bytes(elements, dtype) for _, elements, dtype in sections)
 
 
@@ -75,34 +76,50 @@ class Memory:
 
     Args:
         in_flight: minibatches that may be worked on at once.
+        backup: parts of each that may have been put back by the one before.
 
     Attributes:
         words: int64 words, one cache line each: updates in the state; 1 + the worker that gave up,
             or 0; then one arrival counter a worker. Single words are read and written whole.
         states: one more than minibatches in flight; the current one is ``states[updates % len(states)]``.
-        slots: one a lane and minibatch in flight.
+        slots: one a lane and minibatch in flight; before the lanes' are those of parts that were put back.
+        rows: of the slots: all but their gradients, as bytes.
         claims: of the `Pool`, shape (slots, 4).
         used: all slots' ``used``, shape (slots, parameters).
         norms: two squared norms a `Piece`; see `Aggregator.clip`.
     """
 
     def __init__(
-        self, layout: Layout, sgd: SGD, lanes: int, workers: int, block: mmap.mmap, in_flight: int = 1
+        self,
+        layout: Layout,
+        sgd: SGD,
+        lanes: int,
+        workers: int,
+        block: mmap.mmap,
+        in_flight: int = 1,
+        backup: int = 0,
     ) -> None:
         parts: dict[str, torch.Tensor] = {}
         offset = 0
-        for name, elements, dtype in _sections(layout, sgd, lanes, workers, in_flight):
+        for name, elements, dtype in _sections(layout, sgd, lanes, workers, in_flight, backup):
             whole = torch.frombuffer(block, dtype=dtype, count=elements, offset=offset) if elements else None
             parts[name] = torch.empty(0, dtype=dtype) if whole is None else whole
             offset += _bytes(elements, dtype)
-        self.in_flight, slots = in_flight, lanes * in_flight
+        self._layout, self.in_flight, self.backup = layout, in_flight, backup
+        slots = (lanes + backup) * in_flight
         self.words = memoryview(block).cast("q")[: WORDS_A_LINE * (2 + workers)]
         self.states = tuple(State(*(parts[f"{name}.{n}"] for name in STATE_PARTS)) for n in range(in_flight + 1))
-        rows = parts["rows"].view(slots, -1)
+        self.rows = rows = parts["rows"].view(slots, -1)
         self.slots = slots_in(layout, rows, [parts[f"gradient.{slot}"] for slot in range(slots)])
         self.used = used_in(layout, rows)
         self.claims = parts["claims"].view(slots, 4)
         self.norms: NDArray[np.float64] = parts["norms"].numpy()
+
+    def own_slot(self) -> tuple[Slot, torch.Tensor]:
+        """A slot in this process's own memory, and its row."""
+        rows = torch.zeros((1, row_bytes(self._layout)), dtype=torch.uint8)
+        (slot,) = slots_in(self._layout, rows, [torch.zeros(self._layout.size, dtype=self._layout.dtype)])
+        return slot, rows[0]
 
     def reset(self, step: int) -> None:
         """Forgets who waited for whom; ``step`` updates are in the state. Nobody is in the exchange meanwhile."""

@@ -1,13 +1,20 @@
 """The exchange without fixed hosts: workers take lanes' parts from a common pool, and may be a few steps apart.
 
-A claim is one lane's part of one minibatch. Every worker takes the next free claim; whoever finishes
-the last of a minibatch makes its update, in order. With ``bound`` = 0 a minibatch begins when the last
+A claim is one lane's part of one minibatch. Every worker takes the next free claim; whoever finds the
+next minibatch complete makes its update, in order. With ``bound`` = 0 a minibatch begins when the last
 one is in the parameters, so the bits are those of the other exchanges, whoever computes what: workers
 may join and leave between claims, and a dead or slow worker's parts are done by others. With ``bound``
 = k a claim may be computed from parameters that up to k updates are missing from (stale synchronous
 parallel: Ho et al. 2013), so that nobody waits for a worker that is less than k minibatches behind.
 
-Costs one system call for the lock around each claim; an update is made by one worker alone. One host.
+With ``backup`` = b a minibatch is complete when all its parts are taken and all but b are there (backup
+workers: Chen et al. 2016): its gradient is the mean over the examples that came, summed by the tree over
+their parts. What a late part would have brought is thrown away, and with ``pass_steps`` the next
+minibatch offers the part again, first of all, in the parameters' own state: so it is not forgotten by a
+checkpoint. The last minibatch of a pass waits for everybody: each example is used once a pass. Which
+parts are late, and so the bits, depends on timing.
+
+Costs two system calls for the lock around each claim; an update is made by one worker alone. One host.
 """
 
 from __future__ import annotations
@@ -35,31 +42,41 @@ FAILED, APPLIER = WORDS_A_LINE, 2 * WORDS_A_LINE
 """Words of the block beside the first, which counts updates: who gave up; which process makes an update."""
 STEP, OWNER, DONE, VERSION = range(4)
 """Of a claim, steps counted from 1: taken for; process that took it; done for; updates in the parameters it used."""
+ARRIVING = -1
+"""In place of the step it is done for: it is being brought, so that it is waited for."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One lane's part of the minibatch of global ``step``, to be computed from ``state`` into ``slot``."""
+    """One lane's part of the minibatch of global ``step``, to be computed from ``state`` into ``slot``.
+
+    The part is ``lane``'s of step ``of``: an earlier one where it was put back. ``row`` is its place in the pool.
+    """
 
     step: int
+    of: int
     lane: int
     state: State
     slot: Slot
+    row: int
 
 
 class Pool:
     """See the module.
 
     Args:
-        memory: the block, with room for ``bound + 1`` minibatches.
+        memory: the block, with room for ``bound + 1`` minibatches, or for ``backup`` parts beside the lanes'.
         aggregator: of the whole vector.
         descriptor: an open file of the block, this process's own, to lock.
+        pass_steps: steps of a pass, where late parts are put back; 0 where they stay unused.
     """
 
-    def __init__(self, memory: Memory, aggregator: Aggregator, descriptor: int) -> None:
+    def __init__(self, memory: Memory, aggregator: Aggregator, descriptor: int, pass_steps: int = 0) -> None:
         self._memory, self._aggregator, self._descriptor = memory, aggregator, descriptor
         self._all_claims: NDArray[np.int64] = memory.claims.numpy()
-        self._process = os.getpid()
+        self._process, self._pass_steps = os.getpid(), pass_steps
+        self._rows = len(memory.slots) // memory.in_flight
+        self._own = memory.own_slot() if memory.backup else None
 
     @property
     def step(self) -> int:
@@ -79,66 +96,99 @@ class Pool:
         self._memory.words[FAILED] = self._process
         wake(self._memory.words[:1])
 
-    def claim(self, until: int) -> Claim | None:
-        """The next part to compute, or ``None`` once ``until`` updates are in the state; waits where all are taken.
-
-        Raises:
-            WorkerLost: another worker gave up.
-        """
-        while (step := self.step) < until:
-            if self._memory.words[FAILED]:
-                raise WorkerLost(f"process {self._memory.words[FAILED]} gave up, so the others cannot go on")
-            with self._locked():
-                found = self._take(until)
-            if found is not None:
-                return found
-            if not sleep_while(self._memory.words[:1], step, LOOK_SECONDS):
-                self._free_what_the_dead_held()
-        return None
-
-    def finish(self, claim: Claim) -> Iterator[Update]:
-        """Notes that ``claim.slot`` is filled; makes the updates that this completes, and gives them.
+    def updates(self) -> Iterator[Update]:
+        """Makes the updates whose minibatches are complete, in order, unless another worker is at it.
 
         Raises:
             NonFiniteError: the loss or the gradient; the state stays as it was.
         """
-        self._aggregator.norms.note(claim.step, [claim.slot])
-        with self._locked():
-            self._claims(claim.step)[claim.lane, DONE] = claim.step + 1
-            mine = self._becomes_applier()
-        while mine:
+        while self._begins_update():
             update = self._make_update()
             with self._locked():
                 self._memory.words[APPLIER] = 0
                 self._memory.words[0] = update.step + 1
-                mine = self._becomes_applier()
             wake(self._memory.words[:1])
             yield update
 
+    def claim(self, until: int) -> Claim | None:
+        """The next part to compute, of the first ``until`` minibatches; ``None`` where none is free now.
+
+        Raises:
+            WorkerLost: another worker gave up.
+        """
+        if self._memory.words[FAILED]:
+            raise WorkerLost(f"process {self._memory.words[FAILED]} gave up, so the others cannot go on")
+        with self._locked():
+            return self._take(until)
+
+    def wait(self, step: int) -> None:
+        """Returns when there may be something to do: soon after ``step`` updates have become more, or the last
+        part was taken; sees to what dead workers held."""
+        if not sleep_while(self._memory.words[:1], step, LOOK_SECONDS):
+            self._free_what_the_dead_held()
+
+    def finish(self, claim: Claim) -> bool:
+        """Notes that ``claim.slot`` is filled; ``False`` where its minibatch went on without it."""
+        self._aggregator.norms.note(claim.step, [claim.slot])
+        if self._own is not None and not self._brought(claim):
+            return False
+        with self._locked():
+            self._claims(claim.step)[claim.row, DONE] = claim.step + 1
+        return True
+
     def _take(self, until: int) -> Claim | None:
-        version = self.step
-        for step in range(version, min(version + self._memory.in_flight, until)):
+        memory, version = self._memory, self.step
+        state = memory.states[version % len(memory.states)]
+        for step in range(version, min(version + memory.in_flight, until)):
             claims = self._claims(step)
-            free = np.flatnonzero(claims[:, STEP] != step + 1)
+            free = np.flatnonzero(self._offered(state) & (claims[:, STEP] != step + 1))
             if len(free):
-                lane = int(free[0])
-                claims[lane] = step + 1, self._process, 0, version
-                state = self._memory.states[version % len(self._memory.states)]
-                return Claim(step, lane, state, self._slots(step)[lane])
+                row = int(free[0])
+                claims[row] = step + 1, self._process, 0, version
+                if memory.backup and len(free) == 1:  # what is not there yet is late from now on
+                    wake(memory.words[:1])
+                slot = self._slots(step)[row] if self._own is None else self._own[0]
+                return Claim(step, *self._part(step, row, state), state, slot, row)
         return None
 
-    def _becomes_applier(self) -> bool:
-        """Whether the next minibatch is complete, and nobody else makes its update; the lock is held."""
-        step = self.step
-        if self._memory.words[APPLIER] or not (self._claims(step)[:, DONE] == step + 1).all():
-            return False
-        self._memory.words[APPLIER] = self._process
+    def _brought(self, claim: Claim) -> bool:
+        """Copies a worker's own slot to where it is added up; ``False`` where the minibatch went on without it."""
+        assert self._own is not None
+        with self._locked():
+            found = self._claims(claim.step)[claim.row]
+            mine = found[STEP] == claim.step + 1 and found[OWNER] == self._process
+            if self.step != claim.step or self._memory.words[APPLIER] or not mine:
+                return False
+            found[DONE] = ARRIVING
+        slot, row = self._own
+        self._memory.slots[claim.row].gradient.copy_(slot.gradient)
+        self._memory.rows[claim.row].copy_(row)
         return True
+
+    def _begins_update(self) -> bool:
+        """Whether the next minibatch is complete, and nobody else makes its update."""
+        with self._locked():
+            if self._memory.words[APPLIER] or not self._is_complete(self.step):
+                return False
+            self._memory.words[APPLIER] = self._process
+        return True
+
+    def _is_complete(self, step: int) -> bool:
+        claims = self._claims(step)
+        missing = self._missing(step)
+        if not len(missing):
+            return True
+        ends_pass = self._pass_steps and (step + 1) % self._pass_steps == 0
+        most = 0 if ends_pass else self._memory.backup
+        begun = (claims[missing, STEP] == step + 1) & (claims[missing, DONE] != ARRIVING)
+        return len(missing) <= most and bool(begun.all())
 
     def _make_update(self) -> Update:
         memory, aggregator, step = self._memory, self._aggregator, self.step
         old, new = self.state, memory.states[(step + 1) % len(memory.states)]
-        slots, used = self._slots(step), memory.used[self._place(step)]
+        late, came = self._missing(step), np.flatnonzero(self._claims(step)[:, DONE] == step + 1)
+        all_slots = self._slots(step)
+        slots, used = [all_slots[row] for row in came], memory.used[self._place(step)][came]
         totals, lanes = moments_of(slots), aggregator.norms.of_lanes(step, slots)
         decision = aggregator.begin(step, used, old)
         for block in aggregator.blocks:
@@ -150,7 +200,35 @@ class Pool:
         rest_of_state(slots, used, decision, old, new)
         if lanes:
             update = replace(update, norms=aggregator.norms.whole(lanes, memory.norms.tolist(), old, new))
-        return replace(update, staleness=step - float(self._claims(step)[:, VERSION].mean()))
+        parts = tuple(self._part(step, int(row), old) for row in late)
+        self._put_back(parts, new)
+        return replace(update, staleness=step - float(self._claims(step)[came, VERSION].mean()), late=parts)
+
+    def _put_back(self, parts: tuple[tuple[int, int], ...], new: State) -> None:
+        rows = new.put_back.view(-1, 2)
+        rows.zero_()
+        for row, (of, lane) in enumerate(parts if self._pass_steps else ()):
+            rows[row, 0], rows[row, 1] = of + 1, lane
+
+    def _offered(self, state: State) -> NDArray[np.bool_]:
+        """Which rows have a part: those of parts that were put back, then every lane's."""
+        lanes = np.ones(self._rows - self._memory.backup, bool)
+        return np.concatenate([state.put_back.numpy()[::2] > 0, lanes]) if self._memory.backup else lanes
+
+    def _missing(self, step: int) -> NDArray[np.int64]:
+        """Rows whose part is not there."""
+        missing: NDArray[np.int64] = np.flatnonzero(
+            self._offered(self.state) & (self._claims(step)[:, DONE] != step + 1)
+        )
+        return missing
+
+    def _part(self, step: int, row: int, state: State) -> tuple[int, int]:
+        """Step and lane of the part in a row."""
+        lane = row - self._memory.backup
+        if lane >= 0:
+            return step, lane
+        of, lane = state.put_back[2 * row : 2 * row + 2].tolist()
+        return of - 1, lane
 
     def _free_what_the_dead_held(self) -> None:
         """Claims of dead processes are free again; an update that one of them was making begins anew."""
@@ -174,9 +252,8 @@ class Pool:
 
     def _place(self, step: int) -> slice:
         """Of a minibatch's slots among those of all minibatches in flight."""
-        lanes = len(self._memory.slots) // self._memory.in_flight
-        first = step % self._memory.in_flight * lanes
-        return slice(first, first + lanes)
+        first = step % self._memory.in_flight * self._rows
+        return slice(first, first + self._rows)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -163,18 +163,18 @@ def moments_of(slots: Sequence[Slot]) -> tuple[Moments, Moments]:
 def rest_of_state(slots: Sequence[Slot], used: NDArray[np.uint8], decision: Decision, old: State, new: State) -> None:
     """What is not a vector of parameters: buffers and counts.
 
-    Floating-point buffers are the mean over the lanes that had examples; others are lane 0's, which
-    always has some. After a skipped step all are as they were.
+    Floating-point buffers are the mean over the lanes that had examples; others are those of the first of them,
+    which is lane 0 unless its examples were bad or late. After a skipped step all are as they were.
     """
     if decision.skipped:
         for name in ("buffers", "counters", "uses"):
             getattr(new, name).copy_(getattr(old, name))
         return
-    had = [slot.buffers for slot in slots if slot.moments[0]]
-    if len(new.buffers) and had:
-        new.buffers.copy_(tree_sum_(had).div_(len(had)))
+    had = [slot for slot in slots if slot.moments[0]]  # some: else the step is skipped
+    if len(new.buffers):
+        new.buffers.copy_(tree_sum_([slot.buffers for slot in had]).div_(len(had)))
     if len(new.counters):
-        new.counters.copy_(slots[0].counters)
+        new.counters.copy_(had[0].counters)
     torch.add(old.uses, torch.from_numpy(used.max(0)).to(old.uses.device), out=new.uses)
 
 

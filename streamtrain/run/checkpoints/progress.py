@@ -28,6 +28,7 @@ class Progress:
         since: step from which the present part of the data is trained on; 0 unless it grows.
         skipped: minibatches that were passed over. bad: examples that were, by split and stored number.
         passes: before the updates, pass by pass; of many passes only.
+        late_lanes, late_examples: that updates did not wait for, each time counted.
         evaluations, best: so far; ``best`` has the parameters that many passes would return.
     """
 
@@ -41,6 +42,8 @@ class Progress:
     used: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    late_lanes: int = 0
+    late_examples: int = 0
     bad: dict[tuple[str, int], Skip] = field(default_factory=dict)
     passes: PassRisks = field(default_factory=PassRisks)
     norms: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED_STEPS))

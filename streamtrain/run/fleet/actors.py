@@ -18,7 +18,6 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.errors import WorkerLost
-from streamtrain.job import Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.members import Member, gather, kill, living
@@ -186,7 +185,7 @@ class RayFleet:
     @property
     def _streamed(self) -> bool:
         """Whether workers have streamers: where who reads what is not known ahead, nobody can read ahead."""
-        return self._plan.streamed and not isinstance(self._plan.job.aggregation, Stale)
+        return self._plan.streamed and not self._plan.job.pooled
 
     def _new_streamer(self, bundle: Bundle) -> Any | None:
         return self._actor(WorkersStreamer, bundle, num_cpus=0).remote(self._plan) if self._streamed else None
@@ -286,7 +285,7 @@ class RayFleet:
         lives = living([each.worker for each in self._members], silent=not networked)
         kill(actor for each, alive in zip(self._members, lives, strict=True) if not alive for actor in each.actors)
         left = [each for each, alive in zip(self._members, lives, strict=True) if alive]
-        if not left or networked or isinstance(self._plan.job.aggregation, Stale):
+        if not left or networked or self._plan.job.pooled:
             raise lost
         streamers = living([each.streamer for each in left], silent=not networked)
         left = [each if alive else replace(each, streamer=None) for each, alive in zip(left, streamers, strict=True)]

@@ -12,7 +12,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from streamtrain.errors import ConfigError, TrainingError, complaint
-from streamtrain.job import Job, Stale
+from streamtrain.job import Job
 
 PLACEMENT_SECONDS, GROWING_SECONDS = 120, 1800
 """Longest wait for room: for other jobs to end, and for an autoscaler's nodes."""
@@ -180,7 +180,7 @@ def _free(kinds: Iterable[str]) -> str:
 
 def on_one_host(job: Job) -> bool:
     """Whether all workers must be placed on one node."""
-    return job.exchange == "shared" or isinstance(job.aggregation, Stale)
+    return job.exchange == "shared" or job.pooled
 
 
 def resources_of_worker(job: Job) -> dict[str, float]:

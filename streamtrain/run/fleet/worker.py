@@ -34,7 +34,7 @@ from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.saved import restore, tensors_of
 from streamtrain.aggregate.state import STATE_PARTS, State
 from streamtrain.gradient import Gradient, build_model
-from streamtrain.job import Stale
+from streamtrain.job import Epochs, Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.streamers import selections_of
@@ -132,8 +132,8 @@ class Worker:
         """
         if self._memory is None:
             job, alone = self._plan.job, self._plan.job.most_workers == 1
-            size = block_size(self._gradient.layout, job.sgd, *self._room)
-            private = alone and not isinstance(job.aggregation, Stale)
+            size = block_size(self._gradient.layout, job.sgd, *self._room, job.backup)
+            private = alone and not job.pooled
             block, self._handle = (private_block(size), None) if private else shared_block(size)
             memory = self._memory_in(block)
             self._fill(memory.states[step % len(memory.states)])
@@ -147,10 +147,10 @@ class Worker:
         self._seat, self._lanes = seat, lanes_of_worker(self._plan.order.lanes, seat.workers, seat.index)
         if isinstance(self._current, CollectiveExchange):
             self._current.abandon()  # a process is in one group at a time
-        if isinstance(job.aggregation, Stale):
+        if job.pooled:
             assert isinstance(meeting, Handle)
-            memory = self._opened(meeting)
-            self._current = Pool(memory, self._aggregator(worker=0, workers=1), open_file(meeting))
+            memory, pass_steps = self._opened(meeting), self._plan.order.steps if isinstance(job.mode, Epochs) else 0
+            self._current = Pool(memory, self._aggregator(worker=0, workers=1), open_file(meeting), pass_steps)
             return
         self._current = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting)
         self._gradient.forget()
@@ -289,7 +289,9 @@ class Worker:
         return self._plan.order.lanes, self._plan.job.most_workers, self._in_flight
 
     def _memory_in(self, block: mmap.mmap) -> Memory:
-        return Memory(self._gradient.layout, self._plan.job.sgd, *self._room[:2], block, self._in_flight)
+        return Memory(
+            self._gradient.layout, self._plan.job.sgd, *self._room[:2], block, self._in_flight, self._plan.job.backup
+        )
 
     def _opened(self, handle: Handle | None) -> Memory:
         """The block; whoever made it, or has opened it before, has it already."""

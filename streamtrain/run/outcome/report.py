@@ -12,6 +12,7 @@ from streamtrain.values import Moments
 ROWS: dict[str, Callable[[Result], str]] = {
     "passes": lambda r: f"{r.passes}",
     "examples used": lambda r: f"{r.examples_used:,}",
+    "examples unused": lambda r: f"{r.examples_unused:,}" if r.examples_unused else "",
     "examples/s": lambda r: f"{r.examples_per_second:,.0f}",
     "parameters kept": lambda r: f"after {r.chosen.examples_used:,} examples",
     "loss, training": lambda r: _loss(r.chosen.empirical.loss),

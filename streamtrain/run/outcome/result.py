@@ -60,6 +60,7 @@ class Result:
         progressive_passes: the same over each whole one of many passes: of these, only the first is unbiased.
         parameters: the kept model's state dict, on the CPU.
         folder: the run's files. run_id: MLflow's, where it is known.
+        examples_unused: those that came too late for their minibatch, in online mode with `backup`.
     """
 
     mode: Literal["online", "epochs"]
@@ -76,6 +77,7 @@ class Result:
     folder: Path
     run_id: str | None = None
     progressive_passes: tuple[Risk, ...] = ()
+    examples_unused: int = 0
 
     @property
     def verdict(self) -> Verdict:
@@ -97,6 +99,7 @@ class Result:
             "chosen_step": at.step,
             "verdict": self.verdict,
             "examples_used": self.examples_used,
+            "examples_unused": self.examples_unused,
             "examples_per_second": self.examples_per_second,
             "empirical_risk": figures(at.empirical),
             "generalization_risk": figures(at.generalization),

@@ -40,7 +40,7 @@ def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
     job = dataclasses.replace(job, lanes=2, tracking=st.Tracking(log_every=2))
     notebook = Notebook()
     for mode in (st.Online(window=500), st.Epochs(max_passes=1)):
-        run(dataclasses.replace(job, mode=mode), tmp_path, notebook)
+        run(dataclasses.replace(job, mode=mode, aggregation=st.Synchronous(backup=1)), tmp_path, notebook)
     skipping = dataclasses.replace(job, mode=st.Online(), sgd=st.SGD(nonfinite="skip"), error="zero_one")
     run(dataclasses.replace(skipping, loss=once_nan, aggregation=st.Stale(bound=1)), tmp_path, notebook)
     logged = {re.sub(r"^(layer_\w+)/.*", r"\1/NAME", reading.name) for reading in notebook.readings}

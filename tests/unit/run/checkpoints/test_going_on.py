@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import streamtrain as st
+from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.errors import Interrupted, WorkerLost
 from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.checkpoints.files import Checkpoint, CheckpointFiles
@@ -119,6 +120,38 @@ def test_promise_3_stopped_and_resumed_twice(job: st.Job, mode: str, tmp_path: P
     assert all(torch.equal(found.parameters[name], tensor) for name, tensor in expected.parameters.items())
     assert found.evaluations == expected.evaluations and found.test == expected.test
     assert warnings == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_promise_3_and_7_what_is_late_is_in_the_checkpoint(
+    job: st.Job, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has taken lane 1 of every minibatch, and never brings it; but for the last of a pass."""
+    take = Pool._take
+
+    def after_a_laggard(pool: Pool, until: int) -> object:
+        claims, step = pool._claims(pool.step), pool.step
+        if claims[2, 0] != step + 1 and not (pool._pass_steps and (step + 1) % pool._pass_steps == 0):
+            claims[2] = step + 1, 1, 0, step
+        return take(pool, until)
+
+    monkeypatch.setattr(Pool, "_take", after_a_laggard)
+    job = dataclasses.replace(job, mode=MODES[mode], aggregation=st.Synchronous(backup=1))
+    expected, fleet = run(job, tmp_path)
+    checkpoints = CheckpointFiles(str(tmp_path / "kept"), 2, print)
+    stopped(job, tmp_path, checkpoints, None, 0)
+    last = checkpoints.newest()
+    assert last is not None and last.tensors["put_back"].tolist() == ([last.step, 1] if mode == "epochs" else [0, 0])
+    tracker = Notebook()
+    found, _ = run(job, tmp_path, tracker, Keeper(job, {}, checkpoints, last))
+    assert all(torch.equal(found.parameters[name], tensor) for name, tensor in expected.parameters.items())
+    order, late = fleet.plans.order, [part for update in fleet.updates for part in update.late]
+    assert len(late) == tracker.named("aggregate/late_lanes")[-1][1] >= order.steps - 1
+    if mode == "epochs":
+        assert found.examples_used == found.passes * order.used and not found.examples_unused
+    else:
+        assert found.examples_used + found.examples_unused == order.used and found.examples_unused > order.used // 3
+        assert tracker.named("aggregate/unused_examples")[-1][1] == found.examples_unused
 
 
 def test_a_checkpoint_cut_short_or_altered_is_refused_by_name(job: st.Job, tmp_path: Path) -> None:
