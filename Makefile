@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-.PHONY: demo test chaos chapter8 data ui lint types imports lock
+.PHONY: demo test chaos clusters chapter8 data ui lint types imports lock
 
 demo: $(VENV)/ready data  ## environment, data, both modes, where to look
 	$(BIN)/python jobs/demo.py
@@ -15,6 +15,9 @@ chapter8: $(VENV)/ready data/mnist.npz  ## Deep Learning's chapter 8, reproduced
 
 chaos: $(VENV)/ready  ## kills processes of a run at random: make chaos KILLS=300 [SEED=7]
 	$(BIN)/python -m tests.support.chaos --kills $(or $(KILLS),300) $(if $(SEED),--seed $(SEED))
+
+clusters: $(VENV)/ready  ## what cluster/ describes, really started: as root, with sshd, rsync and ip
+	$(BIN)/python -m pytest -m clusters $(PYTEST_FLAGS)
 
 ui: $(VENV)/ready  ## MLflow's pages on this folder's runs
 	$(BIN)/streamtrain ui
