@@ -38,11 +38,12 @@ from streamtrain.job import (
 )
 
 if TYPE_CHECKING:
-    from streamtrain.landscape.probe import Probe, probe
+    from streamtrain.landscape.probe import Probe
     from streamtrain.loader import open  # noqa: A004  # `st.open` says what it does
     from streamtrain.pack import PackOptions
     from streamtrain.prepare.jobfile import load_job
     from streamtrain.run.outcome.compare import Comparison, compare
+    from streamtrain.run.outcome.probing import probe
     from streamtrain.run.outcome.report import table
     from streamtrain.run.outcome.result import Evaluation, Result
     from streamtrain.run.packing import pack
@@ -54,7 +55,7 @@ _LATE = {
     "open": "streamtrain.loader",
     "load_job": "streamtrain.prepare.jobfile",
     "Probe": "streamtrain.landscape.probe",
-    "probe": "streamtrain.landscape.probe",
+    "probe": "streamtrain.run.outcome.probing",
     "Comparison": "streamtrain.run.outcome.compare",
     "compare": "streamtrain.run.outcome.compare",
     "Evaluation": "streamtrain.run.outcome.result",

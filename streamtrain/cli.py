@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from streamtrain.errors import DataError, StreamtrainError, TrainingError
 
 if TYPE_CHECKING:
+    from streamtrain.job import Job
     from streamtrain.run.fleet.submitting import Cluster
 
 HELP = """\
@@ -23,7 +24,7 @@ usage: streamtrain COMMAND [--help]
   pack SOURCE DEST         raw data -> shuffled WebDataset shards and a manifest; --append adds to them
   inspect DEST             what a data set holds; its checksums; one example's way
   train JOB.py             train a job, with any setting as a flag
-  probe JOB.py RUN         the loss surface around a run's parameters
+  probe RUN                the loss surface around a run's parameters, or a checkpoint's
   compare RUN RUN          two runs at equal numbers of updates
   submit JOB.py            train a job on a Ray cluster; status, logs and stop are for those that were submitted
   sync [RUN_FOLDER ...]    deliver to MLflow what it had not taken when runs ended
@@ -62,6 +63,11 @@ streamtrain inspect data/foreign --lint --json        # every place where reader
 """
 
 
+PROBE_EXAMPLES = """\
+streamtrain probe runs/mnist-epochs-20260102-101500
+streamtrain probe runs/mnist-epochs-20260102-101500/checkpoints/000000004000.safetensors --log
+streamtrain probe best.safetensors --job jobs/mnist.py
+"""
 SUBMIT_EXAMPLES = """\
 streamtrain submit jobs/mnist.py --address http://HEAD:8265 --follow --workers 16
 streamtrain status --address http://HEAD:8265
@@ -174,21 +180,10 @@ def run_train(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(TRAIN_HELP, end="")
         sys.exit(0 if words else 2)
-    from streamtrain.flags import parse, with_mode
-    from streamtrain.job import Job
-    from streamtrain.prepare.jobfile import load_job
-
     file, *flags = words
     as_json = "--json" in flags
     resume, flags = _resume(flag for flag in flags if flag != "--json")
-    job, flags = with_mode(load_job(file), flags)
-    said = (
-        "--sgd.lr 0.05 --workers 2",
-        "--mode online --json",
-        "--resume    # the newest run, from its last checkpoint",
-    )
-    example = "\n".join(f"streamtrain train {file} {flags}" for flags in said)
-    job = parse(Job, flags, f"streamtrain train {file}", example, default=job)
+    job = _declared(file, flags)
     from streamtrain.run.outcome.report import table
     from streamtrain.run.train import train
 
@@ -197,6 +192,22 @@ def run_train(words: Sequence[str]) -> None:
         sys.stdout = sys.stderr
     result = train(job, name=Path(file).stem, resume=resume)
     print(json.dumps(result.summary()) if as_json else table({result.mode: result}), file=out, flush=True)
+
+
+def _declared(file: str, flags: list[str]) -> Job:
+    """The job of a file, with what flags of `streamtrain train` set."""
+    from streamtrain.flags import parse, with_mode
+    from streamtrain.job import Job
+    from streamtrain.prepare.jobfile import load_job
+
+    job, flags = with_mode(load_job(file), flags)
+    said = (
+        "--sgd.lr 0.05 --workers 2",
+        "--mode online --json",
+        "--resume    # the newest run, from its last checkpoint",
+    )
+    example = "\n".join(f"streamtrain train {file} {flags}" for flags in said)
+    return parse(Job, flags, f"streamtrain train {file}", example, default=job)
 
 
 def _resume(flags: Iterable[str]) -> tuple[bool | str, list[str]]:
@@ -214,14 +225,23 @@ def _resume(flags: Iterable[str]) -> tuple[bool | str, list[str]]:
 def run_probe(words: Sequence[str]) -> None:
     """``streamtrain probe``."""
     from streamtrain.flags import ProbeArguments, parse
-    from streamtrain.landscape.probe import probe
-    from streamtrain.prepare.jobfile import load_job
-    from streamtrain.track.figures import save
 
-    given = parse(ProbeArguments, words, "streamtrain probe", "streamtrain probe jobs/mnist.py runs/mnist-epochs-1")
-    found = probe(load_job(given.job), given.run, examples=given.examples, iterations=given.iterations)
+    given = parse(ProbeArguments, words, "streamtrain probe", PROBE_EXAMPLES)
+    from streamtrain.run.checkpoints.resuming import alone_in
+    from streamtrain.run.outcome.probing import command_of, folder_of, journal_probe, probe
+    from streamtrain.track.figures import save
+    from streamtrain.track.mlflow.sync import raise_for, sync
+
+    folder = folder_of(given.run)
+    file, flags = (str(given.job), []) if given.job is not None else command_of(folder)
+    job = _declared(file, _resume(flag for flag in flags if flag != "--json")[1])
+    found = probe(job, given.run, examples=given.examples, iterations=given.iterations)
     print(json.dumps(found.summary()) if given.json else found.words)
-    save(found.figure(), given.figure or (given.run if given.run.is_dir() else given.run.parent) / "probe.png")
+    save(found.figure(), given.figure or folder / "probe.png")
+    if given.log:
+        with alone_in(folder, "--log"):
+            journal_probe(found, folder)
+        raise_for([sync(folder, None)])
 
 
 def run_compare(words: Sequence[str]) -> None:

@@ -79,16 +79,19 @@ class SyncArguments:
 class ProbeArguments:
     """The loss surface around a run's parameters: slope, curvature, kind of point, lines; dear, so on request only."""
 
-    job: tyro.conf.Positional[Path]
-    """The job file with which they were trained."""
     run: tyro.conf.Positional[Path]
-    """The run's folder, or a .safetensors file."""
+    """The run's folder, a checkpoint's .safetensors in it, or a .safetensors file of a state dict."""
+    job: Path | None = None
+    """The job file with which they were trained, where `streamtrain train` did not begin the run. It finds its own
+    jobs by the command in the run's journal, with the flags that were given; start it where that was."""
     examples: int = 2000
     """Training examples that the loss is the mean over."""
     iterations: int = 40
     """Products with the Hessian, at most; each costs about two gradients."""
     figure: Path | None = None
     """PNG to write; probe.png in the run's folder by default."""
+    log: bool = False
+    """Add the numbers, the figure and the words to the run in MLflow."""
     json: bool = False
     """Print as JSON."""
 

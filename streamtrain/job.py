@@ -172,7 +172,8 @@ class Evaluate:
 
     max_fraction_of_time: float | None = None
     """Leave out measurements while they would take more than this part of the time; the first and last are made.
-    What is left out then depends on the machine's pace, and early stopping with it."""
+    What is left out then depends on the machine's pace, and early stopping with it. Probes have a part of this size of
+    their own."""
 
     def __post_init__(self) -> None:
         most = self.max_fraction_of_time
@@ -274,11 +275,15 @@ class Job:
     aggregation: Synchronous | Stale = field(default_factory=Synchronous)
     """Whether workers wait for each other in every step."""
     evaluate: Evaluate = field(default_factory=Evaluate)
+    probe_every: int | None = None
+    """Updates from one probe of the loss surface to the next; none by default, since workers wait for each."""
+    probe_examples: int = 1000
+    """Training examples that the loss of these probes is the mean over."""
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "micro_batch", "lanes", "threads"):
+        for name in ("batch_size", "micro_batch", "lanes", "threads", "probe_every", "probe_examples"):
             _require_count(name, getattr(self, name))
         _require_count("seed", self.seed, lowest=0)
         self._check_workers()

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from streamtrain.errors import ConfigError, complaint
+from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
 from streamtrain.gradient import build_model
-from streamtrain.job import Job
 from streamtrain.landscape.curvature import Curvature, Point, curvature, kind_of_point
 from streamtrain.landscape.lanczos import Extremes, extremes
 from streamtrain.landscape.recurrent import ThroughTime, through_time
 from streamtrain.landscape.surface import Surface
-from streamtrain.prepare.plan import plan
+from streamtrain.prepare.plan import Plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,13 +29,16 @@ class Probe:
     """What was found around one vector of parameters.
 
     Attributes:
+        step: updates in them, where it is known.
         examples: training examples that the loss is the mean over.
         gradient_norm: there.
         curvature: along the gradient. spectrum: ends of the Hessian's. point: what kind of point it is.
         along_gradient: (step, loss) along −g. from_start: (part of the way, loss) from the initial parameters to these.
         through_time: of recurrent models.
+        seconds: that the probe took.
     """
 
+    step: int | None
     examples: int
     gradient_norm: float
     curvature: Curvature
@@ -45,10 +47,22 @@ class Probe:
     along_gradient: tuple[tuple[float, float], ...]
     from_start: tuple[tuple[float, float], ...]
     through_time: ThroughTime | None
+    seconds: float
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
         return dataclasses.asdict(self)
+
+    @property
+    def short(self) -> str:
+        """The most of it in one line."""
+        at, ends = self.curvature, self.spectrum
+        most = "without end" if at.largest_step is None else f"up to {at.largest_step:.3g}"
+        return (
+            f"after {self.step or 0:,} updates, {self.seconds:.1f} s: {self.point}, gTg {at.squared_gradient:.3g}, "
+            f"gTHg {at.gradient_curvature:.3g}, Hessian {ends.smallest:.3g} to {ends.largest:.3g}, "
+            f"steps along -g lower the loss {most}"
+        )
 
     @property
     def words(self) -> str:
@@ -59,7 +73,8 @@ class Probe:
         highest = max(self.from_start, key=lambda point: point[1])
         hill = highest[0] not in (0.0, 1.0)
         lines = [
-            f"loss {at.loss:.6g} on {self.examples:,} training examples; gradient norm {self.gradient_norm:.4g}",
+            ("" if self.step is None else f"after {self.step:,} updates: ")
+            + f"loss {at.loss:.6g} on {self.examples:,} training examples; gradient norm {self.gradient_norm:.4g}",
             f"gTg = {at.squared_gradient:.4g}, gTHg = {at.gradient_curvature:.4g}; best step on the quadratic: {best}",
             f"a step of {at.learning_rate:g} along -g: predicted change {at.predicted:+.4g}, "
             f"measured {at.measured:+.4g}",
@@ -71,10 +86,10 @@ class Probe:
             + (f"passes a hill of {highest[1]:.4g} at {highest[0]:.0%} of the way" if hill else "meets no hill"),
         ]
         if self.through_time is not None:
-            time = self.through_time
+            through = self.through_time
             lines.append(
-                f"through time the gradient changes by a factor of {time.growth:.3g} a step back; "
-                f"spectral radius of the recurrent matrix {time.spectral_radius:.3g}"
+                f"through time the gradient changes by a factor of {through.growth:.3g} a step back; "
+                f"spectral radius of the recurrent matrix {through.spectral_radius:.3g}"
             )
         return "\n".join(lines)
 
@@ -100,49 +115,51 @@ class Probe:
         return figure
 
 
-def probe(job: Job, run: Path, *, examples: int = 2000, iterations: int = 40) -> Probe:
-    """Probes the parameters of a run's folder, or of one ``.safetensors`` file.
+class Prober:
+    """Probes one vector of parameters of a run after the other, on the same examples.
+
+    A probe of n examples costs at most ``1 + 2 · iterations`` gradients and about 140 losses of all of them.
 
     Args:
-        job: with which they were trained.
-        examples: of the training split.
+        plan: of the run.
+        examples: of the training split, at most.
         iterations: products with the Hessian, at most.
 
     Raises:
-        ConfigError: no such parameters, or they are not the job's. DataError: the data set is damaged.
+        DataError: the data set is damaged.
     """
-    surface = Surface(plan(job), _parameters(run), examples)
-    here = surface.here
-    gradient = surface.gradient(here)
-    found = curvature(surface.loss, here, gradient, surface.hessian_times(here, gradient), job.sgd.lr)
-    spectrum = extremes(lambda vector: surface.hessian_times(here, vector), len(here), iterations=iterations)
-    end = 1.25 * (found.largest_step or 4 * job.sgd.lr)
-    steps = [end * index / LINE_POINTS for index in range(LINE_POINTS + 1)]
-    start = _start(job)
-    parts = [index / LINE_POINTS for index in range(LINE_POINTS + 1)]
-    along = tuple((step, surface.loss(here - step * gradient)) for step in steps)
-    way = tuple((part, surface.loss(start + part * (here - start))) for part in parts)
-    surface.loss(here)  # leaves the model where it was
-    batch = next(surface.batches())
-    time = through_time(surface.model, lambda: surface.losses(batch).mean())
-    norm = float(gradient.norm())
-    return Probe(surface.examples, norm, found, spectrum, kind_of_point(norm, spectrum), along, way, time)
 
+    def __init__(self, plan: Plan, *, examples: int, iterations: int) -> None:
+        self._plan, self._iterations = plan, iterations
+        self._surface = Surface(plan, examples)
+        self._start = self._surface.stand(build_model(dataclasses.replace(plan.job, device="cpu")).state_dict())
 
-def _start(job: Job) -> torch.Tensor:
-    model = build_model(dataclasses.replace(job, device="cpu"))
-    return torch.cat([p.detach().double().flatten() for p in model.parameters() if p.requires_grad])
+    def probe(self, tensors: Mapping[str, torch.Tensor], step: int | None) -> Probe:
+        """Around a state dict's parameters, after ``step`` updates; without it the schedule is left out of the rate.
 
+        Raises:
+            ConfigError: they are not of the job's model.
+        """
+        began, surface, rate = time.monotonic(), self._surface, self._rate(step)
+        here = surface.stand(tensors)
+        gradient = surface.gradient(here)
+        found = curvature(surface.loss, here, gradient, surface.hessian_times(here, gradient), rate)
+        spectrum = extremes(lambda vector: surface.hessian_times(here, vector), len(here), iterations=self._iterations)
+        end = 1.25 * (found.largest_step or 4 * rate)
+        steps = [end * index / LINE_POINTS for index in range(LINE_POINTS + 1)]
+        parts = [index / LINE_POINTS for index in range(LINE_POINTS + 1)]
+        along = tuple((each, surface.loss(here - each * gradient)) for each in steps)
+        way = tuple((part, surface.loss(self._start + part * (here - self._start))) for part in parts)
+        surface.loss(here)  # leaves the model where it was
+        batch = next(surface.batches())
+        through = through_time(surface.model, lambda: surface.losses(batch).mean())
+        norm = float(gradient.norm())
+        point = kind_of_point(norm, spectrum)
+        seconds = time.monotonic() - began
+        return Probe(step, surface.examples, norm, found, spectrum, point, along, way, through, seconds)
 
-def _parameters(run: Path) -> Mapping[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    file = run / "parameters.safetensors" if run.is_dir() else run
-    try:
-        loaded: dict[str, torch.Tensor] = load_file(file)
-    except (OSError, SafetensorError) as error:
-        found = " ".join(str(error).split())
-        do = "name a finished run's folder or a .safetensors file"
-        raise ConfigError(complaint(str(file), expected="saved parameters", found=found, do=do)) from None
-    return loaded
+    def _rate(self, step: int | None) -> float:
+        """Of the update that comes next."""
+        job = self._plan.job
+        factor = 1.0 if step is None else schedule_factor(job.sgd.schedule, step, self._plan.total_steps)
+        return base_rate(job.sgd, job.batch_size) * factor

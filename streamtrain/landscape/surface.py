@@ -23,33 +23,40 @@ class Surface:
 
     Args:
         plan: of the run.
-        parameters: a state dict.
         examples: how many training examples, spread evenly over the stored order.
 
     Attributes:
         examples: how many there are.
-        here: the trainable parameters as one vector.
+        model: the job's, where `stand` or the last call left it.
     """
 
-    def __init__(self, plan: Plan, parameters: Mapping[str, torch.Tensor], examples: int) -> None:
+    def __init__(self, plan: Plan, examples: int) -> None:
         job: Job = dataclasses.replace(plan.job, device="cpu", precision="float64")
         self._gradient = Gradient(job)
         self.model = self._gradient.model
+        self.model.eval()
+        self._frozen = {name: p for name, p in self.model.named_parameters() if not p.requires_grad}
+        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        reader = plan.reader("train")
+        slices = evaluation_slices(plan.order.ranges, examples, EVALUATION_SLICE)
+        self._pieces = [self._gradient.batch(reader.read(start, stop)) for start, stop in slices]
+        self.examples = sum(stop - start for start, stop in slices)
+
+    def stand(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Makes a state dict's tensors the model's; its trainable parameters as one vector.
+
+        Raises:
+            ConfigError: they are not of the job's model. Frozen parameters may be missing.
+        """
         try:
-            self.model.load_state_dict(dict(parameters))
+            self.model.load_state_dict({**self._frozen, **tensors})
         except RuntimeError as error:
             found = " ".join(str(error).split())[:200]
             do = "name the job file that the run was trained with"
             raise ConfigError(
                 complaint("probe", expected="parameters of the job's model", found=found, do=do)
             ) from None
-        self.model.eval()
-        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.here = self._vector(self._parameters)
-        reader = plan.reader("train")
-        slices = evaluation_slices(plan.order.ranges, examples, EVALUATION_SLICE)
-        self._pieces = [self._gradient.batch(reader.read(start, stop)) for start, stop in slices]
-        self.examples = sum(stop - start for start, stop in slices)
+        return self._vector(self._parameters)
 
     def loss(self, at: torch.Tensor) -> float:
         """Mean loss at the vector ``at``."""

@@ -10,10 +10,11 @@ class MeasuringTime:
 
     Args:
         most: the largest part of the run's time, training and measuring together; ``None`` for any.
+        name: of the measurements: ``evaluation`` or ``probe``.
     """
 
-    def __init__(self, most: float | None) -> None:
-        self._most = most
+    def __init__(self, most: float | None, name: str = "evaluation") -> None:
+        self._most, self._name = most, name
         self._last = self._total = 0.0
 
     def spend(self, seconds: float) -> None:
@@ -27,9 +28,9 @@ class MeasuringTime:
         return self._most is None or spent <= self._most * (training_seconds + spent)
 
     def readings(self, training_seconds: float, step: int, time: float) -> list[Reading]:
-        """``evaluation/seconds`` of the last measurement, and ``evaluation/fraction_of_time`` of all."""
+        """``NAME/seconds`` of the last measurement, and ``NAME/fraction_of_time`` of all."""
         fraction = self._total / (training_seconds + self._total)
         return [
-            Reading("evaluation/seconds", self._last, step, time),
-            Reading("evaluation/fraction_of_time", fraction, step, time),
+            Reading(f"{self._name}/seconds", self._last, step, time),
+            Reading(f"{self._name}/fraction_of_time", fraction, step, time),
         ]

@@ -20,6 +20,7 @@ from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.following import wait_for_growth
 from streamtrain.run.loader_health import LoaderHealth
+from streamtrain.run.outcome.probing import Probes
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.store import write_whole
 from streamtrain.track.system import SystemMetrics
@@ -85,6 +86,7 @@ class Controller:
         self._plan, self._fleet, self._tracker, self._terminal, self._folder = plan, fleet, tracker, terminal, folder
         self._is_online = isinstance(plan.job.mode, Online)
         self._keeper, self._recoveries = keeper, 0
+        self._probes = Probes(plan, tracker, terminal, folder)
         self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
         self._take_up()
 
@@ -177,6 +179,7 @@ class Controller:
             self._keep()
             rate = self._progress.step / self._progress.seconds if self._progress.seconds else 0.0
             until = min(target, self._progress.step + max(FIRST_STINT, int(rate * STINT_SECONDS)))
+            until = self._probes.before(until, self._progress.step)
             started = time.monotonic()
             done = self._fleet.advance(until)
             self._note_recoveries()
@@ -199,6 +202,7 @@ class Controller:
                 ),
                 f"{_duration((self._plan.total_steps - until) * self._progress.seconds / until)} left at most",
             )
+            self._probes.take(self._fleet.snapshot, self._progress)
 
     def _note_recoveries(self) -> None:
         """A line, a point and a tag for every one."""

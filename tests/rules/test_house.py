@@ -199,6 +199,8 @@ FLAGS = [
     "--mode.patience-examples",
     "--mode.reshuffle",
     "--precision",
+    "--probe-every",
+    "--probe-examples",
     "--resume",
     "--seed",
     "--sgd.average",

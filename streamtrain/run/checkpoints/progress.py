@@ -36,6 +36,7 @@ class Progress:
     diagnostics: Diagnostics
     progressive: Progressive
     measuring: MeasuringTime
+    probing: MeasuringTime
     stopping: EarlyStopping
     step: int = 0
     since: int = 0
@@ -58,8 +59,9 @@ class Progress:
             window, stopping = mode.window, EarlyStopping(1)
         else:
             window, stopping = Online.window, EarlyStopping(mode.patience_examples or mode.patience, mode.min_delta)
-        measuring = MeasuringTime(job.evaluate.max_fraction_of_time)
-        return cls(MinibatchCurves(every), Diagnostics(every), Progressive(window), measuring, stopping)
+        most, curves = job.evaluate.max_fraction_of_time, MinibatchCurves(every)
+        measuring, probing = MeasuringTime(most), MeasuringTime(most, "probe")
+        return cls(curves, Diagnostics(every), Progressive(window), measuring, probing, stopping)
 
     def to_json(self) -> dict[str, object]:
         """In JSON's types."""

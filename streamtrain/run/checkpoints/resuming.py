@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
 
 FREE = (
-    *("workers", "threads", "exchange", "device", "evaluate.", "tracking.", "checkpoints."),
+    *("workers", "threads", "exchange", "device", "evaluate.", "probe_", "tracking.", "checkpoints."),
     *("data.url", "data.verify", "data.cache", "data.decode_threads", "mode.max_passes", "mode.patience", "mode.idle"),
 )
 """How the names of settings begin that may change when a run goes on; only threads and device can change a bit."""
@@ -69,8 +69,8 @@ def checkpoints_of(job: Job, folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a run's folder.
+def alone_in(folder: Path, flag: str = "--resume") -> Iterator[None]:
+    """Keeps other processes out of a run's folder; ``flag`` is what wants it, for the message.
 
     Raises:
         ConfigError: one is in it.
@@ -81,7 +81,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         except OSError:
             do = "wait for it, or end it"
             raise ConfigError(
-                complaint(f"--resume, {folder}", expected="a run that is not running", found="one that is", do=do)
+                complaint(f"{flag}, {folder}", expected="a run that is not running", found="one that is", do=do)
             ) from None
         yield
 

@@ -65,7 +65,7 @@ def test_a_probe_is_what_autograd_finds(job: st.Job, tmp_path: Path) -> None:
     assert at.measured == pytest.approx(float(loss(here - 0.5 * gradient) - loss(here)), rel=1e-6)
     assert found.spectrum.smallest == pytest.approx(float(values[0]), abs=2e-3 * float(values[-1]))
     assert found.spectrum.largest == pytest.approx(float(values[-1]), rel=2e-3)
-    assert found.point == "slope" and found.through_time is None
+    assert found.point == "slope" and found.through_time is None and found.step is None and found.seconds > 0
     torch.manual_seed(0)
     start = torch.cat([p.detach().flatten() for p in job.model().parameters()]).double()
     assert found.from_start[0] == (0.0, pytest.approx(float(loss(start)), rel=1e-9))
@@ -79,7 +79,7 @@ def test_a_probe_is_what_autograd_finds(job: st.Job, tmp_path: Path) -> None:
 
 def test_the_command_prints_words_and_json_and_refuses_in_one_line(job: st.Job, tmp_path: Path) -> None:
     run(job, tmp_path)
-    done = streamtrain("probe", "job.py", ".", "--examples", "200", "--json", folder=tmp_path)
+    done = streamtrain("probe", ".", "--job", "job.py", "--examples", "200", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["examples"] == 200 and (tmp_path / "probe.png").is_file()
     with pytest.raises(st.ConfigError, match="none.safetensors: expected saved parameters, found .*; name a finished"):

@@ -27,6 +27,22 @@ def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**batch, "image": batch["image"].float().flatten(1) / 255}
 
 
+def unflattened(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**batch, "image": batch["image"].float() / 255}
+
+
+class Rows(torch.nn.Module):
+    """An image's rows, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = torch.nn.RNN(8, 10, batch_first=True)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        states, _ = self.recurrent(image)
+        return states[:, -1]
+
+
 def once_nan(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Not finite in the first minibatch."""
     losses = torch.nn.functional.cross_entropy(output, target, reduction="none")
@@ -41,6 +57,8 @@ def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
     notebook = Notebook()
     for mode in (st.Online(window=500), st.Epochs(max_passes=1)):
         run(dataclasses.replace(job, mode=mode, aggregation=st.Synchronous(backup=1)), tmp_path, notebook)
+    probed = dataclasses.replace(job, model=Rows, mode=st.Online(max_examples=100), probe_every=1, probe_examples=100)
+    run(dataclasses.replace(probed, data=dataclasses.replace(job.data, transform=unflattened)), tmp_path, notebook)
     skipping = dataclasses.replace(job, mode=st.Online(), sgd=st.SGD(nonfinite="skip"), error="zero_one")
     run(dataclasses.replace(skipping, loss=once_nan, aggregation=st.Stale(bound=1)), tmp_path, notebook)
     logged = {re.sub(r"^(layer_\w+)/.*", r"\1/NAME", reading.name) for reading in notebook.readings}

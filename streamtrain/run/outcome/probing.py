@@ -1,0 +1,195 @@
+"""Probes of the loss surface: of a run that has ended or left a checkpoint, and on the way of one that goes on."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamtrain.errors import ConfigError, complaint, one_line
+from streamtrain.job import Job
+from streamtrain.landscape.probe import Probe, Prober
+from streamtrain.prepare.plan import Plan, plan
+from streamtrain.run.checkpoints.files import CheckpointFiles
+from streamtrain.run.checkpoints.progress import Progress
+from streamtrain.run.checkpoints.resuming import FINISHED, checkpoints_of
+from streamtrain.store import write_whole
+from streamtrain.track.journal import FILE, Journal, entries_of
+from streamtrain.track.terminal import Terminal
+from streamtrain.track.tracker import Tracker
+from streamtrain.values import Reading
+
+if TYPE_CHECKING:
+    import torch
+
+ITERATIONS = 20
+"""Products with the Hessian of a probe on the way, at most."""
+PLACE = "probes"
+
+
+def probe(job: Job, run: Path, *, examples: int = 2000, iterations: int = 40) -> Probe:
+    """Probes the parameters that a run kept, those of its last checkpoint where it has not ended, or those of one file.
+
+    Args:
+        job: with which they were trained.
+        run: the run's folder, a checkpoint's ``.safetensors`` in it, or any other ``.safetensors`` of a state dict.
+        examples: of the training split.
+        iterations: products with the Hessian, at most.
+
+    Raises:
+        ConfigError: no such parameters, or they are not the job's. DataError: the data set is damaged.
+    """
+    tensors, step = _parameters(job, Path(run))
+    return Prober(plan(job), examples=examples, iterations=iterations).probe(tensors, step)
+
+
+def folder_of(run: Path) -> Path:
+    """The run's folder, given itself, a file in it or one of its checkpoints."""
+    if run.is_dir():
+        return run
+    return run.parent.parent if run.parent.name == "checkpoints" else run.parent
+
+
+def command_of(folder: Path) -> tuple[str, list[str]]:
+    """Job file and flags of the `streamtrain train` that began a run, by its journal.
+
+    Raises:
+        ConfigError: something else began it, or a secret in the command is not in the journal.
+    """
+    first = next(entries_of(folder / FILE), None) if (folder / FILE).is_file() else None
+    command = str(first["card"]["tags"].get("command", "")) if first is not None else f"no {FILE}"
+    words = shlex.split(command)
+    if words[1:2] != ["train"] or len(words) < 3 or "***" in command:
+        do = "name the job file, --job JOB.py"
+        expected = "a run that `streamtrain train` began"
+        raise ConfigError(complaint(f"probe, {folder}", expected=expected, found=command or "no command", do=do))
+    return words[2], words[3:]
+
+
+def readings(found: Probe, step: int, time: float) -> list[Reading]:
+    """The numbers of a probe after ``step`` updates, under ``probe/``; those that there are."""
+    at, ends, through = found.curvature, found.spectrum, found.through_time
+    values = {
+        "loss": at.loss,
+        "squared_gradient": at.squared_gradient,
+        "gradient_curvature": at.gradient_curvature,
+        "predicted_change": at.predicted,
+        "measured_change": at.measured,
+        "best_step": at.best_step,
+        "largest_step": at.largest_step,
+        "smallest_eigenvalue": ends.smallest,
+        "largest_eigenvalue": ends.largest,
+        "growth_through_time": None if through is None else through.growth,
+        "spectral_radius": None if through is None else through.spectral_radius,
+    }
+    last = max(step - 1, 0)  # the update that led here, as with all other curves
+    return [Reading(f"probe/{name}", value, last, time) for name, value in values.items() if value is not None]
+
+
+def files(found: Probe, step: int, folder: Path) -> Iterator[Path]:
+    """Writes a probe after ``step`` updates below the run's folder: its figure, its words, its numbers."""
+    from streamtrain.track.figures import save
+
+    (folder / PLACE).mkdir(exist_ok=True)
+    name = folder / PLACE / f"probe_{step:09d}"
+    save(found.figure(), name.with_suffix(".png"))
+    write_whole(name.with_suffix(".txt"), (found.words + "\n").encode())
+    write_whole(name.with_suffix(".json"), json.dumps(found.summary(), indent=1).encode())
+    yield from (name.with_suffix(end) for end in (".png", ".txt", ".json"))
+
+
+def journal_probe(found: Probe, folder: Path) -> None:
+    """Adds a probe to the journal of a run that is not going on, for `sync` to deliver; points that it has are left.
+
+    Raises:
+        ConfigError: it was not tracked, or after how many updates the probe was made is not known.
+    """
+    if not (folder / FILE).is_file() or found.step is None:
+        do = "name the folder or a checkpoint of a run that was tracked, or leave --log out"
+        missing = "no number of updates" if (folder / FILE).is_file() else f"no {FILE}"
+        raise ConfigError(complaint(f"--log, {folder}", expected="a run's journal", found=missing, do=do))
+    there = {(name, at) for entry in entries_of(folder / FILE) for name, _, at, _ in entry.get("readings", ())}
+    new = [each for each in readings(found, found.step, time.time()) if (each.name, each.step) not in there]
+    journal = Journal(folder)
+    journal.append("readings", readings=[(each.name, each.value, each.step, each.time) for each in new])
+    journal.append("tags", tags={"probe.point": found.point})
+    for file in files(found, found.step, folder):
+        journal.append("artifact", file=str(file.relative_to(folder)), place=PLACE)
+    journal.close()
+
+
+class Probes:
+    """Those on the way of a run, every `Job.probe_every` updates, made in this process while the workers wait.
+
+    They change no bit. One that fails is told in a line and is the last; the run goes on.
+    """
+
+    def __init__(self, plan: Plan, tracker: Tracker, terminal: Terminal, folder: Path) -> None:
+        self._plan, self._tracker, self._terminal, self._folder = plan, tracker, terminal, folder
+        self._every = plan.job.probe_every
+        self._prober: Prober | None = None
+
+    def before(self, target: int, step: int) -> int:
+        """Where to pause on the way from ``step`` to ``target``."""
+        return target if self._every is None else min(target, (step // self._every + 1) * self._every)
+
+    def take(self, snapshot: Callable[[], Mapping[str, torch.Tensor]], progress: Progress) -> None:
+        """Makes a probe, where one is due and time is left for it."""
+        step = progress.step
+        if self._every is None or step % self._every or not progress.probing.affords(progress.seconds):
+            return
+        began = time.monotonic()
+        try:
+            if self._prober is None:
+                job = self._plan.job
+                self._prober = Prober(self._plan, examples=job.probe_examples, iterations=ITERATIONS)
+            found = self._prober.probe(snapshot(), step)
+            for file in files(found, step, self._folder):
+                self._tracker.artifact(file, PLACE)
+        except Exception as error:  # the user's model may not bend twice, or the disk be full
+            self._every = None
+            self._tracker.tag("probe.failed", one_line(error))
+            self._terminal.line(f"no probe after {step:,} updates, and none later: {one_line(error)[:300]}")
+            return
+        progress.probing.spend(time.monotonic() - began)
+        now = time.time()
+        costs = progress.probing.readings(progress.seconds, step - 1, now)
+        self._tracker.log([*readings(found, step, now), *costs])
+        self._tracker.tag("probe.point", found.point)
+        self._terminal.line(f"probe {found.short}")
+
+
+def _parameters(job: Job, run: Path) -> tuple[Mapping[str, torch.Tensor], int | None]:
+    """A state dict, but perhaps for frozen parameters, and the updates in it where that is known."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = run / "parameters.safetensors" if run.is_dir() else run
+    if run.is_dir() and not file.exists():
+        last = CheckpointFiles(checkpoints_of(job, run.absolute()), 1, lambda _: None).newest()
+        if last is not None:
+            return _evaluated(last.tensors), last.step
+    try:
+        loaded: dict[str, torch.Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        found = " ".join(str(error).split())
+        do = "name a finished run's folder or a .safetensors file"
+        raise ConfigError(complaint(str(file), expected="saved parameters", found=found, do=do)) from None
+    if "uses" in loaded and file.stem.isdecimal():
+        return _evaluated(loaded), int(file.stem)
+    result = file.parent / FINISHED
+    kept = file.name == "parameters.safetensors" and result.is_file()
+    return loaded, int(json.loads(result.read_bytes())["chosen_step"]) if kept else None
+
+
+def _evaluated(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of a checkpoint's tensors, those that a run would evaluate: the parameters or their average, and the buffers."""
+    parts: dict[str, dict[str, Any]] = {"parameters": {}, "average": {}, "buffers": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        if part in parts:
+            parts[part][rest] = tensor
+    return (parts["average"] or parts["parameters"]) | parts["buffers"]
