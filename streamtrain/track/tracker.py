@@ -45,12 +45,14 @@ class ModelCard:
     """A trained model on the CPU, with a few inputs as it is called with, and its output for them.
 
     ``output`` is ``None`` where it is not one array. ``register``: the name under which the model is registered.
+    ``step``: updates in its parameters.
     """
 
     model: torch.nn.Module
     inputs: tuple[np.ndarray[Any, Any], ...]
     output: np.ndarray[Any, Any] | None
     register: str | None = None
+    step: int = 0
 
 
 class Tracker(Protocol):

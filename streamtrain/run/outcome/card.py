@@ -35,7 +35,7 @@ def card_of(plan: Plan, run_name: str) -> RunCard:
         "dataset.digest": plan.manifest.digest,
         "dataset.order": plan.manifest.order,
         "progressive.unbiased": "all of it" if isinstance(plan.job.mode, Online) else "pass 1",
-        "mlflow.source.name": sys.argv[0],
+        "mlflow.source.name": sys.argv[2] if sys.argv[1:2] == ["train"] else sys.argv[0],
     }
     commit = _git_commit()
     if commit is not None:

@@ -77,7 +77,7 @@ class MlflowReceiver:
                 for name, value in entry["tags"].items():
                     client.set_tag(run_id, name, value[:TAG_LENGTH])
             case "model":
-                self._model(client, run_id, str(self.folder / entry["folder"]))
+                self._model(client, run_id, str(self.folder / entry["folder"]), entry["step"])
             case "register":
                 self._register(client, run_id, entry["name"])
             case "finish":
@@ -152,7 +152,7 @@ class MlflowReceiver:
         client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
         client.log_inputs(run_id, [_dataset_input(dataset) for dataset in card["datasets"]])
 
-    def _model(self, client: Any, run_id: str, folder: str) -> None:
+    def _model(self, client: Any, run_id: str, folder: str, step: int) -> None:
         from mlflow.entities import LoggedModelOutput
 
         model = self._logged_model(client, run_id)
@@ -163,7 +163,7 @@ class MlflowReceiver:
         client.finalize_logged_model(model_id, "READY")
         outputs = client.get_run(run_id).outputs
         if outputs is None or not outputs.model_outputs:
-            client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+            client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
 
     def _logged_model(self, client: Any, run_id: str) -> Any:
         found = client.search_logged_models([self._experiment_id], f"source_run_id = '{run_id}'")

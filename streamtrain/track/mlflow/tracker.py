@@ -78,7 +78,7 @@ class MlflowTracker:
     def model(self, card: ModelCard) -> None:
         """Saves the model in the run's folder, to be delivered from there."""
         save_model(card, self._folder / "model")
-        self._put("model", folder="model")
+        self._put("model", folder="model", step=card.step)
         if card.register is not None:
             self._put("register", name=card.register)
 
