@@ -266,6 +266,9 @@ class Job:
     exchange: Literal["auto", "shared", "collective"] = "auto"
     """How gradients meet: in shared memory of one host, or by torch.distributed over any number of hosts; auto: shared
     where all workers were placed on one host and compute on its CPUs. The bits are the same."""
+    lost_after: float = 10.0
+    """Seconds without a sign of life from another host after which its workers are lost; one that computes for long
+    gives it all the same."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where gradients are computed."""
     precision: Literal["float32", "float64", "bf16"] = "float32"
@@ -286,6 +289,8 @@ class Job:
         for name in ("batch_size", "micro_batch", "lanes", "threads", "probe_every", "probe_examples"):
             _require_count(name, getattr(self, name))
         _require_count("seed", self.seed, lowest=0)
+        do = "give seconds: hosts that are alive give a sign of life several times in them"
+        _require(self.lost_after >= 1, "lost_after", "at least 1", self.lost_after, do)
         self._check_workers()
         lanes = self.lane_count
         _require(

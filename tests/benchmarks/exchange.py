@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.exchange.collective import Address, CollectiveExchange, Membership, join_group, open_store
+from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
+from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_halves, shared_block
 from streamtrain.aggregate.exchange.shared import SharedExchange

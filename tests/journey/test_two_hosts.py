@@ -1,10 +1,12 @@
 """Promise 5 over a network: two hosts, which are two network namespaces joined by a pair of virtual interfaces."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,8 +45,8 @@ def hosts() -> Iterator[tuple[str, str]]:
             ip("netns", "delete", name)
 
 
-def member(host: str, worker: int, port: int) -> "subprocess.Popen[str]":
-    words = ["mlp", str(worker), "2", "20", ADDRESSES[0], str(port)]
+def member(host: str, worker: int, port: int, steps: int = 20, *more: str) -> "subprocess.Popen[str]":
+    words = ["mlp", str(worker), "2", str(steps), ADDRESSES[0], str(port), *more]
     return subprocess.Popen(
         ["ip", "netns", "exec", host, sys.executable, "-m", "tests.support.host", *words],
         cwd=ROOT,
@@ -56,13 +58,34 @@ def member(host: str, worker: int, port: int) -> "subprocess.Popen[str]":
 
 
 def test_promise_5_the_same_bits_across_two_hosts(hosts: tuple[str, str]) -> None:
-    first = member(hosts[0], 0, 0)
-    assert first.stdout is not None
-    second = member(hosts[1], 1, int(first.stdout.readline()))
-    assert second.stdout is not None
-    found = {first.stdout.readline().strip(), second.stdout.readline().strip()}
-    for process in (first, second):
-        process.communicate("done\n", timeout=60)
-        assert process.returncode == 0
+    with pair(hosts) as members:
+        found = {line_of(each) for each in members}
     with Crew(1) as crew:
         assert found == hashes(crew, "shared", "mlp", FULL, 1, steps=20)
+
+
+def test_a_cut_link_is_noticed_and_a_slow_step_is_not_taken_for_one(hosts: tuple[str, str]) -> None:
+    with pair(hosts, 10**6, "1") as members:
+        assert {line_of(each) for each in members} == {"training"}
+        assert ip("-n", hosts[1], "link", "set", f"st-b-{os.getpid() % 10**7}", "down").returncode == 0
+        assert all("another worker was lost in step" in line_of(each) for each in members)
+
+
+@contextlib.contextmanager
+def pair(hosts: tuple[str, str], *arguments: Any) -> Iterator[list["subprocess.Popen[str]"]]:
+    """A worker on each host; both end well."""
+    first = member(hosts[0], 0, 0, *arguments)
+    members = [first, member(hosts[1], 1, int(line_of(first)), *arguments)]
+    try:
+        yield members
+        for process in members:
+            process.communicate("done\n", timeout=60)
+            assert process.returncode == 0
+    finally:
+        for process in members:
+            process.kill()
+
+
+def line_of(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()

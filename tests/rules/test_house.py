@@ -84,7 +84,7 @@ def test_torch_distributed_stands_in_one_file() -> None:
         if (isinstance(node, ast.Import) and any(alias.name.startswith("torch.distributed") for alias in node.names))
         or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch.distributed"))
     }
-    assert found == {"streamtrain/aggregate/exchange/collective.py"}
+    assert found == {"streamtrain/aggregate/exchange/collective/group.py"}
 
 
 def imported(tree: ast.Module) -> set[str]:
@@ -191,6 +191,7 @@ FLAGS = [
     "--help",
     "--json",
     "--lanes",
+    "--lost-after",
     "--micro-batch",
     "--mode",
     "--mode.max-passes",

@@ -17,13 +17,9 @@ from numpy.typing import NDArray
 
 import streamtrain.aggregate.exchange.pool as pool_module
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.exchange.collective import (
-    Address,
-    CollectiveExchange,
-    Membership,
-    join_group,
-    open_store,
-)
+from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
+from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
+from streamtrain.aggregate.exchange.collective.mail import Mail
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import (
     Handle,
@@ -36,7 +32,8 @@ from streamtrain.aggregate.exchange.memory import (
 )
 from streamtrain.aggregate.exchange.pool import Claim, Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
-from streamtrain.aggregate.state import STATE_PARTS
+from streamtrain.aggregate.state import STATE_PARTS, State
+from streamtrain.errors import WorkerLost
 from streamtrain.gradient import Gradient
 from streamtrain.job import SGD, Data, Group, Job, Schedule
 from streamtrain.order import Order, lanes_of_worker, passes_of
@@ -139,12 +136,17 @@ class Member:
 
     def __init__(self, model: str, sgd: SGD, worker: int, workers: int, steps: int, precision: str = "float32") -> None:
         self.job = job_of(model, sgd, precision)
-        self.order, self.worker, self.workers, self.steps = Order(EXAMPLES, LANES, BATCH), worker, workers, steps
-        self.hosting = [lanes_of_worker(LANES, workers, each) for each in range(workers)]
-        self.lanes = self.hosting[worker]
+        self.order, self.steps = Order(EXAMPLES, LANES, BATCH), steps
+        self.take_seat(worker, workers)
         self.gradient = Gradient(self.job)
         self.memory: Memory | None = None
+        self.halves: tuple[State, State] | None = None
         self.exchange: Exchange | Pool
+
+    def take_seat(self, worker: int, workers: int) -> None:
+        self.worker, self.workers = worker, workers
+        self.hosting = [lanes_of_worker(LANES, workers, each) for each in range(workers)]
+        self.lanes = self.hosting[worker]
 
     def aggregator(self) -> Aggregator:
         return Aggregator(
@@ -170,20 +172,22 @@ class Member:
             self.memory, self.aggregator(), self.hosting, self.worker, dict(enumerate(processes))
         )
 
-    def join_collective(self, address: Address) -> None:
+    def join_collective(self, address: Address, step: int = 0, lost_after: float = 10.0) -> None:
         membership = Membership(self.worker, tuple(self.hosting))
-        halves = private_halves(self.gradient.layout, self.job.sgd, torch.device("cpu"))
-        self.gradient.write(halves[0], self.gradient.model.state_dict())
-        join_group(address, membership, torch.device("cpu"))
-        self.exchange = CollectiveExchange(self.gradient.layout, self.aggregator(), halves, membership, step=0)
+        if self.halves is None:
+            self.halves = private_halves(self.gradient.layout, self.job.sgd, torch.device("cpu"))
+            self.gradient.write(self.halves[0], self.gradient.model.state_dict())
+        join_group(address, membership, torch.device("cpu"), lost_after)
+        self.gradient.forget()
+        self.exchange = CollectiveExchange(self.gradient.layout, self.aggregator(), self.halves, membership, step)
 
-    def train(self) -> None:
+    def train(self, until: int | None = None) -> None:
         assert not isinstance(self.exchange, Pool)
-        arrays = arrays_of(self.order, self.lanes, 0, self.steps)
+        step = self.exchange.step
+        arrays = arrays_of(self.order, self.lanes, step, self.steps)
         running = updates(self.order, self.lanes, arrays, self.gradient, self.exchange, self.job.seed)
-        for _ in itertools.islice(running, self.steps):
+        for _ in itertools.islice(running, (self.steps if until is None else until) - step):
             pass
-        self.exchange.complete()
 
     def make_pool(self, bound: int, backup: int = 0) -> Handle:
         layout, sgd = self.gradient.layout, self.job.sgd
@@ -242,6 +246,35 @@ def train_shared(handle: Handle, processes: Sequence[int]) -> str:
 def train_collective(address: Address) -> str:
     member: Member = _HERE["member"]
     member.join_collective(address)
+    try:
+        member.train()
+        return member.sha256()
+    finally:
+        member.exchange.abandon()
+
+
+def train_until_lost(address: Address, step: int, dies: str | None = None) -> int:
+    """Trains until a peer is lost; the steps that were made. This one ``dies`` in ``step``, computing or meeting."""
+    member: Member = _HERE["member"]
+    member.join_collective(address)
+    if dies is not None:
+        member.train(until=step)
+        if dies == "meeting":
+            Mail.wait = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
+            member.train()
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        member.train()
+    except WorkerLost:
+        member.exchange.abandon()
+    return member.exchange.step
+
+
+def go_on(address: Address, worker: int, workers: int, step: int) -> str:
+    """The survivors' new group, from a step that all of them have, to the end."""
+    member: Member = _HERE["member"]
+    member.take_seat(worker, workers)
+    member.join_collective(address, step)
     try:
         member.train()
         return member.sha256()

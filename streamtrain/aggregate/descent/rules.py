@@ -7,7 +7,7 @@ number of workers, so norms have the same bits for any number of them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -106,16 +106,21 @@ def pieces_of(sgd: SGD, layout: Layout) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def owner_of(piece: Piece, pieces: tuple[Piece, ...], workers: int) -> int:
+def owner_of(piece: Piece, pieces: Sequence[Piece], workers: int) -> int:
     """The worker that sums and updates a piece: all own neighbouring pieces, of about as many elements."""
-    return (piece.start + piece.stop) // 2 * workers // pieces[-1].stop
+    start, stop = pieces[0].start, pieces[-1].stop
+    return ((piece.start + piece.stop) // 2 - start) * workers // (stop - start)
 
 
 def share_of(pieces: tuple[Piece, ...], worker: int, workers: int) -> tuple[Block, ...]:
     """What ``worker`` sums and updates."""
-    mine = [(n, piece) for n, piece in enumerate(pieces) if owner_of(piece, pieces, workers) == worker]
+    return blocks_of([(n, piece) for n, piece in enumerate(pieces) if owner_of(piece, pieces, workers) == worker])
+
+
+def blocks_of(numbered: Iterable[tuple[int, Piece]]) -> tuple[Block, ...]:
+    """Pieces with their numbers, neighbours joined."""
     blocks: list[Block] = []
-    for number, piece in mine:
+    for number, piece in numbered:
         last = blocks[-1].pieces if blocks else ()
         joins = last and last[-1].stop == piece.start and last[-1].rule == piece.rule and not piece.unit
         if joins and piece.stop - last[0].start <= BLOCK:

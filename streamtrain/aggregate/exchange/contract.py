@@ -29,17 +29,11 @@ class Exchange(Protocol):
     def meet(self) -> Update:
         """Sums all lanes' slots, updates the other half of the state, and makes it the current one.
 
-        Returns when the whole new state is there, in every worker at once.
+        Returns when the whole new state is there, momentum and buffers included, in every worker at once.
 
         Raises:
             NonFiniteError: the loss or the gradient; the state stays as it was.
             WorkerLost: a peer died or gave up; the state stays as it was.
-        """
-
-    def complete(self) -> None:
-        """Makes the current state whole in every worker, momentum included; all workers call it together.
-
-        Parameters, their average and buffers are whole after every `meet`.
         """
 
     def abandon(self) -> None:

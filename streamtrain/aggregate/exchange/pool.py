@@ -88,9 +88,6 @@ class Pool:
         """The current state; whole between two calls of all workers."""
         return self._memory.states[self.step % len(self._memory.states)]
 
-    def complete(self) -> None:
-        """Everything is whole in the one block."""
-
     def abandon(self) -> None:
         """This worker gives up, and so shall the others."""
         self._memory.words[FAILED] = self._process

@@ -63,9 +63,6 @@ class SharedExchange:
         """See `Exchange`."""
         return self._step
 
-    def complete(self) -> None:
-        """See `Exchange`: everything is whole in the one block."""
-
     @property
     def state(self) -> State:
         """See `Exchange`."""

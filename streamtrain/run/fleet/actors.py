@@ -156,7 +156,6 @@ class RayFleet:
 
     def save(self) -> dict[str, torch.Tensor]:
         """See `Fleet`."""
-        self._surely(lambda: self._all("complete"))
         tensors: dict[str, torch.Tensor] = self._of_first("save")
         return tensors
 
@@ -325,8 +324,6 @@ class RayFleet:
         come = {each.bundle.number: each for each, arrived in arrivals if arrived}
         self._coming = [entry for entry, (_, arrived) in zip(self._coming, arrivals, strict=True) if arrived is None]
         if come:
-            if self._by_network:
-                self._all("complete")
             holder, step = self._members[0], self._standings(self._members[:1])[0].step
             members |= come
             self._members = [members[number] for number in sorted(members)]

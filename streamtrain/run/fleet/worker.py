@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.exchange.collective import Address, CollectiveExchange, Membership, join_group, open_store
+from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
+from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import (
     Handle,
@@ -229,10 +230,6 @@ class Worker:
             ways = [p.cpu() - start[name] for name, p in self._gradient.model.named_parameters()]
             return math.hypot(*(float(torch.linalg.vector_norm(way)) for way in ways))
 
-    def complete(self) -> None:
-        """Makes the state whole in every worker, momentum included; all call it together."""
-        self._exchange.complete()
-
     def save(self) -> dict[str, torch.Tensor]:
         """The whole state as named tensors, for a checkpoint."""
         return tensors_of(self._gradient.layout, self._exchange.state)
@@ -307,15 +304,15 @@ class Worker:
         return SharedExchange(self._opened(handle), aggregator, self._hosting, seat.index, seat.processes)
 
     def _collective(self, address: Address) -> Exchange:
-        job, seat, step = self._plan.job, self._seat, self._seat.step
+        job, seat, layout = self._plan.job, self._seat, self._gradient.layout
         device = torch.device(job.device)
         membership = Membership(seat.index, self._hosting)
-        halves = private_halves(self._gradient.layout, job.sgd, device)
-        self._fill(halves[step % 2])
+        halves = private_halves(layout, job.sgd, device)
+        self._fill(halves[seat.step % 2])
         self._memory = self._handle = None
-        join_group(address, membership, device)
+        join_group(address, membership, device, job.lost_after)
         aggregator = self._aggregator(seat.index, seat.workers)
-        return CollectiveExchange(self._gradient.layout, aggregator, halves, membership, step=step)
+        return CollectiveExchange(layout, aggregator, halves, membership, seat.step)
 
     @property
     def _hosting(self) -> tuple[range, ...]:

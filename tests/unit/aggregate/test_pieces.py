@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,7 +17,7 @@ from streamtrain.aggregate.descent.clip import clip_scale, norm_of, squared_norm
 from streamtrain.aggregate.descent.rules import pieces_of, rules_of, share_of
 from streamtrain.aggregate.descent.schedule import schedule_factor
 from streamtrain.aggregate.exchange.barrier import SharedBarrier
-from streamtrain.aggregate.exchange.mail import Mail
+from streamtrain.aggregate.exchange.collective.mail import Mail
 from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, shared_block
 from streamtrain.aggregate.tree import mean_of, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import layout_of
@@ -81,10 +82,22 @@ def test_mail_sends_each_part_to_whom_it_is_for() -> None:
     one.to[1][0].copy_(torch.tensor([1.0, 2.0, 3.0]))
     one.to[1][1].fill_(7)
     posted: list[torch.Tensor] = []
-    one.exchange(lambda _, outof, coming, leaving: posted.append(outof))
-    other.exchange(lambda into, _, coming, leaving: into.copy_(posted[0]))
+    arrived = threading.Event()
+
+    def send(_: torch.Tensor, outof: torch.Tensor, coming: list[int], leaving: list[int]) -> threading.Event:
+        posted.append(outof)
+        return arrived
+
+    def receive(into: torch.Tensor, _: torch.Tensor, coming: list[int], leaving: list[int]) -> threading.Event:
+        into.copy_(posted[0])
+        arrived.set()
+        return arrived
+
+    one.post(send)
+    other.post(receive)
+    one.wait()
     assert other.received[0][0].tolist() == [1.0, 2.0, 3.0] and other.received[0][1].tolist() == [7]
-    assert one.to[0] == [] and all(view.data_ptr() % 64 == 0 for view in one.to[1])
+    assert list(one.to) == [1] and all(view.data_ptr() % 64 == 0 for view in one.to[1])
 
 
 def test_clipping_by_norm_is_pytorchs() -> None:

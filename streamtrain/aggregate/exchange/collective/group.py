@@ -1,0 +1,149 @@
+"""Worker processes that send each other messages, by torch.distributed: gloo between CPUs, NCCL between GPUs (written,
+never run).
+
+A peer whose process died is noticed at once, since its connections close. One whose host or link is gone says
+nothing more: the kernel asks every connection for a sign of life, and closes it when none comes in time. A worker
+that computes for long is alive, since its kernel answers for it; so no message has a time within which it must come.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # made public by its name alone
+
+from streamtrain.errors import WorkerLost, one_line
+
+MEETING_SECONDS = 60
+"""Within which all workers must have come."""
+NO_LIMIT = datetime.timedelta(days=365)
+PROBES = 5
+"""How often a connection is asked for a sign of life before it is given up."""
+LONGEST = 160
+"""Characters that are kept of a message of the network's library."""
+SIOCGIFADDR = 0x8915
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the workers find each other."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Who takes part: ``hosting[w]`` are the lanes of worker ``w``; ``worker`` is this one."""
+
+    worker: int
+    hosting: tuple[range, ...]
+
+    @property
+    def workers(self) -> int:
+        """How many they are."""
+        return len(self.hosting)
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes they host together."""
+        return sum(map(len, self.hosting))
+
+
+def open_store(host: str) -> tuple[Address, TCPStore]:
+    """Where the others will ask for each other; lives as long as the store does."""
+    store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+    return Address(host, store.port), store
+
+
+def join_group(address: Address, membership: Membership, device: torch.device, lost_after: float = 10.0) -> None:
+    """Meets the others; this process is in one group at a time.
+
+    Args:
+        lost_after: seconds without a sign of life from a peer's host after which it is lost.
+
+    Raises:
+        WorkerLost: somebody did not come.
+    """
+    wait = datetime.timedelta(seconds=MEETING_SECONDS)
+    leave_group()
+    before = set(_sockets())
+    with lost_workers("while the workers met"):
+        store = TCPStore(address.host, address.port, is_master=False, timeout=wait)
+        if device.type == "cpu":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_to(address))
+        torch.distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            rank=membership.worker,
+            world_size=membership.workers,
+            timeout=wait,
+        )
+        torch.distributed.barrier()  # all connections are made
+    for descriptor, _ in set(_sockets()) - before:  # another thread's new ones among them come to no harm
+        _ask_for_life(descriptor, lost_after)
+    torch.distributed.distributed_c10d._set_pg_timeout(NO_LIMIT)
+
+
+def leave_group() -> None:
+    """Closes the connections, so that whoever waits for this worker notices, and forgets messages on their way."""
+    if torch.distributed.is_initialized():
+        torch.distributed.distributed_c10d._abort_process_group()
+
+
+@contextmanager
+def lost_workers(when: str) -> Iterator[None]:
+    """A failure of the network is told as what it mostly is: a worker that is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise WorkerLost(f"another worker was lost {when}: {one_line(error)[:LONGEST]}") from None
+
+
+def send(into: torch.Tensor, outof: torch.Tensor, coming: list[int], leaving: list[int]) -> torch.distributed.Work:
+    """A `Send`."""
+    work: torch.distributed.Work = torch.distributed.all_to_all_single(into, outof, coming, leaving, async_op=True)
+    return work
+
+
+def _sockets() -> Iterator[tuple[int, str]]:
+    """This process's sockets: descriptor, and the kernel's name for it."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            target = str(entry.readlink())
+            if target.startswith("socket:"):
+                yield int(entry.name), target
+
+
+def _ask_for_life(descriptor: int, lost_after: float) -> None:
+    """Has the kernel close a connection whose other end gives no sign of life for so many seconds."""
+    every = max(1, round(lost_after / PROBES))
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:  # OSError: closed, or not of TCP
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES - 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * lost_after))
+
+
+def _interface_to(address: Address) -> str:
+    """The network interface by which this machine reaches an address; gloo would take the host name's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address.host, address.port or 1))
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                if socket.inet_ntoa(answer[20:24]) == own:
+                    return name
+    return "lo"
