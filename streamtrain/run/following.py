@@ -8,9 +8,11 @@ from collections.abc import Callable
 from streamtrain.pack import FILE
 from streamtrain.prepare.plan import Plan, grown
 from streamtrain.store import local_path
+from streamtrain.store.remote import Store
 from streamtrain.track.terminal import Terminal
 
-LOOK_EVERY_SECONDS = 0.5
+LOOK_EVERY_SECONDS, ASK_EVERY_SECONDS = 0.5, 2.0
+"""At the manifest in a folder, and for its size behind a URL, which every segment adds to."""
 
 
 def wait_for_growth(plan: Plan, idle_timeout: float, terminal: Terminal, meanwhile: Callable[[], None]) -> Plan | None:
@@ -23,8 +25,9 @@ def wait_for_growth(plan: Plan, idle_timeout: float, terminal: Terminal, meanwhi
         DataError: the data set is no longer the one that the run began with, and more.
     """
     ends, folder, seen = time.monotonic() + idle_timeout, local_path(plan.job.data.url), 0
+    store, every = Store(plan.job.data.url), LOOK_EVERY_SECONDS if folder else ASK_EVERY_SECONDS
     while True:
-        changed = time.monotonic_ns() if folder is None else (folder / FILE).stat().st_mtime_ns
+        changed = store.size(FILE) if folder is None else (folder / FILE).stat().st_mtime_ns
         if changed != seen:  # a large manifest is not read again for nothing
             seen = changed
             found = grown(plan)
@@ -35,4 +38,4 @@ def wait_for_growth(plan: Plan, idle_timeout: float, terminal: Terminal, meanwhi
         if left <= 0:
             return None
         terminal.live(f"waiting for new examples, {left:.0f} s left")
-        time.sleep(min(LOOK_EVERY_SECONDS, left))
+        time.sleep(min(every, left))

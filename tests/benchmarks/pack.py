@@ -47,7 +47,7 @@ def small_examples(count: int) -> tuple[np.ndarray, np.ndarray]:
     return random.integers(0, 256, (count, 28, 28), np.uint8), random.integers(0, 10, count)
 
 
-UNUSED = ("torchvision", "transformers")
+UNUSED = ("torchvision", "transformers", "brotli", "snappy", "zstd")
 """What the peer's package imports and its writer does not use; the first is not to be had for every torch."""
 
 

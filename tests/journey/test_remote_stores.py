@@ -11,11 +11,14 @@ import pytest
 import torch
 
 import streamtrain as st
-from streamtrain.errors import DataError, StoreError
-from streamtrain.pack import PackOptions, fetch_manifest
+from streamtrain.errors import DataError, Interrupted, StoreError
+from streamtrain.pack import PackOptions, append, fetch_manifest
 from streamtrain.prepare.inspect import inspect_dataset
 from streamtrain.prepare.linted import linted
 from streamtrain.prepare.plan import plan
+from streamtrain.run import following
+from streamtrain.run.checkpoints.files import CheckpointFiles
+from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.outcome.card import card_of
 from streamtrain.store import RetryPolicy, remote
 from streamtrain.store.remote import Store
@@ -24,7 +27,7 @@ from streamtrain.stream.fetch.fetched import FetchedFiles
 from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
 from tests.support.caches import bytes_in, leftovers
-from tests.support.datasets import pack_digits
+from tests.support.datasets import pack_digits, save_digits
 from tests.support.faults import KINDS, Faults, proxy
 from tests.support.fleet import run
 from tests.support.pieces import small_pieces
@@ -178,6 +181,10 @@ def linear() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
 
 
+def linear8() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+
 def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**batch, "image": batch["image"].float() / 255}
 
@@ -212,6 +219,46 @@ def test_lanes_fetch_their_part_of_a_large_shard_only(tmp_path: Path, blocks: bo
     size = (tmp_path / "digits" / "train" / "000000.tar").stat().st_size
     used = worker._readers["train of the lanes"].loading.bytes_fetched
     assert 300 / 1438 * size < used < 0.9 * size, "a fifth, and the blocks or pieces around its three borders"
+
+
+def test_promise_7_a_run_follows_what_comes_into_a_bucket_and_goes_on_after_a_stop(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    here, cache = tmp_path / "digits", str(tmp_path / "cache")
+    pack_digits(here, PackOptions(seed=3, shard_examples=100), examples=400)
+    upload(here, s3, "growing")
+    checkpoints = CheckpointFiles(str(tmp_path / "kept"), 2, lambda _: None)
+    arrivals, wait = iter([500, 300]), following.wait_for_growth
+
+    def job(place: str) -> st.Job:
+        mode, keep = st.Online(follow=True, idle_timeout=0.0, window=100), st.Checkpoints(seconds=0.0)
+        data, tracking = st.Data(place, transform=scaled, cache=cache), st.Tracking(enabled=False)
+        return st.Job(data, linear8, mode=mode, batch_size=30, lanes=2, checkpoints=keep, tracking=tracking)
+
+    def one_more(*arguments: object) -> object:
+        for examples in arrivals:
+            append(str(save_digits(tmp_path / "more.npz", examples)), here)
+            upload(here, s3, "growing")
+            break
+        else:
+            keeper.ask_to_stop("stopped by a test")
+        return wait(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("streamtrain.run.controller.wait_for_growth", one_more)
+    keeper = Keeper(job("s3://growing"), {}, checkpoints)
+    with pytest.raises(Interrupted, match="stopped by a test after step"):
+        run(job("s3://growing"), tmp_path, keeper=keeper)
+    arrivals = iter([200])
+    keeper = Keeper(job("s3://growing"), {}, checkpoints, checkpoints.newest())
+    assert keeper.start is not None and keeper.start[1] == 11 + 14 + 8
+    monkeypatch.setattr(keeper, "ask_to_stop", lambda _: None)
+    resumed, fleet = run(job("s3://growing"), tmp_path, keeper=keeper)
+    assert resumed.examples_used == 320 + 400 + 240 + 160
+    assert sum(update.loss.count for update in fleet.updates) == 160, "no example twice"
+    monkeypatch.undo()
+    at_once, _ = run(job(str(here)), tmp_path)
+    assert all(torch.equal(resumed.parameters[name], tensor) for name, tensor in at_once.parameters.items())
 
 
 @needs_nginx

@@ -1,10 +1,14 @@
 """Promises 2 and 3 as arithmetic, over many sizes."""
 
+import itertools
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.order import Order, evaluation_slices, lanes_of_worker
-from streamtrain.values import Position
+from streamtrain.order import Order, Reshuffle, SegmentedOrder, evaluation_slices, lanes_of_worker, passes_of
+from streamtrain.run.loop import selections_from
+from streamtrain.values import Position, Selection
 
 
 @st.composite
@@ -45,6 +49,65 @@ def test_promise_2_the_minibatches_do_not_depend_on_the_number_of_workers(order:
         hosted = [lanes_of_worker(order.lanes, workers, worker) for worker in range(workers)]
         met = tuple(part for lanes in hosted for part in parts[lanes.start : lanes.stop])
         assert met == parts
+
+
+@st.composite
+def growing_orders(draw: st.DrawFn) -> SegmentedOrder:
+    lanes = draw(st.integers(1, 5))
+    segments = draw(st.lists(st.sampled_from([0, 1, 2, 7, 31, 97, 100]), min_size=1, max_size=5).filter(any))
+    return SegmentedOrder(segments, lanes, lanes * draw(st.integers(1, 9)))
+
+
+@given(
+    st.one_of(orders(), growing_orders()),
+    st.sampled_from(["stored", "shards", "examples"]),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(-1, 1),
+    st.integers(0, 40),
+)
+def test_promise_2_another_number_of_workers_goes_on_with_the_rest(
+    order: Order | SegmentedOrder, reshuffle: Reshuffle, before: int, after: int, about: int, more: int
+) -> None:
+    """Stopped at, before and after a pass's border, and elsewhere; compared step by step, without sorting."""
+    whole = isinstance(order, Order) and order.used == order.examples
+    passes = passes_of(reshuffle if whole else "stored", order.examples, [0, order.examples // 2, order.examples], 3)
+    total = (3 if isinstance(order, Order) else 1) * order.steps
+    stop = min(max(0, order.steps + about + more * (more % 2)), total)
+
+    def read(workers: int, first: int, last: int) -> list[list[int]]:
+        hosted = [lanes_of_worker(order.lanes, workers, worker) for worker in range(workers)]
+        streams = [selections_from(order, passes, lanes, first, last) for lanes in hosted]
+        steps = []
+        for step in range(first, last):
+            numbers: list[int] = []
+            for lanes, stream in zip(hosted, streams, strict=True):
+                for part in order.minibatch(order.position(step)).parts[lanes.start : lanes.stop]:
+                    numbers += numbers_of(next(stream)) if part.examples else []
+            steps.append(numbers)
+        assert all(next(stream, None) is None for stream in streams), "nobody reads more"
+        return steps
+
+    straight = read(1, 0, total)
+    assert read(before, 0, stop) + read(after, stop, total) == straight
+    if isinstance(order, SegmentedOrder):
+        assert sorted(itertools.chain(*straight)) == list(range(order.examples))
+
+
+def numbers_of(selection: Selection) -> list[int]:
+    if isinstance(selection, np.ndarray):
+        return [int(number) for number in selection]
+    return [number for start, stop in selection for number in range(start, stop)]
+
+
+@given(st.one_of(orders(), growing_orders()), st.data())
+def test_what_lanes_are_said_to_have_left_is_what_they_read(order: Order | SegmentedOrder, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, order.lanes - 1))
+    lanes = range(first, data.draw(st.integers(first + 1, order.lanes)))
+    step = data.draw(st.integers(0, order.steps - 1))
+    stream = selections_from(order, passes_of("stored", order.examples, [], 0), lanes, step, order.steps)
+    left = [number for run in order.left(lanes, step) for number in range(*run)]
+    assert left == sorted(number for selection in stream for number in numbers_of(selection))
 
 
 @given(orders())

@@ -65,12 +65,12 @@ def s3_server() -> Iterator[str]:
 
 
 def upload(folder: Path, endpoint: str, bucket: str) -> None:
-    """Puts a folder's files into a new bucket."""
+    """Puts a folder's files into a bucket, new or not; the manifest last."""
     import boto3
 
     client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
     client.create_bucket(Bucket=bucket)
-    for file in sorted(folder.rglob("*")):
+    for file in sorted(folder.rglob("*"), key=lambda file: (file.suffix == ".json", file)):
         if file.is_file():
             client.put_object(Bucket=bucket, Key=str(file.relative_to(folder)), Body=file.read_bytes())
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as hs
 
 import streamtrain as st
 from streamtrain.loader import Batches, Examples
-from streamtrain.order import Order
+from streamtrain.order import Order, Reshuffle
 from streamtrain.values import Position
 from tests.support.datasets import pack_digits
 
@@ -95,6 +95,26 @@ def test_resuming_gives_the_rest_and_no_more(
         opened.close()
     tail += itertools.islice(endless(resumed), wanted - stop - len(tail))
     assert np.array_equal(flat(head + tail), flat(expected))
+
+
+@pytest.mark.parametrize("reshuffle", ["stored", "shards", "examples"])
+@pytest.mark.parametrize("about", [-1, 0, 1])
+def test_a_position_of_one_lane_is_that_of_all(examples: Examples, reshuffle: Reshuffle, about: int) -> None:
+    """Stopped before, at and after a pass's border by three processes, and gone on with by one."""
+    made: list[list[torch.Tensor]] = [[], [], []]
+    for index in range(3):
+        lane = examples.batches(15, lanes=3, lane=index, reshuffle=reshuffle)
+        endless = itertools.chain.from_iterable(iter(lane) for _ in itertools.count())
+        made[index] = [batch["image"] for batch in itertools.islice(endless, len(lane) + about)]
+        if index == 1:
+            state = lane.state_dict()
+    alone, straight = (examples.batches(15, lanes=3, reshuffle=reshuffle) for _ in range(2))
+    alone.load_state_dict(state)
+    rest = list(alone)
+    together = [{"image": torch.cat(parts)} for parts in zip(*made, strict=True)] + rest
+    expected = itertools.chain.from_iterable(iter(straight) for _ in range(2))
+    assert np.array_equal(flat(together), flat(list(itertools.islice(expected, len(together)))))
+    assert len(together) == len(straight) * (1 if about < 0 else 2)
 
 
 def test_loading_in_the_middle_of_an_iteration_takes_effect_at_once(examples: Examples) -> None:

@@ -154,6 +154,31 @@ def test_promise_3_and_7_what_is_late_is_in_the_checkpoint(
         assert tracker.named("aggregate/unused_examples")[-1][1] == found.examples_unused
 
 
+def no_nines(example: dict[str, Any]) -> dict[str, Any]:
+    if example["label"] == 9:
+        raise ValueError("a nine")
+    return example
+
+
+def test_promise_3_who_goes_on_passes_over_the_same_examples(job: st.Job, tmp_path: Path) -> None:
+    data = dataclasses.replace(job.data, map=no_nines, on_bad_example="skip", max_bad_examples=300)
+    job = dataclasses.replace(job, data=data, mode=MODES["online"])
+    for name in ("straight", "stopped", "resumed"):
+        (tmp_path / name).mkdir()
+    expected, _ = run(job, tmp_path / "straight")
+    checkpoints = CheckpointFiles(str(tmp_path / "kept"), 2, lambda _: None)
+    stopped(job, tmp_path / "stopped", checkpoints, None, 1)
+    last = checkpoints.newest()
+    assert last is not None and 0 < last.step < 29 and last.progress["bad"]
+    found, _ = run(job, tmp_path / "resumed", keeper=Keeper(job, {}, checkpoints, last))
+    assert all(torch.equal(found.parameters[name], tensor) for name, tensor in expected.parameters.items())
+    assert found.examples_used == expected.examples_used < 1438
+    listed = [
+        max((tmp_path / each).glob("skipped_*"), key=lambda f: f.stat().st_size) for each in ("straight", "resumed")
+    ]
+    assert listed[0].name == listed[1].name and listed[0].read_bytes() == listed[1].read_bytes()
+
+
 def test_a_checkpoint_cut_short_or_altered_is_refused_by_name(job: st.Job, tmp_path: Path) -> None:
     folder, warnings = tmp_path / "kept", []  # type: ignore[var-annotated]
     checkpoints = CheckpointFiles(str(folder), 3, warnings.append)
