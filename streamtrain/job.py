@@ -266,7 +266,7 @@ class Job:
     exchange: Literal["auto", "shared", "collective"] = "auto"
     """How gradients meet: in shared memory of one host, or by torch.distributed over any number of hosts; auto: shared
     where all workers were placed on one host and compute on its CPUs. The bits are the same."""
-    lost_after: float = 10.0
+    lost_after: float = 7.0
     """Seconds without a sign of life from another host after which its workers are lost; one that computes for long
     gives it all the same."""
     device: Literal["cpu", "cuda"] = "cpu"

@@ -85,7 +85,7 @@ class Controller:
     ) -> None:
         self._plan, self._fleet, self._tracker, self._terminal, self._folder = plan, fleet, tracker, terminal, folder
         self._is_online = isinstance(plan.job.mode, Online)
-        self._keeper, self._recoveries = keeper, 0
+        self._keeper, self._recoveries, self._workers = keeper, 0, 0
         self._probes = Probes(plan, tracker, terminal, folder)
         self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
         self._take_up()
@@ -182,10 +182,10 @@ class Controller:
             until = self._probes.before(until, self._progress.step)
             started = time.monotonic()
             done = self._fleet.advance(until)
-            self._note_recoveries()
             seconds = time.monotonic() - started
             self._progress.seconds += seconds
             self._progress.step = until
+            self._note_recoveries()
             examples = sum(update.loss.count for update in done)
             self._progress.used += examples
             self._note(done, examples / seconds)
@@ -205,8 +205,13 @@ class Controller:
             self._probes.take(self._fleet.snapshot, self._progress)
 
     def _note_recoveries(self) -> None:
-        """A line, a point and a tag for every one."""
-        recovered, now = self._fleet.recovered(), time.time()
+        """A line, a point and a tag for every one; a line where workers joined."""
+        recovered, now, before = self._fleet.recovered(), time.time(), self._workers
+        self._workers = self._fleet.workers
+        if not recovered and before and self._workers > before:
+            self._terminal.line(
+                f"{self._workers - before} joined: {self._workers} workers at step {self._progress.step:,}"
+            )
         for each in recovered:
             self._recoveries += 1
             self._terminal.line(

@@ -1,6 +1,15 @@
 """Bytes from and to anywhere: files of this machine, whole or not at all, and stores behind a URL, with retries."""
 
-from streamtrain.store.local import PARTIAL, local_path, new_folder, no_folder, sha256_of, user_cache, write_whole
+from streamtrain.store.local import (
+    PARTIAL,
+    local_path,
+    new_folder,
+    no_folder,
+    remove_partials,
+    sha256_of,
+    user_cache,
+    write_whole,
+)
 from streamtrain.store.retry import RetryPolicy
 from streamtrain.store.secrets import masked
 
@@ -11,6 +20,7 @@ __all__ = [
     "masked",
     "new_folder",
     "no_folder",
+    "remove_partials",
     "sha256_of",
     "user_cache",
     "write_whole",

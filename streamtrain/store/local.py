@@ -50,6 +50,13 @@ def write_whole(file: Path, data: bytes) -> None:
         raise
 
 
+def remove_partials(folder: Path, *patterns: str) -> None:
+    """Removes what killed processes were writing, of files with such names; nobody else may be writing them now."""
+    for pattern in patterns:
+        for partial in folder.glob(f".{pattern}.*{PARTIAL}"):
+            partial.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def new_folder(destination: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``destination`` when the block ends well, and is removed when it does not.

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from streamtrain.store import write_whole
+from streamtrain.store import remove_partials, write_whole
 
 FILE, DELIVERED, REFUSED = "journal.jsonl", "delivered", "refused.jsonl"
 BATCH = 1000
@@ -84,6 +84,7 @@ class Backlog:
         except OSError:
             self._opened.close()
             raise
+        remove_partials(self.folder, DELIVERED, REFUSED)
         self.count = int(self._delivered.read_text()) if self._delivered.exists() else 0
         for _ in range(self.count):
             self._opened.readline()

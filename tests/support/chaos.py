@@ -4,46 +4,65 @@ python -m tests.support.chaos [--kills 300] [--seed 7]        # or: make chaos K
 """
 
 import argparse
+import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import random
+import re
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from PIL import Image
 
 from streamtrain.pack import PackOptions, pack
+from streamtrain.prepare.jobfile import load_job
 from tests.support.command import ROOT
 from tests.support.datasets import digits
+from tests.support.fleet import Notebook, run
+from tests.support.leftovers import Leftovers
 
 JOB = """
+import os, time
 import torch
 import streamtrain as st
 
+def scaled(batch):
+    if os.path.exists({pace!r}):  # kills need a run that lasts
+        time.sleep({seconds})
+    return {{**batch, "image": batch["image"].float() / 255}}
+
 job = st.Job(
-    st.Data({data!r}, transform=lambda batch: {{**batch, "image": batch["image"].float() / 255}}),
+    st.Data({data!r}, transform=scaled),
     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32),
                                 torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 10)),
     mode=st.Epochs(max_passes={passes}, patience=10**6),
     sgd=st.SGD(lr=0.05, momentum=0.9, clip_norm=1.0),
     batch_size=20,
-    workers=2,
+    workers={workers},
     lanes=4,
     checkpoints=st.Checkpoints(seconds=1.0),
     tracking=st.Tracking(uri={uri!r}, folder={runs!r}, log_model=False),
 )
 """
+STEPS_A_PASS, PASSES_A_KILL = 24, 8
+LANE_SECONDS = 0.004
+"""Each lane's part takes so long at least while there is more to kill: a kill in about two seconds."""
 KINDS = {"worker": 5, "streamer": 4, "driver": 1}
 """How many of each are among ten victims; a driver takes longest to come back."""
 ACTORS = {"worker": "ray::Worker.", "streamer": "ray::WorkersStreamer"}
+TIMED = ("throughput/", "recovery/", "loader/", "system/", "evaluation/")
+"""How curves begin that depend on time."""
+Curves = dict[str, list[tuple[int, float]]]
 
 
 @dataclass
@@ -57,101 +76,103 @@ class Chaos:
 
     folder: Path
     seed: int
+    kills: int
     killed: list[str] = field(default_factory=list)
     starts: int = 0
 
-    def make(self, name: str, data: Path, passes: int) -> Path:
-        """A job's file."""
-        place = self.folder / name
-        place.mkdir()
-        uri = f"sqlite:///{place / 'mlflow.db'}"
-        (place / "job.py").write_text(
-            JOB.format(data=str(data), passes=passes, uri=uri, runs=str(place / "runs")),
-        )
-        return place / "job.py"
+    def __post_init__(self) -> None:
+        self.passes = PASSES_A_KILL * (self.kills + 1)
+        (self.folder / "tmp").mkdir()
+        self.leftovers = Leftovers(self.folder / "tmp")
+        self.ray = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # its sockets need a short path
 
-    def run(self, job: Path, kills: int) -> dict[str, object]:
-        """The run's result, after so many kills."""
+    @property
+    def runs(self) -> Path:
+        """Folder of the run's folder."""
+        return self.folder / "runs"
+
+    def job(self, data: Path, lane_seconds: float = LANE_SECONDS) -> Path:
+        """Writes the job's file."""
+        (self.folder / "job.py").write_text(
+            JOB.format(
+                data=str(data),
+                passes=self.passes,
+                workers=2,
+                uri=f"sqlite:///{self.folder / 'mlflow.db'}",
+                runs=str(self.runs),
+                pace=str(self.folder / "pace"),
+                seconds=lane_seconds,
+            ),
+        )
+        return self.folder / "job.py"
+
+    def run(self, job: Path) -> dict[str, object]:
+        """The run's result, after all kills."""
         chance = random.Random(self.seed)
         began = time.monotonic()
-        victims = [kind for kind, count in KINDS.items() for _ in range(count * -(-kills // 10))]
+        victims = [kind for kind, count in KINDS.items() for _ in range(count * -(-self.kills // 10))]
         chance.shuffle(victims)
+        (self.folder / "pace").touch()
         while True:
-            family, driver = self._start(job)
-            while driver.poll() is None and len(self.killed) < kills:
-                kind = victims[len(self.killed)]
-                time.sleep(chance.uniform(0.5, 2.5))  # the moment is the point, not a wait for something
-                if not self._kill(kind, driver, chance):
-                    continue
-                self.killed.append(kind)
-                print(f"{time.monotonic() - began:6.1f} s: {kind}")
-                if kind == "driver":
-                    break
-            code = driver.wait(timeout=300)
-            _wait_for_the_end(list(family.values()))
+            with self._driver(job) as driver:
+                while driver.poll() is None and len(self.killed) < self.kills:
+                    number = len(self.killed)
+                    step = (number + chance.random()) * PASSES_A_KILL * STEPS_A_PASS
+                    if not self._wait_for(driver, step):
+                        break
+                    time.sleep(chance.uniform(0, 1))  # the moment is the point, not a wait for something
+                    if self._kill(victims[number], driver, chance):
+                        self.killed.append(victims[number])
+                        print(f"{time.monotonic() - began:6.1f} s, step {self.step:,}: {victims[number]}")
+                if len(self.killed) == self.kills:
+                    (self.folder / "pace").unlink(missing_ok=True)
+                code = driver.wait(timeout=300)
             print(f"{time.monotonic() - began:6.1f} s: ended with {code}")
             if code == 0:
-                result: dict[str, object] = json.loads((job.parent / "out.txt").read_text())
+                result: dict[str, object] = json.loads((self.folder / "out.txt").read_text())
                 return result
             if code != -signal.SIGKILL:
-                raise AssertionError(f"the driver ended with {code}: {(job.parent / 'err.txt').read_text()[-3000:]}")
+                raise AssertionError(f"the driver ended with {code}: {(self.folder / 'err.txt').read_text()[-3000:]}")
 
-    def _start(self, job: Path) -> tuple[dict[int, psutil.Process], "subprocess.Popen[str]"]:
-        """The driver, once it trains, and its workers and streamers so far, by number."""
+    @contextlib.contextmanager
+    def _driver(self, job: Path) -> Iterator["subprocess.Popen[bytes]"]:
         self.starts += 1
         command = [sys.executable, "-m", "streamtrain", "train", str(job), "--json", "--resume"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with (job.parent / "out.txt").open("w") as out:
-            driver = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment, cwd=job.parent
-            )
-        trains = threading.Event()
+        temporary = {"TMPDIR": str(self.leftovers.temporary), "RAY_TMPDIR": self.ray}
+        environment = {**os.environ, **temporary, "PYTHONPATH": str(ROOT)}
+        with (self.folder / "out.txt").open("wb") as out, (self.folder / "err.txt").open("ab") as err:
+            driver = subprocess.Popen(command, stdout=out, stderr=err, env=environment, cwd=self.folder)
+        with self.leftovers.watching(driver.pid):
+            yield driver
 
-        def follow() -> None:
-            with (job.parent / "err.txt").open("a") as errors:
-                for line in driver.stderr or ():
-                    errors.write(line)
-                    errors.flush()
-                    if line.startswith("pass"):
-                        trains.set()
-            trains.set()
+    @property
+    def step(self) -> int:
+        """The last step in the journal."""
+        for file in self.runs.glob("*/journal.jsonl"):
+            with file.open("rb") as opened:
+                opened.seek(max(0, file.stat().st_size - 2**16))
+                found = re.findall(rb'"throughput/workers", [^,]*, (\d+),', opened.read())
+            if found:
+                return int(found[-1])
+        return 0
 
-        threading.Thread(target=follow, daemon=True).start()
-        assert trains.wait(timeout=200)
-        seen: dict[int, psutil.Process] = {}
+    def _wait_for(self, driver: "subprocess.Popen[bytes]", step: float) -> bool:
+        """Whether the run came to the step before it ended."""
+        before = None
+        while driver.poll() is None:
+            seen = self.step
+            before = seen if before is None else before
+            if seen >= step and seen != before:  # this process trains
+                return True
+            time.sleep(0.05)
+        return False
 
-        def look() -> None:
-            while driver.poll() is None:
-                try:
-                    family = psutil.Process(driver.pid).children(recursive=True)
-                    seen.update({c.pid: c for c in family if any(a in " ".join(c.cmdline()) for a in ACTORS.values())})
-                except psutil.NoSuchProcess:
-                    pass  # a child ended while it was looked at: the next look has the others
-                time.sleep(0.2)
-
-        threading.Thread(target=look, daemon=True).start()
-        return seen, driver
-
-    @staticmethod
-    def _kill(kind: str, driver: "subprocess.Popen[str]", chance: random.Random) -> bool:
-        if kind == "driver":
-            driver.kill()
-            return True
-        try:
-            family = psutil.Process(driver.pid).children(recursive=True)
-            actors = [child for child in family if ACTORS[kind] in " ".join(child.cmdline())]
-            if not actors:
-                return False
-            chance.choice(sorted(actors, key=lambda process: process.pid)).kill()
-        except psutil.NoSuchProcess:
+    def _kill(self, kind: str, driver: "subprocess.Popen[bytes]", chance: random.Random) -> bool:
+        victims = [driver] if kind == "driver" else self.leftovers.named(ACTORS[kind])
+        if not victims:
             return False
+        chance.choice(victims).kill()
         return True
-
-
-def _wait_for_the_end(family: list[psutil.Process], seconds: float = 120) -> None:
-    """Of workers and streamers; Ray's own agents look for their raylet once a minute."""
-    _, alive = psutil.wait_procs(family, timeout=seconds)
-    assert not alive, f"left behind: {[' '.join(process.cmdline())[:80] for process in alive]}"
 
 
 def digest(runs: Path) -> str:
@@ -160,16 +181,26 @@ def digest(runs: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def curves(runs: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every curve in a run's journal that does not depend on time."""
-    (file,) = runs.glob("*/journal.jsonl")
-    timed = ("throughput/", "loader/", "system/", "evaluation/")
-    found: dict[str, list[tuple[int, float]]] = {}
-    for line in file.read_text().splitlines():
-        for name, value, step, _ in json.loads(line).get("readings", ()):
-            if not name.startswith(timed):
-                found.setdefault(name, []).append((step, value))
-    return found
+def curves(readings: Iterable[tuple[str, int, float]]) -> Curves:
+    """Every curve that does not depend on time, in order.
+
+    Raises:
+        AssertionError: some curve has two points at one step, also one that depends on time.
+    """
+    found: Curves = {}
+    for name, step, value in sorted(readings):
+        found.setdefault(name, []).append((step, value))
+    for name, points in found.items():
+        steps = [step for step, _ in points]
+        assert len(set(steps)) == len(steps), f"{name} has a step twice"
+    return {name: points for name, points in found.items() if not name.startswith(TIMED)}
+
+
+def in_mlflow(database: Path) -> Curves:
+    """What MLflow's own store has of its only run."""
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        assert opened.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+        return curves(opened.execute("SELECT key, step, value FROM metrics"))
 
 
 def packed_pictures(folder: Path) -> Path:
@@ -181,21 +212,30 @@ def packed_pictures(folder: Path) -> Path:
     return folder / "packed"
 
 
-def compared(folder: Path, kills: int, seed: int, passes: int) -> Chaos:
-    """An undisturbed run and one with kills, which must end the same.
+def compared(folder: Path, kills: int, seed: int) -> Chaos:
+    """A run with kills, which must end as one worker without Ray does that nobody disturbs, and leave nothing behind.
 
     Raises:
-        AssertionError: they do not.
+        AssertionError: it does not.
     """
-    data = packed_pictures(folder)
-    quiet, chaos = Chaos(folder, seed), Chaos(folder, seed)
-    expected = quiet.run(quiet.make("quiet", data, passes), 0)
-    found = chaos.run(chaos.make("chaos", data, passes), kills)
+    (folder / "chaos").mkdir()
+    chaos = Chaos(folder / "chaos", seed, kills)
+    job = chaos.job(packed_pictures(folder))
+    found = chaos.run(job)
     assert len(chaos.killed) == kills, f"the run ended after {len(chaos.killed)} kills of {kills}: make it longer"
-    assert digest(folder / "chaos" / "runs") == digest(folder / "quiet" / "runs"), "other parameters"
-    for name in ("steps", "examples_used", "generalization_risk", "empirical_risk", "progressive_risk", "test_risk"):
-        assert found[name] == expected[name], name
-    assert curves(folder / "chaos" / "runs") == curves(folder / "quiet" / "runs"), "other curves"
+    notes = Notebook()
+    (folder / "quiet").mkdir()
+    expected, _ = run(dataclasses.replace(load_job(job), workers=1), folder / "quiet", notes)
+    file = folder / "quiet" / "parameters.safetensors"
+    assert digest(chaos.runs) == hashlib.sha256(file.read_bytes()).hexdigest(), "other parameters"
+    for name, value in expected.summary().items():
+        assert found[name] == value or name in ("mlflow_run_id", "folder", "examples_per_second"), name
+    stored = in_mlflow(chaos.folder / "mlflow.db")
+    assert stored == curves((reading.name, reading.step, reading.value) for reading in notes.readings), "other curves"
+    (folder_of_run,) = chaos.runs.iterdir()
+    assert not list(folder_of_run.rglob("*.partial")), "unfinished files"
+    chaos.leftovers.check()
+    shutil.rmtree(chaos.ray)
     return chaos
 
 
@@ -206,7 +246,7 @@ def main() -> None:
     given = parser.parse_args()
     print(f"seed {given.seed}")
     with tempfile.TemporaryDirectory() as name:
-        chaos = compared(Path(name), given.kills, given.seed, passes=7 * given.kills)
+        chaos = compared(Path(name), given.kills, given.seed)
     counts = {kind: chaos.killed.count(kind) for kind in KINDS}
     print(f"{given.kills} kills ({counts}), {chaos.starts} starts of the driver: the same bits, each measure once")
 

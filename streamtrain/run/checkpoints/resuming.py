@@ -14,6 +14,7 @@ from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job, Online
 from streamtrain.optimizer import ENDING
 from streamtrain.run.outcome.card import settings
+from streamtrain.store import remove_partials
 from streamtrain.store.remote import Store
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def checkpoints_of(job: Job, folder: Path) -> str:
 
 @contextlib.contextmanager
 def alone_in(folder: Path, flag: str = "--resume") -> Iterator[None]:
-    """Keeps other processes out of a run's folder; ``flag`` is what wants it, for the message.
+    """Keeps other processes out of a run's folder, and clears away what a killed one was writing there.
+
+    ``flag`` is what wants it, for the message.
 
     Raises:
         ConfigError: one is in it.
@@ -83,6 +86,7 @@ def alone_in(folder: Path, flag: str = "--resume") -> Iterator[None]:
             raise ConfigError(
                 complaint(f"{flag}, {folder}", expected="a run that is not running", found="one that is", do=do)
             ) from None
+        remove_partials(folder, "*.safetensors", "*.json", "skipped_*")
         yield
 
 

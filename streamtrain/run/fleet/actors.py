@@ -1,9 +1,9 @@
 """Workers and streamers as Ray actors, and what becomes of a run that loses some of them.
 
-Ray places the processes and carries a call a second; bytes of a step never go through it. When a worker or a
-streamer is lost, the others go on from the step they are in, with its lanes, until a new one is there: the bits
-are the same for any number of workers. Where the state cannot be had from one of them (several hosts, a pool, no
-survivor), `WorkerLost` goes to the controller, who begins anew from a checkpoint by `restart`.
+Ray places the processes and carries a call a second; bytes of a step never go through it. When a worker, a
+streamer or a host is lost, the others go on from the step they are in, with its lanes, until a new one is there: the
+bits are the same for any number of workers, and every worker has the whole state. Where nobody is left, and where
+parts were taken from a pool, `WorkerLost` goes to the controller, who begins anew from a checkpoint by `restart`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 MOST_LOSSES = 3
 """Losses in the same step that end a run: it is not chance, but an example or the model."""
-SILENCE_SECONDS = 3.0
+SILENCE_SECONDS = 2.0
 """What the others may need longer than a stint to notice a loss; who has not answered then is on a host that is cut."""
 
 
@@ -112,7 +112,7 @@ class RayFleet:
 
         def evaluate() -> list[Risk]:
             count = len(self._members)
-            shares = self._gather(
+            shares = self._each(
                 [each.worker.evaluate.remote(split, slices[i::count]) for i, each in enumerate(self._members)]
             )
             return [shares[index % count][index // count] for index in range(len(slices))]
@@ -278,13 +278,13 @@ class RayFleet:
         """Who lives; a worker whose streamer is lost reads itself.
 
         Raises:
-            WorkerLost: nobody, or nobody whose state is whole.
+            WorkerLost: nobody, or they take their parts from a pool.
         """
         networked = self._by_network
         lives = living([each.worker for each in self._members], silent=not networked)
         kill(actor for each, alive in zip(self._members, lives, strict=True) if not alive for actor in each.actors)
         left = [each for each, alive in zip(self._members, lives, strict=True) if alive]
-        if not left or networked or self._plan.job.pooled:
+        if not left or self._plan.job.pooled:
             raise lost
         streamers = living([each.streamer for each in left], silent=not networked)
         left = [each if alive else replace(each, streamer=None) for each, alive in zip(left, streamers, strict=True)]
@@ -348,7 +348,17 @@ class RayFleet:
         return self._surely(lambda: self._gather([getattr(self._members[0].worker, method).remote()])[0])
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
-        return self._gather([getattr(each.worker, method).remote(*arguments) for each in self._members])
+        return self._each([getattr(each.worker, method).remote(*arguments) for each in self._members])
+
+    def _each(self, calls: Sequence[Any]) -> list[Any]:
+        """Results of a call of every worker; ends those that do not answer while others do."""
+        try:
+            return self._gather(calls)
+        except WorkerLost:
+            silent = ray.wait(list(calls), num_returns=len(calls), timeout=0)[1]
+            for call, each in zip(calls, self._members, strict=True):
+                kill(each.actors if call in silent else ())
+            raise
 
     def _gather(self, calls: Sequence[Any]) -> list[Any]:
         return gather(calls, SILENCE_SECONDS + self._longest_stint if self._by_network else None)

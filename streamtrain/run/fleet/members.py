@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,8 @@ from streamtrain.run.fleet.placing import Bundle
 
 ANSWER_SECONDS = 5.0
 """Within which a process answers that is not lost."""
+SLOWER = 3
+"""How many times as long as the first the others may take for equal shares."""
 LONGEST = 300
 """Characters that are kept of what Ray says where it names no reason."""
 
@@ -38,21 +41,21 @@ def gather(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
     """All results; or, once every call has ended, the error that the others follow from.
 
     Args:
-        patience: seconds that the rest may take after one has failed: a host that is cut off answers only when Ray
-            gives it up. ``None`` waits for all.
+        patience: seconds that the rest may take after one has failed, or, beside `SLOWER` times as long as the first,
+            after one has answered: a host that is cut off is silent until Ray gives it up. ``None`` waits for all.
 
     Raises:
         WorkerLost: a worker died, or did not answer in time. TrainingError: what stopped one.
     """
     results: dict[int, Any] = {}
     errors: list[StreamtrainError] = []
-    left, until = {call: index for index, call in enumerate(calls)}, None
+    left, began, until = {call: index for index, call in enumerate(calls)}, time.monotonic(), math.inf
     while left:
-        seconds = None if until is None else max(0.0, until - time.monotonic())
+        seconds = None if until == math.inf else max(0.0, until - time.monotonic())
         ended, _ = ray.wait(list(left), timeout=seconds)
         if not ended:
             silent = ", ".join(str(index) for index in left.values())
-            errors.append(WorkerLost(f"worker {silent} did not answer for {patience:.1f} s"))
+            errors.append(WorkerLost(f"worker {silent} has not answered for {time.monotonic() - began:.1f} s"))
             break
         for call in ended:
             index = left.pop(call)
@@ -60,8 +63,9 @@ def gather(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
                 results[index] = ray.get(call)
             except RayError as error:
                 errors.append(_told(index, error))
-        if errors and until is None and patience is not None:
-            until = time.monotonic() + patience
+        if patience is not None:
+            now = time.monotonic()
+            until = min(until, now + patience + (0.0 if errors else SLOWER * (now - began)))
     if errors:
         raise min(errors, key=lambda error: isinstance(error, WorkerLost))
     return [results[index] for index in range(len(calls))]

@@ -1,0 +1,69 @@
+"""A run on two hosts: the raylet of one is killed, it comes back, its link is cut; the run goes on with its bits."""
+
+import contextlib
+import dataclasses
+import hashlib
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamtrain.prepare.jobfile import load_job
+from tests.support.chaos import Chaos, digest
+from tests.support.datasets import pack_digits
+from tests.support.fleet import run
+from tests.support.ray_hosts import RayHosts, missing, ray_hosts
+
+LATEST = 120.0
+"""Seconds within which each thing must happen on a busy machine."""
+
+
+@contextlib.contextmanager
+def driver(hosts: RayHosts, job: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    command = hosts.command(0, "-m", "streamtrain", "train", str(job), "--json")
+    with (job.parent / "out.txt").open("wb") as out, (job.parent / "err.txt").open("wb") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=hosts.environment, cwd=job.parent)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(missing() != "", reason=f"network namespaces need {missing()}")
+def test_promise_5_a_lost_host_costs_seconds_and_no_bit(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "digits", examples=600)
+    (tmp_path / "run").mkdir()
+    chaos = Chaos(tmp_path / "run", 0, kills=2)
+    job = chaos.job(tmp_path / "digits", lane_seconds=0.05)
+    (chaos.folder / "pace").touch()
+    with ray_hosts() as hosts:
+        hosts.start_ray(0)
+        hosts.start_ray(1)
+        with driver(hosts, job) as process:
+
+            def wait_for(said: str, times: int = 1) -> None:
+                deadline = time.monotonic() + LATEST
+                while len(re.findall(said, (chaos.folder / "err.txt").read_text())) < times:
+                    assert process.poll() is None and time.monotonic() < deadline, (
+                        chaos.folder / "err.txt"
+                    ).read_text()
+                    time.sleep(0.05)
+
+            wait_for("pass +2 ")
+            hosts.kill_raylet(1)
+            wait_for(r"going on at step [\d,]+ with 1 worker")
+            hosts.start_ray(1)
+            wait_for("1 joined: 2 workers")
+            hosts.cut(1)
+            wait_for(r"going on at step [\d,]+ with 1 worker", 2)
+            (chaos.folder / "pace").unlink()
+            assert process.wait(LATEST) == 0, (chaos.folder / "err.txt").read_text()
+    print(re.findall(r"going on.*", (chaos.folder / "err.txt").read_text()))
+    (tmp_path / "quiet").mkdir()
+    run(dataclasses.replace(load_job(job), workers=1), tmp_path / "quiet")
+    undisturbed = (tmp_path / "quiet" / "parameters.safetensors").read_bytes()
+    assert digest(chaos.runs) == hashlib.sha256(undisturbed).hexdigest()

@@ -1,0 +1,100 @@
+"""What the processes of a run leave behind: others of them, ports, shared memory, temporary files."""
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+SHARED_MEMORY = Path("/dev/shm")
+PATIENCE = 120.0
+"""Ray's own agents look for their raylet once a minute."""
+
+
+@dataclass
+class Leftovers:
+    """Watches all descendants of processes, from their start on.
+
+    Attributes:
+        temporary: folder that is their TMPDIR.
+    """
+
+    temporary: Path
+    _family: dict[int, psutil.Process] = field(default_factory=dict)
+    _ports: set[int] = field(default_factory=set)
+    _before: set[str] = field(default_factory=lambda: _segments())
+
+    @contextlib.contextmanager
+    def watching(self, process: int) -> Iterator[None]:
+        """Notes all descendants of a process, and the ports on which they listen, while the block lasts."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(0.2):
+                with contextlib.suppress(psutil.Error):  # one ended while it was looked at: the next look has the rest
+                    for child in psutil.Process(process).children(recursive=True):
+                        if self._family.setdefault(child.pid, child) is child:
+                            self._ports |= {c.laddr.port for c in child.net_connections() if c.status == "LISTEN"}
+
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    def named(self, part: str) -> list[psutil.Process]:
+        """Those that live and have this in their command line, by number."""
+        found = []
+        for process in list(self._family.values()):
+            with contextlib.suppress(psutil.Error):
+                if process.is_running() and part in " ".join(process.cmdline()):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.pid)
+
+    def check(self) -> None:
+        """Nothing is left, once all have had their time to end.
+
+        Raises:
+            AssertionError: something is.
+        """
+        assert self._family and self._ports, "nothing was watched"
+        _, alive = psutil.wait_procs(list(self._family.values()), timeout=PATIENCE)
+        assert not alive, f"processes: {[' '.join(process.cmdline())[:80] for process in alive]}"
+        taken = sorted(port for port in self._ports if not _is_free(port))
+        assert not taken, f"ports: {taken}"
+        new = _segments() - self._before - _held()
+        assert not new, f"shared memory: {new}"
+        left = [str(file.relative_to(self.temporary)) for file in self.temporary.rglob("*")]
+        assert not left, f"temporary files: {left}"
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _segments() -> set[str]:
+    return {file.name for file in SHARED_MEMORY.iterdir() if file.is_file()}
+
+
+def _held() -> set[str]:
+    """Files in shared memory that some living process has mapped or open."""
+    held: set[str] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            for place in Path(f"/proc/{process.pid}/fd").iterdir():
+                held.add(os.path.basename(os.readlink(place)))
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+            held |= {line.rpartition("/")[2] for line in maps.splitlines() if "/dev/shm/" in line}
+    return held
