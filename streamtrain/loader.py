@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     SampleDataset = IterableDataset[dict[str, Any]]
 else:
     BatchDataset = SampleDataset = IterableDataset
+
+Made = TypeVar("Made")
 
 SAMPLES_AT_ONCE = 256
 STATE_VERSION = 1
@@ -243,20 +245,16 @@ class Batches(BatchDataset):
             raise ConfigError(complaint("DataLoader", expected="no workers", found="some", do=do))
         steps = range(first.step, len(self))
         if self._device is None and not self._ahead:
-            read = self._examples.reader.select
-            return ((step, _tensors(read(self._selection(first.pass_index, step)))) for step in steps)
-        return _ahead(lambda step: self._on_device(first.pass_index, step), steps, max(self._ahead, 1))
+            return ((step, self._read(first.pass_index, step)) for step in steps)
+        depth = max(self._ahead, 1)
+        if self._device is None:
+            return _ahead(lambda step: self._read(first.pass_index, step), steps, depth)
+        copies = Copies(self._device)
+        coming = _ahead(lambda step: copies.begin(self._read(first.pass_index, step)), steps, depth)
+        return ((step, copies.arrived(*begun)) for step, begun in coming)
 
-    def _on_device(self, pass_index: int, step: int) -> Batch:
-        batch = _tensors(self._examples.reader.select(self._selection(pass_index, step)))
-        if self._device is None or self._device.type == "cpu":
-            return batch
-        pinned = {name: tensor.pin_memory() for name, tensor in batch.items() if isinstance(tensor, torch.Tensor)}
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            batch |= {name: tensor.to(self._device, non_blocking=True) for name, tensor in pinned.items()}
-        stream.synchronize()  # in the thread that reads ahead: the loop never waits for a copy
-        return batch
+    def _read(self, pass_index: int, step: int) -> Batch:
+        return _tensors(self._examples.reader.select(self._selection(pass_index, step)))
 
     def _selection(self, pass_index: int, step: int) -> Selection:
         choice = self._choice
@@ -268,6 +266,37 @@ class Batches(BatchDataset):
         chosen = parts if choice.lane is None else parts[choice.lane : choice.lane + 1]
         found = [self._passes.stored(pass_index, part.start, part.stop) for part in chosen if part.examples]
         return _joined(found)
+
+
+class Copies:
+    """Copies batches to a device while the loop computes: out of page-locked memory, on a stream of their own.
+
+    Begun in the thread that reads ahead; the loop's stream, not the loop, waits for them. The CPU goes the same way,
+    where a stream does nothing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._on_cpu = device, device.type == "cpu"
+        self._streams = torch.get_device_module(device)
+        self._own = self._streams.Stream() if self._on_cpu else self._streams.Stream(device)
+
+    def begin(self, batch: Batch) -> tuple[Batch, Any]:
+        """The batch on the device, and the event after which it is there."""
+        tensors = {name: tensor for name, tensor in batch.items() if isinstance(tensor, torch.Tensor)}
+        with self._streams.stream(self._own):
+            for name, tensor in tensors.items():
+                locked = tensor if self._on_cpu else tensor.pin_memory()
+                batch[name] = locked.to(self._device, non_blocking=True)
+            return batch, self._own.record_event()
+
+    def arrived(self, batch: Batch, copied: Any) -> Batch:
+        """The batch, which whatever the caller does from now on finds whole."""
+        callers = self._streams.current_stream(self._device)
+        callers.wait_event(copied)
+        for tensor in batch.values():
+            if isinstance(tensor, torch.Tensor) and not self._on_cpu:
+                tensor.record_stream(callers)  # else its memory might be the next copy's while it is still used
+        return batch
 
 
 class Samples(SampleDataset):
@@ -305,15 +334,15 @@ def _tensors(arrays: Arrays) -> Batch:
     return {name: torch.from_numpy(a) if a.dtype.kind in "biufc" else a.tolist() for name, a in arrays.items()}
 
 
-def _ahead(make: Callable[[int], Batch], steps: Sequence[int], depth: int) -> Iterator[tuple[int, Batch]]:
+def _ahead(make: Callable[[int], Made], steps: Sequence[int], depth: int) -> Iterator[tuple[int, Made]]:
     """``make`` of every step, made by a thread up to ``depth`` steps ahead; what it raises is raised here."""
-    made: queue.Queue[tuple[int, Batch | BaseException]] = queue.Queue(depth)
+    made: queue.Queue[tuple[int, Made | BaseException]] = queue.Queue(depth)
     stopped = threading.Event()
 
     def run() -> None:
         for step in steps:
             try:
-                batch: Batch | BaseException = make(step)
+                batch: Made | BaseException = make(step)
             except BaseException as error:
                 batch = error
             while not stopped.is_set():

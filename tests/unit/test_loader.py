@@ -1,6 +1,8 @@
 """`st.open`: plain PyTorch and WebDataset users get the order and the reading of a run, and a position."""
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as hs
 
 import streamtrain as st
-from streamtrain.loader import Batches, Examples
+from streamtrain.loader import Batches, Copies, Examples
 from streamtrain.order import Order, Reshuffle
 from streamtrain.values import Position
 from tests.support.datasets import pack_digits
@@ -115,6 +117,55 @@ def test_a_position_of_one_lane_is_that_of_all(examples: Examples, reshuffle: Re
     expected = itertools.chain.from_iterable(iter(straight) for _ in range(2))
     assert np.array_equal(flat(together), flat(list(itertools.islice(expected, len(together)))))
     assert len(together) == len(straight) * (1 if about < 0 else 2)
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_batches_copied_to_a_device_are_the_same(examples: Examples, ahead: int) -> None:
+    """The CPU, on the way that a GPU's batches go."""
+    plain, copied = examples.batches(10), examples.batches(10, device="cpu", ahead=ahead)
+    for _ in range(2):
+        for one, other in zip(plain, copied, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+    assert plain.position == copied.position == Position(2, 0)
+
+
+class Streams:
+    """Notes what a device's streams are asked for, as `torch.cuda` would be."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def Stream(self, *device: object) -> "Streams":  # noqa: N802 - as torch names it
+        self.said.append(f"stream on {device[0]}")
+        return self
+
+    @contextlib.contextmanager
+    def stream(self, _: object) -> Iterator[None]:
+        self.said.append("copies")
+        yield
+
+    def record_event(self) -> str:
+        return "copied"
+
+    def current_stream(self, _: object) -> "Streams":
+        return self
+
+    def wait_event(self, event: str) -> None:
+        self.said.append(f"loop waits for {event}")
+
+
+def test_copies_go_through_locked_memory_on_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it can be seen without a GPU: who is asked for what, in which order."""
+    streams = Streams()
+    monkeypatch.setattr(torch, "get_device_module", lambda _: streams)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: streams.said.append("locked") or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **how: streams.said.append(f"to, {how}") or tensor)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, by: streams.said.append("kept for the loop"))
+    copies = Copies(torch.device("cuda:1"))
+    batch = copies.arrived(*copies.begin({"image": torch.ones(2), "text": ["a", "b"]}))
+    assert batch["text"] == ["a", "b"] and batch["image"].sum() == 2
+    there = ["copies", "locked", "to, {'non_blocking': True}", "loop waits for copied", "kept for the loop"]
+    assert streams.said == ["stream on cuda:1", *there]
 
 
 def test_loading_in_the_middle_of_an_iteration_takes_effect_at_once(examples: Examples) -> None:
