@@ -6,9 +6,12 @@ Exit codes: 0 done; 2 a wrong flag, setting or job file; 3 bad data; 4 a run tha
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -106,6 +109,22 @@ def fail(line: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: a library that it meets in an import may catch it, and go on without."""
+    before, came = signal.getsignal(signal.SIGINT), list[int]()
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
 INTERRUPTED = {
     "pack": "no data set was written, and nothing half-written was left",
     "train": "a run that had begun says above where what it measured is",
@@ -116,10 +135,11 @@ INTERRUPTED = {
 
 def run_pack(words: Sequence[str]) -> None:
     """``streamtrain pack``."""
-    from tqdm import tqdm
+    with interrupts_held():
+        from tqdm import tqdm
 
-    from streamtrain.flags import PackArguments, parse
-    from streamtrain.run.packing import append, pack
+        from streamtrain.flags import PackArguments, parse
+        from streamtrain.run.packing import append, pack
 
     given = parse(PackArguments, words, "streamtrain pack", PACK_EXAMPLES)
     bars: dict[str, tqdm[Any]] = {}

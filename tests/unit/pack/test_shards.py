@@ -291,6 +291,27 @@ pack({str(source)!r}, {str(tmp_path / "a")!r}, progress=progress)
     assert not list(tmp_path.glob(".a.*"))
 
 
+def test_ctrl_c_during_an_import_is_not_lost() -> None:
+    """Sent to a process of its own, since others in this one may have taken the signal."""
+    code = """
+import os, signal
+from streamtrain.cli import interrupts_held
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    with interrupts_held():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException:
+            print("taken for a library that is missing")
+        print("imported")
+    print("gone on")
+except KeyboardInterrupt:
+    print("interrupted", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["imported", "interrupted True", ""]
+
+
 def test_ctrl_c_during_pack_says_that_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(
         "from pathlib import Path\n"
