@@ -77,7 +77,7 @@ class MlflowReceiver:
                 for name, value in entry["tags"].items():
                     client.set_tag(run_id, name, value[:TAG_LENGTH])
             case "model":
-                self._model(client, run_id, str(self.folder / entry["folder"]), entry["step"])
+                self._model(client, run_id, str(self.folder / entry["folder"]), entry.get("step", 0))
             case "register":
                 self._register(client, run_id, entry["name"])
             case "finish":

@@ -1,5 +1,6 @@
 """Promise 8: MLflow slow, away or broken costs training nothing and loses nothing."""
 
+import dataclasses
 import math
 import os
 import socket
@@ -16,12 +17,19 @@ import numpy as np
 import pytest
 import torch
 
-from streamtrain.errors import ConfigError
-from streamtrain.track.journal import entries_of
+import streamtrain as st
+from streamtrain.errors import ConfigError, Interrupted
+from streamtrain.prepare.plan import Plan, plan
+from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.run.controller import Controller
+from streamtrain.track.journal import Backlog, entries_of
 from streamtrain.track.mlflow import MlflowTracker, check_uri
 from streamtrain.track.mlflow.receiver import MlflowReceiver
+from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import DatasetCard, ModelCard, RunCard
-from streamtrain.values import Reading
+from streamtrain.values import Reading, Update
+from tests.support.datasets import pack_digits
+from tests.support.fleet import Notebook, PlainFleet, run
 from tests.support.proxy import Proxy
 
 CARD = RunCard(
@@ -113,6 +121,23 @@ def test_promise_8_a_server_that_comes_late_refuses_answers_not_and_is_killed_ge
         check_remote(proxy, uri, start, kill, tmp_path, monkeypatch)
 
 
+class Hooked(PlainFleet):
+    """Calls what is due before a stint, by the stint's number."""
+
+    def __init__(self, plans: Plan, due: dict[int, Callable[[], None]]) -> None:
+        super().__init__(plans)
+        self._due, self._stint = due, 0
+
+    def advance(self, step: int) -> list[Update]:
+        self._due.pop(self._stint, lambda: None)()
+        self._stint += 1
+        return super().advance(step)
+
+
+def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**batch, "image": batch["image"].float().flatten(1) / 255}
+
+
 def check_remote(
     proxy: Proxy,
     uri: str,
@@ -121,37 +146,49 @@ def check_remote(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tracker = MlflowTracker(proxy.uri, flush_seconds=90)
-    started = time.monotonic()
-    tracker.begin(CARD, tmp_path)
-    for first in range(0, 1000, 10):
-        tracker.log(readings(10, first))
-    assert time.monotonic() - started < 5, "a server that is away must not slow the run"
-    assert tracker.run_id is None
+    """Trains through all of it, is stopped while the server is dead, and goes on in the same run."""
+    pack_digits(tmp_path / "digits", examples=900)
+    monkeypatch.setattr("streamtrain.run.controller.STINT_SECONDS", 0.0)
+    job = st.Job(st.Data(str(tmp_path / "digits"), transform=scaled), lambda: torch.nn.Linear(64, 10), batch_size=10)
+    job = dataclasses.replace(job, mode=st.Epochs(max_passes=4), tracking=st.Tracking(log_every=1), lanes=2)
+    undisturbed = Notebook()
+    run(job, tmp_path, undisturbed)
+    plans, folder = plan(job), tmp_path / "run"
+    folder.mkdir()
+    journal = folder / "delivered"
+    first, keeper = MlflowTracker(proxy.uri, flush_seconds=0.0), Keeper(job, {})
+
+    def comes_late_refuses_and_loses() -> None:
+        assert first.run_id is None
+        start()
+        wait_for(lambda: "token" in first._delivery.trouble)
+        proxy.is_read_only = True
+        proxy.loses |= {"runs/create", "runs/log-batch", "runs/update", "runs/log-inputs"}
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
+        wait_for(lambda: "503" in first._delivery.trouble)
+        proxy.is_read_only = False
+        wait_for(lambda: journal.exists() and int(journal.read_text()) > 5 and proxy.loses <= {"runs/update"})
+
+    due = {5: comes_late_refuses_and_loses, 8: kill, 14: lambda: keeper.ask_to_stop("stopped")}
+    first.begin(CARD, folder)
+    with pytest.raises(Interrupted):
+        Controller(plans, Hooked(plans, due), first, Terminal(quiet=True), folder, keeper).run()
+    assert not due and first.finish("killed", "stopped") is not None, "what the dead server has not taken is said"
     start()
-    wait_for(lambda: "token" in tracker._delivery.trouble)
-    proxy.is_read_only = True
-    proxy.loses |= {"runs/create", "runs/log-batch", "runs/update", "runs/log-inputs"}
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
-    wait_for(lambda: "503" in tracker._delivery.trouble)
-    proxy.is_read_only = False
-    journal = tmp_path / "delivered"
-    wait_for(lambda: journal.exists() and int(journal.read_text()) == 101)
-    kill()
-    for first in range(1000, 2000, 10):
-        tracker.log(readings(10, first))
-    start()
-    assert tracker.finish("finished", "") is None
-    assert proxy.loses == set() and not (tmp_path / "refused.jsonl").exists()
-    assert history(uri, tracker.run_id) == [(step, step / 7) for step in range(2000)]
-    assert (
-        len(
-            mlflow.MlflowClient(uri).search_runs(
-                [mlflow.MlflowClient(uri).get_experiment_by_name("tests").experiment_id]
-            )
-        )
-        == 1
-    )
+    with Backlog(folder, wait=True):  # until the first one's thread, which a new process would not have, is done
+        pass
+    second = MlflowTracker(proxy.uri, flush_seconds=90)
+    second.begin(CARD, folder)
+    run(job, folder, second, Keeper(job, {}, None, keeper._last))
+    assert second.finish("finished", "") is None and second.run_id == first.run_id
+    assert proxy.loses == set() and not (folder / "refused.jsonl").exists()
+    client = mlflow.MlflowClient(uri)
+    assert len(client.search_runs([client.get_experiment_by_name("tests").experiment_id])) == 1  # type: ignore[union-attr]
+    deterministic = ("minibatch/", "gradient/", "gap/", "progressive", "generalization_risk/", "layer_", "update/")
+    names = {each.name for each in undisturbed.readings if each.name.startswith(deterministic)}
+    for name in names:
+        assert history(uri, second.run_id, name) == undisturbed.named(name), name
+    assert len(names) > 25 and len(undisturbed.named("minibatch/loss")) == 288
 
 
 def test_promise_8_a_server_that_never_answers_neither_blocks_nor_loses(
