@@ -137,7 +137,7 @@ def measure(folder: Path, cycles: int, seconds: float) -> dict[str, Any]:
         "ratios": {"throughput_while_down": medians["down"] / medians["up"], "points_lost_or_doubled": lost_or_doubled},
         "examples_per_second": medians,
         "stints": {name: len(found) for name, found in rates.items()},
-        "setting": f"{cycles} kills, {seconds:g} s up and down in turn, stop and resume; {count:,} points, {curves} curves",
+        "setting": f"{cycles} kills, {seconds:g} s up and down in turn, resumed; {count:,} points, {curves} curves",
     }
 
 
