@@ -70,7 +70,7 @@ def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def test_a_whole_run_reports_what_a_plain_loop_finds(tmp_path: Path) -> None:
-    """Two lanes of one worker: length, distance, ratio and noise of every fourth step, by autograd."""
+    """Two lanes of one worker, every second step: norms, layers, length, distance, ratio and noise, by autograd."""
     pack_digits(tmp_path / "digits", examples=500)
     job = st.Job(
         st.Data(str(tmp_path / "digits"), transform=scaled),
@@ -80,17 +80,17 @@ def test_a_whole_run_reports_what_a_plain_loop_finds(tmp_path: Path) -> None:
         batch_size=20,
         lanes=2,
         precision="float64",
-        tracking=st.Tracking(log_every=4),
+        tracking=st.Tracking(log_every=2),
     )
     notebook = Notebook()
-    _, fleet = run(job, tmp_path, notebook)
+    result, fleet = run(job, tmp_path, notebook)
     arrays = fleet.worker._plan.reader("train").read(0, 400)
     x, y = torch.from_numpy(arrays["image"]).double().flatten(1) / 255, torch.from_numpy(arrays["label"])
     torch.manual_seed(0)
     net = torch.nn.Linear(64, 10).double()
     start = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
     optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.5)
-    length, ratios = 0.0, []
+    length, ratios, norms, layers = 0.0, [], [], []
     for step in range(20):
         lanes = []
         for lane in (0, 1):
@@ -103,14 +103,22 @@ def test_a_whole_run_reports_what_a_plain_loop_finds(tmp_path: Path) -> None:
         for parameter, gradient in zip(net.parameters(), grads, strict=True):
             parameter.grad = gradient.data
         optimizer.step()
+        norms.append(float((sum(lanes) / 2).norm()))  # type: ignore[union-attr]
         change = torch.nn.utils.parameters_to_vector(net.parameters()).detach() - before
-        if step % 4 == 3:
-            length += 4 * float(change.norm())
+        if step % 2 == 1:
+            length += 2 * float(change.norm())
+            layers.append([float(p.grad.norm()) for p in net.parameters() if p.grad is not None])
             ratios.append((step, pytest.approx(float(change.norm() / before.norm()), rel=1e-6)))
     end = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
     assert notebook.named("trajectory/length")[-1] == (19, pytest.approx(length, rel=1e-6))
     assert notebook.named("trajectory/distance")[-1] == (19, pytest.approx(float((end - start).norm()), rel=1e-9))
     assert notebook.named("update/ratio") == ratios
+    pairs = [(norms[step] + norms[step + 1]) / 2 for step in range(0, 20, 2)]
+    assert [value for _, value in notebook.named("gradient/norm")] == pytest.approx(pairs, rel=1e-9)
+    assert result.gradient_norm_at_stop == pytest.approx(np.mean(norms), rel=1e-9)
+    roots = np.sqrt(np.square(layers).mean(0))
+    for name, root in zip(("weight", "bias"), roots, strict=True):
+        assert notebook.named(f"layer_gradient_norm/{name}") == [(19, pytest.approx(root, rel=1e-9))]
     trace = 10 * (lanes[0] - lanes[1]).square().sum() / 2  # unbiased variance between two means of ten, times ten
     last = fleet.updates[-1].norms
     assert last is not None
