@@ -1,8 +1,8 @@
 """The generalization gap: generalization risk minus empirical risk, at the same parameters.
 
-Its standard error is ``√(se₁² + se₂²)``: the two sets of examples are disjoint, so the means are
-independent given the parameters, and there is nothing to pair. The parameters do depend on the training examples: the error is that
-of measuring the gap of these parameters, not of the training procedure's.
+Its standard error is ``√(se₁² + se₂²)``: the two sets of examples are disjoint, so the means are independent given
+the parameters, and there is nothing to pair. The parameters do depend on the training examples: the error is that of
+measuring the gap of these parameters, not of the training procedure's.
 """
 
 from __future__ import annotations

@@ -173,6 +173,8 @@ def _keep(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: Trac
     def log_model() -> None:
         if plan.job.tracking.enabled and plan.job.tracking.log_model:
             tracker.model(_model_card(plan, trial, result))
+            if trial.output is None:
+                tracker.tag("model.signature", "none: MLflow's signatures cannot say the form of what it returns")
 
     tracker.artifact(result.folder / "parameters.safetensors", "parameters")
     tracker.tag("verdict", result.verdict)

@@ -39,6 +39,10 @@ class Keeper(Notebook):
         self.files: list[str] = []
         self.cards: list[ModelCard] = []
         self.description = ""
+        self.tags: dict[str, str] = {}
+
+    def tag(self, name: str, value: str) -> None:
+        self.tags[name] = value
 
     def artifact(self, file: Path, place: str) -> None:
         self.files.append(f"{place}/{file.name}")
@@ -69,6 +73,7 @@ def test_everything_is_kept_also_of_a_model_of_two_outputs(job: st.Job, tmp_path
         "figures/risk.html",
     ]
     (card,) = keeper.cards
+    assert keeper.tags["model.signature"].startswith("none: ") and card.step == result.chosen.step
     assert card.output is None and torch.equal(card.model.state_dict()["bias"], result.parameters["bias"])
     assert keeper.description == description("a run", result)
     held_out = result.chosen.generalization.loss
