@@ -43,19 +43,21 @@ def whole_subtrees(lanes: int, hosted: range) -> tuple[Node, ...]:
     return tuple(visit(0, lanes))
 
 
+def node_sum_(node: Node, parts: Mapping[Node, torch.Tensor]) -> torch.Tensor:
+    """Sum of a node out of smaller ones', with the bits of `tree_sum_`; made in the first, others are used up."""
+    if node in parts:
+        return parts[node]
+    start, stop = node
+    middle = start + split(stop - start)
+    return node_sum_((start, middle), parts).add_(node_sum_((middle, stop), parts))
+
+
 def mean_of(lanes: int, nodes: Mapping[Node, torch.Tensor], count: int, out: torch.Tensor) -> torch.Tensor:
     """The tree's sum out of whole subtrees' sums, divided by ``count``; the bits of `tree_sum_` over all lanes.
 
     Made in ``out``; inner nodes' sums are made in their first parts.
     """
-
-    def visit(start: int, stop: int) -> torch.Tensor:
-        if (start, stop) in nodes:
-            return nodes[start, stop]
-        middle = start + split(stop - start)
-        return visit(start, middle).add_(visit(middle, stop))
-
     if (0, lanes) in nodes:
         return torch.div(nodes[0, lanes], count, out=out)
     middle = split(lanes)
-    return torch.add(visit(0, middle), visit(middle, lanes), out=out).div_(count)
+    return torch.add(node_sum_((0, middle), nodes), node_sum_((middle, lanes), nodes), out=out).div_(count)

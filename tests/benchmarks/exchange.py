@@ -27,7 +27,7 @@ from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.contract import Exchange
-from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_halves, shared_block
+from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_block, shared_block
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.job import SGD
@@ -85,16 +85,18 @@ def shared(folder: Path, layout: Layout, aggregator: Aggregator, rank: int, worl
     return SharedExchange(Memory(layout, SETTINGS, world, world, block), aggregator, hosting, rank, processes)
 
 
-def collective(folder: Path, layout: Layout, aggregator: Aggregator, rank: int, world: int) -> Exchange:
-    """The same, by torch.distributed."""
+def collective(folder: Path, layout: Layout, _: Aggregator, rank: int, world: int) -> Exchange:
+    """The same, by torch.distributed: every worker as a host of its own."""
     if rank == 0:
         address, store = open_store("127.0.0.1")
         tell(folder / "port", address.port)
     address = Address("127.0.0.1", told(folder / "port")[0])
-    membership = Membership(rank, tuple(range(worker, worker + 1) for worker in range(world)))
-    join_group(address, membership, torch.device("cpu"))
-    halves = private_halves(layout, SETTINGS, torch.device("cpu"))
-    exchange = CollectiveExchange(layout, aggregator, halves, membership, step=0)
+    hosts = Membership(rank, tuple(range(worker, worker + 1) for worker in range(world)))
+    join_group(address, hosts, torch.device("cpu"))
+    memory = Memory(layout, SETTINGS, world, 1, private_block(block_size(layout, SETTINGS, world, 1)))
+    whole = Aggregator(layout, SETTINGS, batch_size=world, total_steps=1, worker=0, workers=1)
+    crew = Membership(0, (hosts.hosting[rank],))
+    exchange = CollectiveExchange(layout, whole, memory, hosts, crew, {0: os.getpid()})
     if rank == 0:
         exchange.store = store  # type: ignore[attr-defined]  # as long as the exchange lives
     return exchange

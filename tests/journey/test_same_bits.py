@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.between_hosts import hashes_of_hosts
 from tests.support.crew import Crew
 from tests.support.steps import FULL, MODELS, PLAIN, hashes
 
@@ -25,6 +26,12 @@ def test_promise_5_the_collective_exchange_has_the_bits_of_the_shared(crew: Crew
     expected = hashes(crew, "shared", model, FULL, 1, steps=20)
     found = {workers: hashes(crew, "collective", model, FULL, workers, steps=20) for workers in (2, 3)}
     assert {expected.pop()} == set.union(*found.values()), found
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (1, 3), (2, 1, 4)], ids=str)
+def test_promise_5_hosts_of_several_workers_have_the_same_bits(crew: Crew, sizes: tuple[int, ...]) -> None:
+    expected = hashes(crew, "shared", "cnn", FULL, 1, steps=20)
+    assert hashes_of_hosts(crew, "cnn", FULL, sizes, steps=20) == expected
 
 
 def test_promise_5_without_clipping_by_norm_steps_are_made_in_fewer_waits_and_have_the_same_bits(crew: Crew) -> None:

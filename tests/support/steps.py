@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import hashlib
 import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ import streamtrain.aggregate.exchange.pool as pool_module
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
-from streamtrain.aggregate.exchange.collective.mail import Mail
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import (
     Handle,
@@ -27,13 +27,12 @@ from streamtrain.aggregate.exchange.memory import (
     block_size,
     open_block,
     open_file,
-    private_halves,
+    private_block,
     shared_block,
 )
 from streamtrain.aggregate.exchange.pool import Claim, Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
-from streamtrain.aggregate.state import STATE_PARTS, State
-from streamtrain.errors import WorkerLost
+from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.gradient import Gradient
 from streamtrain.job import SGD, Data, Group, Job, Schedule
 from streamtrain.order import Order, lanes_of_worker, passes_of
@@ -140,7 +139,6 @@ class Member:
         self.take_seat(worker, workers)
         self.gradient = Gradient(self.job)
         self.memory: Memory | None = None
-        self.halves: tuple[State, State] | None = None
         self.exchange: Exchange | Pool
 
     def take_seat(self, worker: int, workers: int) -> None:
@@ -148,14 +146,14 @@ class Member:
         self.hosting = [lanes_of_worker(LANES, workers, each) for each in range(workers)]
         self.lanes = self.hosting[worker]
 
-    def aggregator(self) -> Aggregator:
+    def aggregator(self, worker: int, workers: int) -> Aggregator:
         return Aggregator(
             self.gradient.layout,
             self.job.sgd,
             batch_size=BATCH,
             total_steps=self.steps,
-            worker=self.worker,
-            workers=self.workers,
+            worker=worker,
+            workers=workers,
         )
 
     def make_block(self) -> Handle:
@@ -169,17 +167,43 @@ class Member:
         if self.memory is None:
             self.memory = Memory(self.gradient.layout, self.job.sgd, LANES, self.workers, open_block(handle))
         self.exchange = SharedExchange(
-            self.memory, self.aggregator(), self.hosting, self.worker, dict(enumerate(processes))
+            self.memory,
+            self.aggregator(self.worker, self.workers),
+            self.hosting,
+            self.worker,
+            dict(enumerate(processes)),
         )
 
     def join_collective(self, address: Address, step: int = 0, lost_after: float = 10.0) -> None:
-        membership = Membership(self.worker, tuple(self.hosting))
-        if self.halves is None:
-            self.halves = private_halves(self.gradient.layout, self.job.sgd, torch.device("cpu"))
-            self.gradient.write(self.halves[0], self.gradient.model.state_dict())
-        join_group(address, membership, torch.device("cpu"), lost_after)
+        """Every worker as a host of its own."""
+        if self.memory is None:
+            layout, sgd = self.gradient.layout, self.job.sgd
+            self.memory = Memory(layout, sgd, LANES, 1, private_block(block_size(layout, sgd, LANES, 1)))
+            self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
+        self.memory.reset(step)
+        hosts, crew = Membership(self.worker, tuple(self.hosting)), Membership(0, (self.lanes,))
+        join_group(address, hosts, torch.device("cpu"), lost_after)
+        self.collect(hosts, crew, {0: os.getpid()})
+
+    def join_hosts(self, address: Address, sizes: Sequence[int], handle: Handle, processes: Sequence[int]) -> None:
+        """So many workers on each host, the first of which has made its block."""
+        ends = list(itertools.accumulate(sizes))
+        host = bisect.bisect_right(ends, self.worker)
+        first, end = ends[host] - sizes[host], ends[host]
+        crew = Membership(self.worker - first, tuple(self.hosting[first:end]))
+        lanes = [self.hosting[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+        hosts = Membership(host, tuple(range(each[0].start, each[-1].stop) for each in lanes))
+        if self.memory is None:
+            self.memory = Memory(self.gradient.layout, self.job.sgd, LANES, self.workers, open_block(handle))
+        if not crew.worker:
+            join_group(address, hosts, torch.device("cpu"))
+        self.collect(hosts, crew, dict(enumerate(processes[first:end])))
+
+    def collect(self, hosts: Membership, crew: Membership, processes: Mapping[int, int]) -> None:
+        assert self.memory is not None
         self.gradient.forget()
-        self.exchange = CollectiveExchange(self.gradient.layout, self.aggregator(), self.halves, membership, step)
+        aggregator = self.aggregator(crew.worker, crew.workers)
+        self.exchange = CollectiveExchange(self.gradient.layout, aggregator, self.memory, hosts, crew, processes)
 
     def train(self, until: int | None = None) -> None:
         assert not isinstance(self.exchange, Pool)
@@ -201,7 +225,9 @@ class Member:
             layout, sgd = self.gradient.layout, self.job.sgd
             self.memory = Memory(layout, sgd, LANES, self.workers, open_block(handle), bound + 1, backup)
         self.worker, self.workers = 0, 1  # whoever makes an update makes all of it
-        self.exchange = pool = Pool(self.memory, self.aggregator(), open_file(handle), pass_steps)
+        self.exchange = pool = Pool(
+            self.memory, self.aggregator(self.worker, self.workers), open_file(handle), pass_steps
+        )
         return pool
 
     def read(self, selection: Selection) -> Arrays:
@@ -217,64 +243,35 @@ class Member:
         return digest.hexdigest()
 
 
-_HERE: dict[str, Any] = {}
+HERE: dict[str, Any] = {}
 
 
 def start(model: str, sgd: SGD, worker: int, workers: int, steps: int, precision: str = "float32") -> int:
     """First half of joining: this process's number."""
-    _HERE["member"] = Member(model, sgd, worker, workers, steps, precision)
+    HERE["member"] = Member(model, sgd, worker, workers, steps, precision)
     return os.getpid()
 
 
 def make_block() -> Handle:
-    handle: Handle = _HERE["member"].make_block()
+    handle: Handle = HERE["member"].make_block()
     return handle
 
 
 def make_store(host: str) -> Address:
-    address, _HERE["store"] = open_store(host)
+    address, HERE["store"] = open_store(host)
     return address
 
 
 def train_shared(handle: Handle, processes: Sequence[int]) -> str:
-    member: Member = _HERE["member"]
+    member: Member = HERE["member"]
     member.join_shared(handle, processes)
     member.train()
     return member.sha256()
 
 
 def train_collective(address: Address) -> str:
-    member: Member = _HERE["member"]
+    member: Member = HERE["member"]
     member.join_collective(address)
-    try:
-        member.train()
-        return member.sha256()
-    finally:
-        member.exchange.abandon()
-
-
-def train_until_lost(address: Address, step: int, dies: str | None = None) -> int:
-    """Trains until a peer is lost; the steps that were made. This one ``dies`` in ``step``, computing or meeting."""
-    member: Member = _HERE["member"]
-    member.join_collective(address)
-    if dies is not None:
-        member.train(until=step)
-        if dies == "meeting":
-            Mail.wait = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
-            member.train()
-        os.kill(os.getpid(), signal.SIGKILL)
-    try:
-        member.train()
-    except WorkerLost:
-        member.exchange.abandon()
-    return member.exchange.step
-
-
-def go_on(address: Address, worker: int, workers: int, step: int) -> str:
-    """The survivors' new group, from a step that all of them have, to the end."""
-    member: Member = _HERE["member"]
-    member.take_seat(worker, workers)
-    member.join_collective(address, step)
     try:
         member.train()
         return member.sha256()
@@ -283,7 +280,7 @@ def go_on(address: Address, worker: int, workers: int, step: int) -> str:
 
 
 def make_pool(bound: int, backup: int = 0) -> Handle:
-    handle: Handle = _HERE["member"].make_pool(bound, backup)
+    handle: Handle = HERE["member"].make_pool(bound, backup)
     return handle
 
 
@@ -295,7 +292,7 @@ def take_part(
     handle: Handle, bound: int, claims: int | None = None, dies: str | None = None
 ) -> tuple[list[Update], str]:
     """Takes so many claims from a pool, or all until the end; the updates made, and the state left."""
-    member: Member = _HERE["member"]
+    member: Member = HERE["member"]
     pool = member.join_pool(handle, bound)
     if dies == "updating":
         pool_module.rest_of_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -334,7 +331,7 @@ def take_part_with_backup(
 
     One who lags begins a part and does not go on with it before its minibatch is over, but where that cannot be.
     """
-    member: Member = _HERE["member"]
+    member: Member = HERE["member"]
     pool, brought = member.join_pool(handle, 0, backup, pass_steps), Brought()
     claim, finish = pool.claim, pool.finish
 

@@ -36,13 +36,18 @@ class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
+def shares_memory() -> bool:
+    """Whether this machine's memory keeps the order that shared words need."""
+    return platform.machine() in ("x86_64", "AMD64") and platform.system() == "Linux"
+
+
 def check_machine() -> None:
     """Refuses machines whose memory does not keep the order that shared words need.
 
     Raises:
         ConfigError: with what to use instead.
     """
-    if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux":
+    if not shares_memory():
         found, do = f"{platform.system()} on {platform.machine()}", 'use exchange="collective", or 1 worker'
         raise ConfigError(complaint("exchange 'shared'", expected="Linux on x86-64", found=found, do=do))
 

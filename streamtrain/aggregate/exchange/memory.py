@@ -26,6 +26,8 @@ from streamtrain.processes import open_lent
 
 CACHE_LINE = 64
 WORDS_A_LINE = CACHE_LINE // 8
+MAP_NORESERVE = 0x4000
+"""Of Linux: mmap(2)."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +129,29 @@ class Memory:
         self.words[0] = step
 
 
-def private_halves(layout: Layout, sgd: SGD, device: torch.device) -> tuple[State, State]:
-    """Both halves of a state in this process's own memory, zeroed."""
-    sections = state_sections(layout, averaged=sgd.average is not None).values()
-    one, other = (State(*(torch.zeros(n, dtype=dtype, device=device) for n, dtype in sections)) for _ in range(2))
-    return one, other
+class DeviceMemory:
+    """The same for a worker by itself that computes on another device: vectors there, all else in the host's memory.
+
+    Only the lanes that are ``hosted`` have gradients.
+    """
+
+    def __init__(self, layout: Layout, sgd: SGD, lanes: int, hosted: range, device: torch.device) -> None:
+        sections = state_sections(layout, averaged=sgd.average is not None).values()
+        self.words = memoryview(bytearray(CACHE_LINE)).cast("q")
+        self.states = tuple(
+            State(*(torch.zeros(elements, dtype=dtype, device=device) for elements, dtype in sections))
+            for _ in range(2)
+        )
+        self.rows = torch.zeros((lanes, row_bytes(layout)), dtype=torch.uint8)
+        sizes = [layout.size * (lane in hosted) for lane in range(lanes)]
+        self.slots = slots_in(layout, self.rows, [torch.zeros(n, dtype=layout.dtype, device=device) for n in sizes])
+        self.used = used_in(layout, self.rows)
+        self.norms: NDArray[np.float64] = np.zeros(2 * len(pieces_of(sgd, layout)))
 
 
 def private_block(size: int) -> mmap.mmap:
-    """Zeroed memory of this process alone."""
-    return mmap.mmap(-1, size)
+    """Zeroed memory of this process alone; what is never written to costs nothing."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
 
 
 def shared_block(size: int) -> tuple[mmap.mmap, Handle]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from streamtrain.aggregate.descent.aggregator import Aggregator, Decision
 from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.exchange.barrier import Alone, Barrier, SharedBarrier
-from streamtrain.aggregate.exchange.memory import WORDS_A_LINE, Memory
+from streamtrain.aggregate.exchange.memory import WORDS_A_LINE, DeviceMemory, Memory
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, mean_of, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import ALIGNMENT
@@ -55,7 +55,7 @@ class SharedExchange:
             for block, mean in zip(aggregator.blocks, means, strict=True)
         ]
         self._leads, self._clips_by_norm = worker == 0, aggregator.clips_by_norm
-        self._barrier = _barrier(memory, worker, processes)
+        self._barrier = barrier_of(memory, worker, processes)
         self._step = int(memory.words[0])
 
     @property
@@ -175,7 +175,8 @@ def rest_of_state(slots: Sequence[Slot], used: NDArray[np.uint8], decision: Deci
     torch.add(old.uses, torch.from_numpy(used.max(0)).to(old.uses.device), out=new.uses)
 
 
-def _barrier(memory: Memory, worker: int, processes: Mapping[int, int]) -> Barrier:
+def barrier_of(memory: Memory | DeviceMemory, worker: int, processes: Mapping[int, int]) -> Barrier:
+    """Where the workers who share a memory wait for each other."""
     if len(processes) == 1:
         return Alone()
     lines = [memory.words[start : start + 1] for start in range(0, len(memory.words), WORDS_A_LINE)]

@@ -17,10 +17,12 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from streamtrain.aggregate.exchange.barrier import shares_memory
 from streamtrain.errors import WorkerLost
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.members import Member, gather, kill, living
+from streamtrain.run.fleet.hosts import hosts_of
+from streamtrain.run.fleet.members import Member, by_host, gather, kill, living, offers
 from streamtrain.run.fleet.placing import Bundle, Room, on_one_host, resources_of_worker
 from streamtrain.run.fleet.streamers import WorkersStreamer
 from streamtrain.run.fleet.worker import Seat, Standing, Worker
@@ -196,27 +198,36 @@ class RayFleet:
             holder: who has the state, which others may not have; ``None`` where all have the one to begin with.
         """
         places = self._room.places(each.bundle for each in members)
-        self._by_network = self._network_needed({place.node for place in places.values()})
+        members, nodes = by_host(members, places)
+        self._by_network = self._network_needed(set(nodes))
         first = members[0] if holder is None else holder
+        hosts: tuple[range, ...] = ()
         if self._by_network:
-            if holder is not None:
-                self._hand_over(step, holder, members)
+            fresh = [] if holder is None else self._hand_over(step, holder, members)
             meeting = first.worker.make_store.remote(places[first.bundle.number].address)
+            together = len(set(nodes)) > 1 and self._plan.job.device == "cpu" and shares_memory()
+            hosts = hosts_of(nodes, together=together)
         else:
-            meeting = first.worker.offer_memory.remote(step)
+            fresh, meeting = [], first.worker.offer_memory.remote(step)
+        blocks = self._gather(offers(step, [members[host.start : host.stop] for host in hosts], fresh))
         workers, (meeting,) = len(members), self._gather([meeting])
         processes = dict(enumerate(self._gather([each.worker.process_number.remote() for each in members])))
         rings = self._rings(members, step)
-        seats = [Seat(index, workers, step, meeting, processes, ring) for index, ring in enumerate(rings)]
+        own = {worker: block for host, block in zip(hosts, blocks, strict=True) for worker in host}
+        seats = [
+            Seat(index, workers, step, meeting, processes, ring, hosts, own.get(index))
+            for index, ring in enumerate(rings)
+        ]
         self._gather([each.worker.join.remote(seat) for each, seat in zip(members, seats, strict=True)])
 
-    def _hand_over(self, step: int, holder: Member, members: Sequence[Member]) -> None:
-        """Gives the state to those who have another or none, where no memory gives it to all."""
+    def _hand_over(self, step: int, holder: Member, members: Sequence[Member]) -> list[Member]:
+        """Gives the state to those who have another or none, where no memory gives it to all; returns them."""
         standings = self._standings(members)
         behind = [each for each, standing in zip(members, standings, strict=True) if standing.step != step]
         if behind:
             state = holder.worker.save.remote()
             self._gather([each.worker.take.remote(state, step) for each in behind])
+        return behind
 
     def _standings(self, members: Sequence[Member]) -> list[Standing]:
         return self._gather([each.worker.standing.remote() for each in members])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from streamtrain.errors import StreamtrainError, TrainingError, WorkerLost, one_line
-from streamtrain.run.fleet.placing import Bundle
+from streamtrain.run.fleet.placing import Bundle, Place
 
 ANSWER_SECONDS = 5.0
 """Within which a process answers that is not lost."""
@@ -35,6 +35,28 @@ class Member:
     def actors(self) -> list[Any]:
         """Both, or the worker alone."""
         return [actor for actor in (self.worker, self.streamer) if actor is not None]
+
+
+def by_host(members: Sequence[Member], places: Mapping[int, Place]) -> tuple[list[Member], list[str]]:
+    """The members, those of one host as neighbours, and the node of each; of one that Ray does not know, its own."""
+    node = {each.bundle.number: str(each.bundle.number) for each in members}
+    node |= {number: place.node for number, place in places.items()}
+    nodes = list(dict.fromkeys(node[each.bundle.number] for each in members))
+    ordered = sorted(members, key=lambda each: nodes.index(node[each.bundle.number]))
+    return ordered, [node[each.bundle.number] for each in ordered]
+
+
+def offers(step: int, hosts: Sequence[Sequence[Member]], fresh: Sequence[Member]) -> list[Any]:
+    """A call for each host: the block in which its workers meet, ``None`` where there is only one.
+
+    Args:
+        fresh: who got the state only now, and is not asked while others have it.
+    """
+    offering = [next((each for each in host if each not in fresh), host[0]) for host in hosts]
+    return [
+        each.worker.offer_memory.remote(step) if len(host) > 1 else ray.put(None)
+        for each, host in zip(offering, hosts, strict=True)
+    ]
 
 
 def gather(calls: Sequence[Any], patience: float | None = None) -> list[Any]:

@@ -21,13 +21,13 @@ from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchang
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import (
+    DeviceMemory,
     Handle,
     Memory,
     block_size,
     keep_block,
     open_file,
     private_block,
-    private_halves,
     shared_block,
 )
 from streamtrain.aggregate.exchange.pool import Pool
@@ -38,6 +38,7 @@ from streamtrain.gradient import Gradient, build_model
 from streamtrain.job import Epochs, Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
+from streamtrain.run.fleet.hosts import memberships
 from streamtrain.run.fleet.streamers import selections_of
 from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.stream.reader import Reader
@@ -69,6 +70,8 @@ class Seat:
         meeting: the block or the store of one of them; ``None`` where a worker is alone.
         processes: process number of every worker.
         ring: of this worker's streamer; ``None`` where the worker reads itself.
+        hosts: the workers of each host, where they meet by network.
+        block: in which the workers of this one's host meet then, where it has several.
     """
 
     index: int
@@ -77,6 +80,8 @@ class Seat:
     meeting: Handle | Address | None
     processes: Mapping[int, int]
     ring: RingHandle | None
+    hosts: tuple[range, ...] = ()
+    block: Handle | None = None
 
 
 class Worker:
@@ -125,6 +130,7 @@ class Worker:
     def take(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Has another worker's state, as ``save`` gave it, for the formation that comes."""
         self._start, self._current = (tensors, step), None
+        self._memory = self._handle = None
 
     def offer_memory(self, step: int) -> Handle | None:
         """Names the block in which the workers of one host meet, with this one's state after ``step`` updates.
@@ -236,7 +242,7 @@ class Worker:
 
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """Makes a state dict the current state, without momentum; every worker is told."""
-        if self._seat.index == 0 or self._memory is None:
+        if self._memory is None or self._seat.index in (0, *(host.start for host in self._seat.hosts)):
             self._gradient.write(self._exchange.state, parameters)
         self._gradient.forget()
 
@@ -304,15 +310,27 @@ class Worker:
         return SharedExchange(self._opened(handle), aggregator, self._hosting, seat.index, seat.processes)
 
     def _collective(self, address: Address) -> Exchange:
-        job, seat, layout = self._plan.job, self._seat, self._gradient.layout
-        device = torch.device(job.device)
-        membership = Membership(seat.index, self._hosting)
-        halves = private_halves(layout, job.sgd, device)
-        self._fill(halves[seat.step % 2])
+        job, seat, device = self._plan.job, self._seat, torch.device(self._plan.job.device)
+        hosts, crew = memberships(seat.hosts, self._hosting, seat.index)
+        memory = self._own_memory(hosts, device) if seat.block is None else self._opened(seat.block)
+        if crew.worker == 0:
+            join_group(address, hosts, device, job.lost_after)
+        processes = {worker: seat.processes[seat.index - crew.worker + worker] for worker in range(crew.workers)}
+        aggregator = self._aggregator(crew.worker, crew.workers)
+        return CollectiveExchange(self._gradient.layout, aggregator, memory, hosts, crew, processes)
+
+    def _own_memory(self, hosts: Membership, device: torch.device) -> Memory | DeviceMemory:
+        """Of a worker that meets nobody on its host, with its state."""
+        layout, sgd, lanes = self._gradient.layout, self._plan.job.sgd, self._plan.order.lanes
+        memory: Memory | DeviceMemory
+        if device.type == "cpu":
+            memory = Memory(layout, sgd, lanes, 1, private_block(block_size(layout, sgd, lanes, 1)))
+        else:
+            memory = DeviceMemory(layout, sgd, lanes, hosts.hosting[hosts.worker], device)
+        self._fill(memory.states[self._seat.step % 2])
+        memory.words[0] = self._seat.step
         self._memory = self._handle = None
-        join_group(address, membership, device, job.lost_after)
-        aggregator = self._aggregator(seat.index, seat.workers)
-        return CollectiveExchange(layout, aggregator, halves, membership, seat.step)
+        return memory
 
     @property
     def _hosting(self) -> tuple[range, ...]:

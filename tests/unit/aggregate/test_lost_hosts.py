@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.between_hosts import go_on, train_until_lost
 from tests.support.crew import Crew
-from tests.support.steps import FULL, go_on, hashes, make_store, start, train_until_lost
+from tests.support.steps import FULL, hashes, make_store, start
 
 STEPS, LOST_IN = 12, 7
 

@@ -18,8 +18,20 @@ from streamtrain.aggregate.exchange.collective.mail import Mail, Part, Send
 from streamtrain.aggregate.tree import Node, whole_subtrees
 from streamtrain.aggregate.vector import ALIGNMENT, Layout
 
+SIZE = 4 * 2**20
+"""Most bytes of the vector that travel together."""
 Numbered = Sequence[tuple[int, Piece]]
 """Pieces, with their numbers."""
+
+
+def cut(pieces: Sequence[Piece], itemsize: int) -> list[Numbered]:
+    """Pieces of about `SIZE` bytes, with their numbers, from the last to the first: as backward makes gradients."""
+    buckets: list[list[tuple[int, Piece]]] = [[]]
+    for number, piece in reversed(list(enumerate(pieces))):
+        if buckets[-1] and (buckets[-1][0][1].stop - piece.start) * itemsize > SIZE:
+            buckets.append([])
+        buckets[-1].insert(0, (number, piece))
+    return list(buckets)
 
 
 class Bucket:
