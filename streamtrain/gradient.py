@@ -6,15 +6,16 @@ Costs one forward and backward a lane. Knows nothing of steps, files or other wo
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from streamtrain.aggregate.descent import scaler
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.vector import Layout, layout_of, write
+from streamtrain.device import autocast_of, called, layout_of_images, placed
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job
 from streamtrain.values import Arrays, Moments, Risk
@@ -70,7 +71,7 @@ def build_model(job: Job) -> torch.nn.Module:
         raise JobError(
             complaint("model", expected="a function that returns a torch.nn.Module", found=repr(model), do="fix it")
         )
-    return model.to(torch.float64 if job.precision == "float64" else torch.float32)
+    return placed(model, job)
 
 
 class Gradient:
@@ -87,9 +88,8 @@ class Gradient:
         self._data, self._device = job.data, torch.device(job.device)
         self._loss, self._error = loss_and_error(job)
         self._metrics = metrics_of(job)
-        self._autocast: Callable[[], contextlib.AbstractContextManager[Any]] = (
-            (lambda: torch.autocast(job.device, torch.bfloat16)) if job.precision == "bf16" else contextlib.nullcontext
-        )
+        self._autocast, self._call, self._scaled = autocast_of(job), called(self.model, job), job.precision == "fp16"
+        self._laid_out = layout_of_images(job)
         parameters, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
         self._parameters = [parameters[place.name] for place in self.layout.parameters]
         self._buffers = [buffers[place.name] for place in self.layout.buffers]
@@ -109,6 +109,7 @@ class Gradient:
         state.momentum.zero_()
         state.uses.zero_()
         state.put_back.zero_()
+        state.scaler[0], state.scaler[1] = scaler.FIRST * self._scaled, 0
 
     def forget(self) -> None:
         """The state last loaded was written to: the next `load` takes it again."""
@@ -144,8 +145,11 @@ class Gradient:
         for number, piece in enumerate(self._pieces(batch)):
             losses, errors = self.losses(self.output(piece), piece)
             with users_code("the model's backward"):
-                gradients = torch.autograd.grad(losses.sum(), self._parameters, allow_unused=True)
+                objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
+                gradients = torch.autograd.grad(objective, self._parameters, allow_unused=True)
             self._note(slot, gradients, _moments(losses), _moments(errors), first=number == 0)
+        if self._scaled:
+            slot.gradient.div_(self._scale)
         for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
             place.view(slot.buffers).copy_(buffer)
         for counter, place in zip(self._counters, self.layout.counters, strict=True):
@@ -182,7 +186,7 @@ class Gradient:
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the loaded state: copies on the CPU."""
         self._load_buffers()
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.model.state_dict().items()}
 
     def batch(self, arrays: Arrays) -> Batch:
         """The examples as tensors on the device, transformed, floating-point ones in the parameters' type."""
@@ -194,12 +198,12 @@ class Gradient:
 
     def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """What the model is called with."""
-        return tuple(batch[name] for name in self._data.inputs)
+        return tuple(self._laid_out(batch[name]) for name in self._data.inputs)
 
     def output(self, batch: Batch) -> Any:
         """What the model returns for these examples."""
         with self._autocast(), users_code("the model's forward"):
-            return self.model(*self.inputs(batch))
+            return self._call(*self.inputs(batch))
 
     def losses(self, output: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and error of each example, shape (examples,); the latter without a graph."""
@@ -236,6 +240,12 @@ class Gradient:
             before = slot.moments.tolist()
             loss, error = Moments(int(before[0]), *before[1:3]) + loss, Moments(int(before[3]), *before[4:]) + error
         slot.moments[:] = (loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2)
+
+    @property
+    def _scale(self) -> torch.Tensor:
+        """What losses are multiplied by in this step."""
+        assert self._state is not None
+        return self._state.scaler[0]
 
     def _set_training(self, training: bool) -> None:
         if self.model.training != training:  # PyTorch visits every module to set what is set

@@ -271,8 +271,15 @@ class Job:
     gives it all the same."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where gradients are computed."""
-    precision: Literal["float32", "float64", "bf16"] = "float32"
-    """Arithmetic of the model; bf16 is autocast over float32 parameters."""
+    precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"
+    """Arithmetic of the model; bf16 and fp16 are autocast over float32 parameters, fp16 with a loss scaler."""
+    compile: bool = False
+    """Compile the model by torch.compile: faster steps for a minute or so at the start of every worker."""
+    channels_last: bool = False
+    """Keep images, and the weights that they meet, with the channels as the last in memory."""
+    deterministic: bool = False
+    """Use only kernels that give the same bits every time, on GPUs a few percent slower; an operation that has none
+    stops the run by its name."""
     seed: int = 0
     """Seed of the initial parameters and of every random number in the run."""
     aggregation: Synchronous | Stale = field(default_factory=Synchronous)

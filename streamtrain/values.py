@@ -139,7 +139,8 @@ class Update:
     parameters before the update. ``gradient_norm`` is before clipping by norm; ``clip_scale`` is the
     factor that clipping by norm applied, 1 where it did nothing. ``skipped``: the gradient or the loss
     was not finite, and the parameters stayed as they were. ``staleness``: updates that were missing
-    from the parameters at which the gradient was computed, mean over the lanes; 0 but with `Stale`. ``late``: the
+    from the parameters at which the gradient was computed, mean over the lanes; 0 but with `Stale`. ``loss_scale``:
+    what losses were multiplied by, 0 where they are not; ``overflowed``: skipped since it was too large. ``late``: the
     parts, as (step, lane), that it did not wait for; none but with backup lanes.
     ``norms`` is there at some steps only.
     """
@@ -153,6 +154,8 @@ class Update:
     skipped: bool = False
     staleness: float = 0.0
     late: tuple[tuple[int, int], ...] = ()
+    loss_scale: float = 0.0
+    overflowed: bool = False
     norms: Norms | None = None
 
 

@@ -11,21 +11,21 @@ from streamtrain.aggregate.vector import Layout, write
 from streamtrain.errors import ConfigError, complaint
 
 VECTORS = ("parameters", "momentum", "average")
-USES, PUT_BACK = "uses", "put_back"
-"""Updates that each parameter had, in the layout's order; parts to be offered again, where there can be any."""
+USES, PUT_BACK, SCALER = "uses", "put_back", "scaler"
+"""Updates that each parameter had, in the layout's order; where there are any, parts to be offered again; where losses
+are scaled, the scaler."""
 
 
 def tensors_of(layout: Layout, state: State) -> dict[str, torch.Tensor]:
     """Copies on the CPU under ``parameters/NAME``, ``momentum/NAME``, ``average/NAME`` and ``buffers/NAME``."""
     tensors = {USES: state.uses.detach().cpu().clone()}
-    if len(state.put_back):
-        tensors[PUT_BACK] = state.put_back.clone()
+    tensors |= {name: part.detach().cpu().clone() for name, part in _sometimes(state).items()}
     for part in VECTORS:
         vector = getattr(state, part)
         for place in layout.parameters if len(vector) else ():
-            tensors[f"{part}/{place.name}"] = place.view(vector).detach().cpu().clone()
+            tensors[f"{part}/{place.name}"] = place.view(vector).detach().cpu().clone().contiguous()
     for places, vector in ((layout.buffers, state.buffers), (layout.counters, state.counters)):
-        tensors |= {f"buffers/{place.name}": place.view(vector).detach().cpu().clone() for place in places}
+        tensors |= {f"buffers/{place.name}": place.view(vector).detach().cpu().clone().contiguous() for place in places}
     return tensors
 
 
@@ -39,7 +39,7 @@ def restore(layout: Layout, state: State, tensors: Mapping[str, torch.Tensor]) -
     wanted = {f"{part}/{place.name}": place.shape for part, places in parts.items() for place in places}
     wanted |= {f"buffers/{place.name}": place.shape for place in (*layout.buffers, *layout.counters)}
     wanted[USES] = tuple(state.uses.shape)
-    wanted |= {PUT_BACK: tuple(state.put_back.shape)} if len(state.put_back) else {}
+    wanted |= {name: tuple(part.shape) for name, part in _sometimes(state).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name, shape in wanted.items():
         if found.get(name) != shape:
@@ -51,8 +51,14 @@ def restore(layout: Layout, state: State, tensors: Mapping[str, torch.Tensor]) -
     for places, vector in ((layout.buffers, state.buffers), (layout.counters, state.counters)):
         write(places, {place.name: tensors[f"buffers/{place.name}"] for place in places}, vector)
     state.uses.copy_(tensors[USES])
-    if len(state.put_back):
-        state.put_back.copy_(tensors[PUT_BACK])
+    for name, sometimes in _sometimes(state).items():
+        sometimes.copy_(tensors[name])
+
+
+def _sometimes(state: State) -> dict[str, torch.Tensor]:
+    """Parts that only some jobs have."""
+    parts = {PUT_BACK: state.put_back} if len(state.put_back) else {}
+    return parts | ({SCALER: state.scaler} if state.scaler[0] else {})
 
 
 def _anothers(name: str, expected: str, found: str) -> ConfigError:

@@ -28,6 +28,7 @@ class State:
         buffers, counters: the model's floating-point buffers (float64) and its others (int64).
         uses: updates that each parameter had, int64.
         put_back: parts that the next minibatch offers again, (1 + step, lane) each, zeros where there is none; int64.
+        scaler: see `descent.scaler`; zeros where losses are not scaled.
     """
 
     parameters: torch.Tensor
@@ -37,6 +38,7 @@ class State:
     counters: torch.Tensor
     uses: torch.Tensor
     put_back: torch.Tensor
+    scaler: torch.Tensor
     _views: dict[tuple[int, int], Vectors] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def at(self, place: slice) -> Vectors:

@@ -14,21 +14,26 @@ import torch
 
 from streamtrain.errors import JobError, complaint
 
-ALIGNMENT = 256
+ALIGNMENT, CHANNELS_LAST = 256, torch.channels_last
 
 
 @dataclass(frozen=True)
 class Place:
-    """Elements ``[start, stop)`` of a vector, seen as ``shape``."""
+    """Elements ``[start, stop)`` of a vector, seen as ``shape``; of images' filters perhaps channels last."""
 
     name: str
     start: int
     stop: int
     shape: tuple[int, ...]
+    channels_last: bool = False
 
     def view(self, vector: torch.Tensor) -> torch.Tensor:
         """The tensor as a view of ``vector``."""
-        return vector[self.start : self.stop].view(self.shape)
+        flat = vector[self.start : self.stop]
+        if not self.channels_last:
+            return flat.view(self.shape)
+        outputs, channels, height, width = self.shape
+        return flat.view(outputs, height, width, channels).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ def write(places: tuple[Place, ...], tensors: Mapping[str, torch.Tensor], vector
 def _places(tensors: Mapping[str, torch.Tensor], itemsize: int = 8) -> tuple[Place, ...]:
     places, start = [], 0
     for name, tensor in tensors.items():
-        places.append(Place(name, start, start + tensor.numel(), tuple(tensor.shape)))
+        last = tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=CHANNELS_LAST)
+        places.append(Place(name, start, start + tensor.numel(), tuple(tensor.shape), last))
         start = _padded(start + tensor.numel(), itemsize)
     return tuple(places)
 

@@ -232,6 +232,10 @@ class Controller:
             readings.append(Reading("gradient/staleness", staleness, done[-1].step, now))
         if self._plan.job.backup:
             readings += self._late(done, now)
+        if self._plan.job.precision == "fp16":
+            self._progress.overflowed += sum(update.overflowed for update in done)
+            values = {"overflowed_minibatches": self._progress.overflowed, "loss_scale": done[-1].loss_scale}
+            readings += [Reading(f"gradient/{name}", value, done[-1].step, now) for name, value in values.items()]
         if skipped := sum(update.skipped for update in done):
             self._progress.skipped += skipped
             readings.append(Reading("gradient/skipped_minibatches", self._progress.skipped, done[-1].step, now))

@@ -1,12 +1,15 @@
 """One worker's gradient sums against plain autograd; buffers, unused and tied parameters, dropout."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import torch
 
 from streamtrain.aggregate.exchange.memory import Memory, block_size, private_block
+from streamtrain.aggregate.saved import tensors_of
+from streamtrain.device import prepare_process
 from streamtrain.errors import JobError
 from streamtrain.gradient import Gradient, cross_entropy, mse, zero_one
 from streamtrain.job import Data, Job
@@ -145,6 +148,95 @@ def test_bf16_is_autocast_over_float32_parameters() -> None:
     gradient, memory = loaded(Job(Data("unused", inputs=("x",)), Network, loss, precision="bf16", batch_size=2))
     gradient.lane(arrays(), memory.slots[0], seed=1)
     assert seen == [torch.bfloat16] and memory.slots[0].gradient.dtype == torch.float32
+
+
+def test_fp16_scales_the_loss_and_the_gradient_back() -> None:
+    job = Job(Data("unused", inputs=("x",)), lambda: torch.nn.Linear(6, 6), precision="fp16", batch_size=2)
+    gradient, memory = loaded(job)
+    whole, exact = loaded(dataclasses.replace(job, precision="float32"))
+    assert memory.states[0].scaler.tolist() == [65536, 0] and exact.states[0].scaler.tolist() == [0, 0]
+    memory.states[0].scaler[0] = 1024.0
+    for each, block in ((gradient, memory), (whole, exact)):
+        each.lane(arrays(), block.slots[0], seed=1)
+    assert memory.slots[0].gradient.dtype == torch.float32
+    torch.testing.assert_close(memory.slots[0].gradient, exact.slots[0].gradient, rtol=1e-2, atol=1e-2)
+    tiny: Arrays = {"x": np.full((1, 6), 1e-7, np.float32), "label": np.zeros(1, np.int64)}
+    lost = {}
+    for scale in (1.0, 65536.0):  # halves have nothing between 0 and 6e-8
+        memory.states[0].scaler[0] = scale
+        gradient.lane(tiny, memory.slots[0], seed=1)
+        lost[scale] = int((memory.slots[0].gradient == 0).sum())
+    assert lost[65536.0] < lost[1.0]
+
+
+def convolutional() -> torch.nn.Module:
+    layers = (torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(64, 6))
+
+
+def test_channels_last_is_a_layout_of_memory_and_the_gradient_the_same() -> None:
+    images = {"x": arrays(8 * 3 * 64)["x"][:, 0].reshape(8, 3, 8, 8), "label": np.arange(8) % 6}
+    found = {}
+    for channels_last in (False, True):
+        gradient, memory = loaded(dataclasses.replace(JOB, model=convolutional, channels_last=channels_last))
+        gradient.lane(images, memory.slots[0], seed=1)
+        found[channels_last] = {p.name: p.view(memory.slots[0].gradient) for p in gradient.layout.parameters}
+        weight = gradient.model.get_parameter("3.weight")
+        assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        assert weight.untyped_storage().data_ptr() == memory.states[0].parameters.untyped_storage().data_ptr()
+        assert (
+            gradient.inputs(gradient.batch(images))[0].is_contiguous(memory_format=torch.channels_last) == channels_last
+        )
+        saved = {**tensors_of(gradient.layout, memory.states[0]), **gradient.state_dict()}
+        torch.manual_seed(JOB.seed)
+        assert torch.equal(saved["3.weight"], convolutional().double().state_dict()["3.weight"])
+        assert torch.equal(saved["parameters/3.weight"], saved["3.weight"])
+        assert all(tensor.is_contiguous() for tensor in saved.values()), "else safetensors refuses them"
+    for name, theirs in found[False].items():
+        torch.testing.assert_close(found[True][name], theirs)
+
+
+def test_a_compiled_model_has_the_same_parameters_in_every_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiler that compiles nothing: that it is asked, follows the state, and is not asked at each step."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    plain, expected = loaded(dataclasses.replace(JOB, model=convolutional))
+    gradient, memory = loaded(dataclasses.replace(JOB, model=convolutional, compile=True))
+    images = {"x": arrays(8 * 3 * 64)["x"][:, 0].reshape(8, 3, 8, 8), "label": np.arange(8) % 6}
+    initial = expected.states[0].parameters.clone()
+    for step in range(4):
+        for each, block in ((plain, expected), (gradient, memory)):
+            block.states[step % 2].parameters.copy_(initial * 0.9**step)
+            each.load(block.states[step % 2])
+            each.lane({name: array[: 8 - step % 3] for name, array in images.items()}, block.slots[0], seed=1)
+        torch.testing.assert_close(memory.slots[0].gradient, expected.slots[0].gradient)
+    assert 0 < len(graphs) <= 3, "one for the first size, one for all sizes"
+    assert gradient.evaluate(images) == plain.evaluate(images)
+    assert set(gradient.state_dict()) == set(plain.state_dict())
+
+
+def test_an_operation_without_a_deterministic_kernel_is_refused_by_name() -> None:
+    class Puts(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.put(torch.tensor([0]), torch.tensor([1.0], dtype=x.dtype)))
+
+    job = dataclasses.replace(JOB, model=lambda: Puts(6, 6), deterministic=True)
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    try:
+        prepare_process(job)
+        gradient, memory = loaded(job)
+        with pytest.raises(JobError, match="the model's forward failed: RuntimeError: put_ does not have a determin"):
+            gradient.lane(arrays(), memory.slots[0], seed=1)
+        prepare_process(dataclasses.replace(job, deterministic=False))
+        gradient.lane(arrays(), memory.slots[0], seed=1)
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def test_built_in_losses() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from streamtrain.aggregate.descent.clip import clip_adaptive_, clip_scale, clip_value_, norm_of, squared_norm
 from streamtrain.aggregate.descent.norms import StepNorms
 from streamtrain.aggregate.descent.rules import Block, Piece, pieces_of, share_of
+from streamtrain.aggregate.descent.scaler import LEAST
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
 from streamtrain.aggregate.descent.sgd import average, descend, keep, skip
 from streamtrain.aggregate.state import State
@@ -34,7 +35,8 @@ class Decision:
         others: parameters that are not treated like the rest, as (start, stop, ``"kept"`` where they
             have no gradient, or ``"first"`` where they were never updated), in order.
         scales: the factor that clipping by norm applies, by the `Rule`'s ``clipped_with``; empty: 1 for all.
-        skipped: no update.
+        skipped: no update; ``overflowed``: since a float16 was not large enough.
+        loss_scale: that gradients were computed with; 0 where none is.
     """
 
     step: int
@@ -42,6 +44,8 @@ class Decision:
     others: tuple[tuple[int, int, str], ...] = ()
     scales: tuple[float, ...] = ()
     skipped: bool = False
+    overflowed: bool = False
+    loss_scale: float = 0.0
 
 
 class Aggregator:
@@ -54,6 +58,7 @@ class Aggregator:
         total_steps: the longest possible run, for the schedule.
         worker, workers: whose share it is.
         norms_every: steps from one update with `Norms` to the next; 0 for never.
+        scaled: losses are scaled, see `scaler`.
 
     Attributes:
         blocks: this worker's share.
@@ -73,8 +78,9 @@ class Aggregator:
         worker: int,
         workers: int,
         norms_every: int = 0,
+        scaled: bool = False,
     ) -> None:
-        self._layout, self._sgd, self._total_steps = layout, sgd, total_steps
+        self._scaled, self._layout, self._sgd, self._total_steps = scaled, layout, sgd, total_steps
         self._base_rate = base_rate(sgd, batch_size)
         self._pieces = pieces_of(sgd, layout)
         self._bounds = {piece.rule.clipped_with: piece.rule.clip_norm for piece in self._pieces}
@@ -106,7 +112,8 @@ class Aggregator:
             used: shape (lanes, parameters), 1 where a lane has a gradient.
         """
         rate = self._base_rate * schedule_factor(self._sgd.schedule, step, self._total_steps)
-        return Decision(step, rate, tuple(self._others(used, old)))
+        scale = float(old.scaler[0]) if self._scaled else 0.0
+        return Decision(step, rate, tuple(self._others(used, old)), loss_scale=scale)
 
     def decide(
         self, begun: Decision, totals: tuple[Moments, Moments], norms: Sequence[float]
@@ -120,18 +127,21 @@ class Aggregator:
         Raises:
             NonFiniteError: the loss or the gradient is, and the policy is to stop.
         """
-        step, rate, norm = begun.step, begun.learning_rate, norm_of(norms[1::2])
+        norm, loss_scale = norm_of(norms[1::2]), begun.loss_scale
+        update = Update(begun.step, *totals, begun.learning_rate, norm, 1.0, loss_scale=loss_scale)
         if not totals[0].count:  # all its examples were bad ones
-            return Decision(step, rate, skipped=True), Update(step, *totals, rate, 0.0, clip_scale=1.0, skipped=True)
+            return replace(begun, skipped=True), replace(update, gradient_norm=0.0, skipped=True)
         if not (math.isfinite(norm) and math.isfinite(totals[0].mean)):
-            self._skipped += 1
-            if self._sgd.nonfinite == "stop" or self._skipped > self._sgd.skip_limit:
-                raise NonFiniteError(step, rate, norm, totals[0].mean)
-            skipped = Decision(step, rate, skipped=True)
-            return skipped, Update(step, *totals, rate, norm, clip_scale=0.0, skipped=True)
+            overflowed = loss_scale > LEAST and math.isfinite(totals[0].mean)
+            if not overflowed:
+                self._skipped += 1
+                if self._sgd.nonfinite == "stop" or self._skipped > self._sgd.skip_limit:
+                    raise NonFiniteError(begun.step, begun.learning_rate, norm, totals[0].mean)
+            skipped = replace(begun, skipped=True, overflowed=overflowed)
+            return skipped, replace(update, clip_scale=0.0, skipped=True, overflowed=overflowed)
         self._skipped = 0
         scales = self._scales(norms[1::2], norm)
-        return replace(begun, scales=scales), Update(step, *totals, rate, norm, min(scales))
+        return replace(begun, scales=scales), replace(update, clip_scale=min(scales))
 
     def descend(self, block: Block, decision: Decision, mean: torch.Tensor, old: State, new: State) -> None:
         """The new state's part at this block."""

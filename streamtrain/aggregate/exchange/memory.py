@@ -48,6 +48,7 @@ def state_sections(layout: Layout, *, averaged: bool, backup: int = 0) -> dict[s
         "counters": (layout.counter_size, torch.int64),
         "uses": (len(layout.parameters), torch.int64),
         "put_back": (2 * backup, torch.int64),
+        "scaler": (2, torch.float64),
     }
 
 

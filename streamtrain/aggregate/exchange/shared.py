@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.aggregator import Aggregator, Decision
 from streamtrain.aggregate.descent.rules import Block
+from streamtrain.aggregate.descent.scaler import adapt
 from streamtrain.aggregate.exchange.barrier import Alone, Barrier, SharedBarrier
 from streamtrain.aggregate.exchange.memory import WORDS_A_LINE, DeviceMemory, Memory
 from streamtrain.aggregate.state import Slot, State
@@ -163,6 +164,8 @@ def rest_of_state(slots: Sequence[Slot], used: NDArray[np.uint8], decision: Deci
     Floating-point buffers are the mean over the lanes that had examples; others are those of the first of them,
     which is lane 0 unless its examples were bad or late. After a skipped step all are as they were.
     """
+    if decision.loss_scale:
+        adapt(old.scaler, new.scaler, torch.tensor(decision.overflowed, device=old.scaler.device))
     if decision.skipped:
         for name in ("buffers", "counters", "uses"):
             getattr(new, name).copy_(getattr(old, name))

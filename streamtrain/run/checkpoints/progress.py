@@ -27,6 +27,7 @@ class Progress:
         step: updates in the state. used: examples in them, each use counted. seconds: spent on them.
         since: step from which the present part of the data is trained on; 0 unless it grows.
         skipped: minibatches that were passed over. bad: examples that were, by split and stored number.
+        overflowed: those of the minibatches whose gradient was only too large for fp16.
         passes: before the updates, pass by pass; of many passes only.
         late_lanes, late_examples: that updates did not wait for, each time counted.
         evaluations, best: so far; ``best`` has the parameters that many passes would return.
@@ -43,6 +44,7 @@ class Progress:
     used: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    overflowed: int = 0
     late_lanes: int = 0
     late_examples: int = 0
     bad: dict[tuple[str, int], Skip] = field(default_factory=dict)

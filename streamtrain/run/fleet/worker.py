@@ -34,6 +34,7 @@ from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.saved import restore, tensors_of
 from streamtrain.aggregate.state import STATE_PARTS, State
+from streamtrain.device import prepare_process
 from streamtrain.gradient import Gradient, build_model
 from streamtrain.job import Epochs, Stale
 from streamtrain.order import lanes_of_worker
@@ -97,7 +98,7 @@ class Worker:
     """
 
     def __init__(self, plan: Plan, start: tuple[Mapping[str, torch.Tensor], int] | None = None) -> None:
-        torch.set_num_threads(plan.job.threads)
+        prepare_process(plan.job)
         keep_freed_memory()
         self._plan, self._start = plan, start
         self._gradient = Gradient(plan.job)
@@ -348,6 +349,7 @@ class Worker:
             worker=worker,
             workers=workers,
             norms_every=job.tracking.log_every if job.tracking.diagnostics else 0,
+            scaled=job.precision == "fp16",
         )
 
     def _read(self, selection: Selection) -> Arrays:

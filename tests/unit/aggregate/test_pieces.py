@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as scheduler
 
+from streamtrain.aggregate.descent import scaler
 from streamtrain.aggregate.descent.clip import clip_scale, norm_of, squared_norm
 from streamtrain.aggregate.descent.rules import pieces_of, rules_of, share_of
 from streamtrain.aggregate.descent.schedule import schedule_factor
@@ -139,6 +140,24 @@ def test_schedules_are_pytorchs(
         assert schedule_factor(schedule, step, 10) == pytest.approx(twin.get_last_lr()[0], rel=1e-12)
         optimizer.step()
         twin.step()
+
+
+def test_the_loss_scaler_is_pytorchs() -> None:
+    """Over some thousand steps with gradients that are not finite here and there."""
+    twin = torch.amp.GradScaler("cpu")
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    old, new = torch.tensor([scaler.FIRST, 0.0], dtype=torch.float64), torch.empty(2, dtype=torch.float64)
+    for step in range(4500):
+        assert old[0] == twin.get_scale() and old[1] == twin._get_growth_tracker()
+        overflowed = step in (3, 4, 2300, 4400)
+        parameter.grad = torch.full((1,), math.inf if overflowed else 1.0)
+        twin.scale(torch.zeros(1))
+        twin.step(optimizer)
+        twin.update()
+        scaler.adapt(old, new, torch.tensor(overflowed))
+        old, new = new, old
+    assert old[0] == 2.0**13 * 2
 
 
 def test_pieces_cover_every_parameter_and_units_stay_whole() -> None:

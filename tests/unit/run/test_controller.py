@@ -11,6 +11,7 @@ import torch
 import streamtrain as st
 from streamtrain.errors import NonFiniteError
 from streamtrain.measure.risk import pooled
+from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.loop import selections_from
 from streamtrain.values import Risk
 from tests.support.datasets import pack_digits
@@ -137,6 +138,24 @@ def test_a_non_finite_minibatch_can_be_passed_over(job: st.Job, tmp_path: Path) 
     assert result.progressive is not None and result.progressive.loss.count == 1438 - 100
     assert notebook.named("gradient/skipped_minibatches")[-1][1] == 2
     assert all(math.isfinite(value) for _, value in notebook.named("minibatch/loss"))
+
+
+def test_minibatches_that_fp16_cannot_hold_lower_the_loss_scale_and_nothing_else(job: st.Job, tmp_path: Path) -> None:
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return 100 * torch.nn.functional.cross_entropy(output.float(), target, reduction="none")
+
+    job = dataclasses.replace(job, loss=loss, error="zero_one", sgd=st.SGD(lr=5e-3), mode=st.Online(), precision="fp16")
+    job, notebook = dataclasses.replace(job, checkpoints=st.Checkpoints(seconds=0.0)), Notebook()
+    keeper = Keeper(job, {})
+    result, fleet = run(job, tmp_path, notebook, keeper)
+    overflowed = [update.step for update in fleet.updates if update.overflowed]
+    assert overflowed[:3] == [0, 1, 2] and len(overflowed) < 15
+    assert [update.step for update in fleet.updates if update.skipped] == overflowed
+    assert notebook.named("gradient/overflowed_minibatches")[-1][1] == len(overflowed)
+    scale = 65536.0 / 2 ** len(overflowed)
+    assert notebook.named("gradient/loss_scale")[-1][1] == scale
+    assert keeper.start is not None and keeper.start[0]["scaler"][0] < 65536, "a run that goes on has it"
+    assert result.chosen.generalization.loss.mean < 0.9 * result.evaluations[0].generalization.loss.mean
 
 
 def test_the_average_is_what_is_evaluated_and_kept(job: st.Job, tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
     job = dataclasses.replace(job, lanes=2, tracking=st.Tracking(log_every=2))
     notebook = Notebook()
     for mode in (st.Online(window=500), st.Epochs(max_passes=1)):
-        run(dataclasses.replace(job, mode=mode, aggregation=st.Synchronous(backup=1)), tmp_path, notebook)
+        each = dataclasses.replace(job, mode=mode, precision="fp16", aggregation=st.Synchronous(backup=1))
+        run(each, tmp_path, notebook)
     probed = dataclasses.replace(job, model=Rows, mode=st.Online(max_examples=100), probe_every=1, probe_examples=100)
     run(dataclasses.replace(probed, data=dataclasses.replace(job.data, transform=unflattened)), tmp_path, notebook)
     skipping = dataclasses.replace(job, mode=st.Online(), sgd=st.SGD(nonfinite="skip"), error="zero_one")
