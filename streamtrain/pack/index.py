@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -145,18 +146,18 @@ def read_index(
     try:
         with np.load(file, allow_pickle=False) as parts:
             index = _index(dict(parts))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error):
         return None
     stops = index.starts + index.sizes
     fits = (
         examples_in_shard in (None, len(index))
-        and index.starts.shape == index.sizes.shape == (len(index), len(index.extensions))
         and (index.shard_bytes, index.sha256) == (shard_bytes, sha256)
         and (index.starts >= 0).all()
         and (index.sizes >= 0).all()
         and (stops <= shard_bytes).all()
         and (stops >= 0).all()
         and index.stride >= 0
+        and (index.stride or index.starts.size or not len(index))
         and index.block >= 1
         and len(index.sums) in (0, -(-shard_bytes // PIECE))
     )
@@ -166,6 +167,9 @@ def read_index(
 def _index(parts: dict[str, NDArray[Any]]) -> ShardIndex:
     if parts["keys"].dtype.kind != "S" or any(parts[name].dtype != np.int64 for name in ("starts", "sizes")):
         raise ValueError("columns of other types")
+    shape = (len(parts["keys"]), len(parts["extensions"]))
+    if not parts["starts"].shape == parts["sizes"].shape == shape:
+        raise ValueError("columns of several lengths")
     index = ShardIndex(
         parts["keys"],
         tuple(str(extension) for extension in parts["extensions"]),

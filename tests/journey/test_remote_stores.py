@@ -29,12 +29,16 @@ from streamtrain.stream.reader import Reader
 from tests.support.caches import bytes_in, leftovers
 from tests.support.datasets import pack_digits, save_digits
 from tests.support.faults import KINDS, Faults, proxy
-from tests.support.fleet import run
+from tests.support.fleet import Notebook, run
 from tests.support.pieces import small_pieces
 from tests.support.servers import needs_nginx, nginx, s3_server, upload
 
 QUICK = RetryPolicy(first=0.01, stall=0.3)
 FIELDS = ("image", "label")
+HEALTH = (
+    *("waiting_share", "bytes_per_second", "fetched_bytes_per_second"),
+    *("cache_hits", "cache_misses", "retries", "skipped"),
+)
 ROOT = Path(__file__).parents[2]
 
 
@@ -212,13 +216,16 @@ def test_lanes_fetch_their_part_of_a_large_shard_only(tmp_path: Path, blocks: bo
                 data = st.Data(place, transform=scaled, cache=str(tmp_path / "cache"))
                 mode = st.Online(max_examples=300, evaluate_every=300)
                 job = st.Job(data, linear, mode=mode, batch_size=30, lanes=3, tracking=st.Tracking(enabled=False))
-                results.append(run(job, tmp_path))
+                results.append(run(job, tmp_path, notebook := Notebook()))
     for name, values in results[0][0].parameters.items():
         assert torch.equal(values, results[1][0].parameters[name])
     worker = results[1][1].worker
     size = (tmp_path / "digits" / "train" / "000000.tar").stat().st_size
     used = worker._readers["train of the lanes"].loading.bytes_fetched
     assert 300 / 1438 * size < used < 0.9 * size, "a fifth, and the blocks or pieces around its three borders"
+    health = {name: [value for _, value in notebook.named(f"loader/{name}")] for name in HEALTH}
+    assert all(health.values()) and max(health["fetched_bytes_per_second"]) > 0 and health["cache_misses"][-1] >= 3
+    assert 0 < health["waiting_share"][0] <= 1 and health["retries"][-1] == health["skipped"][-1] == 0
 
 
 def test_promise_7_a_run_follows_what_comes_into_a_bucket_and_goes_on_after_a_stop(

@@ -81,6 +81,13 @@ def test_online_progressive_loss_estimates_the_held_out_loss(demo: tuple[Path, s
     assert abs(difference) <= 3 * error
 
 
+def test_the_loaders_health_is_in_mlflow(demo: tuple[Path, str]) -> None:
+    found = metrics_of(demo[0], "mnist-online")
+    names = ("waiting_share", "bytes_per_second", "cache_hits", "cache_misses", "retries", "skipped")
+    assert {f"loader/{name}" for name in names} <= found.keys()
+    assert 0 < found["loader/waiting_share"] < 1 and found["loader/bytes_per_second"] > 0
+
+
 def test_many_passes_open_a_gap_that_one_pass_does_not(demo: tuple[Path, str]) -> None:
     online, epochs = (metrics_of(demo[0], f"mnist-{mode}") for mode in ("online", "epochs"))
     assert epochs["empirical_risk/error"] < epochs["generalization_risk/error"]

@@ -1,5 +1,6 @@
 """Only the lanes' part of a border shard is fetched, checked by itself, and read as the whole shard is."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as some
 from streamtrain.errors import StoreError
 from streamtrain.order import Order, SegmentedOrder
 from streamtrain.pack import Manifest, PackOptions, pack
-from streamtrain.pack.index import index_name
+from streamtrain.pack.index import index_name, read_index, write_index
 from streamtrain.store import RetryPolicy
 from streamtrain.store.remote import Store
 from streamtrain.stream.fetch.cache import Cache
@@ -142,6 +143,37 @@ def test_what_was_not_expected_is_read_from_the_whole_shard(
     reader.expect([(30, 50)])
     assert [s["__key__"] for s in reader.samples(35, 40)] == [s["__key__"] for s in local.samples(35, 40)]
     assert same(reader.first_good(), local.read(30, 31)), "the form is seen without another shard"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride": -512},
+        {"stride": 1 << 62},
+        {"block": 0},
+        {"stride": 0},
+        {
+            "stride": 0,
+            "keys": np.array([b"a"] * 100),
+            **dict.fromkeys(("starts", "sizes"), np.empty((100, 0), np.int64)),
+        },
+        {"starts": np.empty((7, 0), np.int64)},
+        {"sums": np.zeros(3, np.uint32)},
+        {"sums": np.zeros(0, np.uint32)},
+    ],
+    ids=lambda change: " ".join(change),
+)
+def test_an_index_that_cannot_be_right_is_not_followed(
+    change: dict[str, object], packed: dict[str, tuple[Path, Manifest]], tmp_path: Path
+) -> None:
+    folder, manifest = packed["one by one"]
+    shard = manifest.splits["train"].shards[0]
+    found = read_index(folder / index_name(shard.file), None, shard.bytes, shard.sha256)
+    assert found is not None and found.stride and len(found.sums)
+    write_index(tmp_path / "changed.npz", dataclasses.replace(found, **change))  # type: ignore[arg-type]
+    files = fetched(folder, tmp_path / "cache")
+    files._store.read_if_there = lambda _: (tmp_path / "changed.npz").read_bytes()  # type: ignore[method-assign]
+    assert files.covering(ShardRows(shard, 20, 30)).whole
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other"])
