@@ -6,7 +6,7 @@ It writes its figure and its verdict into ``chapter8/``; ``make chapter8`` runs 
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,19 @@ def job(data: Path, model: Callable[[], torch.nn.Module] = perceptron, **setting
     tracking = st.Tracking(uri=f"sqlite:///{OUT.absolute()}/mlflow.db", experiment="chapter8", folder=str(OUT / "runs"))
     tracking = dataclasses.replace(tracking, log_model=False)
     return st.Job(st.Data(str(data), transform=scaled), model, tracking=tracking, **settings)
+
+
+def change(before: Sequence[st.Evaluation], after: Sequence[st.Evaluation]) -> tuple[float, float]:
+    """How the mean held-out error of some measurements differs from that of others, and its standard error.
+
+    Paired over the parts of the held-out examples, since all were made on the same.
+    """
+    means = []
+    for points in (before, after):
+        assert all(point.held_out is not None for point in points)
+        means.append(np.mean([point.held_out.means["error"] for point in points], axis=0))
+    differences = means[1] - means[0]
+    return float(differences.mean()), float(differences.std(ddof=1) / len(differences) ** 0.5)
 
 
 def curve(result: st.Result, name: str) -> tuple[np.ndarray, np.ndarray]:

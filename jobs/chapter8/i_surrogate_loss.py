@@ -3,7 +3,7 @@
 python jobs/chapter8/i_surrogate_loss.py        # a minute
 """
 
-from common import Finding, figure, finish, job, packed
+from common import Finding, change, figure, finish, job, packed
 
 import streamtrain as st
 
@@ -29,16 +29,13 @@ def main() -> Finding:
     if zero is None:
         found, reached = f"the training error never was zero: {min(training):.2%} at best", False
     else:
-        at, best = points[zero].generalization.error, min(held_out[zero:])
-        tail = held_out[-10:]
-        late = sum(tail) / len(tail)
+        at, later = points[zero].generalization.error, points[-10:]
+        risen, error = change([points[zero]], later)
         found = (
             f"training error zero from pass {points[zero].passes:.0f}; held-out error then {at.mean:.2%} ± "
-            f"{at.standard_error:.2%}, {best:.2%} at best later, {late:.2%} ± {at.standard_error:.2%} over the last "
-            f"ten passes: {(at.mean - late) / (at.standard_error * 2**0.5):.1f} standard errors lower, as if both were "
-            "measured on different examples"
+            f"{at.standard_error:.2%}; over the last ten passes it lies {risen:+.2%} ± {error:.2%} (paired) from there"
         )
-        reached = at.mean - late > 2**0.5 * at.standard_error
+        reached = risen < -2 * error
     finding = Finding(
         "8.1.2",
         "The surrogate loss goes on where the 0-1 loss gives nothing more: validation error falls after training error "

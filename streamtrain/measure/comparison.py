@@ -4,8 +4,9 @@ With ``R(t)`` the held-out risk after t updates in the real world (examples come
 (every example is new), ``R(t) − I(t)`` is what reusing examples costs (Nakkiran, Neyshabur, Sedghi 2021, *The Deep
 Bootstrap Framework*; they take the soft error for R and I, which is smoother than the 0-1 error).
 
-Where only one run was measured after t updates, the other's risk is interpolated linearly. The standard error takes
-both measurements for independent: on the same held-out examples it is rather too large than too small.
+Where only one run was measured after t updates, the other's risk is interpolated linearly, part by part of the held-out
+examples. The standard error is the paired one; with too few parts both measurements are taken for independent, which
+on the same examples is rather too large than too small.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from streamtrain.measure.gap import paired
+
 
 @dataclass(frozen=True)
 class Point:
-    """A measurement after ``step`` updates."""
+    """A measurement after ``step`` updates; ``parts`` has the means over its parts, of so many ``examples`` each."""
 
     step: int
     mean: float
     standard_error: float
+    examples: tuple[int, ...] = ()
+    parts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Difference:
     @property
     def standard_error(self) -> float:
         """See the module."""
+        if self.first.examples == self.second.examples:
+            found = paired(self.first.examples, self.second.parts, self.first.parts)
+            if found is not None:
+                return found.standard_error
         return math.hypot(self.first.standard_error, self.second.standard_error)
 
 
@@ -58,4 +67,8 @@ def _at(points: Sequence[Point], step: int) -> Point:
     left = points[after - 1]
     weight = (step - left.step) / (right.step - left.step)
     error = math.hypot((1 - weight) * left.standard_error, weight * right.standard_error)
-    return Point(step, (1 - weight) * left.mean + weight * right.mean, error)
+    mean = (1 - weight) * left.mean + weight * right.mean
+    parts: tuple[float, ...] = ()
+    if left.examples == right.examples:
+        parts = tuple((1 - weight) * a + weight * b for a, b in zip(left.parts, right.parts, strict=True))
+    return Point(step, mean, error, right.examples if parts else (), parts)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamtrain.errors import NonFiniteError, WorkerLost
 from streamtrain.job import Epochs, Online, Stale
-from streamtrain.measure.gap import gap_readings
+from streamtrain.measure.gap import Parts, gap_readings
 from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
@@ -272,13 +272,16 @@ class Controller:
         order, started = self._plan.order, time.monotonic()
         held_out = self._plan.manifest.splits["validation"].examples
         used = order.ranges
+        empirical = pooled(self._fleet.evaluate("train", evaluation_slices(used, held_out, EVALUATION_SLICE)))
+        generalization = self._risks_on_all("validation")
         evaluation = Evaluation(
             step=self._progress.step,
             examples_used=self._progress.used,
-            empirical=self._risk("train", evaluation_slices(used, held_out, EVALUATION_SLICE)),
-            generalization=self._risk_on_all("validation"),
+            empirical=empirical,
+            generalization=pooled(generalization),
             passes=self._progress.step / order.steps,
             progressive=self._progress.progressive.recent if self._progress.step <= order.steps else None,
+            held_out=Parts.of(generalization),
         )
         self._progress.evaluations.append(evaluation)
         self._progress.measuring.spend(time.monotonic() - started)
@@ -302,12 +305,10 @@ class Controller:
     def _affords_evaluation(self) -> bool:
         return not self._progress.evaluations or self._progress.measuring.affords(self._progress.seconds)
 
-    def _risk_on_all(self, split: str) -> Risk:
+    def _risks_on_all(self, split: str) -> list[Risk]:
+        """Slice by slice."""
         examples = self._plan.manifest.splits[split].examples
-        return self._risk(split, evaluation_slices([Lane(0, 0, examples)], examples, EVALUATION_SLICE))
-
-    def _risk(self, split: str, slices: Sequence[tuple[int, int]]) -> Risk:
-        return pooled(self._fleet.evaluate(split, slices))
+        return self._fleet.evaluate(split, evaluation_slices([Lane(0, 0, examples)], examples, EVALUATION_SLICE))
 
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
@@ -315,7 +316,7 @@ class Controller:
         order, now, last = self._plan.order, time.time(), self._progress.step - 1
         self._fleet.restore(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
-        test = self._risk_on_all("test") if has_test else None
+        test = pooled(self._risks_on_all("test")) if has_test else None
         norm = sum(self._progress.norms) / max(1, len(self._progress.norms))
         readings = [*self._progress.curves.rest(now), Reading("stop/gradient_norm", norm, last, now)]
         readings.append(Reading("stop/best_step", chosen.step, last, now))

@@ -10,6 +10,7 @@ from streamtrain.measure.diagnostics import Diagnostics
 from streamtrain.measure.diagnostics.layers import Layers
 from streamtrain.measure.diagnostics.noise_scale import NoiseScale
 from streamtrain.measure.diagnostics.trajectory import Trajectory
+from streamtrain.measure.gap import Parts
 from streamtrain.measure.minibatch import MinibatchCurves
 from streamtrain.measure.progressive import PassRisks, Progressive
 from streamtrain.measure.progressive.fading import Fading, FadingMoments
@@ -22,7 +23,20 @@ CLASSES: dict[str, type] = {
     each.__name__: each
     for each in (
         *(Diagnostics, EarlyStopping, Evaluation, Fading, FadingMoments, LayerNorms, Layers, MeasuringTime),
-        *(MinibatchCurves, Moments, NoiseScale, Norms, PassRisks, Progressive, Risk, Skip, Trajectory, Update, Window),
+        *(
+            MinibatchCurves,
+            Moments,
+            NoiseScale,
+            Norms,
+            Parts,
+            PassRisks,
+            Progressive,
+            Risk,
+            Skip,
+            Trajectory,
+            Update,
+            Window,
+        ),
     )
 }
 

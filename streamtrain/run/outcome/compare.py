@@ -34,7 +34,11 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """For JSON."""
         rows = {
-            name: [dataclasses.asdict(d) | {"difference": d.value, "standard_error": d.standard_error} for d in found]
+            name: [
+                {"step": d.step, "first": _figures(d.first), "second": _figures(d.second)}
+                | {"difference": d.value, "standard_error": d.standard_error}
+                for d in found
+            ]
             for name, found in self.differences.items()
         }
         return {"runs": self.names, "differences": rows, "notes": self.notes, "says": self.says}
@@ -141,13 +145,20 @@ def _curves(run: dict[str, Any]) -> dict[str, list[Point]]:
     """Held-out risks by quantity."""
     curves: dict[str, list[Point]] = {}
     for evaluation in run["evaluations"]:
-        risk = evaluation["generalization_risk"]
+        risk, parts = evaluation["generalization_risk"], evaluation.get("generalization_risk_parts")
         for name in risk:
             if f"{name}_standard_error" in risk:
                 error = risk[f"{name}_standard_error"]
                 point = Point(evaluation["step"], risk[name], float("nan") if error is None else error)
+                if parts is not None:
+                    part = tuple(parts["means"][name])
+                    point = dataclasses.replace(point, examples=tuple(parts["examples"]), parts=part)
                 curves.setdefault(name, []).append(point)
     return curves
+
+
+def _figures(point: Point) -> dict[str, float]:
+    return {"mean": point.mean, "standard_error": point.standard_error}
 
 
 def _shown(point: Point) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from streamtrain.measure.gap import Gap, gap
+from streamtrain.measure.gap import Gap, Parts, gap
 from streamtrain.measure.verdict import Verdict, verdict
 from streamtrain.values import Risk
 
@@ -21,7 +22,7 @@ class Evaluation:
 
     ``examples_used`` counts every use of an example so far, ``passes`` the passes, the last perhaps in part.
     ``progressive`` is over the last window before the updates that lead here; ``None`` after the first pass,
-    from when on examples come again.
+    from when on examples come again. ``held_out`` is the generalization risk part by part, to be paired with others.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Evaluation:
     generalization: Risk
     passes: float = 0.0
     progressive: Risk | None = None
+    held_out: Parts | None = None
 
     @property
     def gap_of_loss(self) -> Gap:
@@ -85,6 +87,7 @@ class Result:
         return verdict(
             [evaluation.empirical.loss for evaluation in self.evaluations],
             [evaluation.generalization.loss for evaluation in self.evaluations],
+            [evaluation.held_out for evaluation in self.evaluations],
         )
 
     def summary(self) -> dict[str, Any]:
@@ -127,6 +130,7 @@ class Result:
                     "empirical_risk": figures(point.empirical),
                     "generalization_risk": figures(point.generalization),
                     "progressive_risk": figures(point.progressive),
+                    "generalization_risk_parts": None if point.held_out is None else dataclasses.asdict(point.held_out),
                 }
                 for point in self.evaluations
             ],

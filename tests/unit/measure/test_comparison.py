@@ -38,6 +38,17 @@ def test_standard_error_is_the_spread_of_independent_measurements() -> None:
     assert last.step == 1 and last.standard_error == pytest.approx(np.std(values), rel=0.05)
 
 
+def test_on_the_same_examples_the_difference_is_paired_also_between_measurements() -> None:
+    hard = np.linspace(0, 1, 20)
+    parts = [tuple(hard + shift) for shift in (0.4, 0.2, 0.1)]
+    first = [Point(step, np.mean(p), 0.1, (5,) * 20, p) for step, p in zip((0, 10), parts, strict=False)]
+    second = [Point(5, np.mean(parts[2]), 0.1, (5,) * 20, parts[2])]
+    (found,) = differences(first, second)
+    assert found.value == pytest.approx(0.2) and found.standard_error == pytest.approx(0, abs=1e-12)
+    (other,) = differences(first, [Point(5, np.mean(parts[2]), 0.1, (4,) * 20, parts[2])])
+    assert other.standard_error > 0.1
+
+
 def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**batch, "image": batch["image"].float().flatten(1) / 255}
 

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamtrain.measure.cost import MeasuringTime
-from streamtrain.measure.gap import gap
+from streamtrain.measure.gap import Parts, gap, paired
 from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.measure.stopping import EarlyStopping
 from streamtrain.measure.verdict import verdict
@@ -44,6 +45,39 @@ def test_standard_errors_of_risk_and_gap_are_the_spread_of_repeated_measurements
         stated.append(measured.standard_error**2)
     assert np.mean(gaps) == pytest.approx(0, abs=4 * np.std(gaps) / math.sqrt(4000))
     assert np.mean(stated) == pytest.approx(np.var(gaps), rel=0.1)
+
+
+def slices(*values: np.ndarray) -> list[Risk]:
+    return [Risk(Moments.of(part), Moments.of(part)) for part in values]
+
+
+def test_a_paired_difference_is_scipys_and_the_spread_of_repeated_measurements() -> None:
+    """Two measurements on the same examples, of which some are hard for both."""
+    generator = np.random.default_rng(0)
+    found, stated, unpaired = [], [], []
+    for _ in range(2000):
+        hard = generator.exponential(size=(40, 25))
+        first, second = (hard + 0.3 * generator.normal(size=hard.shape) for _ in range(2))
+        before, after = Parts.of(slices(*first)), Parts.of(slices(*second))
+        difference = paired(before.examples, before.means["loss"], after.means["loss"])
+        assert difference is not None
+        found.append(difference.value)
+        stated.append(difference.standard_error**2)
+        unpaired.append(Moments.of(first).variance / 1000 + Moments.of(second).variance / 1000)
+    test = scipy.stats.ttest_rel(second.mean(1), first.mean(1))
+    assert difference.standard_error == pytest.approx(difference.value / test.statistic)
+    assert np.mean(stated) == pytest.approx(np.var(found), rel=0.1) and np.mean(unpaired) > 8 * np.mean(stated)
+
+
+def test_parts_are_joined_slices_and_their_weights_their_examples() -> None:
+    risks = slices(*(np.full(5, float(index)) for index in range(120)))
+    parts = Parts.of(risks)
+    assert len(parts.examples) == 40 and parts.examples[0] == 15 and parts.means["loss"][:2] == (1.0, 4.0)
+    uneven = Parts.of(slices(*(np.arange(float(n)) for n in range(1, 13))))
+    shifted = tuple(mean + n for mean, n in zip(uneven.means["loss"], uneven.examples, strict=True))
+    difference = paired(uneven.examples, uneven.means["loss"], shifted)
+    assert difference is not None and difference.value == pytest.approx(np.average(range(1, 13), weights=range(1, 13)))
+    assert paired((5,) * 9, (0.0,) * 9, (1.0,) * 9) is None
 
 
 def test_readings_of_a_risk() -> None:
@@ -118,6 +152,15 @@ def losses(*means: float) -> list[Moments]:
 def test_verdicts_rule(train: tuple[float, ...], held_out: tuple[float, ...], expected: str) -> None:
     assert losses(0.5)[0].standard_error == pytest.approx(0.01)
     assert verdict(losses(*train), losses(*held_out)) == expected
+
+
+def test_a_rise_on_the_same_examples_is_told_by_its_paired_standard_error() -> None:
+    """0.02 ± 0.014 where the two are taken for independent, but the same in every part."""
+    train, held_out = losses(0.5, 0.1), losses(0.52, 0.54)
+    easy = Parts((10,) * 10, {"loss": tuple(0.5 + 0.01 * n for n in range(10))})
+    later = Parts((10,) * 10, {"loss": tuple(mean + 0.02 for mean in easy.means["loss"])})
+    assert verdict(train, held_out) == "fitting" == verdict(train, held_out, [None, later])
+    assert verdict(train, held_out, [easy, later]) == "overfitting"
 
 
 def test_overfitting_is_seldom_said_of_a_flat_curve() -> None:
