@@ -75,11 +75,13 @@ def test_two_runs_with_the_same_updates_do_not_differ(results: tuple[st.Result, 
     assert "| 29 | " in comparison.table
 
 
-def test_a_comparison_goes_to_mlflow_with_its_figures(results: tuple[st.Result, st.Result], tmp_path: Path) -> None:
+def test_a_comparison_goes_to_mlflow_with_its_figures(
+    results: tuple[st.Result, st.Result], store_uri: str, tmp_path: Path
+) -> None:
     import mlflow
 
     comparison = st.compare(*results)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = store_uri
     (tmp_path / "compare").mkdir()
     assert log_comparison(comparison, tmp_path / "compare", uri, "tests") is None
     client = mlflow.MlflowClient(uri)
@@ -90,10 +92,12 @@ def test_a_comparison_goes_to_mlflow_with_its_figures(results: tuple[st.Result, 
     assert "| updates | online | epochs |" in logged.data.tags["mlflow.note.content"]
 
 
-def test_promise_10_runs_that_cannot_be_compared(results: tuple[st.Result, st.Result], tmp_path: Path) -> None:
+def test_promise_10_runs_that_cannot_be_compared(
+    results: tuple[st.Result, st.Result], store_uri: str, tmp_path: Path
+) -> None:
     online, epochs = results
     early = dataclasses.replace(online, evaluations=online.evaluations[:2])
     with pytest.raises(st.ConfigError, match="expected measurements at common numbers of updates, found 3 to 6 and 29"):
         st.compare(early, epochs)
     with pytest.raises(st.ConfigError, match="expected a run with result.json, found none; name a finished run's"):
-        st.compare(epochs, tmp_path, uri=f"sqlite:///{tmp_path / 'none.db'}")
+        st.compare(epochs, tmp_path, uri=store_uri)

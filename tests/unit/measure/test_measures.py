@@ -55,7 +55,7 @@ def test_a_paired_difference_is_scipys_and_the_spread_of_repeated_measurements()
     """Two measurements on the same examples, of which some are hard for both."""
     generator = np.random.default_rng(0)
     found, stated, unpaired = [], [], []
-    for _ in range(2000):
+    for _ in range(800):
         hard = generator.exponential(size=(40, 25))
         first, second = (hard + 0.3 * generator.normal(size=hard.shape) for _ in range(2))
         before, after = Parts.of(slices(*first)), Parts.of(slices(*second))
@@ -66,7 +66,7 @@ def test_a_paired_difference_is_scipys_and_the_spread_of_repeated_measurements()
         unpaired.append(Moments.of(first).variance / 1000 + Moments.of(second).variance / 1000)
     test = scipy.stats.ttest_rel(second.mean(1), first.mean(1))
     assert difference.standard_error == pytest.approx(difference.value / test.statistic)
-    assert np.mean(stated) == pytest.approx(np.var(found), rel=0.1) and np.mean(unpaired) > 8 * np.mean(stated)
+    assert np.mean(stated) == pytest.approx(np.var(found), rel=0.15) and np.mean(unpaired) > 8 * np.mean(stated)
 
 
 def test_parts_are_joined_slices_and_their_weights_their_examples() -> None:

@@ -141,9 +141,9 @@ def test_promise_8_a_probe_that_fails_is_one_line_and_the_run_goes_on(job: st.Jo
 
 
 def test_the_command_finds_the_runs_job_and_adds_the_probe_to_its_run_once(
-    job: st.Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: st.Job, store_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    uri, folder = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "runs" / "one"
+    uri, folder = store_uri, tmp_path / "runs" / "one"
     folder.mkdir(parents=True)
     tracker = MlflowTracker(uri)
     command = "streamtrain train job.py --sgd.lr 0.25 --json --resume"

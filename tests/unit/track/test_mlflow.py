@@ -1,7 +1,6 @@
 """What MLflow has after lost answers, resumptions, refusals and `sync`; SQLite's client is the server's own code."""
 
 import dataclasses
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,20 +21,10 @@ from streamtrain.values import Reading
 CARD = RunCard("a run", "tests", {"sgd.lr": "0.1"}, {"command": "streamtrain train job.py"}, ())
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take seconds to make."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
-def store(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, mlflow.MlflowClient]:
+def store(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, mlflow.MlflowClient]:
     monkeypatch.setattr(delivery, "FIRST_PAUSE", 0.001)
-    shutil.copy(empty, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    return uri, mlflow.MlflowClient(uri, uri)
+    return store_uri, mlflow.MlflowClient(store_uri, store_uri)
 
 
 def log(tracker: MlflowTracker, *steps: int, name: str = "minibatch/loss", time: float = 1.0) -> None:

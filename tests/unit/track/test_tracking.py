@@ -49,8 +49,8 @@ def history(uri: str, run_id: str | None, name: str = "minibatch/loss") -> list[
     return [(m.step, m.value) for m in mlflow.MlflowClient(uri).get_metric_history(str(run_id), name)]
 
 
-def test_a_run_as_mlflow_has_it(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_a_run_as_mlflow_has_it(store_uri: str, tmp_path: Path) -> None:
+    uri = store_uri
     tracker = MlflowTracker(uri)
     tracker.begin(CARD, tmp_path)
     tracker.log(readings(2500))
@@ -248,13 +248,13 @@ assert example is not None and np.asarray(example).tolist() == [[3.0, 4.0]], exa
 """
 
 
-def test_the_model_loads_in_a_process_that_has_not_the_job_file(tmp_path: Path) -> None:
+def test_the_model_loads_in_a_process_that_has_not_the_job_file(store_uri: str, tmp_path: Path) -> None:
     from streamtrain.prepare.jobfile import load_job
 
     (tmp_path / "doubling.py").write_text(MODEL)
     model = load_job(tmp_path / "doubling.py").model()
     (tmp_path / "doubling.py").unlink()
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = store_uri
     tracker = MlflowTracker(uri)
     tracker.begin(CARD, tmp_path)
     x = np.array([[3.0, 4.0]], np.float32)
