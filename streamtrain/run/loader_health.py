@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import astuple
 from pathlib import Path
 from typing import Protocol
 
@@ -49,10 +50,12 @@ class LoaderHealth:
             ShardError: more examples were skipped than the job allows.
         """
         loading, before, now = readers.loading(), self._before, time.time()
-        if loading.skipped > before.skipped:
-            self._skipped.update(readers.skipped())
-        if loading.bytes_read < before.bytes_read:  # a lost worker's share went with it
+        if any(its < was for its, was in zip(astuple(loading), astuple(before), strict=True)):
+            # a lost worker's share went with it
             before = Loading()
+        listed = len(self._skipped)
+        if loading.skipped != before.skipped:
+            self._skipped.update(readers.skipped())
         values = {
             "waiting_share": min(1.0, (loading.waited - before.waited) / (seconds * readers.workers)),
             "bytes_per_second": (loading.bytes_read - before.bytes_read) / seconds,
@@ -64,7 +67,7 @@ class LoaderHealth:
         }
         self._tracker.log([Reading(f"loader/{name}", value, step, now) for name, value in values.items()])
         self._before = loading
-        if loading.skipped > before.skipped:
+        if len(self._skipped) > listed:
             self._list()
 
     def _list(self) -> None:

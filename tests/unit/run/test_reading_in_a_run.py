@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import streamtrain as st
+from streamtrain.prepare.plan import plan
 from streamtrain.prepare.preflight import preflight
+from streamtrain.run.loader_health import LoaderHealth
 from streamtrain.run.loop import selections_from
+from streamtrain.values import Loading, Skip
 from tests.support.datasets import pack_digits
 from tests.support.fleet import Notebook, run
 from tests.unit.run.test_controller import model, scaled
@@ -54,6 +57,33 @@ def test_bad_examples_are_passed_over_counted_and_listed(job: st.Job, tmp_path: 
     assert place == "skipped" and "a nine" in listed[0]["reason"] and "example '" in listed[0]["example"]
     assert 0 < notebook.named("loader/waiting_share")[0][1] < 1
     assert notebook.named("loader/bytes_per_second")[0][1] > 0
+
+
+class Lossy:
+    """Readers of which a worker was lost: a new one counts from nothing."""
+
+    workers = 2
+
+    def __init__(self) -> None:
+        self.found = Loading(1.0, 1000, 3), [1, 2, 3]
+
+    def loading(self) -> Loading:
+        return self.found[0]
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        return {("train", number): Skip(f"example {number}", "bad") for number in self.found[1]}
+
+
+@pytest.mark.parametrize("after", [Loading(0.5, 500, 2), Loading(0.5, 1500, 2)])
+def test_bad_examples_that_a_new_worker_meets_are_listed(job: st.Job, tmp_path: Path, after: Loading) -> None:
+    notebook, readers = Kept(), Lossy()
+    health = LoaderHealth(plan(job), notebook, tmp_path)
+    health.note(readers, 10, 1.0)
+    readers.found = after, [4, 5]
+    health.note(readers, 20, 1.0)
+    assert [value for _, value in notebook.named("loader/skipped")] == [3.0, 5.0]
+    assert len((tmp_path / "skipped_5.jsonl").read_text().splitlines()) == 5
+    assert all(reading.value >= 0 for reading in notebook.readings)
 
 
 def test_promise_4_a_short_minibatch_is_the_mean_over_what_it_has(job: st.Job, tmp_path: Path) -> None:
@@ -121,8 +151,6 @@ def test_text_trains_through_the_users_function(tmp_path: Path, monkeypatch: pyt
     data = st.Data(str(tmp_path / "words"), inputs=("text",))
     mode = st.Epochs(max_passes=4)
     job = st.Job(data, lambda: torch.nn.Linear(5, 5), mode=mode, sgd=st.SGD(lr=20.0), batch_size=10)
-    from streamtrain.prepare.plan import plan
-
     with pytest.raises(
         st.ConfigError, match="field 'text': expected arrays of one shape, found text, JSON or bytes; set"
     ):
