@@ -80,6 +80,7 @@ class Gradient:
     Attributes:
         model: the module; its parameters are views of the state last loaded.
         layout: where its tensors lie in the vectors.
+        parameters: the trainable ones, in the layout's order.
     """
 
     def __init__(self, job: Job) -> None:
@@ -91,7 +92,7 @@ class Gradient:
         self._autocast, self._call, self._scaled = autocast_of(job), called(self.model, job), job.precision == "fp16"
         self._laid_out = layout_of_images(job)
         parameters, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
-        self._parameters = [parameters[place.name] for place in self.layout.parameters]
+        self.parameters = [parameters[place.name] for place in self.layout.parameters]
         self._buffers = [buffers[place.name] for place in self.layout.buffers]
         self._counters = [buffers[place.name] for place in self.layout.counters]
         self._state: State | None = None
@@ -125,7 +126,7 @@ class Gradient:
         if state is self._state and vector is self._vector:
             return
         self._state, self._vector = state, vector
-        for parameter, view in zip(self._parameters, self._views_of(vector), strict=True):
+        for parameter, view in zip(self.parameters, self._views_of(vector), strict=True):
             if self._device.type == "cpu":
                 parameter.data = view
             else:
@@ -146,7 +147,7 @@ class Gradient:
             losses, errors = self.losses(self.output(piece), piece)
             with users_code("the model's backward"):
                 objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
-                gradients = torch.autograd.grad(objective, self._parameters, allow_unused=True)
+                gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
             self._note(slot, gradients, _moments(losses), _moments(errors), first=number == 0)
         if self._scaled:
             slot.gradient.div_(self._scale)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.between_hosts import hashes_of_hosts
+from tests.support.between_hosts import hashes_of_hosts, train_ahead
 from tests.support.crew import Crew
-from tests.support.steps import FULL, MODELS, PLAIN, hashes
+from tests.support.steps import FULL, MODELS, PLAIN, hashes, make_store, start
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,18 @@ def test_promise_5_the_collective_exchange_has_the_bits_of_the_shared(crew: Crew
 def test_promise_5_hosts_of_several_workers_have_the_same_bits(crew: Crew, sizes: tuple[int, ...]) -> None:
     expected = hashes(crew, "shared", "cnn", FULL, 1, steps=20)
     assert hashes_of_hosts(crew, "cnn", FULL, sizes, steps=20) == expected
+
+
+@pytest.mark.parametrize(("model", "workers"), [("mlp", 2), ("transformer", 3)])
+def test_promise_5_buckets_that_go_while_backward_makes_others_have_the_same_bits(
+    crew: Crew, model: str, workers: int
+) -> None:
+    expected = hashes(crew, "shared", model, FULL, 1, steps=20)
+    crew.all(start, [(model, FULL, worker, workers, 20) for worker in range(workers)])
+    (address,) = crew.all(make_store, [("127.0.0.1",)])
+    found = crew.all(train_ahead, [(address, 2**12)] * workers)
+    assert {sha256 for sha256, _ in found} == expected
+    assert all(went > 20 for _, went in found), found
 
 
 def test_promise_5_without_clipping_by_norm_steps_are_made_in_fewer_waits_and_have_the_same_bits(crew: Crew) -> None:

@@ -7,6 +7,10 @@ import os
 import signal
 from collections.abc import Sequence
 
+import pytest
+
+from streamtrain.aggregate.exchange.collective import bucket
+from streamtrain.aggregate.exchange.collective.ahead import Ahead
 from streamtrain.aggregate.exchange.collective.group import Address, leave_group
 from streamtrain.aggregate.exchange.collective.mail import Mail
 from streamtrain.aggregate.exchange.memory import Handle
@@ -24,6 +28,28 @@ def train_hosts(address: Address, sizes: Sequence[int], handle: Handle, processe
         return member.sha256()
     finally:
         leave_group()
+
+
+def train_ahead(address: Address, bucket_bytes: int) -> tuple[str, int]:
+    """With buckets that go while backward makes others: the end state, and how many went so."""
+    member: Member = HERE["member"]
+    member.ahead = True
+    went = 0
+
+    def counted(each: Ahead) -> None:
+        nonlocal went
+        went += each._next
+
+    end = Ahead.end
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bucket, "SIZE", bucket_bytes)
+        patch.setattr(Ahead, "end", lambda each: (counted(each), end(each)))
+        member.join_collective(address)
+        try:
+            member.train()
+            return member.sha256(), went
+        finally:
+            member.exchange.abandon()
 
 
 def train_until_lost(address: Address, step: int, dies: str | None = None) -> int:

@@ -18,6 +18,7 @@ from streamtrain.aggregate.descent.clip import clip_scale, norm_of, squared_norm
 from streamtrain.aggregate.descent.rules import pieces_of, rules_of, share_of
 from streamtrain.aggregate.descent.schedule import schedule_factor
 from streamtrain.aggregate.exchange.barrier import SharedBarrier
+from streamtrain.aggregate.exchange.collective import bucket
 from streamtrain.aggregate.exchange.collective.mail import Mail
 from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, shared_block
 from streamtrain.aggregate.tree import mean_of, tree_sum_, whole_subtrees
@@ -230,3 +231,17 @@ def test_machines_that_reorder_memory_are_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(ConfigError, match="exchange 'shared': expected Linux on x86-64, found Linux on aarch64; use"):
         shared_block(4096)
+
+
+def test_buckets_hold_all_pieces_once_from_the_last_and_no_more_than_their_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layout = layout_of(
+        torch.nn.Sequential(torch.nn.Linear(400, 300), torch.nn.Linear(300, 200), torch.nn.Linear(200, 9))
+    )
+    pieces = pieces_of(SGD(lr=0.1), layout)
+    monkeypatch.setattr(bucket, "SIZE", 2**18)
+    buckets = bucket.cut(pieces, 4)
+    assert len(buckets) > 2
+    assert [piece for each in reversed(buckets) for piece in each] == list(enumerate(pieces))
+    assert all((each[-1][1].stop - each[0][1].start) * 4 <= 2**18 for each in buckets)

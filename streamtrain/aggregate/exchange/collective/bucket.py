@@ -28,7 +28,7 @@ def cut(pieces: Sequence[Piece], itemsize: int) -> list[Numbered]:
     """Pieces of about `SIZE` bytes, with their numbers, from the last to the first: as backward makes gradients."""
     buckets: list[list[tuple[int, Piece]]] = [[]]
     for number, piece in reversed(list(enumerate(pieces))):
-        if buckets[-1] and (buckets[-1][0][1].stop - piece.start) * itemsize > SIZE:
+        if buckets[-1] and (buckets[-1][-1][1].stop - piece.start) * itemsize > SIZE:
             buckets.append([])
         buckets[-1].insert(0, (number, piece))
     return list(buckets)
@@ -43,10 +43,13 @@ class Bucket:
         membership: of the group.
         sums: this worker's whole subtrees' sums, vectors of the layout.
         rows: of all lanes, shape (lanes, bytes) of uint8, or (lanes, 0) where they do not travel with this bucket.
+        reuse: whether a block's mean is used up before the next one's is made, where no others need it: in one
+            place, which stays in the core's cache.
 
     Attributes:
         summed: this worker's share: a block, where its mean is to be made, and the parts of its sum by node.
         means: all blocks, and where the mean of each is.
+        span: all elements of the bucket.
     """
 
     def __init__(
@@ -56,12 +59,15 @@ class Bucket:
         membership: Membership,
         sums: Mapping[Node, torch.Tensor],
         rows: torch.Tensor,
+        reuse: bool,
     ) -> None:
+        self.span = slice(pieces[0][1].start, pieces[-1][1].stop)
         self._me, self._hosting, self._rows, self._sums = membership.worker, membership.hosting, rows, sums
         me, workers, device = self._me, range(membership.workers), next(iter(sums.values()), rows).device
         together = len(workers) <= 2
         shares = [pieces if together else _share(pieces, w, len(workers)) for w in workers]
-        self._spans = [_span(share, ALIGNMENT // layout.dtype.itemsize) for share in shares]
+        step = ALIGNMENT // layout.dtype.itemsize
+        self._spans = [_span(share, step) for share in shares]
         self._norms = [slice(2 * share[0][0], 2 * share[-1][0] + 2) if share else slice(0, 0) for share in shares]
 
         def mail(part: Callable[[int, int], list[Part]]) -> Mail:
@@ -79,10 +85,17 @@ class Bucket:
         parts = {node: vector[self._spans[me]] for node, vector in sums.items()}
         for source, message in self._contributions.received.items():
             parts |= dict(zip(whole_subtrees(membership.lanes, self._hosting[source]), message[1:], strict=True))
-        self._mean = torch.zeros(_length(self._spans[me]), dtype=layout.dtype, device=device)
+        own = list(self._places(me, shares[me]))
+        lows = [place.start // step * step if reuse and together else 0 for _, place in own]
+        longest = max((place.stop - low for (_, place), low in zip(own, lows, strict=True)), default=0)
+        self._mean = torch.zeros(longest, dtype=layout.dtype, device=device)
         self.summed = [
-            (block, self._mean[place], {node: part[place] for node, part in parts.items()})
-            for block, place in self._places(me, shares[me])
+            (
+                block,
+                self._mean[place.start - low : place.stop - low],
+                {node: part[place] for node, part in parts.items()},
+            )
+            for (block, place), low in zip(own, lows, strict=True)
         ]
         self.means = [(block, mean) for block, mean, _ in self.summed]
         for source, (_, means) in self._updates.received.items() if self._updates else ():

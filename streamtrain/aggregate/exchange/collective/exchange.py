@@ -5,18 +5,20 @@ tree, clip, and send the mean back; every host makes the same update of everythi
 the `shared` exchange in the same order, so the bits are the same. The whole state is on every host after every
 step: whoever is lost takes nothing with it. An all-to-all costs a fourth of an all-reduce (DESIGN, measurements).
 
-The workers of one host meet in its memory, and the first of them talks for all.
+The workers of one host meet in its memory, and the first of them talks for all. A worker by itself on its host
+sends what backward has made while it makes the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Block
+from streamtrain.aggregate.exchange.collective.ahead import Ahead
 from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut
 from streamtrain.aggregate.exchange.collective.group import Membership, leave_group, lost_workers, send
 from streamtrain.aggregate.exchange.memory import DeviceMemory, Memory
@@ -24,9 +26,7 @@ from streamtrain.aggregate.exchange.shared import barrier_of, moments_of, rest_o
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, mean_of, node_sum_, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import Layout
-from streamtrain.values import Moments, Update
-
-Totals = tuple[Moments, Moments]
+from streamtrain.values import Update
 
 
 class CollectiveExchange:
@@ -42,6 +42,7 @@ class CollectiveExchange:
         hosts: which lanes each host has; the group that the first worker of each has joined.
         crew: which lanes each worker of this host has.
         processes: process numbers of this host's workers, by worker.
+        parameters: the model's, in the layout's order, where buckets shall go while backward makes others.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class CollectiveExchange:
         hosts: Membership,
         crew: Membership,
         processes: Mapping[int, int],
+        parameters: Sequence[torch.Tensor] = (),
     ) -> None:
         self._aggregator, self._memory, self._lanes = aggregator, memory, hosts.lanes
         self._step = int(memory.words[0])
@@ -70,10 +72,16 @@ class CollectiveExchange:
         ]
         sums = {node: gradients[node[0]] for node in nodes}
         buckets = cut(aggregator.pieces, layout.dtype.itemsize) if self._leads else []
-        none = memory.rows[:, :0]
+        self._at_once = self._alone and hosts.workers <= 2 and not aggregator.clips_by_norm
+        self._carrier = len(buckets) - 1 if parameters else 0  # brings the rows, which backward makes last
         self._buckets = [
-            Bucket(layout, pieces, hosts, sums, memory.rows if pieces is buckets[-1] else none) for pieces in buckets
+            Bucket(layout, pieces, hosts, sums, memory.rows[:, : None if n == self._carrier else 0], self._at_once)
+            for n, pieces in enumerate(buckets)
         ]
+        self._sent = 0
+        spans = [bucket.span for bucket in self._buckets[:-1]] if self._alone else []
+        self._last_lane = mine[-1] if len(mine) else -1
+        self._ahead = Ahead(layout, parameters, gradients[self._last_lane], spans, self._send)
         found = [mean for bucket in self._buckets for mean in bucket.means]
         shown = gradients[min(hosted.start, hosts.lanes - 1)]  # its sum is used up when the means are there
         self._shown = [] if self._alone else [(mean, shown[block.place]) for block, mean in found]
@@ -93,11 +101,14 @@ class CollectiveExchange:
 
     def slot(self, lane: int) -> Slot:
         """See `Exchange`."""
+        if lane == self._last_lane and not self._aggregator.norms.due(self._step):
+            self._ahead.begin()
         return self._memory.slots[lane]
 
     def abandon(self) -> None:
         """See `Exchange`: the connections close, and whoever waits for this worker or its host notices."""
         self._barrier.abandon()
+        self._ahead.close()
         if self._leads:
             leave_group()
 
@@ -106,14 +117,16 @@ class CollectiveExchange:
         memory, aggregator = self._memory, self._aggregator
         old, new = memory.states[self._step % 2], memory.states[1 - self._step % 2]
         self._add_up()
-        totals = self._talk(old) if self._leads else None
+        if self._leads:
+            with lost_workers(f"in step {self._step}"):
+                self._talk(old, new)
         self._barrier.wait()  # the means of all lanes' gradients are there
-        totals = totals or moments_of(memory.slots)
-        lanes = aggregator.norms.of_lanes(self._step, memory.slots)
+        totals, lanes = moments_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
         begun = aggregator.begin(self._step, memory.used, old)
         decision, update = aggregator.decide(begun, totals, memory.norms.tolist())
-        for block, mean in self._means:
-            aggregator.descend(block, decision, mean, old, new)
+        if decision.skipped or not self._at_once:
+            for block, mean in self._means:
+                aggregator.descend(block, decision, mean, old, new)
         if self._leads:
             rest_of_state(memory.slots, memory.used, decision, old, new)
         self._barrier.wait()  # the new state is whole
@@ -126,31 +139,46 @@ class CollectiveExchange:
 
     def _add_up(self) -> None:
         """The whole subtrees of this worker, then its share of those of the host."""
+        self._ahead.end()
         self._aggregator.norms.note(self._step, self._mine)
+        if self._alone:
+            return  # each bucket's just before it goes
         for gradients in self._subtrees:
             tree_sum_(gradients)
         self._barrier.wait()  # every worker's are there
-        if not self._alone:
-            for node, parts in self._joined:
-                node_sum_(node, parts)
-            self._barrier.wait()  # the host's are there
+        for node, parts in self._joined:
+            node_sum_(node, parts)
+        self._barrier.wait()  # the host's are there
 
-    def _talk(self, old: State) -> Totals:
-        """Sends and receives for this host; the means of all buckets are there then, and all norms."""
+    def _send(self) -> None:
+        """Begins to send the next bucket."""
+        bucket = self._buckets[self._sent]
+        for gradients in self._subtrees if self._alone else ():
+            tree_sum_([gradient[bucket.span] for gradient in gradients])
+        bucket.post(send)
+        self._sent += 1
+
+    def _talk(self, old: State, new: State) -> None:
+        """Sends and receives for this host; the means of all buckets are there then, and all norms.
+
+        Of two workers, each makes the update of a block with its mean, where no norm of all can change it.
+        """
         memory, aggregator = self._memory, self._aggregator
-        with lost_workers(f"in step {self._step}"):
-            for bucket in self._buckets:
-                bucket.post(send)
-            for bucket in self._buckets:
-                bucket.wait()
-            totals = moments_of(memory.slots)
-            for bucket in self._buckets:
-                for block, mean, parts in bucket.summed:
-                    mean_of(self._lanes, parts, max(totals[0].count, 1), mean)
-                    aggregator.clip(block, mean, old, memory.norms)
-                bucket.post_means(memory.norms, send)
-            for bucket in self._buckets:
-                bucket.wait_for_means(memory.norms)
+        while self._sent < len(self._buckets):
+            self._send()
+        self._sent = 0
+        self._buckets[self._carrier].wait()
+        begun = aggregator.begin(self._step, memory.used, old)
+        examples = max(1, sum(int(slot.moments[0]) for slot in memory.slots))
+        for bucket in self._buckets:
+            bucket.wait()
+            for block, mean, parts in bucket.summed:
+                mean_of(self._lanes, parts, examples, mean)
+                aggregator.clip(block, mean, old, memory.norms)
+                if self._at_once:
+                    aggregator.descend(block, begun, mean, old, new)
+            bucket.post_means(memory.norms, send)
+        for bucket in self._buckets:
+            bucket.wait_for_means(memory.norms)
         for mean, shown in self._shown:
             shown.copy_(mean)
-        return totals
