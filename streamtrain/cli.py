@@ -19,7 +19,8 @@ from streamtrain.errors import DataError, StreamtrainError, TrainingError
 
 if TYPE_CHECKING:
     from streamtrain.job import Job
-    from streamtrain.run.fleet.submitting import Cluster
+    from streamtrain.run.fleet.submitting import Cluster, Submitted
+    from streamtrain.run.outcome.status import RunStatus
 
 HELP = """\
 usage: streamtrain COMMAND [--help]
@@ -29,7 +30,8 @@ usage: streamtrain COMMAND [--help]
   train JOB.py             train a job, with any setting as a flag
   probe RUN                the loss surface around a run's parameters, or a checkpoint's
   compare RUN RUN          two runs at equal numbers of updates
-  submit JOB.py            train a job on a Ray cluster; status, logs and stop are for those that were submitted
+  submit JOB.py            train a job on a Ray cluster; logs and stop are for those that were submitted
+  status [RUN]             how far runs are, here or on a cluster
   sync [RUN_FOLDER ...]    deliver to MLflow what it had not taken when runs ended
   ui                       open MLflow on this folder's runs
 
@@ -70,6 +72,12 @@ PROBE_EXAMPLES = """\
 streamtrain probe runs/mnist-epochs-20260102-101500
 streamtrain probe runs/mnist-epochs-20260102-101500/checkpoints/000000004000.safetensors --log
 streamtrain probe best.safetensors --job jobs/mnist.py
+"""
+STATUS_EXAMPLES = """\
+streamtrain status                                     # what is running below runs/
+streamtrain status runs/mnist-epochs-20260102-101500
+streamtrain status --address http://HEAD:8265          # a cluster's jobs
+streamtrain status raysubmit_1234
 """
 SUBMIT_EXAMPLES = """\
 streamtrain submit jobs/mnist.py --address http://HEAD:8265 --follow --workers 16
@@ -320,17 +328,23 @@ def run_submit(words: Sequence[str]) -> None:
 
 def run_status(words: Sequence[str]) -> None:
     """``streamtrain status``."""
-    from streamtrain.flags import StatusArguments, parse
-    from streamtrain.run.fleet.submitting import Cluster
+    from streamtrain.flags import ADDRESS, StatusArguments, parse
 
-    given = parse(StatusArguments, words, "streamtrain status", SUBMIT_EXAMPLES)
-    cluster = Cluster(given.address)
-    found = cluster.jobs() if given.submission is None else [cluster.status(given.submission)]
+    given = parse(StatusArguments, words, "streamtrain status", STATUS_EXAMPLES)
+    found: Sequence[RunStatus | Submitted]
+    if given.address is None and (given.run is None or Path(given.run).is_dir()):
+        from streamtrain.run.outcome.status import running, status_of
+
+        found = running(Path("runs")) if given.run is None else [status_of(Path(given.run))]
+    else:
+        from streamtrain.run.fleet.submitting import Cluster
+
+        cluster = Cluster(given.address or ADDRESS)
+        found = cluster.jobs() if given.run is None else [cluster.status(given.run)]
     if given.json:
         print(json.dumps([each.summary() for each in found]))
     else:
-        for each in found:
-            print(f"{each.submission}  {each.state:<10}{each.entrypoint}\n  {each.message}")
+        print("\n".join(map(str, found)) or "nothing below runs/ is running")
 
 
 def run_logs(words: Sequence[str]) -> None:

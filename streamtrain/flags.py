@@ -137,12 +137,13 @@ class SubmitArguments:
 
 @dataclass(frozen=True)
 class StatusArguments:
-    """How a submitted job stands, or all of them."""
+    """How far a run is: pass, step, pace, waiting, gap; of this machine's runs, or of jobs on a cluster."""
 
-    submission: tyro.conf.Positional[str | None] = None
-    """The job's id, as `streamtrain submit` prints it; all jobs where it is missing."""
-    address: str = ADDRESS
-    """The cluster's job API."""
+    run: tyro.conf.Positional[str | None] = None
+    """A run's folder, or the id that `streamtrain submit` printed; all below runs/ that are running, or with an address
+    all of the cluster's jobs, where it is missing."""
+    address: str | None = None
+    """The cluster's job API, http://127.0.0.1:8265 by default."""
     json: bool = False
     """Print as JSON."""
 

@@ -280,6 +280,8 @@ class Job:
     deterministic: bool = False
     """Use only kernels that give the same bits every time, on GPUs a few percent slower; an operation that has none
     stops the run by its name."""
+    profile: bool = False
+    """Write a Chrome trace of a few steps of all workers, trace.json in the run's folder."""
     seed: int = 0
     """Seed of the initial parameters and of every random number in the run."""
     aggregation: Synchronous | Stale = field(default_factory=Synchronous)

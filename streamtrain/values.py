@@ -194,6 +194,25 @@ class Loading:
 
 
 @dataclass(frozen=True)
+class StepTimes:
+    """Seconds that ``steps`` steps have taken so far, by what they were spent on; over one worker or many.
+
+    ``waiting`` for examples, ``computing`` gradients, ``exchanging`` them (adding up, and waiting for the others),
+    ``updating`` (clipping and the optimizer). ``ahead`` is the number of batches that streamers hold ready just now.
+    """
+
+    steps: int = 0
+    waiting: float = 0.0
+    computing: float = 0.0
+    exchanging: float = 0.0
+    updating: float = 0.0
+    ahead: int = 0
+
+    def __add__(self, other: StepTimes) -> StepTimes:
+        return StepTimes(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
 class Skip:
     """A bad example that was passed over: where it is, and why."""
 

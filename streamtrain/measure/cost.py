@@ -1,8 +1,8 @@
-"""What measurements cost: their time against all time, and whether another one stays within a bound."""
+"""What time is spent on: measurements against all time, and the parts of a step."""
 
 from __future__ import annotations
 
-from streamtrain.values import Reading
+from streamtrain.values import Reading, StepTimes
 
 
 class MeasuringTime:
@@ -34,3 +34,30 @@ class MeasuringTime:
             Reading(f"{self._name}/seconds", self._last, step, time),
             Reading(f"{self._name}/fraction_of_time", fraction, step, time),
         ]
+
+
+class StepParts:
+    """What a step's time is spent on, as curves: its parts, in seconds, as means over steps and workers.
+
+    Attributes:
+        waiting_share: part of the time of the last steps that were asked for.
+    """
+
+    def __init__(self) -> None:
+        self._before, self.waiting_share = StepTimes(), 0.0
+
+    def readings(self, times: StepTimes, workers: int, step: int, time: float) -> list[Reading]:
+        """The points ``step_time/…`` of the steps since the last call, and ``loader/batches_ahead``.
+
+        Args:
+            times: of all ``workers`` so far.
+        """
+        before, self._before = self._before, times
+        if times.steps <= before.steps:  # a lost worker's share went with it
+            before = StepTimes()
+        steps = max(1, times.steps - before.steps)
+        parts = ("waiting", "computing", "exchanging", "updating")
+        seconds = {part: (getattr(times, part) - getattr(before, part)) / steps for part in parts}
+        self.waiting_share = seconds["waiting"] / (sum(seconds.values()) or 1.0)
+        points = [Reading(f"step_time/{part}", each, step, time) for part, each in seconds.items()]
+        return [*points, Reading("loader/batches_ahead", times.ahead / workers, step, time)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamtrain.errors import NonFiniteError, WorkerLost
 from streamtrain.job import Epochs, Online, Stale
+from streamtrain.measure.cost import StepParts
 from streamtrain.measure.gap import Parts, gap_readings
 from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.order import evaluation_slices
@@ -22,11 +23,13 @@ from streamtrain.run.following import wait_for_growth
 from streamtrain.run.loader_health import LoaderHealth
 from streamtrain.run.outcome.probing import Probes
 from streamtrain.run.outcome.result import Evaluation, Result
+from streamtrain.run.outcome.status import LiveStatus
+from streamtrain.run.outcome.trace import merged
 from streamtrain.store import write_whole
 from streamtrain.track.system import SystemMetrics
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker
-from streamtrain.values import Lane, Loading, Reading, Recovery, Risk, Skip, Update
+from streamtrain.values import Lane, Loading, Reading, Recovery, Risk, Skip, StepTimes, Update
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +53,12 @@ class Fleet(Protocol):
 
     def loading(self) -> Loading:
         """What reading has cost all workers so far."""
+
+    def times(self) -> StepTimes:
+        """What the steps of all workers have been spent on so far."""
+
+    def traces(self) -> list[str | None]:
+        """Every worker's Chrome trace of a few steps, as JSON, where it is there."""
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """Bad examples that were passed over so far, by split and number in the stored order."""
@@ -86,6 +95,7 @@ class Controller:
         self._plan, self._fleet, self._tracker, self._terminal, self._folder = plan, fleet, tracker, terminal, folder
         self._is_online = isinstance(plan.job.mode, Online)
         self._keeper, self._recoveries, self._workers = keeper, 0, 0
+        self._parts, self._traced = StepParts(), False
         self._probes = Probes(plan, tracker, terminal, folder)
         self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
         self._take_up()
@@ -174,7 +184,6 @@ class Controller:
 
     def _advance_to(self, target: int) -> None:
         """Stint by stint, so that the live line lives and curves arrive while the pass runs."""
-        order = self._plan.order
         while self._progress.step < target:
             self._keep()
             rate = self._progress.step / self._progress.seconds if self._progress.seconds else 0.0
@@ -190,19 +199,40 @@ class Controller:
             self._progress.used += examples
             self._note(done, examples / seconds)
             self._loader.note(self._fleet, done[-1].step, seconds)
-            self._terminal.live(
-                f"pass {(until - 1) // order.steps + 1}/{self._plan.passes}",
-                f"step {(until - 1) % order.steps + 1:,}/{order.steps:,}",
-                f"{examples / seconds:,.0f} examples/s",
-                f"loss {pooled(Risk(u.loss, u.error) for u in done if not u.skipped).loss.mean:.4f}",
-                *(
-                    [f"gap {self._progress.evaluations[-1].gap_of_loss.value:+.4f}"]
-                    if self._progress.evaluations
-                    else []
-                ),
-                f"{_duration((self._plan.total_steps - until) * self._progress.seconds / until)} left at most",
-            )
+            self._tell(examples / seconds, pooled(Risk(u.loss, u.error) for u in done if not u.skipped).loss.mean)
+            if self._plan.job.profile and not self._traced:
+                self._keep_trace()
             self._probes.take(self._fleet.snapshot, self._progress)
+
+    def _tell(self, examples_per_second: float, loss: float) -> None:
+        """How far the run is, on the terminal and in its folder."""
+        progress, steps = self._progress, self._plan.order.steps
+        gap = progress.evaluations[-1].gap_of_loss if progress.evaluations else None
+        status = LiveStatus(
+            pass_number=(progress.step - 1) // steps + 1,
+            passes=self._plan.passes,
+            step=(progress.step - 1) % steps + 1,
+            steps=steps,
+            examples_per_second=examples_per_second,
+            workers=self._fleet.workers,
+            waiting_share=self._parts.waiting_share,
+            loss=loss,
+            gap=None if gap is None else gap.value,
+            gap_standard_error=None if gap is None else gap.standard_error,
+            seconds_left=(self._plan.total_steps - progress.step) * progress.seconds / progress.step,
+            time=time.time(),
+        )
+        self._terminal.live(*status.facts)
+        status.keep(self._folder)
+
+    def _keep_trace(self) -> None:
+        """A file and an artifact, once all workers have theirs."""
+        traces = [trace for trace in self._fleet.traces() if trace is not None]
+        if len(traces) == self._fleet.workers:
+            self._traced, file = True, self._folder / "trace.json"
+            write_whole(file, merged(traces).encode())
+            self._tracker.artifact(file, "profile")
+            self._terminal.line(f"a trace of {len(traces)} worker(s) is in {file}; open it at https://ui.perfetto.dev")
 
     def _note_recoveries(self) -> None:
         """A line, a point and a tag for every one; a line where workers joined."""
@@ -218,7 +248,8 @@ class Controller:
                 f"{each.lost + '; ' if each.lost else ''}going on at step {each.step:,} with {each.workers} worker(s), "
                 f"{each.seconds:.1f} s after the last update"
             )
-            self._tracker.log([Reading("recovery/seconds", each.seconds, each.step, now)])
+            count = Reading("recovery/count", self._recoveries, each.step, now)
+            self._tracker.log([Reading("recovery/seconds", each.seconds, each.step, now), count])
         if recovered:
             self._tracker.tag("recoveries", str(self._recoveries))
 
@@ -226,6 +257,7 @@ class Controller:
         now = time.time()
         readings = [Reading("throughput/examples_per_second", examples_per_second, done[-1].step, now)]
         readings.append(Reading("throughput/workers", self._fleet.workers, done[-1].step, now))
+        readings += self._parts.readings(self._fleet.times(), self._fleet.workers, done[-1].step, now)
         readings += self._system.readings(done[-1].step, now)
         if isinstance(self._plan.job.aggregation, Stale):
             staleness = sum(update.staleness for update in done) / len(done)
@@ -359,8 +391,3 @@ def describe(evaluation: Evaluation, pass_steps: int, seconds: float) -> str:
         f"error: train {train.error.mean:.2%}, held out {held_out.error.mean:.2%}  "
         f"{evaluation.examples_used / seconds:,.0f} examples/s"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -8,6 +8,7 @@ from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.gradient import Gradient
 from streamtrain.order import Order, Passes, SegmentedOrder, lane_seed
+from streamtrain.run.fleet.clock import Clock
 from streamtrain.values import Arrays, Selection, Update
 
 
@@ -28,6 +29,7 @@ def updates(
     arrays: Iterator[Arrays],
     gradient: Gradient,
     exchange: Exchange,
+    clock: Clock,
     seed: int,
 ) -> Iterator[Update]:
     """Trains from the exchange's step on, one update a turn, for as long as it is asked.
@@ -47,7 +49,7 @@ def updates(
                 gradient.lane(examples, slot, lane_seed(seed, step, part.lane))
             else:
                 gradient.empty_lane(slot)
-        yield exchange.meet()  # sums, clips, updates, and commits parameters and position in one write
+        yield clock.met(exchange.meet)  # sums, clips, updates, and commits parameters and position in one write
 
 
 def pooled_updates(
@@ -56,6 +58,7 @@ def pooled_updates(
     read: Callable[[Selection], Arrays],
     gradient: Gradient,
     pool: Pool,
+    clock: Clock,
     seed: int,
     *,
     until: int,
@@ -65,10 +68,10 @@ def pooled_updates(
     Gives the updates that this worker made; others made the others.
     """
     while (step := pool.step) < until:
-        yield from pool.updates()
-        claim = pool.claim(until)
+        yield from clock.met(list, pool.updates())
+        claim = clock.met(pool.claim, until)
         if claim is None:
-            pool.wait(step)
+            clock.met(pool.wait, step)
             continue
         position = order.position(claim.of)
         part = order.minibatch(position).parts[claim.lane]
@@ -78,4 +81,4 @@ def pooled_updates(
             gradient.lane(examples, claim.slot, lane_seed(seed, claim.of, claim.lane))
         else:
             gradient.empty_lane(claim.slot)
-        pool.finish(claim)
+        clock.met(pool.finish, claim)

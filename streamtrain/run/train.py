@@ -115,6 +115,8 @@ def _train(
     from streamtrain.run.checkpoints.resuming import checkpoints_of, fixed_settings
     from streamtrain.run.controller import Controller
     from streamtrain.run.fleet.actors import RayFleet
+    from streamtrain.run.fleet.metrics import RayMetrics
+    from streamtrain.track.tracker import Trackers
 
     job = plan.job
     files = CheckpointFiles(checkpoints_of(job, folder), job.checkpoints.keep, terminal.line)
@@ -124,7 +126,8 @@ def _train(
         RayFleet(plan, keeper.start, terminal.line) as fleet,
         _stopped_by_signal(keeper),
     ):
-        result = Controller(plan, fleet, tracker, terminal, folder, keeper).run()
+        told = Trackers(tracker, RayMetrics(run_name))
+        result = Controller(plan, fleet, told, terminal, folder, keeper).run()
     for problem in _keep(plan, trial, run_name, result, tracker):
         terminal.line(problem)
     return result

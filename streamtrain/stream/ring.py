@@ -143,6 +143,11 @@ class RingReader:
         return arrays
 
     @property
+    def ahead(self) -> int:
+        """Batches that are there and not taken."""
+        return int(self._words[0] - self._words[LINE // 8])
+
+    @property
     def loading(self) -> Loading:
         """What reading had cost the streamer when it last said so."""
         return Loading(0.0, *self._words[COUNTS : COUNTS + len(fields(Loading)) - 1])

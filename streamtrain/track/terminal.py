@@ -1,10 +1,15 @@
-"""A run on the terminal: one live line, and plain lines that stay. Where there is no terminal, only the latter."""
+"""A run on the terminal: one live line, and plain lines that stay. Where there is no terminal, only the latter, and
+the live line's facts now and then."""
 
 from __future__ import annotations
 
 import shutil
 import sys
+import time
 from typing import TextIO
+
+FIRST_SECONDS, EVERY_SECONDS = 10.0, 30.0
+"""Until the live line's facts are first written where there is no terminal, and from then to the next time."""
 
 
 class Terminal:
@@ -15,9 +20,13 @@ class Terminal:
         self._quiet = quiet
         self._lives = not quiet and self._stream.isatty()
         self._shown = False
+        self._due = 0.0 if quiet else time.monotonic() + FIRST_SECONDS
 
     def live(self, *facts: str) -> None:
-        """Replaces the live line; nothing where the stream is not a terminal."""
+        """Replaces the live line; where the stream is not a terminal, a line every half a minute."""
+        if not (self._lives or self._quiet) and time.monotonic() >= self._due:
+            self._due = time.monotonic() + EVERY_SECONDS
+            self.line(" · ".join(facts))
         if self._lives:
             width = shutil.get_terminal_size().columns - 1
             self._stream.write("\r\x1b[2K" + " · ".join(facts)[:width])

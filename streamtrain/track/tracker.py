@@ -92,6 +92,47 @@ class Tracker(Protocol):
         """
 
 
+class Trackers:
+    """Several that are told the same points; the first has all the rest."""
+
+    def __init__(self, first: Tracker, *others: Tracker) -> None:
+        self._first, self._others = first, others
+
+    @property
+    def run_id(self) -> str | None:
+        """See `Tracker`."""
+        return self._first.run_id
+
+    def log(self, readings: Sequence[Reading]) -> None:
+        """See `Tracker`."""
+        for each in (self._first, *self._others):
+            each.log(readings)
+
+    def begin(self, card: RunCard, folder: Path, run_id: str | None = None) -> None:
+        """See `Tracker`."""
+        self._first.begin(card, folder, run_id)
+
+    def artifact(self, file: Path, place: str) -> None:
+        """See `Tracker`."""
+        self._first.artifact(file, place)
+
+    def tag(self, name: str, value: str) -> None:
+        """See `Tracker`."""
+        self._first.tag(name, value)
+
+    def describe(self, markdown: str) -> None:
+        """See `Tracker`."""
+        self._first.describe(markdown)
+
+    def model(self, card: ModelCard) -> None:
+        """See `Tracker`."""
+        self._first.model(card)
+
+    def finish(self, status: Status, note: str) -> str | None:
+        """See `Tracker`."""
+        return self._first.finish(status, note)
+
+
 class NoTracker:
     """Tracking switched off."""
 

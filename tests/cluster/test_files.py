@@ -1,5 +1,7 @@
 """What `cluster/` holds is valid for the tools that read it, and fits this project."""
 
+import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from streamtrain.flags import own_flags, parse, with_mode
 from streamtrain.job import Job
 from streamtrain.prepare.jobfile import load_job
+from streamtrain.run.fleet.metrics import EXPORTED, metric_name
 from tests.support.command import ROOT
 from tests.support.kuberay import DOCUMENTS
 
@@ -129,3 +132,27 @@ def test_systemd_takes_the_service(tmp_path: Path) -> None:
     file.write_text(unit.replace("/opt/mlflow/bin/server.sh", str(CLUSTER / "mlflow" / "server.sh")))
     done = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True)
     assert done.returncode == 0 and "mlflow.service" not in done.stderr, done.stderr
+
+
+def test_grafana_draws_what_is_exported_and_all_of_it() -> None:
+    board = json.loads((CLUSTER / "grafana.json").read_text())
+    exported = {f"ray_{metric_name(curve)}" for curve in EXPORTED}
+    drawn = set()
+    for panel in board["panels"]:
+        assert panel["type"] == "timeseries" and panel["title"] and panel["targets"]
+        for target in panel["targets"]:
+            found = re.fullmatch(r'(\w+)\{run=~"\$run"\}', target["expr"])
+            assert found is not None
+            drawn.add(found[1])
+    assert drawn == exported
+    assert [v["name"] for v in board["templating"]["list"]] == ["datasource", "run"]
+    places = [panel["gridPos"] for panel in board["panels"]]
+    cells = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(cells) == len(set(cells)) and all(x < 24 for x, _ in cells)
+
+
+def test_every_exported_curve_is_one_that_runs_have() -> None:
+    table = (ROOT / "streamtrain" / "track" / "README.md").read_text()
+    for curve in EXPORTED:
+        group, _, name = curve.rpartition("/")
+        assert f"`{curve}`" in table or (f"`/{name}`" in table and f"`{group}/" in table), curve

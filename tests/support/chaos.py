@@ -60,7 +60,7 @@ LANE_SECONDS = 0.004
 KINDS = {"worker": 5, "streamer": 4, "driver": 1}
 """How many of each are among ten victims; a driver takes longest to come back."""
 ACTORS = {"worker": "ray::Worker.", "streamer": "ray::WorkersStreamer"}
-TIMED = ("throughput/", "recovery/", "loader/", "system/", "evaluation/")
+TIMED = ("throughput/", "step_time/", "recovery/", "loader/", "system/", "evaluation/")
 """How curves begin that depend on time."""
 Curves = dict[str, list[tuple[int, float]]]
 

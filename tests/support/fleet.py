@@ -14,7 +14,7 @@ from streamtrain.run.fleet.worker import Seat, Worker
 from streamtrain.run.outcome.result import Result
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker, Tracker
-from streamtrain.values import Loading, Reading, Recovery, Risk, Skip, Update
+from streamtrain.values import Loading, Reading, Recovery, Risk, Skip, StepTimes, Update
 
 
 class PlainFleet:
@@ -39,6 +39,12 @@ class PlainFleet:
 
     def loading(self) -> Loading:
         return self.worker.loading()
+
+    def traces(self) -> list[str | None]:
+        return [self.worker.trace()]
+
+    def times(self) -> StepTimes:
+        return self.worker.times()
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         return self.worker.skipped()

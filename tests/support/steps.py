@@ -36,6 +36,7 @@ from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.gradient import Gradient
 from streamtrain.job import SGD, Data, Group, Job, Schedule
 from streamtrain.order import Order, lanes_of_worker, passes_of
+from streamtrain.run.fleet.clock import Clock
 from streamtrain.run.loop import pooled_updates, selections_from, updates
 from streamtrain.values import Arrays, Selection, Update
 from tests.support.crew import Crew
@@ -211,7 +212,7 @@ class Member:
         assert not isinstance(self.exchange, Pool)
         step = self.exchange.step
         arrays = arrays_of(self.order, self.lanes, step, self.steps)
-        running = updates(self.order, self.lanes, arrays, self.gradient, self.exchange, self.job.seed)
+        running = updates(self.order, self.lanes, arrays, self.gradient, self.exchange, Clock(), self.job.seed)
         for _ in itertools.islice(running, (self.steps if until is None else until) - step):
             pass
 
@@ -313,7 +314,7 @@ def take_part(
 
     pool.claim = limited  # type: ignore[method-assign]
     updates = pooled_updates(
-        member.order, STORED, member.read, member.gradient, pool, member.job.seed, until=member.steps
+        member.order, STORED, member.read, member.gradient, pool, Clock(), member.job.seed, until=member.steps
     )
     made: list[Update] = []
     with contextlib.suppress(Leaves):
@@ -350,7 +351,9 @@ def take_part_with_backup(
 
     pool.claim, pool.finish = lagging, noted  # type: ignore[method-assign]
     updates = list(
-        pooled_updates(member.order, STORED, member.read, member.gradient, pool, member.job.seed, until=member.steps)
+        pooled_updates(
+            member.order, STORED, member.read, member.gradient, pool, Clock(), member.job.seed, until=member.steps
+        )
     )
     parameters = member.exchange.state.parameters
     named = {place.name: place.view(parameters).numpy().copy() for place in member.gradient.layout.parameters}

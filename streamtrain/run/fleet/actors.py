@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
-from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.aggregate.exchange.barrier import shares_memory
@@ -22,11 +21,11 @@ from streamtrain.errors import WorkerLost
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.hosts import hosts_of
-from streamtrain.run.fleet.members import Member, by_host, gather, kill, living, offers
+from streamtrain.run.fleet.members import Member, arrival, by_host, gather, kill, living, offers
 from streamtrain.run.fleet.placing import Bundle, Room, on_one_host, resources_of_worker
 from streamtrain.run.fleet.streamers import WorkersStreamer
 from streamtrain.run.fleet.worker import Seat, Standing, Worker
-from streamtrain.values import Loading, Recovery, Risk, Skip, Update
+from streamtrain.values import Loading, Recovery, Risk, Skip, StepTimes, Update
 
 if TYPE_CHECKING:
     import torch
@@ -134,6 +133,14 @@ class RayFleet:
     def loading(self) -> Loading:
         """See `Fleet`."""
         return self._surely(lambda: sum(self._all("loading"), Loading()))
+
+    def traces(self) -> list[str | None]:
+        """See `Fleet`."""
+        return self._surely(lambda: self._all("trace"))
+
+    def times(self) -> StepTimes:
+        """See `Fleet`."""
+        return self._surely(lambda: sum(self._all("times"), StepTimes()))
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """See `Fleet`."""
@@ -315,7 +322,7 @@ class RayFleet:
 
     def _call_others(self, left: Sequence[Member]) -> None:
         """Starts who is missing; `_welcome` takes them in when they are there."""
-        self._coming = [(each, calls) for each, calls in self._coming if _arrival(calls) is not False]
+        self._coming = [(each, calls) for each, calls in self._coming if arrival(calls) is not False]
         there = {each.bundle.number: each for each in left} | {each.bundle.number: each for each, _ in self._coming}
         for bundle in self._bundles:
             old, fresh = there.get(bundle.number), None
@@ -328,7 +335,7 @@ class RayFleet:
 
     def _welcome(self) -> None:
         """Forms anew where somebody has come who was on the way."""
-        arrivals = [(each, _arrival(calls)) for each, calls in self._coming]
+        arrivals = [(each, arrival(calls)) for each, calls in self._coming]
         if not any(arrived is not None for _, arrived in arrivals):
             return
         members = {each.bundle.number: each for each in self._members}
@@ -385,13 +392,3 @@ class RayFleet:
         kill(actor for each in self._members for actor in each.actors)
         self._room.give_back()
         self._members = []
-
-
-def _arrival(calls: Sequence[Any]) -> bool | None:
-    """Whether somebody is there who was called: ``False`` when lost on the way, ``None`` while on it."""
-    ended = ray.wait(list(calls), num_returns=len(calls), timeout=0)[0]
-    try:
-        ray.get(ended)
-    except RayError:
-        return False
-    return True if len(ended) == len(calls) else None

@@ -111,6 +111,16 @@ def living(actors: Sequence[Any | None], seconds: float = ANSWER_SECONDS, *, sil
     return lives
 
 
+def arrival(calls: Sequence[Any]) -> bool | None:
+    """Whether somebody is there who was called: ``False`` when lost on the way, ``None`` while on it."""
+    ended = ray.wait(list(calls), num_returns=len(calls), timeout=0)[0]
+    try:
+        ray.get(ended)
+    except RayError:
+        return False
+    return True if len(ended) == len(calls) else None
+
+
 def kill(actors: Iterable[Any]) -> None:
     """Ends them; does not wait for it."""
     for actor in actors:

@@ -34,8 +34,9 @@ class Submitted:
 
     Attributes:
         state: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
-        message: the cluster's, of how it stands or why it ended.
+        message: the cluster's, of how it stands; the reason, where it failed.
         exit_code: of `streamtrain train`, once it has ended by itself.
+        progress: the last line in which a running one said how far it is.
     """
 
     submission: str
@@ -43,11 +44,16 @@ class Submitted:
     message: str
     entrypoint: str
     exit_code: int | None
+    progress: str = ""
 
     @property
     def ended(self) -> bool:
         """Whether it does not run any more, nor will."""
         return self.state in ("SUCCEEDED", "FAILED", "STOPPED")
+
+    def __str__(self) -> str:
+        said = "".join(f"\n  {line}" for line in (self.message, self.progress) if line)
+        return f"{self.submission}  {self.state:<10}{self.entrypoint}{said}"
 
     def summary(self) -> dict[str, Any]:
         """As JSON's types."""
@@ -91,15 +97,13 @@ class Cluster:
     def status(self, submission: str) -> Submitted:
         """How a job stands."""
         with self._refusals(submission):
-            found = self._client.get_job_info(submission)
-        return _submitted(found)
+            return self._submitted(self._client.get_job_info(submission))
 
     def jobs(self) -> list[Submitted]:
         """All that were submitted, the first one first."""
         with self._refusals():
-            found = self._client.list_jobs()
-        own = [each for each in found if each.submission_id is not None]
-        return [_submitted(each) for each in sorted(own, key=lambda each: each.start_time or 0)]
+            found = [each for each in self._client.list_jobs() if each.submission_id is not None]
+            return [self._submitted(each) for each in sorted(found, key=lambda each: each.start_time or 0)]
 
     def logs(self, submission: str) -> str:
         """All that a job has printed."""
@@ -122,6 +126,13 @@ class Cluster:
         """Sends a job SIGTERM, upon which it writes a checkpoint; false where it had ended."""
         with self._refusals(submission):
             return bool(self._client.stop_job(submission))
+
+    def _submitted(self, found: Any) -> Submitted:
+        state, submission = found.status.value, found.submission_id
+        lines = self._client.get_job_logs(submission).splitlines() if state == "RUNNING" else []
+        progress = next((line for line in reversed(lines) if line.startswith("pass ")), "")
+        message = reason_in(found.message or "")
+        return Submitted(submission, state, message, found.entrypoint, found.driver_exit_code, progress)
 
     @staticmethod
     def _surely(ask: Callable[[], str]) -> str:
@@ -181,6 +192,8 @@ def shipped_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(SHIPPED_VARIABLES)}
 
 
-def _submitted(found: Any) -> Submitted:
-    message = " ".join((found.message or "").split())
-    return Submitted(found.submission_id, found.status.value, message, found.entrypoint, found.driver_exit_code)
+def reason_in(message: str) -> str:
+    """What the cluster says of a job, in one line: where it quotes the job's output, of that the last line."""
+    said, quotes, output = message.partition(", last available logs")
+    last = output.strip().splitlines()[-1:] if quotes else []
+    return " ".join(": ".join([said, *last]).split())

@@ -39,13 +39,15 @@ from streamtrain.gradient import Gradient, build_model
 from streamtrain.job import Epochs, Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
+from streamtrain.run.fleet.clock import Clock, TimedAggregator
 from streamtrain.run.fleet.hosts import memberships
 from streamtrain.run.fleet.streamers import selections_of
 from streamtrain.run.loop import pooled_updates, updates
+from streamtrain.run.outcome.trace import traced
 from streamtrain.stream.reader import Reader
 from streamtrain.stream.ring import RingHandle, RingReader
 from streamtrain.stream.streamer import selections_read, selections_streamed
-from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, Update
+from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, StepTimes, Update
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD = -1, -3, 2**25
 """Of glibc: mallopt(3)."""
@@ -106,7 +108,8 @@ class Worker:
         self._memory: Memory | None = None
         self._handle: Handle | None = None
         self._ring: RingReader | None = None
-        self._waited, self._streamed = 0.0, Loading()
+        self._clock, self._streamed = Clock(), Loading()
+        self._trace: str | None = None
         self._made: list[Update] = []
         self._moved = time.monotonic()
         self._current: Exchange | Pool | None = None
@@ -186,9 +189,8 @@ class Worker:
         else:
             self._ring = RingReader(ring)
             arrays = selections_streamed(self._ring)
-        self._updates: Iterator[Update] = updates(
-            plan.order, self._lanes, self._timed(arrays), self._gradient, exchange, plan.job.seed
-        )
+        own = (plan.order, self._lanes, self._clock.waited(arrays), self._gradient, exchange, self._clock)
+        self._updates = self._traced(updates(*own, plan.job.seed))
 
     def advance(self, step: int) -> list[Update]:
         """Trains until ``step`` updates are in the state.
@@ -200,13 +202,15 @@ class Worker:
             NonFiniteError, JobError, DataError: the state is that of the last good step.
             WorkerLost: another worker died or gave up.
         """
+        first, began = self._exchange.step, time.perf_counter()
         try:
             if isinstance(self._exchange, Pool):
                 plan, pool = self._plan, self._exchange
                 made = pooled_updates(
-                    plan.order, plan.pass_orders, self._read, self._gradient, pool, plan.job.seed, until=step
+                    *(plan.order, plan.pass_orders, self._read, self._gradient, pool, self._clock, plan.job.seed),
+                    until=step,
                 )
-                return list(made)
+                return list(self._traced(made))
             self._made = []
             for update in itertools.islice(self._updates, step - self._exchange.step):
                 self._made.append(update)  # kept, for the case that another worker is lost
@@ -214,6 +218,9 @@ class Worker:
         except BaseException:
             self._exchange.abandon()
             raise
+        finally:
+            self._clock.training += time.perf_counter() - began
+            self._clock.steps += self._exchange.step - first
         return self._made if self._seat.index == 0 else []
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
@@ -249,22 +256,27 @@ class Worker:
 
     def loading(self) -> Loading:
         """What reading has cost this worker so far, and its streamer."""
-        own = sum((reader.loading for reader in self._readers.values()), Loading(waited=self._waited))
+        own = sum((reader.loading for reader in self._readers.values()), Loading(waited=self._clock.waiting))
         return own + self._streamed + (Loading() if self._ring is None else self._ring.loading)
+
+    def trace(self) -> str | None:
+        """A few of its steps as a Chrome trace, where the job asks for one and they are made."""
+        return self._trace
+
+    def _keep_trace(self, trace: str) -> None:
+        self._trace = trace
+
+    def _traced(self, updates: Iterator[Update]) -> Iterator[Update]:
+        """The same; with a trace, where the job asks for one and there is none."""
+        return traced(updates, self._keep_trace) if self._plan.job.profile and self._trace is None else updates
+
+    def times(self) -> StepTimes:
+        """What this worker's steps have been spent on so far."""
+        return self._clock.times(0 if self._ring is None else self._ring.ahead)
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """Bad examples that this worker itself passed over, by split and number in the stored order."""
         return {place: skip for reader in self._readers.values() for place, skip in reader.skips.items()}
-
-    def _timed(self, arrays: Iterator[Arrays]) -> Iterator[Arrays]:
-        """The same arrays; the time that they kept the worker waiting goes to its account."""
-        while True:
-            asked = time.perf_counter()
-            examples = next(arrays, None)
-            self._waited += time.perf_counter() - asked
-            if examples is None:
-                return
-            yield examples
 
     @property
     def _in_flight(self) -> int:
@@ -343,7 +355,7 @@ class Worker:
 
     def _aggregator(self, worker: int, workers: int) -> Aggregator:
         job = self._plan.job
-        return Aggregator(
+        aggregator = TimedAggregator(
             self._gradient.layout,
             job.sgd,
             batch_size=job.batch_size,
@@ -353,13 +365,13 @@ class Worker:
             norms_every=job.tracking.log_every if job.tracking.diagnostics else 0,
             scaled=job.precision == "fp16",
         )
+        aggregator.clock = self._clock
+        return aggregator
 
     def _read(self, selection: Selection) -> Arrays:
         """A part that came from the pool."""
-        asked = time.perf_counter()
-        examples = self._reader("train", lanes=True).select(selection)
-        self._waited += time.perf_counter() - asked
-        return examples
+        reader = self._reader("train", lanes=True)
+        return next(self._clock.waited(reader.select(each) for each in (selection,)))
 
     def _load(self) -> None:
         """What is evaluated and returned: the parameters, or their average."""

@@ -63,7 +63,10 @@ def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
     skipping = dataclasses.replace(job, mode=st.Online(), sgd=st.SGD(nonfinite="skip"), error="zero_one")
     run(dataclasses.replace(skipping, loss=once_nan, aggregation=st.Stale(bound=1)), tmp_path, notebook)
     logged = {re.sub(r"^(layer_\w+)/.*", r"\1/NAME", reading.name) for reading in notebook.readings}
-    logged.add("recovery/seconds")  # only where workers are lost: see tests/unit/run/test_controller.py
+    logged |= {
+        "recovery/seconds",
+        "recovery/count",
+    }  # only where workers are lost: see tests/unit/run/test_controller.py
     assert {name for name in logged if not name.endswith("_standard_error")} == documented()
     with_errors = {name.removesuffix("_standard_error") for name in logged if name.endswith("_standard_error")}
     assert with_errors == {name for name in documented() if re.match("(progressive|.*_risk|gap)", name)}

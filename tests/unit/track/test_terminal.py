@@ -2,6 +2,9 @@
 
 import io
 
+import pytest
+
+import streamtrain.track.terminal as terminal_module
 from streamtrain.track.terminal import Terminal
 
 
@@ -25,3 +28,13 @@ def test_no_live_line_without_a_terminal_and_nothing_when_quiet() -> None:
         terminal.live("pass 1/3")
         terminal.line("pass 1 done")
     assert file.getvalue() == "pass 1 done\n" and quiet.getvalue() == ""
+
+
+def test_a_line_now_and_then_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, file = [100.0], io.StringIO()
+    monkeypatch.setattr(terminal_module.time, "monotonic", lambda: now[0])
+    terminal = Terminal(file)
+    for second in range(100, 160):
+        now[0] = float(second)
+        terminal.live("pass 1/3", f"step {second}/875")
+    assert file.getvalue() == "pass 1/3 · step 110/875\npass 1/3 · step 140/875\n"

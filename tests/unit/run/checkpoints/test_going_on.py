@@ -71,7 +71,7 @@ def test_promise_3_all_workers_lost_again_and_again(job: st.Job, mode: str, tmp_
         assert torch.equal(found.parameters[name], tensor), name
     assert found.evaluations == expected.evaluations and found.stop_reason == expected.stop_reason
     assert found.progressive == expected.progressive and found.examples_used == expected.examples_used
-    timed = ("throughput", "loader", "system", "evaluation", "gradient/skipped")
+    timed = ("throughput", "step_time", "loader", "system", "evaluation", "gradient/skipped")
     names = {r.name for r in undisturbed.readings if not r.name.startswith(timed)}
     for name in names:
         assert sorted(set(disturbed.named(name))) == undisturbed.named(name), name  # the tracker drops the repeated

@@ -1,0 +1,119 @@
+"""How far a run is: told on the terminal while it trains, kept in its folder for `streamtrain status`."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from streamtrain.errors import ConfigError, complaint
+from streamtrain.run.checkpoints.resuming import FINISHED, LOCK
+
+FILE = "status.json"
+
+
+@dataclass(frozen=True)
+class LiveStatus:
+    """After a stint.
+
+    Attributes:
+        pass_number, passes: the pass that it is in, from 1, of at most so many.
+        step, steps: of the pass.
+        examples_per_second, workers, waiting_share: of the stint; the share of the workers' time without examples.
+        loss: mean over the stint. gap, gap_standard_error: at the last evaluation, of the loss.
+        seconds_left: at most. time: when this was (Unix seconds).
+    """
+
+    pass_number: int
+    passes: int
+    step: int
+    steps: int
+    examples_per_second: float
+    workers: int
+    waiting_share: float
+    loss: float
+    gap: float | None
+    gap_standard_error: float | None
+    seconds_left: float
+    time: float
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What the terminal's live line says."""
+        return (
+            f"pass {self.pass_number}/{self.passes}",
+            f"step {self.step:,}/{self.steps:,}",
+            f"{self.examples_per_second:,.0f} examples/s",
+            f"loss {self.loss:.4f}",
+            *(() if self.gap is None else (f"gap {self.gap:+.4f}",)),
+            f"{duration(self.seconds_left)} left at most",
+        )
+
+    def keep(self, folder: Path) -> None:
+        """Puts it into the run's folder in place of the one before; not made to outlive a crash of the machine."""
+        fresh = folder / f".{FILE}"
+        fresh.write_text(json.dumps(asdict(self)))
+        fresh.replace(folder / FILE)
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run's folder: ``state`` is running, finished or stopped; ``status`` is ``None`` before the first stint."""
+
+    folder: Path
+    state: str
+    status: LiveStatus | None
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON's types."""
+        return {"folder": str(self.folder), "state": self.state} | ({} if self.status is None else asdict(self.status))
+
+    def __str__(self) -> str:
+        if self.status is None:
+            return f"{self.folder}  {self.state}\n  before its first steps"
+        now = self.status
+        left = now.facts[:-1] if self.state != "running" else now.facts
+        error = "" if now.gap_standard_error is None else f" ± {now.gap_standard_error:.4f}"
+        facts = [f"{fact}{error}" if fact.startswith("gap ") else fact for fact in left]
+        facts += [f"{now.workers} worker(s)", f"{now.waiting_share:.0%} of their time waiting for examples"]
+        return f"{self.folder}  {self.state}\n  {' · '.join(facts)}\n  {duration(time.time() - now.time)} ago"
+
+
+def status_of(folder: Path) -> RunStatus:
+    """How the run in this folder stands.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not (folder / LOCK).exists():
+        found = "another folder" if folder.is_dir() else "no such folder"
+        do = "`streamtrain status` lists those below runs/ that are running"
+        raise ConfigError(complaint(str(folder), expected="a run's folder", found=found, do=do))
+    state = "running" if _locked(folder / LOCK) else "finished" if (folder / FINISHED).exists() else "stopped"
+    file = folder / FILE
+    return RunStatus(folder, state, LiveStatus(**json.loads(file.read_text())) if file.exists() else None)
+
+
+def running(parent: Path) -> list[RunStatus]:
+    """The runs below ``parent`` that are running, the first one first."""
+    found = [status_of(lock.parent) for lock in sorted(parent.glob(f"*/{LOCK}"), key=os.path.getmtime)]
+    return [each for each in found if each.state == "running"]
+
+
+def duration(seconds: float) -> str:
+    """In minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _locked(file: Path) -> bool:
+    with file.open() as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
