@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from streamtrain.job import Job
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD = -1, -3, 2**25
+"""Of glibc: mallopt(3)."""
 
 
 def prepare_process(job: Job) -> None:
@@ -47,3 +50,15 @@ def layout_of_images(job: Job) -> Callable[[torch.Tensor], torch.Tensor]:
 def called(model: torch.nn.Module, job: Job) -> Callable[..., Any]:
     """What computes the model's output: itself, or compiled, with the same parameters."""
     return torch.compile(model) if job.compile else model
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep what is freed: every step takes the same memory again.
+
+    Else it gives the large activations of a step back to the kernel, which has to clear every page again: a seventh
+    of a step of a small CNN. Other C libraries than glibc are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

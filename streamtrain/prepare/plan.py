@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from streamtrain.errors import ConfigError, ManifestError, complaint
 from streamtrain.job import Epochs, Job, Online
@@ -16,6 +17,7 @@ from streamtrain.store.remote import Store
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
+from streamtrain.values import Skip
 
 EVALUATION_SLICE = 500
 """Examples that a worker evaluates at once."""
@@ -28,7 +30,7 @@ class Plan:
     """See the module.
 
     ``place`` is the data set's, as messages name it; ``order`` is of the training split; ``streamed``
-    says whether workers get streamers.
+    says whether workers get streamers; ``left_out`` are training examples that nobody may read, by stored number.
     """
 
     job: Job
@@ -36,6 +38,7 @@ class Plan:
     manifest: Manifest
     order: Order | SegmentedOrder
     streamed: bool
+    left_out: Mapping[int, Skip] = field(default_factory=dict)
 
     @property
     def passes(self) -> int:
@@ -53,7 +56,10 @@ class Plan:
         local = None if folder is None else LocalFiles(folder, verify=data.verify)
         files = local or fetched_files(self.job, self.manifest, lanes=lanes)
         decoding = Decoding(data.map, data.image_size, data.decode_threads, data.on_bad_example)
-        return Reader(files, self.manifest, split, data.fields_read, decoding)
+        reader = Reader(files, self.manifest, split, data.fields_read, decoding)
+        if split == "train":
+            reader.leave_out(self.left_out)
+        return reader
 
     def left(self, lanes: range, step: int) -> list[tuple[int, int]]:
         """Training examples that these lanes read from global ``step`` on, as runs; none where that is no part of all.

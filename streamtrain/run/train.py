@@ -46,6 +46,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     from streamtrain.prepare.compressed import data_folder
     from streamtrain.prepare.plan import plan as plan_of
     from streamtrain.prepare.preflight import check_cpus, preflight
+    from streamtrain.run.checkpoints.progress import Progress
     from streamtrain.run.checkpoints.resuming import alone_in, check_settings, fixed_settings, new_folder
     from streamtrain.run.fleet.placing import check_resources, start_ray, will_start_ray
     from streamtrain.track.terminal import Terminal
@@ -58,6 +59,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     plan = plan_of(job)
     if last is not None and earlier is not None:
         check_settings(last.settings, fixed_settings(plan), earlier)
+        plan = dataclasses.replace(plan, left_out=Progress.from_json(dict(last.progress)).left_out)
     if will_start_ray():
         check_cpus(job, os.cpu_count())
     trial = preflight(plan)

@@ -79,6 +79,7 @@ class Reader:
         }
         self._assembler = Assembler(self._decoding)
         self.skipped: dict[int, Skip] = {}
+        self._left_out: NDArray[np.int64] = np.array([], np.int64)
         self._bytes_read = 0
         self._near: tuple[int, int, list[tuple[str, Callable[[int, int], NDArray[Any]]]]] = (0, 0, [])
 
@@ -94,12 +95,16 @@ class Reader:
             ShardError: a shard is missing, altered, or holds something else than the manifest says.
         """
         begin, end, columns = self._near
-        if begin <= start < stop <= end:  # in the shard last read, all of it arrays: the usual case, kept short
+        if begin <= start < stop <= end and not len(
+            self._left_out
+        ):  # in the shard last read, all of it arrays: the usual case, kept short
             arrays = {name: read(start - begin, stop - begin) for name, read in columns}
             self._bytes_read += sum([array.nbytes for array in arrays.values()])
             return arrays
         if not 0 <= start < stop <= len(self):
             raise IndexError(f"examples [{start}, {stop}) of {len(self)}")
+        if len(self._left_out) and ((start <= self._left_out) & (self._left_out < stop)).any():
+            return self.take(np.arange(start, stop))
         return _joined([self._rows(*piece) for piece in self._shards.pieces(start, stop)])
 
     def _rows(self, number: int, first: int, last: int) -> Arrays:
@@ -110,7 +115,8 @@ class Reader:
             return self._decoded(number, begin, opened, np.arange(first, last))
         columns: list[tuple[str, Callable[[int, int], NDArray[Any]]]]
         columns = [(name, column.read) for name, column in opened.fixed.items()]
-        self._near = (begin, end, columns)
+        if not len(self._left_out):
+            self._near = (begin, end, columns)
         arrays = {name: read(first, last) for name, read in columns}
         self._bytes_read += _bytes(arrays)
         return arrays
@@ -126,6 +132,17 @@ class Reader:
             self._files.release(opened.rows)
         self._open.clear()
         self._wanted, self._near = runs, (0, 0, [])
+
+    def leave_out(self, skips: Mapping[int, Skip]) -> None:
+        """Passes over these examples, by their stored number, without a look at them."""
+        self.skipped |= skips
+        self._near = (0, 0, [])
+        self._left_out = np.array(sorted(skips), np.int64)
+
+    def where(self, number: int) -> str:
+        """Example ``number`` as messages name it."""
+        shard, _, key = self.locate(number)
+        return f"{self._files.place}/{shard.file}, example {key!r}"
 
     def extend(self, manifest: Manifest) -> None:
         """Goes on with a data set that has grown: the shards that were there have stayed as they were."""
@@ -152,6 +169,7 @@ class Reader:
 
     def take(self, numbers: NDArray[np.int64]) -> Arrays:
         """The same for any examples, in the order of ``numbers``."""
+        numbers = numbers[~np.isin(numbers, self._left_out)]
         shards = np.array([self._shards.holding(number) for number in numbers.tolist()])
         pieces, places = [], []
         for number in np.unique(shards).tolist():

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import tarfile
@@ -19,12 +20,14 @@ import webdataset
 from PIL import Image
 
 import streamtrain as st
-from streamtrain.errors import ShardError
+from streamtrain.errors import ShardError, WorkerLost
 from streamtrain.pack import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors import RayFleet
 from streamtrain.run.fleet.placing import check_resources
+from streamtrain.values import Skip, Update
 from tests.support.datasets import digits, pack_digits
+from tests.support.fleet import PlainFleet
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -167,7 +170,7 @@ def test_promise_5_others_go_on_without_a_killed_worker_and_the_bits_stay(exchan
         assert [update.step for update in made] == list(range(5, steps)), "each once"
         (recovery,) = fleet.recovered()
         assert recovery.workers == 1 and "\n" not in recovery.lost
-        while fleet._coming:  # until somebody has the free seat
+        while fleet._arrivals:  # until somebody has the free seat
             fleet._welcome()
         assert fleet.workers == 2
         fleet.advance(steps + 50)
@@ -206,6 +209,39 @@ def test_promise_5_workers_join_when_there_is_room_and_leave_and_the_bits_stay(e
     with RayFleet(plan(dataclasses.replace(job, workers=4, exchange="shared"))) as fleet:
         assert fleet.advance(step) == updates
         assert digest(fleet.save()) == found
+
+
+def test_an_example_that_ends_workers_is_found_and_left_out(tmp_path: Path) -> None:
+    pack_digits(tmp_path / "digits")
+    job = job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), lanes=4)
+    key = plan(job).reader("train").where(40)
+    pixels = torch.from_numpy(plan(job).reader("train").read(40, 41)["image"].copy())
+
+    def lethal(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if (batch["image"] == pixels).flatten(1).all(1).any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return scaled(batch)
+
+    data = dataclasses.replace(job.data, transform=lethal, on_bad_example="skip")
+    with RayFleet(plan(dataclasses.replace(job, data=data))) as fleet:
+        updates = train(fleet, 60)
+        assert {place: skip.example for place, skip in fleet.skipped().items()} == {("train", 40): key}
+        found = digest(fleet.snapshot())
+    plain = PlainFleet(dataclasses.replace(plan(dataclasses.replace(job, workers=1)), left_out={40: Skip("", "")}))
+    assert plain.advance(60) == updates and digest(plain.snapshot()) == found
+    told = f"{re.escape(key)}: expected an example that can be used, found one that ends every worker"
+    job = dataclasses.replace(job, workers=1, data=dataclasses.replace(data, on_bad_example="stop"))
+    with RayFleet(plan(job)) as fleet, pytest.raises(ShardError, match=told):
+        fleet._leave_out_fatal(range(10))
+
+
+def train(fleet: RayFleet, steps: int) -> list[Update]:
+    """Advances from the start as the controller does, also where all are lost."""
+    while True:
+        try:
+            return fleet.advance(steps)
+        except WorkerLost:
+            fleet.restart(None)
 
 
 def test_a_damaged_example_stops_the_run_by_name(tmp_path: Path) -> None:

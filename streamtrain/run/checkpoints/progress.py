@@ -53,6 +53,11 @@ class Progress:
     evaluations: list[Evaluation] = field(default_factory=list)
     best: Evaluation | None = None
 
+    @property
+    def left_out(self) -> dict[int, Skip]:
+        """Training examples that were passed over, by stored number: who goes on need not look at them again."""
+        return {number: skip for (split, number), skip in self.bad.items() if split == "train"}
+
     @classmethod
     def of(cls, job: Job) -> Progress:
         """Of a run that has not begun."""

@@ -17,12 +17,13 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.aggregate.exchange.barrier import shares_memory
-from streamtrain.errors import WorkerLost
+from streamtrain.aggregate.exchange.collective.hosts import hosts_of
+from streamtrain.errors import ShardError, TrainingError, WorkerLost, complaint
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.hosts import hosts_of
-from streamtrain.run.fleet.members import Member, arrival, by_host, gather, kill, living, offers
-from streamtrain.run.fleet.placing import Bundle, Room, on_one_host, resources_of_worker
+from streamtrain.run.fleet.examiner import Examiner, fatal_example
+from streamtrain.run.fleet.members import Arrivals, Member, by_host, gather, kill, living, offers
+from streamtrain.run.fleet.placing import Bundle, Room, by_network, resources_of_worker
 from streamtrain.run.fleet.streamers import WorkersStreamer
 from streamtrain.run.fleet.worker import Seat, Standing, Worker
 from streamtrain.values import Loading, Recovery, Risk, Skip, StepTimes, Update
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     import torch
 
 Answer = TypeVar("Answer")
-MOST_LOSSES = 3
-"""Losses in the same step that end a run: it is not chance, but an example or the model."""
+SUSPICIOUS, MOST_LOSSES = 2, 8
+"""Losses in the same step for which an example is sought that causes them, and those that end a run without one."""
 SILENCE_SECONDS = 2.0
 """What the others may need longer than a stint to notice a loss; who has not answered then is on a host that is cut."""
 
@@ -55,11 +56,12 @@ class RayFleet:
         self._room = Room(plan.job, say)
         self._bundles: list[Bundle] = []
         self._members: list[Member] = []
-        self._coming: list[tuple[Member, list[Any]]] = []
+        self._arrivals = Arrivals()
         self._skipped: dict[tuple[str, int], Skip] = {}
         self._losses: list[int] = []
         self._recoveries: list[Recovery] = []
-        self._by_network, self._step, self._longest_stint = False, 0, 0.0
+        self._by_network, self._longest_stint = False, 0.0
+        self._step, self._target, self._lost_in = 0, 0, range(0)
 
     def __enter__(self) -> RayFleet:
         try:
@@ -85,13 +87,18 @@ class RayFleet:
     def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
         """See `Fleet`."""
         began = time.monotonic()
+        before, self._lost_in = self._lost_in, range(self._step, self._target)
         self._stop()
         self._begin_with = start
         self._start()
+        again = range(max(before.start, self._lost_in.start), min(before.stop, self._lost_in.stop))
+        if again and self._leave_out_fatal(self._lost_in):
+            self._form(self._members, self._step, self._members[0])
         self._recoveries.append(Recovery(self._step, time.monotonic() - began, len(self._members)))
 
     def advance(self, step: int) -> list[Update]:
         """See `Fleet`."""
+        self._target = step
         made: dict[int, Update] = {}  # by step: who is lost may have made one that the others then make again
 
         def take(updates: Sequence[Update]) -> None:
@@ -123,7 +130,7 @@ class RayFleet:
     def extend(self, plan: Plan, step: int) -> None:
         """See `Fleet`."""
         self._plan = plan
-        self._call_off()
+        self._arrivals.call_off(self._members)
         placed = ray.put(plan)
         self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
         rings = self._rings(self._members, step)
@@ -146,7 +153,7 @@ class RayFleet:
         """See `Fleet`."""
 
         def ask() -> list[dict[tuple[str, int], Skip]]:
-            actors = [actor for each in self._members for actor in (each.worker, each.streamer) if actor is not None]
+            actors = [actor for each in self._members for actor in each.actors]
             return self._gather([actor.skipped.remote() for actor in actors])
 
         for skipped in self._surely(ask):
@@ -176,15 +183,9 @@ class RayFleet:
         self._bundles = self._room.take()
         places = self._room.places(self._bundles)
         self._members = [self._new_member(each) for each in self._bundles if each.number in places]
-        self._step = 0 if self._begin_with is None else self._begin_with[1]
+        self._step = self._target = 0 if self._begin_with is None else self._begin_with[1]
         self._form(self._members, self._step, None)
         self._call_others(self._members)
-
-    def _network_needed(self, nodes: set[str]) -> bool:
-        job = self._plan.job
-        if job.most_workers == 1 or on_one_host(job):
-            return False
-        return job.exchange == "collective" or len(nodes) > 1 or job.device != "cpu"
 
     def _new_member(self, bundle: Bundle) -> Member:
         worker = self._actor(Worker, bundle, **resources_of_worker(self._plan.job))
@@ -206,7 +207,7 @@ class RayFleet:
         """
         places = self._room.places(each.bundle for each in members)
         members, nodes = by_host(members, places)
-        self._by_network = self._network_needed(set(nodes))
+        self._by_network = by_network(self._plan.job, set(nodes))
         first = members[0] if holder is None else holder
         hosts: tuple[range, ...] = ()
         if self._by_network:
@@ -262,13 +263,9 @@ class RayFleet:
                 self._go_on_without(lost, take)
 
     def _go_on_without(self, lost: WorkerLost, take: Callable[[Sequence[Update]], None]) -> None:
-        """A new formation of those who are left, however many more are lost in it; others are on their way.
-
-        Raises:
-            WorkerLost: nobody is left who has the state.
-        """
+        """A new formation of those who are left, however many more are lost in it; others are on their way."""
         began, stood = time.monotonic(), None
-        while True:
+        while True:  # each time fewer are left
             failure = self._streamers_failure()
             if failure is not None:
                 raise failure
@@ -278,19 +275,19 @@ class RayFleet:
                 holder, standing = max(zip(left, standings, strict=True), key=lambda pair: pair[1].step)
                 if standing.step < 0:
                     raise lost
-                stood = standing.seconds if stood is None else stood
-                self._note_loss(standing.step, lost)
+                if stood is None:
+                    stood = standing.seconds
+                    self._note_loss(standing.step, lost)
                 take(self._gather([holder.worker.made.remote()])[0])
                 self._call_others(left)
                 self._form(left, standing.step, holder)
+                seconds = stood + time.monotonic() - began
+                self._recoveries.append(Recovery(standing.step, seconds, len(left), str(lost)))
+                return
             except WorkerLost as another:
-                if another is lost or len(self._losses) >= MOST_LOSSES:
+                if another is lost:
                     raise
                 lost = another
-                continue
-            seconds = stood + time.monotonic() - began
-            self._recoveries.append(Recovery(standing.step, seconds, len(left), str(lost)))
-            return
 
     def _those_left(self, lost: WorkerLost) -> list[Member]:
         """Who lives; a worker whose streamer is lost reads itself.
@@ -310,43 +307,58 @@ class RayFleet:
         return left
 
     def _note_loss(self, step: int, lost: WorkerLost) -> None:
-        """Raises what was lost when the same step has lost too many."""
+        """Looks for the cause where a step has lost workers before; raises it, or that it is too often."""
         self._losses = [*(at for at in self._losses if at == step), step]
+        if len(self._losses) == SUSPICIOUS:
+            self._leave_out_fatal(range(step, step + 1))
         if len(self._losses) >= MOST_LOSSES:
-            part = self._plan.order.minibatch(self._plan.order.position(step)).parts
-            where = ", ".join(f"{each.start}-{each.stop - 1}" for each in part if each.examples)
-            raise WorkerLost(
-                f"step {step}: workers were lost in it {len(self._losses)} times, so it is not chance; look at the "
-                f"examples numbered {where} of the train split, and at what the model does with them ({lost})"
+            raise TrainingError(
+                f"step {step}: workers were lost in it {len(self._losses)} times, so it is not chance; no example "
+                f"of its minibatch does that by itself: look at the model, and at the memory that it takes ({lost})"
             )
+
+    def _leave_out_fatal(self, steps: range) -> bool:
+        """Whether an example in these steps ends whoever uses it; it is left out from now on.
+
+        Raises:
+            ShardError: it is not to be left out.
+        """
+        plan, bundle, parameters = self._plan, self._members[0].bundle, self._members[0].worker.snapshot.remote()
+        number = fatal_example(plan, steps, lambda: self._actor(Examiner, bundle, num_cpus=0).remote(plan, parameters))
+        if number is None:
+            return False
+        where, found = plan.reader("train").where(number), "one that ends every worker that uses it"
+        do = "mend it, or set data.on_bad_example to skip"
+        told = complaint(where, expected="an example that can be used", found=found, do=do)
+        if plan.job.data.on_bad_example == "stop":
+            raise ShardError(told)
+        self._plan = replace(plan, left_out={**plan.left_out, number: Skip(where, told)})
+        self._arrivals.call_off(self._members)
+        placed = ray.put(self._plan)
+        self._all("leave_out", placed)
+        self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
+        return True
 
     def _call_others(self, left: Sequence[Member]) -> None:
         """Starts who is missing; `_welcome` takes them in when they are there."""
-        self._coming = [(each, calls) for each, calls in self._coming if arrival(calls) is not False]
-        there = {each.bundle.number: each for each in left} | {each.bundle.number: each for each, _ in self._coming}
+        there = {each.bundle.number: each for each in (*left, *self._arrivals.expected())}
         for bundle in self._bundles:
-            old, fresh = there.get(bundle.number), None
+            old = there.get(bundle.number)
             if old is None:
-                fresh = self._new_member(bundle)
+                self._arrivals.expect(self._new_member(bundle))
             elif old.streamer is None and self._streamed:
-                fresh = replace(old, streamer=self._new_streamer(bundle))
-            if fresh is not None:
-                self._coming.append((fresh, [actor.__ray_ready__.remote() for actor in fresh.actors]))
+                self._arrivals.expect(replace(old, streamer=self._new_streamer(bundle)))
 
     def _welcome(self) -> None:
         """Forms anew where somebody has come who was on the way."""
-        arrivals = [(each, arrival(calls)) for each, calls in self._coming]
-        if not any(arrived is not None for _, arrived in arrivals):
-            return
-        members = {each.bundle.number: each for each in self._members}
-        come = {each.bundle.number: each for each, arrived in arrivals if arrived}
-        self._coming = [entry for entry, (_, arrived) in zip(self._coming, arrivals, strict=True) if arrived is None]
+        expected, come = len(self._arrivals), self._arrivals.come()
         if come:
             holder, step = self._members[0], self._standings(self._members[:1])[0].step
-            members |= come
+            members = {each.bundle.number: each for each in (*self._members, *come)}
             self._members = [members[number] for number in sorted(members)]
             self._form(self._members, step, members[holder.bundle.number])
-        self._call_others(self._members)  # where somebody was lost on the way here
+        if len(self._arrivals) < expected:
+            self._call_others(self._members)  # where somebody was lost on the way here
 
     def _streamers_failure(self) -> BaseException | None:
         """What stopped a streamer, where one stopped by itself: the cause of its worker's loss."""
@@ -381,14 +393,8 @@ class RayFleet:
     def _gather(self, calls: Sequence[Any]) -> list[Any]:
         return gather(calls, SILENCE_SECONDS + self._longest_stint if self._by_network else None)
 
-    def _call_off(self) -> None:
-        """Does without those who are on their way."""
-        there = [actor for each in self._members for actor in each.actors]
-        kill(actor for each, _ in self._coming for actor in each.actors if actor not in there)
-        self._coming = []
-
     def _stop(self) -> None:
-        self._call_off()
+        self._arrivals.call_off(self._members)
         kill(actor for each in self._members for actor in each.actors)
         self._room.give_back()
         self._members = []

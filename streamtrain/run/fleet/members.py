@@ -1,4 +1,4 @@
-"""A worker's actors, and what can be learnt of them: answers, ends, and silence where a host was cut off."""
+"""Workers' actors, and what can be learnt of them: arrivals, answers, ends, and silence where a host was cut off."""
 
 from __future__ import annotations
 
@@ -59,6 +59,48 @@ def offers(step: int, hosts: Sequence[Sequence[Member]], fresh: Sequence[Member]
     ]
 
 
+class Arrivals:
+    """Members who were called and are on their way."""
+
+    def __init__(self) -> None:
+        self._coming: list[tuple[Member, list[Any]]] = []
+
+    def __len__(self) -> int:
+        return len(self._coming)
+
+    def expect(self, member: Member) -> None:
+        """Takes note of one whose actors were made."""
+        self._coming.append((member, [actor.__ray_ready__.remote() for actor in member.actors]))
+
+    def expected(self) -> list[Member]:
+        """Who is not lost on the way."""
+        self._coming = [(each, calls) for each, calls in self._coming if _arrived(calls) is not False]
+        return [each for each, _ in self._coming]
+
+    def come(self) -> list[Member]:
+        """Who is there now; they are no longer expected."""
+        self.expected()
+        there = [each for each, calls in self._coming if _arrived(calls)]
+        self._coming = [(each, calls) for each, calls in self._coming if each not in there]
+        return there
+
+    def call_off(self, members: Sequence[Member]) -> None:
+        """Does without them; an actor that one of ``members`` has stays."""
+        theirs = [actor for each in members for actor in each.actors]
+        kill(actor for each, _ in self._coming for actor in each.actors if actor not in theirs)
+        self._coming = []
+
+
+def _arrived(calls: Sequence[Any]) -> bool | None:
+    """Whether somebody is there who was called: ``False`` when lost on the way, ``None`` while on it."""
+    ended = ray.wait(list(calls), num_returns=len(calls), timeout=0)[0]
+    try:
+        ray.get(ended)
+    except RayError:
+        return False
+    return True if len(ended) == len(calls) else None
+
+
 def gather(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
     """All results; or, once every call has ended, the error that the others follow from.
 
@@ -109,16 +151,6 @@ def living(actors: Sequence[Any | None], seconds: float = ANSWER_SECONDS, *, sil
         except RayActorError:
             lives[pings[ping]] = False
     return lives
-
-
-def arrival(calls: Sequence[Any]) -> bool | None:
-    """Whether somebody is there who was called: ``False`` when lost on the way, ``None`` while on it."""
-    ended = ray.wait(list(calls), num_returns=len(calls), timeout=0)[0]
-    try:
-        ray.get(ended)
-    except RayError:
-        return False
-    return True if len(ended) == len(calls) else None
 
 
 def kill(actors: Iterable[Any]) -> None:

@@ -183,6 +183,13 @@ def on_one_host(job: Job) -> bool:
     return job.exchange == "shared" or job.pooled
 
 
+def by_network(job: Job, nodes: set[str]) -> bool:
+    """Whether the workers on these nodes meet by torch.distributed, rather than in memory alone."""
+    if job.most_workers == 1 or on_one_host(job):
+        return False
+    return job.exchange == "collective" or len(nodes) > 1 or job.device != "cpu"
+
+
 def resources_of_worker(job: Job) -> dict[str, float]:
     """What Ray gives a worker out of its bundle."""
     return {"num_cpus": float(job.threads)} | ({"num_gpus": 1.0} if job.device == "cuda" else {})

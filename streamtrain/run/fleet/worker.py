@@ -5,7 +5,6 @@ A plain class, made an actor in `actors`.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 import mmap
@@ -19,6 +18,7 @@ import torch
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
+from streamtrain.aggregate.exchange.collective.hosts import memberships
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import (
     DeviceMemory,
@@ -34,13 +34,12 @@ from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.saved import restore, tensors_of
 from streamtrain.aggregate.state import STATE_PARTS, State
-from streamtrain.device import prepare_process
+from streamtrain.device import keep_freed_memory, prepare_process
 from streamtrain.gradient import Gradient, build_model
 from streamtrain.job import Epochs, Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.clock import Clock, TimedAggregator
-from streamtrain.run.fleet.hosts import memberships
 from streamtrain.run.fleet.streamers import selections_of
 from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.run.outcome.trace import traced
@@ -49,8 +48,6 @@ from streamtrain.stream.ring import RingHandle, RingReader
 from streamtrain.stream.streamer import selections_read, selections_streamed
 from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, StepTimes, Update
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD = -1, -3, 2**25
-"""Of glibc: mallopt(3)."""
 SPARSE = 4
 """Shards behind a URL are fetched in parts where an evaluation uses less than one example in so many."""
 
@@ -92,8 +89,7 @@ class Worker:
 
     Calls come in this order: ``offer_memory`` or ``make_store`` of one worker, ``join`` of all, then ``advance``,
     ``evaluate`` and ``snapshot`` as often as wanted. ``join`` begins a new formation, at any step: when one was
-    lost, ``standing`` and ``made`` say what the others have; who has not the state gets it by ``take`` or with the
-    memory.
+    lost, ``standing`` and ``made`` say what the others have; who lacks it gets it by ``take`` or with the memory.
 
     Args:
         start: a checkpoint's tensors and step, to begin with.
@@ -115,7 +111,7 @@ class Worker:
         self._current: Exchange | Pool | None = None
 
     def process_number(self) -> int:
-        """The operating system's number of this process."""
+        """This process's."""
         return os.getpid()
 
     def make_store(self, host: str) -> Address:
@@ -166,6 +162,12 @@ class Worker:
         self._current = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting)
         self._gradient.forget()
         self._begin(seat.ring)
+
+    def leave_out(self, plan: Plan) -> None:
+        """Goes on without the examples that ``plan`` leaves out; ``join`` comes next."""
+        self._plan = plan
+        for name in self._readers.keys() & {"train", "train of the lanes"}:
+            self._readers[name].leave_out(plan.left_out)
 
     def extend(self, plan: Plan, ring: RingHandle | None) -> None:
         """Goes on with a data set that has grown; ``ring`` as in ``join``, from the present step on."""
@@ -383,15 +385,3 @@ class Worker:
         if name not in self._readers:
             self._readers[name] = self._plan.reader(split, lanes=lanes)
         return self._readers[name]
-
-
-def keep_freed_memory() -> None:
-    """Has the C library keep what is freed: every step takes the same memory again.
-
-    Else it gives the large activations of a step back to the kernel, which has to clear every page again: a seventh
-    of a step of a small CNN. Other C libraries than glibc are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

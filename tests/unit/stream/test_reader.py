@@ -15,6 +15,7 @@ from streamtrain.stream.files import OPEN_SHARDS, LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.stream.ring import RingReader, RingShape, RingWriter
 from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
+from streamtrain.values import Skip
 from tests.support.datasets import pack_digits
 
 
@@ -156,3 +157,23 @@ def test_a_streamer_that_nobody_reads_stops_when_told(tmp_path: Path) -> None:
     streamer.start()
     streamer.stop()
     assert streamer.failure() is None and len(os.listdir("/dev/shm")) == before
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_what_is_left_out_is_never_read(tmp_path: Path, blocks: bool) -> None:
+    options = PackOptions(seed=3, shard_examples=50, blocks=blocks)
+    manifest = pack_digits(tmp_path / "digits", options, examples=200)
+    readers = [Reader(LocalFiles(tmp_path / "digits"), manifest, "train", ("image", "label")) for _ in range(2)]
+    whole = readers[0].read(0, 100)
+    reader = readers[1]
+    reader.read(0, 10)  # the shard that it leaves something out of is open
+    reader.leave_out({3: Skip("a", "b"), 60: Skip("c", "d")})
+    for start, stop in ((0, 100), (0, 3), (3, 4), (2, 5), (50, 70)):
+        kept = [number for number in range(start, stop) if number not in (3, 60)]
+        found = reader.read(start, stop)
+        assert bool(found) == bool(kept)
+        assert all(np.array_equal(found[name], whole[name][kept]) for name in found)
+    taken = reader.take(np.array([60, 9, 3, 61]))
+    assert np.array_equal(taken["image"], whole["image"][[9, 61]])
+    assert set(reader.skips) == {("train", 3), ("train", 60)} and reader.loading.skipped == 2
+    assert reader.where(3).startswith(f"{tmp_path / 'digits'}/train/000000.tar, example '")

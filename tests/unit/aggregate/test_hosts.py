@@ -1,8 +1,8 @@
 """Which workers share a host, as pure arithmetic."""
 
 from streamtrain.aggregate.exchange.collective.group import Membership
+from streamtrain.aggregate.exchange.collective.hosts import hosts_of, memberships
 from streamtrain.order import lanes_of_worker
-from streamtrain.run.fleet.hosts import hosts_of, memberships
 
 
 def test_workers_of_a_host_are_one_member_between_hosts() -> None:

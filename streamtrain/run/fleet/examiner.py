@@ -1,0 +1,83 @@
+"""Which example ends the workers that use it: used one by one in a process that may be lost.
+
+`Examiner` is a plain class, made an actor in `actors`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayActorError
+
+from streamtrain.aggregate.exchange.memory import DeviceMemory
+from streamtrain.device import prepare_process
+from streamtrain.errors import StreamtrainError
+from streamtrain.gradient import Gradient
+from streamtrain.prepare.plan import Plan
+
+
+class Examiner:
+    """See the module.
+
+    Args:
+        parameters: the model's state dict at the step in question.
+    """
+
+    def __init__(self, plan: Plan, parameters: Mapping[str, torch.Tensor]) -> None:
+        prepare_process(plan.job)
+        self._gradient, self._reader = Gradient(plan.job), plan.reader("train")
+        memory = DeviceMemory(self._gradient.layout, plan.job.sgd, 1, range(1), torch.device(plan.job.device))
+        self._gradient.write(memory.states[0], parameters)
+        self._gradient.load(memory.states[0])
+        self._slot = memory.slots[0]
+
+    def use(self, numbers: Sequence[int]) -> None:
+        """Reads each example and computes its gradient; whatever fails but does not end the process is left out."""
+        for number in numbers:
+            with contextlib.suppress(StreamtrainError):
+                arrays = self._reader.take(np.array([number, number]))  # BatchNorm wants two
+                if arrays:
+                    self._gradient.lane(arrays, self._slot, seed=0)
+
+
+def fatal_example(plan: Plan, steps: range, begin: Callable[[], Any]) -> int | None:
+    """The stored number of the first training example in the minibatches of ``steps`` that ends an examiner.
+
+    Args:
+        begin: a new examiner.
+    """
+    minibatches = [_numbers(plan, step) for step in steps]
+    fatal = _first_fatal(minibatches, begin)
+    single = None if fatal is None else _first_fatal([[number] for number in fatal], begin)
+    return None if single is None else single[0]
+
+
+def _first_fatal(parts: Sequence[Sequence[int]], begin: Callable[[], Any]) -> Sequence[int] | None:
+    examiner = begin()
+    try:
+        ray.get(examiner.__ray_ready__.remote())
+    except RayActorError:
+        return None  # there is no room, or the model ends it: not an example
+    for part in parts:
+        try:
+            ray.get(examiner.use.remote(part))  # one at a time: with a process go answers that it has given
+        except RayActorError:
+            return part
+    ray.kill(examiner)
+    return None
+
+
+def _numbers(plan: Plan, step: int) -> list[int]:
+    """The examples of a minibatch by their stored numbers, in its order."""
+    position, numbers = plan.order.position(step), []
+    for part in plan.order.minibatch(position).parts:
+        if part.examples:
+            stored = plan.pass_orders.stored(position.pass_index, part.start, part.stop)
+            runs = [stored] if isinstance(stored, np.ndarray) else [np.arange(*run) for run in stored]
+            numbers += [number for run in runs for number in run.tolist()]
+    return numbers
