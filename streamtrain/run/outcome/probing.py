@@ -141,12 +141,12 @@ class Probes:
         step = progress.step
         if self._every is None or step % self._every or not progress.probing.affords(progress.seconds):
             return
-        began = time.monotonic()
+        began, tensors = time.monotonic(), snapshot()
         try:
             if self._prober is None:
                 job = self._plan.job
                 self._prober = Prober(self._plan, examples=job.probe_examples, iterations=ITERATIONS)
-            found = self._prober.probe(snapshot(), step)
+            found = self._prober.probe(tensors, step)
             for file in files(found, step, self._folder):
                 self._tracker.artifact(file, PLACE)
         except Exception as error:  # the user's model may not bend twice, or the disk be full

@@ -12,6 +12,7 @@ import torch
 
 import streamtrain as st
 from streamtrain.cli import main
+from streamtrain.errors import WorkerLost
 from streamtrain.prepare.plan import plan
 from streamtrain.run.checkpoints.files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
@@ -138,6 +139,23 @@ def test_promise_8_a_probe_that_fails_is_one_line_and_the_run_goes_on(job: st.Jo
     assert controller.run().evaluations[-1].step == 8 and not notebook.named("probe/loss")
     lines = [line for line in said.getvalue().splitlines() if "probe" in line]
     assert len(lines) == 1 and lines[0].startswith("no probe after 2 updates, and none later: RuntimeError: no second")
+
+
+def test_a_worker_that_is_lost_while_a_probe_asks_for_the_state_is_not_taken_for_a_failed_probe(
+    job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, notebook, lost = dataclasses.replace(job, probe_every=3), Notebook(), []
+    snapshot = PlainFleet.snapshot
+
+    def at_first_lost(self: PlainFleet) -> dict[str, torch.Tensor]:
+        if not lost:
+            lost.append(self)
+            raise WorkerLost("worker 0 died")
+        return snapshot(self)
+
+    monkeypatch.setattr(PlainFleet, "snapshot", at_first_lost)
+    run(job, tmp_path, notebook)
+    assert lost and [step for step, _ in notebook.named("probe/loss")] == [2, 5]
 
 
 def test_the_command_finds_the_runs_job_and_adds_the_probe_to_its_run_once(
