@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from streamtrain.aggregate.descent import scaler
-from streamtrain.aggregate.state import Slot, State
+from streamtrain.aggregate.descent.device import merged, moments_of_values
+from streamtrain.aggregate.state import DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.device import autocast_of, called, layout_of_images, placed
 from streamtrain.errors import JobError, complaint, users_code
@@ -99,6 +100,8 @@ class Gradient:
         self._vector: torch.Tensor | None = None
         self._micro_batch = job.micro_batch
         self._views: dict[int, list[torch.Tensor]] = {}
+        self._flags: dict[tuple[bool, ...], torch.Tensor] = {}
+        self._note: Callable[..., None] = self._note_here if self._device.type == "cpu" else self._note_there
 
     def write(self, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
         """A state dict's parameters and buffers into ``state``, with no momentum; frozen parameters are not in it."""
@@ -117,7 +120,7 @@ class Gradient:
         self._state = None
 
     def load(self, state: State, vector: torch.Tensor | None = None) -> None:
-        """Makes ``state`` the model's parameters: by reference on a CPU, copied to another device.
+        """Makes ``state`` the model's parameters: by reference where it is on the same device, else copied to it.
 
         Args:
             vector: of the state, in place of its ``parameters``: their average, to be evaluated.
@@ -127,12 +130,12 @@ class Gradient:
             return
         self._state, self._vector = state, vector
         for parameter, view in zip(self.parameters, self._views_of(vector), strict=True):
-            if self._device.type == "cpu":
+            if vector.device.type == self._device.type:
                 parameter.data = view
             else:
                 parameter.data.copy_(view, non_blocking=True)
 
-    def lane(self, arrays: Arrays, slot: Slot, seed: int) -> None:
+    def lane(self, arrays: Arrays | Batch, slot: Slot | DeviceSlot, seed: int) -> None:
         """Sum of the gradient over one lane's examples, and their moments, into ``slot``.
 
         Args:
@@ -148,7 +151,8 @@ class Gradient:
             with users_code("the model's backward"):
                 objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
                 gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
-            self._note(slot, gradients, _moments(losses), _moments(errors), first=number == 0)
+            self._add(slot, gradients, first=number == 0)
+            self._note(slot, gradients, losses, errors, first=number == 0)
         if self._scaled:
             slot.gradient.div_(self._scale)
         for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
@@ -157,11 +161,11 @@ class Gradient:
             place.view(slot.counters).copy_(counter)
 
     @staticmethod
-    def empty_lane(slot: Slot) -> None:
+    def empty_lane(slot: Slot | DeviceSlot) -> None:
         """Leaves in ``slot`` that its lane has no examples in this minibatch."""
         slot.gradient.zero_()
-        slot.used.fill(0)
-        slot.moments.fill(0)
+        slot.used[:] = 0
+        slot.moments[:] = 0
 
     def evaluate(self, arrays: Arrays) -> Risk:
         """Loss, error and metrics of examples at the loaded state, in evaluation mode; changes nothing."""
@@ -189,9 +193,9 @@ class Gradient:
         self._load_buffers()
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.model.state_dict().items()}
 
-    def batch(self, arrays: Arrays) -> Batch:
+    def batch(self, arrays: Arrays | Batch) -> Batch:
         """The examples as tensors on the device, transformed, floating-point ones in the parameters' type."""
-        batch = {name: torch.from_numpy(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
+        batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
         if self._data.transform is not None:
             with users_code("data.transform"):
                 batch = self._data.transform(batch)
@@ -224,16 +228,25 @@ class Gradient:
         for start in range(0, examples, most):
             yield {name: tensor[start : start + most] for name, tensor in batch.items()}
 
-    def _note(
-        self, slot: Slot, gradients: Sequence[torch.Tensor | None], loss: Moments, error: Moments, *, first: bool
-    ) -> None:
+    def _add(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None], *, first: bool) -> None:
         """Writes a lane's first piece into its slot, and adds the others."""
-        used = [gradient is not None for gradient in gradients]
         for gradient, view in zip(gradients, self._views_of(slot.gradient), strict=True):
             if first:
                 view.zero_() if gradient is None else view.copy_(gradient)
             elif gradient is not None:
                 view.add_(gradient)
+
+    def _note_here(
+        self,
+        slot: Slot,
+        gradients: Sequence[torch.Tensor | None],
+        losses: torch.Tensor,
+        errors: torch.Tensor,
+        *,
+        first: bool,
+    ) -> None:
+        """Which parameters have a gradient, and the moments of a piece, where all is in the host's memory."""
+        used, loss, error = [gradient is not None for gradient in gradients], _moments(losses), _moments(errors)
         if first:
             slot.used[:] = used
         else:
@@ -241,6 +254,27 @@ class Gradient:
             before = slot.moments.tolist()
             loss, error = Moments(int(before[0]), *before[1:3]) + loss, Moments(int(before[3]), *before[4:]) + error
         slot.moments[:] = (loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2)
+
+    def _note_there(
+        self,
+        slot: DeviceSlot,
+        gradients: Sequence[torch.Tensor | None],
+        losses: torch.Tensor,
+        errors: torch.Tensor,
+        *,
+        first: bool,
+    ) -> None:
+        """The same on another device, without waiting for it."""
+        flags = tuple(gradient is not None for gradient in gradients)
+        if flags not in self._flags:
+            self._flags[flags] = torch.tensor(flags, dtype=torch.uint8).to(self._device)
+        loss, error = moments_of_values(losses), moments_of_values(errors)
+        if first:
+            slot.used.copy_(self._flags[flags])
+        else:
+            slot.used.copy_(torch.maximum(slot.used, self._flags[flags]))
+            loss, error = merged(slot.moments[:3], loss), merged(slot.moments[3:], error)
+        slot.moments.copy_(torch.cat([loss, error]))
 
     @property
     def _scale(self) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from streamtrain.device import Copies
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order, Reshuffle, lane, passes_of
@@ -266,37 +267,6 @@ class Batches(BatchDataset):
         chosen = parts if choice.lane is None else parts[choice.lane : choice.lane + 1]
         found = [self._passes.stored(pass_index, part.start, part.stop) for part in chosen if part.examples]
         return _joined(found)
-
-
-class Copies:
-    """Copies batches to a device while the loop computes: out of page-locked memory, on a stream of their own.
-
-    Begun in the thread that reads ahead; the loop's stream, not the loop, waits for them. The CPU goes the same way,
-    where a stream does nothing.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._on_cpu = device, device.type == "cpu"
-        self._streams = torch.get_device_module(device)
-        self._own = self._streams.Stream() if self._on_cpu else self._streams.Stream(device)
-
-    def begin(self, batch: Batch) -> tuple[Batch, Any]:
-        """The batch on the device, and the event after which it is there."""
-        tensors = {name: tensor for name, tensor in batch.items() if isinstance(tensor, torch.Tensor)}
-        with self._streams.stream(self._own):
-            for name, tensor in tensors.items():
-                locked = tensor if self._on_cpu else tensor.pin_memory()
-                batch[name] = locked.to(self._device, non_blocking=True)
-            return batch, self._own.record_event()
-
-    def arrived(self, batch: Batch, copied: Any) -> Batch:
-        """The batch, which whatever the caller does from now on finds whole."""
-        callers = self._streams.current_stream(self._device)
-        callers.wait_event(copied)
-        for tensor in batch.values():
-            if isinstance(tensor, torch.Tensor) and not self._on_cpu:
-                tensor.record_stream(callers)  # else its memory might be the next copy's while it is still used
-        return batch
 
 
 class Samples(SampleDataset):

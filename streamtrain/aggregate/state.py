@@ -54,6 +54,18 @@ class State:
         return self.average if len(self.average) else self.parameters
 
 
+@dataclass(frozen=True)
+class DeviceSlot:
+    """A `Slot` all of which is on one device, as tensors of the same shapes and types."""
+
+    gradient: torch.Tensor
+    buffers: torch.Tensor
+    counters: torch.Tensor
+    used: torch.Tensor
+    moments: torch.Tensor
+    squared_norm: torch.Tensor
+
+
 STATE_PARTS = tuple(each.name for each in fields(State) if each.init)
 
 

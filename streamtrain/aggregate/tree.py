@@ -52,7 +52,9 @@ def node_sum_(node: Node, parts: Mapping[Node, torch.Tensor]) -> torch.Tensor:
     return node_sum_((start, middle), parts).add_(node_sum_((middle, stop), parts))
 
 
-def mean_of(lanes: int, nodes: Mapping[Node, torch.Tensor], count: int, out: torch.Tensor) -> torch.Tensor:
+def mean_of(
+    lanes: int, nodes: Mapping[Node, torch.Tensor], count: int | torch.Tensor, out: torch.Tensor
+) -> torch.Tensor:
     """The tree's sum out of whole subtrees' sums, divided by ``count``; the bits of `tree_sum_` over all lanes.
 
     Made in ``out``; inner nodes' sums are made in their first parts.
@@ -64,7 +66,7 @@ def mean_of(lanes: int, nodes: Mapping[Node, torch.Tensor], count: int, out: tor
     return _divide(total, count, out)
 
 
-def _divide(total: torch.Tensor, count: int, out: torch.Tensor) -> torch.Tensor:
-    if count & (count - 1):
+def _divide(total: torch.Tensor, count: int | torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    if isinstance(count, torch.Tensor) or count & (count - 1):
         return torch.div(total, count, out=out)
     return torch.mul(total, 1 / count, out=out)  # the same bits, and faster: only the exponent changes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.pool import Pool
-from streamtrain.gradient import Gradient
+from streamtrain.gradient import Batch, Gradient
 from streamtrain.order import Order, Passes, SegmentedOrder, lane_seed
 from streamtrain.run.fleet.clock import Clock
 from streamtrain.values import Arrays, Selection, Update
@@ -26,12 +26,12 @@ def selections_from(
 def updates(
     order: Order | SegmentedOrder,
     lanes: range,
-    arrays: Iterator[Arrays],
+    arrays: Iterator[Arrays | Batch],
     gradient: Gradient,
     exchange: Exchange,
     clock: Clock,
     seed: int,
-) -> Iterator[Update]:
+) -> Iterator[Update | Pending]:
     """Trains from the exchange's step on, one update a turn, for as long as it is asked.
 
     Args:
@@ -44,7 +44,7 @@ def updates(
         gradient.load(exchange.state)
         for part in minibatch.parts[lanes.start : lanes.stop]:
             slot = exchange.slot(part.lane)
-            examples = next(arrays) if part.examples else {}
+            examples: Arrays | Batch = next(arrays) if part.examples else {}
             if examples:
                 gradient.lane(examples, slot, lane_seed(seed, step, part.lane))
             else:

@@ -28,6 +28,11 @@ def test_promise_5_the_collective_exchange_has_the_bits_of_the_shared(crew: Crew
     assert {expected.pop()} == set.union(*found.values()), found
 
 
+def test_promise_5_workers_with_devices_have_the_same_bits_for_any_number(crew: Crew) -> None:
+    found = {workers: hashes(crew, "device", "cnn", FULL, workers, steps=20) for workers in (1, 2, 3)}
+    assert len(set.union(*found.values())) == 1, found
+
+
 @pytest.mark.parametrize("sizes", [(2, 2), (1, 3), (2, 1, 4)], ids=str)
 def test_promise_5_hosts_of_several_workers_have_the_same_bits(crew: Crew, sizes: tuple[int, ...]) -> None:
     expected = hashes(crew, "shared", "cnn", FULL, 1, steps=20)

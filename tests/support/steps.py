@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 
 import streamtrain.aggregate.exchange.pool as pool_module
 from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.device import DeviceArithmetic
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.device import DeviceExchange
 from streamtrain.aggregate.exchange.memory import (
+    DeviceMemory,
     Handle,
     Memory,
     block_size,
@@ -187,6 +190,21 @@ class Member:
         join_group(address, hosts, torch.device("cpu"), lost_after)
         self.collect(hosts, crew, {0: os.getpid()})
 
+    def join_device(self, address: Address) -> None:
+        """As a worker with a GPU joins; the CPU is the device."""
+        device, members, aggregator = (
+            torch.device("cpu"),
+            Membership(self.worker, tuple(self.hosting)),
+            self.aggregator(self.worker, self.workers),
+        )
+        memory = DeviceMemory(self.gradient.layout, self.job.sgd, LANES, self.lanes, device)
+        self.gradient.write(memory.states[0], self.gradient.model.state_dict())
+        self.gradient._note = self.gradient._note_there
+        if self.workers > 1:
+            join_group(address, members, device)
+        arithmetic = DeviceArithmetic(self.gradient.layout, self.job.sgd, aggregator, device, scaled=False)
+        self.exchange = DeviceExchange(self.gradient.layout, aggregator, arithmetic, memory, members)
+
     def join_hosts(self, address: Address, sizes: Sequence[int], handle: Handle, processes: Sequence[int]) -> None:
         """So many workers on each host, the first of which has made its block."""
         ends = list(itertools.accumulate(sizes))
@@ -272,9 +290,9 @@ def train_shared(handle: Handle, processes: Sequence[int]) -> str:
     return member.sha256()
 
 
-def train_collective(address: Address) -> str:
+def train_collective(address: Address, join: str = "join_collective") -> str:
     member: Member = HERE["member"]
-    member.join_collective(address)
+    getattr(member, join)(address)
     try:
         member.train()
         return member.sha256()
@@ -367,7 +385,7 @@ def hashes(crew: Crew, exchange: str, model: str, sgd: SGD, workers: int, steps:
         (handle,) = crew.all(make_block, [()])
         return set(crew.all(train_shared, [(handle, processes)] * workers))
     (address,) = crew.all(make_store, [("127.0.0.1",)])
-    return set(crew.all(train_collective, [(address,)] * workers))
+    return set(crew.all(train_collective, [(address, f"join_{exchange}")] * workers))
 
 
 __all__ = ["FULL", "MODELS", "PLAIN", "hashes"]

@@ -102,6 +102,15 @@ def test_a_lane_in_pieces_has_the_same_sums(micro_batch: int) -> None:
     torch.testing.assert_close(others.slots[0].gradient, memory.slots[0].gradient, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(others.slots[0].moments, memory.slots[0].moments, rtol=1e-9, atol=1e-12)
     assert others.slots[0].used.tolist() == memory.slots[0].used.tolist()
+    torch.manual_seed(JOB.seed)
+    twin, batch = plain().double(), {name: torch.from_numpy(array) for name, array in arrays().items()}
+    for start in range(0, 10, micro_batch):
+        x, label = (batch[name][start : start + micro_batch] for name in ("x", "label"))
+        torch.autograd.backward(cross_entropy(twin(x.double()), label).sum())
+    for place in pieces.layout.parameters:
+        theirs = twin.get_parameter(place.name).grad
+        assert theirs is not None
+        assert float((place.view(others.slots[0].gradient) - theirs).norm() / theirs.norm()) < 1e-9
 
 
 def test_random_numbers_follow_from_the_seed_alone() -> None:

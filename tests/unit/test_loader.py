@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as hs
 
 import streamtrain as st
-from streamtrain.loader import Batches, Copies, Examples
+from streamtrain.device import Copies
+from streamtrain.loader import Batches, Examples
 from streamtrain.order import Order, Reshuffle
 from streamtrain.values import Position
 from tests.support.datasets import pack_digits

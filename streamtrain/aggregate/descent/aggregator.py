@@ -63,6 +63,7 @@ class Aggregator:
     Attributes:
         blocks: this worker's share.
         norms: takes the norms of some of the steps.
+        bounds: of norms, by the `Rule`'s ``clipped_with``.
 
     Raises:
         ConfigError: a group of settings that fits no parameter.
@@ -83,7 +84,7 @@ class Aggregator:
         self._scaled, self._layout, self._sgd, self._total_steps = scaled, layout, sgd, total_steps
         self._base_rate = base_rate(sgd, batch_size)
         self._pieces = pieces_of(sgd, layout)
-        self._bounds = {piece.rule.clipped_with: piece.rule.clip_norm for piece in self._pieces}
+        self.bounds = {piece.rule.clipped_with: piece.rule.clip_norm for piece in self._pieces}
         self._skipped = 0
         self.norms = StepNorms(layout, self._pieces, norms_every)
         self.blocks = share_of(self._pieces, worker, workers)
@@ -105,13 +106,17 @@ class Aggregator:
         end = 2 * (block.first + len(block.pieces))
         norms[2 * block.first : end : 2], norms[2 * block.first + 1 : end : 2] = before, after
 
+    def rate(self, step: int) -> float:
+        """The learning rate of global ``step``."""
+        return self._base_rate * schedule_factor(self._sgd.schedule, step, self._total_steps)
+
     def begin(self, step: int, used: NDArray[np.uint8], old: State) -> Decision:
         """What can be decided before any norm is known.
 
         Args:
             used: shape (lanes, parameters), 1 where a lane has a gradient.
         """
-        rate = self._base_rate * schedule_factor(self._sgd.schedule, step, self._total_steps)
+        rate = self.rate(step)
         scale = float(old.scaler[0]) if self._scaled else 0.0
         return Decision(step, rate, tuple(self._others(used, old)), loss_scale=scale)
 
@@ -156,15 +161,16 @@ class Aggregator:
                 keep(old, new, place)
             else:
                 inside = mean[place.start - block.place.start : place.stop - block.place.start]
-                rate = decision.learning_rate
-                descend(block.rule, rate, inside, old.at(place), new.at(place), first=kind == "first")
+                rate, dampening = decision.learning_rate, block.rule.dampening
+                enters = None if kind == "first" or not dampening else 1.0 - dampening
+                descend(block.rule, rate, inside, old.at(place), new.at(place), enters=enters)
         if self._sgd.average is not None:
             average(old.at(block.place), new.at(block.place), self._sgd.average, first=decision.step == 0)
 
     @property
     def clips_by_norm(self) -> bool:
         """Whether an update has to wait for all norms."""
-        return any(bound is not None for bound in self._bounds.values())
+        return any(bound is not None for bound in self.bounds.values())
 
     @property
     def norm_count(self) -> int:
@@ -181,10 +187,10 @@ class Aggregator:
         return [squared_norm(piece) for piece in torch.split(mean, block.sizes)]
 
     def _scales(self, norms: Sequence[float], norm: float) -> tuple[float, ...]:
-        if len(self._bounds) == 1:
-            return (clip_scale(norm, *self._bounds.values()),) * (1 + max(self._bounds))
-        scales = [1.0] * (1 + max(self._bounds))
-        for group, bound in self._bounds.items():
+        if len(self.bounds) == 1:
+            return (clip_scale(norm, *self.bounds.values()),) * (1 + max(self.bounds))
+        scales = [1.0] * (1 + max(self.bounds))
+        for group, bound in self.bounds.items():
             own = [n for n, piece in zip(norms, self._pieces, strict=True) if piece.rule.clipped_with == group]
             scales[group] = clip_scale(norm_of(own), bound)
         return tuple(scales)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from streamtrain.aggregate.descent.rules import Piece
-from streamtrain.aggregate.state import Slot, State
+from streamtrain.aggregate.state import DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.values import LayerNorms, Norms
 
@@ -36,13 +36,13 @@ class StepNorms:
         """Whether this step is to have norms."""
         return self._every > 0 and (step + 1) % self._every == 0
 
-    def note(self, step: int, slots: Iterable[Slot]) -> None:
+    def note(self, step: int, slots: Iterable[Slot | DeviceSlot]) -> None:
         """Leaves the squared norms of lanes' summed gradients in their slots; by the worker that filled them."""
         if self.due(step):
             for slot in slots:
                 slot.squared_norm[0] = float(torch.linalg.vector_norm(slot.gradient).square())
 
-    def of_lanes(self, step: int, slots: Sequence[Slot]) -> tuple[tuple[int, float], ...]:
+    def of_lanes(self, step: int, slots: Sequence[Slot | DeviceSlot]) -> tuple[tuple[int, float], ...]:
         """Examples, and squared norm of the mean gradient, of every lane that has examples; empty if not due."""
         if not self.due(step):
             return ()

@@ -13,20 +13,27 @@ from streamtrain.aggregate.state import State, Vectors
 
 
 def descend(
-    rule: Rule, learning_rate: float, gradient: torch.Tensor, old: Vectors, new: Vectors, *, first: bool
+    rule: Rule,
+    learning_rate: float,
+    gradient: torch.Tensor,
+    old: Vectors,
+    new: Vectors,
+    *,
+    enters: float | torch.Tensor | None,
 ) -> None:
     """One update of some elements.
 
     Args:
         gradient: of these elements; used up.
-        first: they were never updated before, so dampening does not apply.
+        enters: factor with which the gradient enters the momentum: 1 minus the dampening, but for a first update;
+            ``None`` for 1.
     """
     velocity = new.momentum
     if rule.weight_decay:
         gradient.add_(old.parameters, alpha=rule.weight_decay)
     direction = gradient
     if rule.momentum:
-        damped = gradient if first or not rule.dampening else gradient.mul(1.0 - rule.dampening)
+        damped = gradient if enters is None else gradient.mul(enters)
         torch.add(damped, old.momentum, alpha=rule.momentum, out=velocity)
         direction = gradient.add_(velocity, alpha=rule.momentum) if rule.nesterov else velocity
     torch.add(old.parameters, direction, alpha=-learning_rate * rule.lr_factor, out=new.parameters)

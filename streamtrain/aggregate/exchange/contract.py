@@ -6,10 +6,23 @@ exchanges is how the slots reach the aggregators; the sums, their order and the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
-from streamtrain.aggregate.state import Slot, State
-from streamtrain.values import Update
+import torch
+
+from streamtrain.aggregate.state import DeviceSlot, Slot, State
+from streamtrain.values import Norms, Update
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An update whose numbers are still on a device, as a tensor of shape (12,), float64."""
+
+    step: int
+    rate: float
+    numbers: torch.Tensor
+    norms: Norms | None
 
 
 class Exchange(Protocol):
@@ -23,10 +36,10 @@ class Exchange(Protocol):
     def state(self) -> State:
         """The current state: nobody writes to it before the next `meet`."""
 
-    def slot(self, lane: int) -> Slot:
+    def slot(self, lane: int) -> Slot | DeviceSlot:
         """Where the worker that hosts ``lane`` leaves its contribution before ``meet``."""
 
-    def meet(self) -> Update:
+    def meet(self) -> Update | Pending:
         """Sums all lanes' slots, updates the other half of the state, and makes it the current one.
 
         Returns when the whole new state is there, momentum and buffers included, in every worker at once.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.rules import pieces_of
 from streamtrain.aggregate.exchange.barrier import check_machine
-from streamtrain.aggregate.exchange.rows import row_bytes, slots_in, used_in
+from streamtrain.aggregate.exchange.rows import device_slots_in, device_used_in, row_bytes, slots_in, used_in
 from streamtrain.aggregate.state import STATE_PARTS, Slot, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.optimizer import SGD
@@ -131,7 +131,7 @@ class Memory:
 
 
 class DeviceMemory:
-    """The same for a worker by itself that computes on another device: vectors there, all else in the host's memory.
+    """The same for a worker by itself that computes on another device, all of it there.
 
     Only the lanes that are ``hosted`` have gradients.
     """
@@ -143,11 +143,12 @@ class DeviceMemory:
             State(*(torch.zeros(elements, dtype=dtype, device=device) for elements, dtype in sections))
             for _ in range(2)
         )
-        self.rows = torch.zeros((lanes, row_bytes(layout)), dtype=torch.uint8)
+        self.rows = torch.zeros((lanes, row_bytes(layout)), dtype=torch.uint8, device=device)
         sizes = [layout.size * (lane in hosted) for lane in range(lanes)]
-        self.slots = slots_in(layout, self.rows, [torch.zeros(n, dtype=layout.dtype, device=device) for n in sizes])
-        self.used = used_in(layout, self.rows)
-        self.norms: NDArray[np.float64] = np.zeros(2 * len(pieces_of(sgd, layout)))
+        gradients = [torch.zeros(n, dtype=layout.dtype, device=device) for n in sizes]
+        self.slots = device_slots_in(layout, self.rows, gradients)
+        self.used = device_used_in(layout, self.rows)
+        self.norms = torch.zeros(2 * len(pieces_of(sgd, layout)), dtype=torch.float64, device=device)
 
 
 def private_block(size: int) -> mmap.mmap:

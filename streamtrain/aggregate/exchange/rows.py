@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamtrain.aggregate.state import Slot
+from streamtrain.aggregate.state import DeviceSlot, Slot
 from streamtrain.aggregate.vector import Layout
 
 LINE = 64
@@ -35,6 +35,28 @@ def slots_in(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tenso
         )
         for row, gradient in zip(rows, gradients, strict=True)
     )
+
+
+def device_slots_in(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[DeviceSlot, ...]:
+    """The same of rows that are on a device."""
+    norm_at, buffers_at, used_at = MOMENTS * 8, (MOMENTS + 1) * 8, _used_at(layout)
+    counters_at = buffers_at + 8 * layout.buffer_size
+    return tuple(
+        DeviceSlot(
+            gradient=gradient,
+            buffers=row[buffers_at:counters_at].view(torch.float64),
+            counters=row[counters_at:used_at].view(torch.int64),
+            used=row[used_at : used_at + len(layout.parameters)],
+            moments=row[:norm_at].view(torch.float64),
+            squared_norm=row[norm_at:buffers_at].view(torch.float64),
+        )
+        for row, gradient in zip(rows, gradients, strict=True)
+    )
+
+
+def device_used_in(layout: Layout, rows: torch.Tensor) -> torch.Tensor:
+    """All lanes' ``used`` on their device: a view of shape (lanes, parameters)."""
+    return rows[:, _used_at(layout) : _used_at(layout) + len(layout.parameters)]
 
 
 def used_in(layout: Layout, rows: torch.Tensor) -> NDArray[np.uint8]:

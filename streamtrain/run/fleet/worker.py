@@ -16,10 +16,12 @@ from dataclasses import dataclass
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.device import DeviceArithmetic
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.collective.hosts import memberships
-from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.contract import Exchange, Pending
+from streamtrain.aggregate.exchange.device import DeviceExchange, settled
 from streamtrain.aggregate.exchange.memory import (
     DeviceMemory,
     Handle,
@@ -34,7 +36,7 @@ from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.saved import restore, tensors_of
 from streamtrain.aggregate.state import STATE_PARTS, State
-from streamtrain.device import keep_freed_memory, prepare_process
+from streamtrain.device import batches_of, prepare_process
 from streamtrain.gradient import Gradient, build_model
 from streamtrain.job import Epochs, Stale
 from streamtrain.order import lanes_of_worker
@@ -42,7 +44,7 @@ from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.clock import Clock, TimedAggregator
 from streamtrain.run.fleet.streamers import selections_of
 from streamtrain.run.loop import pooled_updates, updates
-from streamtrain.run.outcome.trace import traced
+from streamtrain.run.outcome.trace import Made, traced
 from streamtrain.stream.reader import Reader
 from streamtrain.stream.ring import RingHandle, RingReader
 from streamtrain.stream.streamer import selections_read, selections_streamed
@@ -97,7 +99,6 @@ class Worker:
 
     def __init__(self, plan: Plan, start: tuple[Mapping[str, torch.Tensor], int] | None = None) -> None:
         prepare_process(plan.job)
-        keep_freed_memory()
         self._plan, self._start = plan, start
         self._gradient = Gradient(plan.job)
         self._readers: dict[str, Reader] = {}
@@ -106,7 +107,7 @@ class Worker:
         self._ring: RingReader | None = None
         self._clock, self._streamed = Clock(), Loading()
         self._trace: str | None = None
-        self._made: list[Update] = []
+        self._made: list[Update | Pending] = []
         self._moved = time.monotonic()
         self._current: Exchange | Pool | None = None
 
@@ -125,7 +126,7 @@ class Worker:
 
     def made(self) -> list[Update]:
         """Updates of the last ``advance``, also where it did not end well."""
-        return self._made
+        return settled(self._made)
 
     def take(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Has another worker's state, as ``save`` gave it, for the formation that comes."""
@@ -152,14 +153,17 @@ class Worker:
         """Enters the exchange."""
         job, meeting = self._plan.job, seat.meeting
         self._seat, self._lanes = seat, lanes_of_worker(self._plan.order.lanes, seat.workers, seat.index)
-        if isinstance(self._current, CollectiveExchange):
+        if isinstance(self._current, CollectiveExchange | DeviceExchange):
             self._current.abandon()  # a process is in one group at a time
         if job.pooled:
             assert isinstance(meeting, Handle)
             memory, pass_steps = self._opened(meeting), self._plan.order.steps if isinstance(job.mode, Epochs) else 0
             self._current = Pool(memory, self._aggregator(worker=0, workers=1), open_file(meeting), pass_steps)
             return
-        self._current = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting)
+        if job.device != "cpu":
+            self._current = self._on_device(meeting)
+        else:
+            self._current = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting)
         self._gradient.forget()
         self._begin(seat.ring)
 
@@ -191,7 +195,8 @@ class Worker:
         else:
             self._ring = RingReader(ring)
             arrays = selections_streamed(self._ring)
-        own = (plan.order, self._lanes, self._clock.waited(arrays), self._gradient, exchange, self._clock)
+        batches = batches_of(self._clock.waited(arrays), torch.device(plan.job.device))
+        own = (plan.order, self._lanes, batches, self._gradient, exchange, self._clock)
         self._updates = self._traced(updates(*own, plan.job.seed))
 
     def advance(self, step: int) -> list[Update]:
@@ -217,13 +222,14 @@ class Worker:
             for update in itertools.islice(self._updates, step - self._exchange.step):
                 self._made.append(update)  # kept, for the case that another worker is lost
                 self._moved = time.monotonic()
+            made_here = settled(self._made)
         except BaseException:
             self._exchange.abandon()
             raise
         finally:
             self._clock.training += time.perf_counter() - began
             self._clock.steps += self._exchange.step - first
-        return self._made if self._seat.index == 0 else []
+        return made_here if self._seat.index == 0 else []
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         """Risk on each ``(start, stop)`` of a split's stored order, at the current state."""
@@ -268,7 +274,7 @@ class Worker:
     def _keep_trace(self, trace: str) -> None:
         self._trace = trace
 
-    def _traced(self, updates: Iterator[Update]) -> Iterator[Update]:
+    def _traced(self, updates: Iterator[Made]) -> Iterator[Made]:
         """The same; with a trace, where the job asks for one and there is none."""
         return traced(updates, self._keep_trace) if self._plan.job.profile and self._trace is None else updates
 
@@ -325,29 +331,36 @@ class Worker:
         return SharedExchange(self._opened(handle), aggregator, self._hosting, seat.index, seat.processes)
 
     def _collective(self, address: Address) -> Exchange:
-        job, seat, device = self._plan.job, self._seat, torch.device(self._plan.job.device)
+        job, seat, layout = self._plan.job, self._seat, self._gradient.layout
         hosts, crew = memberships(seat.hosts, self._hosting, seat.index)
-        memory = self._own_memory(hosts, device) if seat.block is None else self._opened(seat.block)
+        if seat.block is None:
+            block = private_block(block_size(layout, job.sgd, hosts.lanes, 1))
+            self._take_up(memory := Memory(layout, job.sgd, hosts.lanes, 1, block))
+        else:
+            memory = self._opened(seat.block)
         if crew.worker == 0:
-            join_group(address, hosts, device, job.lost_after)
+            join_group(address, hosts, torch.device("cpu"), job.lost_after)
         processes = {worker: seat.processes[seat.index - crew.worker + worker] for worker in range(crew.workers)}
-        aggregator, layout = self._aggregator(crew.worker, crew.workers), self._gradient.layout
-        whole = job.micro_batch is None and job.precision != "fp16"  # else what backward makes is not yet the lane's
-        ahead = self._gradient.parameters if whole else ()
+        aggregator = self._aggregator(crew.worker, crew.workers)
+        not_yet = job.micro_batch or job.precision == "fp16"  # what backward makes is not the lane's
+        ahead = () if not_yet else self._gradient.parameters
         return CollectiveExchange(layout, aggregator, memory, hosts, crew, processes, ahead)
 
-    def _own_memory(self, hosts: Membership, device: torch.device) -> Memory | DeviceMemory:
-        """Of a worker that meets nobody on its host, with its state."""
-        layout, sgd, lanes = self._gradient.layout, self._plan.job.sgd, self._plan.order.lanes
-        memory: Memory | DeviceMemory
-        if device.type == "cpu":
-            memory = Memory(layout, sgd, lanes, 1, private_block(block_size(layout, sgd, lanes, 1)))
-        else:
-            memory = DeviceMemory(layout, sgd, lanes, hosts.hosting[hosts.worker], device)
+    def _on_device(self, meeting: Handle | Address | None) -> Exchange:
+        job, layout, device = self._plan.job, self._gradient.layout, torch.device(self._plan.job.device)
+        members = Membership(self._seat.index, self._hosting)
+        self._take_up(memory := DeviceMemory(layout, job.sgd, members.lanes, self._lanes, device))
+        if isinstance(meeting, Address):
+            join_group(meeting, members, device, job.lost_after)
+        aggregator = self._aggregator(self._seat.index, self._seat.workers)
+        arithmetic = DeviceArithmetic(layout, job.sgd, aggregator, device, scaled=job.precision == "fp16")
+        return DeviceExchange(layout, aggregator, arithmetic, memory, members)
+
+    def _take_up(self, memory: Memory | DeviceMemory) -> None:
+        """This worker's state in memory that it shares with nobody."""
         self._fill(memory.states[self._seat.step % 2])
         memory.words[0] = self._seat.step
         self._memory = self._handle = None
-        return memory
 
     @property
     def _hosting(self) -> tuple[range, ...]:

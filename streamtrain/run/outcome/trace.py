@@ -7,17 +7,16 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from streamtrain.values import Update
-
+Made = TypeVar("Made")
 WARM_STEPS, TRACED_STEPS = 5, 5
 """Steps that are left out at the beginning, since first steps are slower, and those that are traced after them."""
 
 
-def traced(updates: Iterator[Update], keep: Callable[[str], None]) -> Iterator[Update]:
+def traced(updates: Iterator[Made], keep: Callable[[str], None]) -> Iterator[Made]:
     """The same updates; a trace of a few of the steps goes to ``keep``, as JSON."""
     yield from itertools.islice(updates, WARM_STEPS)
     activities = [torch.profiler.ProfilerActivity.CPU]

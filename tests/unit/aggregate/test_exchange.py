@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import CHUNK
-from streamtrain.aggregate.descent.schedule import schedule_factor
 from streamtrain.aggregate.exchange.memory import Memory, block_size, private_block
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.state import STATE_PARTS
@@ -58,7 +57,26 @@ def examples_of(step: int, lane: int) -> int:
     return 8 if step < STEPS - 1 else (3 if lane < LANES - 1 else 0)
 
 
-def textbook(model: Model, sgd: SGD, rates: list[float]) -> tuple[Parameters, Parameters]:
+WARM = 4
+RATES: dict[str, Callable[[int], float]] = {
+    "constant": lambda step: 1.0,
+    "warm-up": lambda step: min(1.0, (step + 1) / WARM),
+    "linear": lambda step: 1.0 - 0.9 * step / (STEPS - 1),
+    "cosine": lambda step: (
+        (step + 1) / WARM
+        if step < WARM
+        else 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - WARM) / (STEPS - 1 - WARM)))
+    ),
+    "step": lambda step: 0.1 ** ((step >= 3) + (step >= 6)),
+    "inverse square root": lambda step: min((step + 1) / WARM, math.sqrt(WARM / (step + 1))),
+    "linear scaling": lambda step: 32 / 8,
+}
+"""Factors of the learning rate by step, written down from what the settings promise."""
+
+
+def textbook(
+    model: Model, sgd: SGD, factor: Callable[[int], float], skipped: tuple[int, ...] = ()
+) -> tuple[Parameters, Parameters]:
     """A plain loop with PyTorch's own optimizer, clipping and averaging: the parameters, and their average."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     members: Members = {}
@@ -76,7 +94,7 @@ def textbook(model: Model, sgd: SGD, rates: list[float]) -> tuple[Parameters, Pa
         dampening=sgd.dampening,
     )
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(sgd.average or 0.5))
-    for step, rate in enumerate(rates):
+    for step in (step for step in range(STEPS) if step not in skipped):
         optimizer.zero_grad(set_to_none=True)
         examples = sum(examples_of(step, lane) for lane in range(LANES))
         for lane in range(LANES):
@@ -86,7 +104,7 @@ def textbook(model: Model, sgd: SGD, rates: list[float]) -> tuple[Parameters, Pa
                     parameters[name].grad = gradient / examples + (0 if grad is None else grad)
         clip(sgd, members)
         for settings, group in zip(optimizer.param_groups, members, strict=True):
-            settings["lr"] = rate * (1.0 if group is None else group.lr_factor)
+            settings["lr"] = sgd.lr * factor(step) * (1.0 if group is None else group.lr_factor)
         optimizer.step()
         averaged.update_parameters(model)
     average = dict(averaged.module.named_parameters())
@@ -183,7 +201,12 @@ SETTINGS = {
     "both clips": SGD(lr=0.1, momentum=0.5, weight_decay=0.01, clip_value=0.2, clip_norm=2.0),
     "adaptive": SGD(lr=0.1, momentum=0.9, clip_adaptive=0.02),
     "all clips": SGD(lr=0.1, clip_value=0.2, clip_adaptive=0.02, clip_norm=0.1),
-    "schedule": SGD(lr=0.3, momentum=0.9, schedule=Schedule("cosine", warmup_steps=4, floor=0.1)),
+    "warm-up": SGD(lr=0.3, momentum=0.9, schedule=Schedule(warmup_steps=WARM)),
+    "cosine": SGD(lr=0.3, momentum=0.9, schedule=Schedule("cosine", warmup_steps=WARM, floor=0.1)),
+    "linear": SGD(lr=0.3, schedule=Schedule("linear", floor=0.1)),
+    "step": SGD(lr=0.3, momentum=0.9, schedule=Schedule("step", milestones=(3, 6))),
+    "inverse square root": SGD(lr=0.3, schedule=Schedule("inverse_sqrt", warmup_steps=WARM)),
+    "skip": SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, average=0.9, nonfinite="skip"),
     "linear scaling": SGD(lr=0.1, lr_batch_size=8),
     "average": SGD(lr=0.1, momentum=0.9, average=0.7),
     "groups": SGD(
@@ -216,16 +239,24 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_promise_4_the_update_is_the_textbooks(name: str, workers: int) -> None:
     sgd = SETTINGS[name]
-    memory, layout, done, errors = run(sgd, workers, torch.float64)
-    assert not errors
-    expected, average = textbook(Model(torch.float64), sgd, [update.learning_rate for update in done[0]])
+    skipped = (4, 5, 9) if name == "skip" else ()
+
+    def each(exchange: SharedExchange, layout: Layout, model: Model, lane: int) -> None:
+        contribute(exchange, layout, model, lane)
+        if exchange.step in skipped and lane == 2:
+            exchange.slot(lane).gradient[7] = math.nan
+
+    memory, layout, done, errors = run(sgd, workers, torch.float64, each)
+    assert not errors and [update.step for update in done[0] if update.skipped] == list(skipped)
+    factor = RATES["step" if name == "everything" else name if name in RATES else "constant"]
+    expected, average = textbook(Model(torch.float64), sgd, factor, skipped)
     final = memory.states[STEPS % 2]
     for place in layout.parameters:
         assert relative(place.view(final.parameters), expected[place.name]) < 1e-9
         if sgd.average:
             assert relative(place.view(final.average), average[place.name]) < 1e-9
-    assert done[0][0].learning_rate == pytest.approx(
-        sgd.lr * (4 if name == "linear scaling" else schedule_factor(sgd.schedule, 0, STEPS))
+    assert [update.learning_rate for update in done[0]] == pytest.approx(
+        [sgd.lr * factor(step) for step in range(STEPS)]
     )
 
 

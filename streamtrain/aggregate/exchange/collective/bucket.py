@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.rules import Block, Piece, blocks_of, owner_of
 from streamtrain.aggregate.exchange.collective.group import Membership
@@ -115,20 +113,20 @@ class Bucket:
         for source, (rows, *_) in self._contributions.received.items():
             self._rows_of(source).copy_(rows)
 
-    def post_means(self, norms: NDArray[np.float64], send: Send) -> None:
+    def post_means(self, norms: torch.Tensor, send: Send) -> None:
         """Begins to send the means of this worker's share, and of ``norms`` those of its pieces."""
         if self._updates is not None:
             for own, mean in self._updates.to.values():
-                own.copy_(torch.from_numpy(norms[self._norms[self._me]]))
+                own.copy_(norms[self._norms[self._me]])
                 mean.copy_(self._mean)
             self._updates.post(send)
 
-    def wait_for_means(self, norms: NDArray[np.float64]) -> None:
+    def wait_for_means(self, norms: torch.Tensor) -> None:
         """Returns when everybody's means are there, and the norms in ``norms``."""
         if self._updates is not None:
             self._updates.wait()
             for source, (theirs, _) in self._updates.received.items():
-                norms[self._norms[source]] = theirs.cpu().numpy()
+                norms[self._norms[source]] = theirs
 
     def _rows_of(self, worker: int) -> torch.Tensor:
         hosted = self._hosting[worker]

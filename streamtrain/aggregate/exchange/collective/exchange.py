@@ -21,7 +21,7 @@ from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.exchange.collective.ahead import Ahead
 from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut
 from streamtrain.aggregate.exchange.collective.group import Membership, leave_group, lost_workers, send
-from streamtrain.aggregate.exchange.memory import DeviceMemory, Memory
+from streamtrain.aggregate.exchange.memory import Memory
 from streamtrain.aggregate.exchange.shared import barrier_of, moments_of, rest_of_state
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, mean_of, node_sum_, tree_sum_, whole_subtrees
@@ -49,7 +49,7 @@ class CollectiveExchange:
         self,
         layout: Layout,
         aggregator: Aggregator,
-        memory: Memory | DeviceMemory,
+        memory: Memory,
         hosts: Membership,
         crew: Membership,
         processes: Mapping[int, int],
@@ -163,7 +163,7 @@ class CollectiveExchange:
 
         Of two workers, each makes the update of a block with its mean, where no norm of all can change it.
         """
-        memory, aggregator = self._memory, self._aggregator
+        memory, aggregator, norms = self._memory, self._aggregator, torch.from_numpy(self._memory.norms)
         while self._sent < len(self._buckets):
             self._send()
         self._sent = 0
@@ -177,8 +177,8 @@ class CollectiveExchange:
                 aggregator.clip(block, mean, old, memory.norms)
                 if self._at_once:
                     aggregator.descend(block, begun, mean, old, new)
-            bucket.post_means(memory.norms, send)
+            bucket.post_means(norms, send)
         for bucket in self._buckets:
-            bucket.wait_for_means(memory.norms)
+            bucket.wait_for_means(norms)
         for mean, shown in self._shown:
             shown.copy_(mean)
