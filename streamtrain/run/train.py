@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from streamtrain.run.outcome.result import Result
     from streamtrain.track.terminal import Terminal
     from streamtrain.track.tracker import ModelCard, Tracker
+
+
+YOUNG_SECONDS = 60.0
+"""A process that trains for the first time after so long has not begun in order to train."""
 
 
 def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | str = False) -> Result:
@@ -70,7 +75,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     lies = data_folder(job.data.url)
     if lies and (warning := order_warning(lies, plan.manifest)):
         terminal.line(warning)
-    start_ray()
+    start_ray(terminal.line)
     check_resources(job)
     folder = earlier or new_folder(job.tracking.folder, run_name)
     if resume:
@@ -88,6 +93,14 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     if left:
         terminal.line(left)
     return dataclasses.replace(result, run_id=tracker.run_id)
+
+
+def _began() -> float:
+    """When this process began (Unix seconds), imports and all; now, where it has long done other things."""
+    import psutil
+
+    began, now = psutil.Process().create_time(), time.time()
+    return float(began) if now - began < YOUNG_SECONDS else now
 
 
 def _counted(job: Job) -> str:
@@ -118,9 +131,10 @@ def _train(
     from streamtrain.run.controller import Controller
     from streamtrain.run.fleet.actors import RayFleet
     from streamtrain.run.fleet.metrics import RayMetrics
+    from streamtrain.run.outcome.status import FirstSteps
     from streamtrain.track.tracker import Trackers
 
-    job = plan.job
+    job, began = plan.job, _began()
     files = CheckpointFiles(checkpoints_of(job, folder), job.checkpoints.keep, terminal.line)
     kept = files if job.checkpoints.enabled else None
     with (
@@ -128,7 +142,7 @@ def _train(
         RayFleet(plan, keeper.start, terminal.line) as fleet,
         _stopped_by_signal(keeper),
     ):
-        told = Trackers(tracker, RayMetrics(run_name))
+        told = Trackers(tracker, RayMetrics(run_name), FirstSteps(began, terminal))
         result = Controller(plan, fleet, told, terminal, folder, keeper).run()
     for problem in _keep(plan, trial, run_name, result, tracker):
         terminal.line(problem)

@@ -1,6 +1,8 @@
 """A job file, from this machine to a Ray cluster that wants a token: what goes well, and each way to fail."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,11 @@ job = st.Job(
     st.Data({data!r}, transform=scaled), model, mode=st.Epochs(max_passes={passes}, patience={passes}), batch_size=50,
     checkpoints=st.Checkpoints(seconds=0.1), tracking=st.Tracking(enabled=False, folder={runs!r}),
 )
+
+if __name__ == "__main__":
+    import os
+    print("told", os.environ.get("MLFLOW_TRACKING_URI"))
+    st.train(job)
 """
 
 
@@ -74,6 +81,19 @@ def test_a_failure_of_the_users_code_is_one_line_and_its_exit_code(head: Head, j
     assert done.returncode == 2, done.stdout + done.stderr
     assert "RuntimeError: no such layer" in done.stdout and "FAILED" in done.stderr
     assert "Traceback" not in done.stdout
+    (listed,) = json.loads(head.streamtrain("status", done.stdout.split()[0], "--json").stdout)
+    assert listed["message"].startswith(
+        "Job entrypoint command failed with exit code 2: streamtrain train: model failed"
+    )
+
+
+def test_rays_own_command_takes_a_job_file(head: Head, job: Path) -> None:
+    ships = json.dumps({"env_vars": {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}})
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.address]
+    words = ["--working-dir", str(job.parent), "--runtime-env-json", ships, "--", "python", job.name]
+    done = subprocess.run([*ray, *words], env=head.environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "told http://mlflow:5000" in done.stdout and "pass    2  loss: train " in done.stdout
 
 
 def test_a_stopped_job_leaves_a_checkpoint(head: Head, job: Path) -> None:

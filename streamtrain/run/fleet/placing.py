@@ -23,8 +23,15 @@ TELL_SECONDS = 60
 NODE_LABEL = "ray.io/node-id"
 
 
-def start_ray() -> None:
-    """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine; nothing where it runs already."""
+def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
+    """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine; nothing where it runs already.
+
+    What is started here asks for a token, which Ray 2.60 makes in ~/.ray where there is none: its ports are open to
+    the network. ``RAY_AUTH_MODE=disabled`` turns that off.
+
+    Args:
+        say: takes a line about how long it took, where it was started.
+    """
     if ray.is_initialized():
         return
     # this variable asks for Ray's coming behaviour, and with it a warning less at every start
@@ -32,7 +39,9 @@ def start_ray() -> None:
     if will_start_ray():
         # Ray's workers yield to everything else (nice 15); workers that wait for each other would each wait for all
         os.environ.setdefault("RAY_worker_niceness", "0")
+        began = time.monotonic()
         ray.init(logging_level=logging.ERROR, include_dashboard=False)
+        say(f"Ray started in {time.monotonic() - began:.1f} s")
     else:
         ray.init(logging_level=logging.ERROR)
 

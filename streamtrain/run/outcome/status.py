@@ -6,12 +6,16 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.run.checkpoints.resuming import FINISHED, LOCK
+from streamtrain.track.terminal import Terminal
+from streamtrain.track.tracker import NoTracker
+from streamtrain.values import Reading
 
 FILE = "status.json"
 
@@ -58,6 +62,23 @@ class LiveStatus:
         fresh = folder / f".{FILE}"
         fresh.write_text(json.dumps(asdict(self)))
         fresh.replace(folder / FILE)
+
+
+class FirstSteps(NoTracker):
+    """Says on the terminal how long it took until the first stint had ended.
+
+    Args:
+        began: when the run began (Unix seconds).
+    """
+
+    def __init__(self, began: float, terminal: Terminal) -> None:
+        self._began, self._terminal, self._told = began, terminal, False
+
+    def log(self, readings: Sequence[Reading]) -> None:
+        """See `Tracker`."""
+        if not self._told:
+            self._told = True
+            self._terminal.line(f"first steps after {time.time() - self._began:.1f} s")
 
 
 @dataclass(frozen=True)
