@@ -1,4 +1,4 @@
-"""A run on two hosts: the raylet of one is killed, it comes back, its link is cut; the run goes on with its bits."""
+"""A run on two hosts loses a raylet, gets it back, loses a link, then Ray's head, and is resumed: the bits stay."""
 
 import contextlib
 import dataclasses
@@ -22,9 +22,9 @@ LATEST = 120.0
 
 
 @contextlib.contextmanager
-def driver(hosts: RayHosts, job: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    command = hosts.command(0, "-m", "streamtrain", "train", str(job), "--json")
-    with (job.parent / "out.txt").open("wb") as out, (job.parent / "err.txt").open("wb") as err:
+def driver(hosts: RayHosts, job: Path, *flags: str) -> Iterator["subprocess.Popen[bytes]"]:
+    command = hosts.command(0, "-m", "streamtrain", "train", str(job), "--json", *flags)
+    with (job.parent / "out.txt").open("wb") as out, (job.parent / "err.txt").open("ab") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, env=hosts.environment, cwd=job.parent)
     try:
         yield process
@@ -54,13 +54,18 @@ def test_promise_5_a_lost_host_costs_seconds_and_no_bit(tmp_path: Path) -> None:
                     time.sleep(0.05)
 
             wait_for("pass +2 ")
-            hosts.kill_raylet(1)
+            hosts.kill(1, "raylet")
             wait_for(r"going on at step [\d,]+ with 1 worker")
             hosts.start_ray(1)
             wait_for("1 joined: 2 workers")
             hosts.cut(1)
             wait_for(r"going on at step [\d,]+ with 1 worker", 2)
-            (chaos.folder / "pace").unlink()
+            hosts.kill(0, "gcs_server", "raylet")
+            assert process.wait(LATEST) != 0
+        (chaos.folder / "pace").unlink()
+        hosts.end()  # what is left of the cluster
+        hosts.start_ray(0)
+        with driver(hosts, job, "--resume", "--workers", "1") as process:
             assert process.wait(LATEST) == 0, (chaos.folder / "err.txt").read_text()
     print(re.findall(r"going on.*", (chaos.folder / "err.txt").read_text()))
     (tmp_path / "quiet").mkdir()

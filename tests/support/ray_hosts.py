@@ -56,10 +56,12 @@ class RayHosts:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def kill_raylet(self, host: int) -> None:
-        """SIGKILL."""
-        (raylet,) = [each for each in self._processes(host) if each.name() == "raylet"]
-        raylet.send_signal(signal.SIGKILL)
+    def kill(self, host: int, *names: str) -> None:
+        """SIGKILL to Ray's own processes of these names: ``raylet``, ``gcs_server``."""
+        killed = [each for each in self._processes(host) if each.name() in names]
+        assert len(killed) == len(names)
+        for process in killed:
+            process.send_signal(signal.SIGKILL)
 
     def cut(self, host: int) -> None:
         """Nothing goes to the host or comes from it; what runs on it, does."""
