@@ -19,6 +19,8 @@ from streamtrain.track.tracker import ModelCard, RunCard, Status
 from streamtrain.values import Reading
 
 FLUSH_SECONDS, KILLED_FLUSH_SECONDS = 30.0, 5.0
+START_SECONDS = 10.0
+"""Until when delivery waits for the first points: loading MLflow takes a core, which the starting workers need."""
 
 
 class MlflowTracker:
@@ -44,7 +46,7 @@ class MlflowTracker:
         self._journal = Journal(folder)
         self._last_steps: dict[str, int] = self._journal.last_steps()
         self._receiver.key, self._receiver.folder = self._journal.key, folder
-        self._delivery = Delivery(folder, self._receiver)
+        self._delivery, self._begun = Delivery(folder, self._receiver), threading.Event()
         self._put(
             "begin",
             key=self._journal.key,
@@ -54,7 +56,7 @@ class MlflowTracker:
             card=dataclasses.asdict(card),
             time=time.time(),
         )
-        threading.Thread(target=self._delivery.follow, name="mlflow", daemon=True).start()
+        threading.Thread(target=self._deliver, name="mlflow", daemon=True).start()
 
     def log(self, readings: Sequence[Reading]) -> None:
         """See `Tracker`."""
@@ -101,10 +103,16 @@ class MlflowTracker:
             )
         return f"MLflow at {masked(self._uri)} " + ", and ".join(words) if words else None
 
+    def _deliver(self) -> None:
+        self._begun.wait(START_SECONDS)
+        self._delivery.follow()
+
     def _put(self, kind: Kind, **content: object) -> None:
         """Writes one entry; texts without the secrets in them, since the disk and MLflow's users see them."""
         self._journal.append(kind, **(content if kind == "readings" else _without_secrets(content)))
         self._delivery.notice()
+        if kind != "begin":
+            self._begun.set()
 
 
 def _without_secrets(value: Any) -> Any:
