@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.aggregator import Aggregator, Decision
 from streamtrain.aggregate.descent.rules import CHUNK
 from streamtrain.aggregate.exchange.memory import Memory, block_size, private_block
-from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.exchange.shared import SharedExchange, rest_of_state
 from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.errors import NonFiniteError, WorkerLost
@@ -322,6 +322,20 @@ def test_a_skipped_step_leaves_the_state_as_it_was() -> None:
     memory, _, done, _ = run(SGD(lr=0.1, momentum=0.9, average=0.9, nonfinite="skip"), 1, torch.float32, each)
     assert done[0][-1].skipped
     assert all(torch.equal(*(getattr(half, part) for half in memory.states)) for part in STATE_PARTS)
+
+
+def test_buffers_are_the_mean_over_the_lanes_that_had_examples_and_integers_those_of_the_first_of_them() -> None:
+    layout = layout_of(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)))
+    memory = Memory(layout, SGD(), LANES, 1, private_block(block_size(layout, SGD(), LANES, 1)))
+    old, new = memory.states
+    for lane, (slot, examples) in enumerate(zip(memory.slots, (0, 4, 5, 3), strict=True)):
+        slot.buffers.fill_(10.0**lane)
+        slot.counters.fill_(lane)
+        slot.moments[0] = examples
+    rest_of_state(memory.slots, memory.used, Decision(0, 0.1), old, new)
+    assert set(new.buffers.tolist()) == {(10 + 100 + 1000) / 3} and new.counters.tolist() == [1]
+    rest_of_state(memory.slots, memory.used, Decision(1, 0.1, skipped=True), new, old)
+    assert torch.equal(old.buffers, new.buffers) and torch.equal(old.counters, new.counters)
 
 
 def test_a_worker_that_gives_up_is_noticed_by_those_who_wait() -> None:
