@@ -38,7 +38,7 @@ def preflight(plan: Plan) -> Trial:
         JobError: the model, its loss, error or transform fails or returns something of another form.
     """
     _check_fields(plan)
-    job = dataclasses.replace(plan.job, device="cpu")
+    job = dataclasses.replace(plan.job, device="cpu", compile=False)
     gradient = Gradient(job)
     rules_of(job.sgd, gradient.layout)
     examples = min(TRIED_EXAMPLES, plan.order.examples)
