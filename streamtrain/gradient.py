@@ -145,16 +145,15 @@ class Gradient:
         self._seed(seed)
         self._load_buffers()
         self._set_training(True)
-        batch = self.batch(arrays)
+        batch, sums = self.batch(arrays), None
         for number, piece in enumerate(self._pieces(batch)):
             losses, errors = self.losses(self.output(piece), piece)
             with users_code("the model's backward"):
                 objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
                 gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
-            self._add(slot, gradients, first=number == 0)
+            sums = gradients if sums is None else tuple(map(_added, sums, gradients))
             self._note(slot, gradients, losses, errors, first=number == 0)
-        if self._scaled:
-            slot.gradient.div_(self._scale)
+        self._leave(slot, sums or ())
         for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
             place.view(slot.buffers).copy_(buffer)
         for counter, place in zip(self._counters, self.layout.counters, strict=True):
@@ -163,7 +162,7 @@ class Gradient:
     @staticmethod
     def empty_lane(slot: Slot | DeviceSlot) -> None:
         """Leaves in ``slot`` that its lane has no examples in this minibatch."""
-        slot.gradient.zero_()
+        slot.gradient.add_(0.0) if slot.adds else slot.gradient.zero_()
         slot.used[:] = 0
         slot.moments[:] = 0
 
@@ -228,13 +227,14 @@ class Gradient:
         for start in range(0, examples, most):
             yield {name: tensor[start : start + most] for name, tensor in batch.items()}
 
-    def _add(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None], *, first: bool) -> None:
-        """Writes a lane's first piece into its slot, and adds the others."""
+    def _leave(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
+        """Writes a lane's gradients into its slot, or adds them to what is there; never changes autograd's tensors."""
         for gradient, view in zip(gradients, self._views_of(slot.gradient), strict=True):
-            if first:
-                view.zero_() if gradient is None else view.copy_(gradient)
-            elif gradient is not None:
-                view.add_(gradient)
+            if gradient is None:
+                view.add_(0.0) if slot.adds else view.zero_()  # a sum with zeros has no -0
+            else:
+                own = gradient / self._scale if self._scaled else gradient
+                view.add_(own) if slot.adds else view.copy_(own)
 
     def _note_here(
         self,
@@ -304,6 +304,13 @@ class Gradient:
             buffer.copy_(place.view(state.buffers))
         for counter, place in zip(self._counters, self.layout.counters, strict=True):
             counter.copy_(place.view(state.counters))
+
+
+def _added(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+    """Sum of two gradients; ``None`` is none. Not in place: autograd may give expanded tensors."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 def _moments(values: torch.Tensor) -> Moments:

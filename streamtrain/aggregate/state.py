@@ -64,6 +64,7 @@ class DeviceSlot:
     used: torch.Tensor
     moments: torch.Tensor
     squared_norm: torch.Tensor
+    adds: bool = False
 
 
 STATE_PARTS = tuple(each.name for each in fields(State) if each.init)
@@ -76,6 +77,7 @@ class Slot:
     ``gradient`` is the sum over the lane's examples; ``used[i]`` is 1 where parameter ``i`` has one;
     ``moments`` is (count, mean, m2) of the losses, then of the errors; ``squared_norm`` is the gradient's,
     at the steps that the diagnostics ask for it. All but the gradient are in the host's memory.
+    With ``adds`` the lane's gradient is added to what ``gradient`` holds: the sum of the lane before, its sibling.
     """
 
     gradient: torch.Tensor
@@ -84,3 +86,4 @@ class Slot:
     used: NDArray[np.uint8]
     moments: NDArray[np.float64]
     squared_norm: NDArray[np.float64]
+    adds: bool = False

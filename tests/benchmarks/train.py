@@ -1,6 +1,6 @@
 """Training speed against the usual ways, at the same global minibatch of 256 on two cores.
 
-    python -m tests.benchmarks.train [--json] [--models mlp mlp3m cnn] [--rounds 15]
+    python -m tests.benchmarks.train [--json] [--models mlp mlp3m cnn] [--rounds 12]
 
 Peers: a plain loop in one process and DDP with gloo in two, on tensors in memory; Ray Train with DDP
 and WebDataset, from the same shards as ours. One thread a process everywhere; SGD with momentum. Ours
@@ -36,7 +36,8 @@ from tests.benchmarks.rounds import Processes, alternate, machine, ratio
 BATCH = 256
 EXAMPLES = 20_000
 LR, MOMENTUM = 0.01, 0.9
-ROUND_STEPS = {"mlp": 60, "mlp3m": 12, "cnn": 6}
+ROUND_STEPS = {"mlp": 300, "mlp3m": 36, "cnn": 12}
+"""About a second, as a run's stints are: a call to the workers costs milliseconds."""
 
 
 def mlp() -> torch.nn.Module:
@@ -201,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--raytrain", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # Ray's own spelling; as when streamtrain starts Ray; the peers are not niced either

@@ -113,6 +113,23 @@ def test_a_lane_in_pieces_has_the_same_sums(micro_batch: int) -> None:
         assert float((place.view(others.slots[0].gradient) - theirs).norm() / theirs.norm()) < 1e-9
 
 
+@pytest.mark.parametrize("micro_batch", [None, 5])
+def test_a_lane_adds_to_its_siblings_sum_with_the_bits_of_adding_both_up(micro_batch: int | None) -> None:
+    gradient, memory = loaded(dataclasses.replace(JOB, micro_batch=micro_batch))
+    one, other = memory.slots
+    gradient.lane(arrays(seed=1), one, seed=1)
+    gradient.lane(arrays(seed=2), other, seed=2)
+    own, expected = one.gradient.clone(), one.gradient + other.gradient
+    adding = dataclasses.replace(other, gradient=one.gradient, adds=True)
+    one.gradient.copy_(own)
+    gradient.lane(arrays(seed=2), adding, seed=2)
+    assert torch.equal(one.gradient.view(torch.int64), expected.view(torch.int64))
+    one.gradient.copy_(own).neg_()
+    Gradient.empty_lane(adding)
+    assert torch.equal(one.gradient.view(torch.int64), (0.0 - own).view(torch.int64)), "no -0 is left"
+    assert adding.used.tolist() == other.used.tolist() and not other.used.any()
+
+
 def test_random_numbers_follow_from_the_seed_alone() -> None:
     gradient, memory = loaded(JOB)
     sums = []

@@ -47,9 +47,10 @@ class SharedExchange:
         processes: Mapping[int, int],
     ) -> None:
         self._memory, self._aggregator, slots = memory, aggregator, memory.slots
-        self._mine = slots[hosting[worker].start : hosting[worker].stop]
         nodes = [whole_subtrees(len(slots), hosted) for hosted in hosting]
+        self._mine = hosting[worker]
         self._subtrees = [[slot.gradient for slot in slots[start:stop]] for start, stop in nodes[worker]]
+        self._paired = [slot for start, stop in nodes[worker] for slot in paired(slots[start:stop])]
         means = means_of(aggregator, memory.slots[0].gradient)
         self._shares = [
             (block, mean, {node: slots[node[0]].gradient[block.place] for each in nodes for node in each})
@@ -71,7 +72,7 @@ class SharedExchange:
 
     def slot(self, lane: int) -> Slot:
         """See `Exchange`."""
-        return self._memory.slots[lane]
+        return self._memory.slots[lane] if self._apart else self._paired[lane - self._mine.start]
 
     def abandon(self) -> None:
         """See `Exchange`."""
@@ -113,9 +114,15 @@ class SharedExchange:
 
     def _add_up_mine(self) -> None:
         """This worker's own subtrees, each in its first lane's slot; before others wait for them."""
-        self._aggregator.norms.note(self._step, self._mine)
+        if self._apart:
+            self._aggregator.norms.note(self._step, self._memory.slots[self._mine.start : self._mine.stop])
         for gradients in self._subtrees:
-            tree_sum_(gradients)
+            tree_sum_(gradients if self._apart else gradients[::2])
+
+    @property
+    def _apart(self) -> bool:
+        """Whether every lane's gradient is wanted by itself in this step; else siblings are summed at once."""
+        return self._aggregator.norms.due(self._step)
 
     def _gather(
         self, block: Block, mean: torch.Tensor, nodes: Mapping[Node, torch.Tensor], examples: int, old: State
@@ -131,6 +138,17 @@ class SharedExchange:
         if self._leads:
             rest_of_state(self._memory.slots, self._memory.used, decision, old, new)
         self._barrier.wait()
+
+
+def paired(slots: Sequence[Slot]) -> list[Slot]:
+    """A whole subtree's slots, in which each second lane adds to the one before: one trip through memory less.
+
+    The sums of the pairs are the leaves of the same tree with half as many lanes.
+    """
+    return [
+        replace(slot, gradient=slots[index - 1].gradient, adds=True) if index % 2 else slot
+        for index, slot in enumerate(slots)
+    ]
 
 
 def means_of(aggregator: Aggregator, vector: torch.Tensor) -> list[torch.Tensor]:

@@ -152,7 +152,8 @@ def contribute(exchange: SharedExchange, layout: Layout, model: Model, lane: int
     gradients = gradients_of(model.wide.weight.dtype, step, lane)
     for index, place in enumerate(layout.parameters):
         slot.used[index] = place.name in gradients
-        place.view(slot.gradient).copy_(gradients.get(place.name, torch.zeros(place.shape)))
+        view, gradient = place.view(slot.gradient), gradients.get(place.name, torch.zeros(place.shape))
+        view.add_(gradient) if slot.adds else view.copy_(gradient)
     slot.moments[:] = (count, loss, 0.0, count, 0.0, 0.0)
 
 

@@ -61,7 +61,8 @@ def exchanged(workers: int, sgd: SGD) -> list[Update]:
                 slot = exchange.slot(lane)
                 gradients = torch.autograd.grad(summed_loss(net, step, lane), list(net.parameters()))
                 for place, gradient in zip(layout.parameters, gradients, strict=True):
-                    place.view(slot.gradient).copy_(gradient)
+                    view = place.view(slot.gradient)
+                    view.add_(gradient) if slot.adds else view.copy_(gradient)
                 slot.used.fill(1)
                 count = COUNTS[step][lane]
                 slot.moments[:] = (count, 1.0, 0.0, count, 0.0, 0.0)

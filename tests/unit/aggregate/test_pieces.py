@@ -20,7 +20,8 @@ from streamtrain.aggregate.descent.schedule import schedule_factor
 from streamtrain.aggregate.exchange.barrier import SharedBarrier
 from streamtrain.aggregate.exchange.collective import bucket
 from streamtrain.aggregate.exchange.collective.mail import Mail
-from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, shared_block
+from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_block, shared_block
+from streamtrain.aggregate.exchange.shared import paired
 from streamtrain.aggregate.tree import mean_of, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import layout_of
 from streamtrain.errors import ConfigError, JobError, WorkerLost
@@ -58,6 +59,16 @@ def test_tree_adds_whole_subtrees_first(lanes: int) -> None:
         return naive(low, low + left) + naive(low + left, high)
 
     assert torch.equal(tree_sum_([part.clone() for part in parts]), naive(0, lanes))
+
+
+@pytest.mark.parametrize("lanes", range(1, 18))
+def test_sums_of_siblings_are_the_leaves_of_the_same_tree(lanes: int) -> None:
+    parts = [torch.randn(64, generator=torch.Generator().manual_seed(lane)) for lane in range(lanes)]
+    layout, sgd = layout_of(torch.nn.Linear(64, 1, bias=False)), SGD()
+    memory = Memory(layout, sgd, lanes, 1, private_block(block_size(layout, sgd, lanes, 1)))
+    for part, slot in zip(parts, paired(memory.slots), strict=True):
+        slot.gradient.add_(part) if slot.adds else slot.gradient.copy_(part)
+    assert torch.equal(tree_sum_([slot.gradient for slot in memory.slots[::2]]), tree_sum_(parts))
 
 
 @pytest.mark.parametrize("lanes", range(1, 18))
