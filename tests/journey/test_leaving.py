@@ -1,5 +1,6 @@
 """Who takes one example and leaves ends at once; a run that is killed leaves nothing that the next one meets."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -84,9 +85,8 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_meets(pictures: Path, tmp
     short.write_text(JOB.format(data=str(pictures), passes=1, runs=str(tmp_path / "runs")))
     with train(endless) as driver:
         assert driver.stderr is not None
-        for line in driver.stderr:
-            if line.startswith("pass"):
-                break
+        said = list(itertools.takewhile(lambda line: not line.startswith("pass"), driver.stderr))
+        assert driver.poll() is None, said
         family = psutil.Process(driver.pid).children(recursive=True)
         # Ray's own agents look for their raylet once a minute
         actors = [child for child in family if "ray::Worker" in " ".join(child.cmdline())]
