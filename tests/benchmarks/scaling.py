@@ -7,11 +7,11 @@ least squares. On few cores the workers take turns, so ``b`` and ``c`` hold the 
 predicted from them for a machine with a core a worker is an upper bound. Predicted for ``H`` hosts of one
 worker each on a network of ``B`` MB/s:
 
-    T(H) = F/H + a + b·(H - 1) + c·S/H + 2·S·(H - 1)/(H·B)
+    T(H) = F/H + a + b·(H - 1) + c·S + 2·S·(H - 1)/(H·B)
 
 ``F``: seconds of forward and backward of the whole minibatch on one worker. The last term is the bytes that
-a host sends: its subtree's sum but for its own share, and its share of new parameters to all others; each
-is ``S·(H - 1)/H``, where lanes over workers is a power of two.
+a host sends: its subtree's sum but for its own share, and its share of the means to all others; each is
+``S·(H - 1)/H``, where lanes over workers is a power of two. Every host makes the whole update, hence ``c·S``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def fit(points: list[tuple[int, float, float]]) -> Fit:
 def predicted(costs: Fit, size: float, compute: float, hosts: int, bandwidth: float) -> float:
     """Seconds a step; see the module."""
     a, b, c = costs
-    return compute / hosts + a + b * (hosts - 1) + c * size / hosts + 2 * size * (hosts - 1) / (hosts * bandwidth)
+    return compute / hosts + a + b * (hosts - 1) + c * size + 2 * size * (hosts - 1) / (hosts * bandwidth)
 
 
 def main() -> None:
