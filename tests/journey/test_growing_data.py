@@ -74,9 +74,9 @@ def test_promise_7_a_run_follows_what_another_process_appends(
             assert process.returncode == 0, said
         return wait(*arguments)  # type: ignore[arg-type]
 
-    def noted(fleet: RayFleet, members: object, meeting: object, step: int) -> None:
+    def noted(fleet: RayFleet, members: object, step: int, holder: object) -> None:
         formed.append(step)
-        form(fleet, members, meeting, step)  # type: ignore[arg-type]
+        form(fleet, members, step, holder)  # type: ignore[arg-type]
 
     monkeypatch.setattr("streamtrain.run.controller.wait_for_growth", once_it_is_there)
     monkeypatch.setattr(RayFleet, "_form", noted)
