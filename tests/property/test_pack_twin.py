@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamtrain.pack import PackOptions, pack
@@ -53,6 +53,7 @@ def save_texts(folder: Path, examples: int) -> tuple[Path, list[dict[str, bytes]
     shards=SHARDS,
     how=HOW,
 )
+@example(kind="texts", examples=9, seed=0, shards={"shard_bytes": 1}, how={"tasks": 1, "memory_bytes": 3_000})
 def test_promise_1_bytes_are_the_naive_twins(
     kind: str,
     examples: int,

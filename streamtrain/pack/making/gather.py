@@ -214,7 +214,7 @@ def _edges_by_size(gather: Gather, start: int, stop: int, shard_bytes: int) -> I
         ends = np.cumsum(window.column("tar_bytes", LENGTH)[window.order])
         done, before = 0, 0
         while done < len(ends):
-            fit = int(np.searchsorted(ends, before + shard_bytes - used, side="right"))
+            fit = max(done, int(np.searchsorted(ends, before + shard_bytes - used, side="right")))
             if fit == done and used == len(END):
                 fit = done + 1
             used += int(ends[fit - 1]) - before if fit > done else 0
