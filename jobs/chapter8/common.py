@@ -55,14 +55,19 @@ def arrays(examples: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return loaded["image"][chosen], loaded["label"][chosen].astype(np.int64)
 
 
-def packed(name: str, examples: int, validation: float = 0.25) -> Path:
-    """A packed data set of so many of MNIST's images, made once."""
+SEEDS = (11, 12, 13, 14, 15)
+"""Of jobs that repeat a run: which examples it trains on, its first parameters. Chosen before any of them was run."""
+
+
+def packed(name: str, examples: int, validation: float = 0.25, seed: int = 1) -> Path:
+    """A packed data set of so many of MNIST's images, made once; ``seed`` draws its order, and so its splits."""
     folder = Path("data/chapter8") / name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         images, labels = arrays(examples)
         np.savez(folder.with_suffix(".npz"), image=images, label=labels)
-        pack(str(folder.with_suffix(".npz")), folder, st.PackOptions(splits=(1 - validation, validation, 0.0), seed=1))
+        splits = (1 - validation, validation, 0.0)
+        pack(str(folder.with_suffix(".npz")), folder, st.PackOptions(splits=splits, seed=seed))
     return folder
 
 
@@ -83,17 +88,14 @@ def job(data: Path, model: Callable[[], torch.nn.Module] = perceptron, **setting
     return st.Job(st.Data(str(data), transform=scaled), model, tracking=tracking, **settings)
 
 
-def change(before: Sequence[st.Evaluation], after: Sequence[st.Evaluation]) -> tuple[float, float]:
-    """How the mean held-out error of some measurements differs from that of others, and its standard error.
+def mean_error(points: Sequence[st.Evaluation]) -> float:
+    """Held-out error, the mean over some measurements."""
+    return float(np.mean([point.generalization.error.mean for point in points]))
 
-    Paired over the parts of the held-out examples, since all were made on the same.
-    """
-    means = []
-    for points in (before, after):
-        assert all(point.held_out is not None for point in points)
-        means.append(np.mean([point.held_out.means["error"] for point in points], axis=0))
-    differences = means[1] - means[0]
-    return float(differences.mean()), float(differences.std(ddof=1) / len(differences) ** 0.5)
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean over repeated runs, and its standard error."""
+    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def curve(result: st.Result, name: str) -> tuple[np.ndarray, np.ndarray]:

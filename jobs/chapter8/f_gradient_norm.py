@@ -2,7 +2,8 @@
 
     python jobs/chapter8/f_gradient_norm.py        # a minute
 
-A small convolutional network, as in the figure.
+A small convolutional network, as in the figure. The figure's curve rises to the end, so that is what is asked: that
+each quarter of the run has a larger mean norm than the one before.
 """
 
 import numpy as np
@@ -40,13 +41,14 @@ def main() -> Finding:
     axes[1].plot([p.step for p in result.evaluations], errors, "o-")
     axes[1].set(xlabel="updates", ylabel="held-out error")
     early, late = float(norms[:5].mean()), float(norms[-100:].mean())
+    quarters = [float(part.mean()) for part in np.array_split(norms, 4)]
     finding = Finding(
         "8.2.2, figure 8.1",
-        "Training succeeds without arriving at a critical point: the gradient's norm does not fall towards zero.",
+        "The gradient's norm grows while training succeeds, and does not arrive at a critical point.",
         f"mean norm {early:.2f} over the first 50 updates, {smooth.max():.2f} at its highest, {late:.2f} over the last "
-        f"1,000: it grows, then falls in part, unlike in the figure, but stays well above its start, while the "
-        f"held-out error falls from {errors[0]:.1%} after pass 1 to {min(errors):.1%}",
-        late > 2 * early and min(errors) < errors[0],
+        f"1,000, and {', '.join(f'{norm:.2f}' for norm in quarters)} over the quarters of the run, while the held-out "
+        f"error falls from {errors[0]:.1%} after pass 1 to {min(errors):.1%}",
+        quarters == sorted(quarters) and min(errors) < errors[0],
     )
     finish("f_gradient_norm", drawn, finding)
     return finding

@@ -1,39 +1,46 @@
 """(i) The training 0-1 error is zero, and the validation error still falls under the log-likelihood (8.1.2).
 
-python jobs/chapter8/i_surrogate_loss.py        # a minute
+    python jobs/chapter8/i_surrogate_loss.py        # two minutes
+
+It falls by little, so it is measured on 30,000 held-out examples with five seeds; standard errors are over these.
 """
 
-from common import Finding, change, figure, finish, job, packed
+from common import SEEDS, Finding, figure, finish, job, mean_and_error, mean_error, packed
 
 import streamtrain as st
 
 
+def run_of(seed: int) -> list[st.Evaluation]:
+    """Sixty passes over 1,000 examples."""
+    data = packed(f"31000-{seed}", 31_000, validation=30 / 31, seed=seed)
+    settings = {"mode": st.Epochs(max_passes=60, patience=60), "sgd": st.SGD(lr=0.1), "batch_size": 20, "seed": seed}
+    return st.train(job(data, **settings), name="surrogate").evaluations
+
+
 def main() -> Finding:
-    data = packed("31000", 31_000, validation=30 / 31)
-    settings = {"mode": st.Epochs(max_passes=60, patience=60), "sgd": st.SGD(lr=0.1), "batch_size": 20}
-    result = st.train(job(data, **settings), name="surrogate")
-    points = result.evaluations
-    training = [p.empirical.error.mean for p in points]
-    held_out = [p.generalization.error.mean for p in points]
-    zero = next((index for index, error in enumerate(training) if error == 0), None)
     drawn, axes = figure(2)
-    axes[0].plot([p.passes for p in points], training, label="training")
-    axes[0].plot([p.passes for p in points], held_out, label="held out")
-    axes[0].set(xlabel="passes", ylabel="0-1 error")
-    axes[1].plot([p.passes for p in points], [p.generalization.metrics["soft_error"].mean for p in points])
-    axes[1].set(xlabel="passes", ylabel="held-out soft error")
-    for each in axes:
+    at_zero, changes = [], []
+    for seed in SEEDS:
+        points = run_of(seed)
+        passes = [point.passes for point in points]
+        axes[0].plot(passes, [point.empirical.error.mean for point in points], color="tab:blue", linewidth=0.8)
+        axes[1].plot(passes, [point.generalization.error.mean for point in points], color="tab:orange", linewidth=0.8)
+        zero = next((point for point in points if point.empirical.error.mean == 0), None)
         if zero is not None:
-            each.axvline(points[zero].passes, color="black", linewidth=0.8, linestyle=":")
-    axes[0].legend(frameon=False)
-    if zero is None:
-        found, reached = f"the training error never was zero: {min(training):.2%} at best", False
+            at_zero.append(zero)
+            changes.append(mean_error(points[-10:]) - mean_error([zero]))
+            axes[1].plot([zero.passes], [mean_error([zero])], "ko", markersize=4)
+    axes[0].set(xlabel="passes", ylabel="training error")
+    axes[1].set(xlabel="passes", ylabel="held-out error", title="dots: training error is zero from here")
+    if len(at_zero) < len(SEEDS):
+        found, reached = f"the training error was zero with {len(at_zero)} of {len(SEEDS)} seeds only", False
     else:
-        at, later = points[zero].generalization.error, points[-10:]
-        risen, error = change([points[zero]], later)
+        risen, error = mean_and_error(changes)
+        began = sorted(point.passes for point in at_zero)
         found = (
-            f"training error zero from pass {points[zero].passes:.0f}; held-out error then {at.mean:.2%} ± "
-            f"{at.standard_error:.2%}; over the last ten passes it lies {risen:+.2%} ± {error:.2%} (paired) from there"
+            f"training error zero from pass {began[0]:.0f} to {began[-1]:.0f} on, by seed; held-out error then "
+            f"{mean_error(at_zero):.2%} on average; over the last ten passes it lies {risen:+.2%} ± {error:.2%} from "
+            f"there ({len(SEEDS)} seeds)"
         )
         reached = risen < -2 * error
     finding = Finding(

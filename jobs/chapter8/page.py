@@ -1,6 +1,6 @@
 """All jobs of this folder, one after the other, and one page about them: ``chapter8/index.html``.
 
-make chapter8        # about five minutes on 2 cores
+make chapter8        # about eight minutes on 2 cores
 """
 
 import html
