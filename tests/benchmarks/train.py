@@ -4,8 +4,9 @@
 
 Peers: a plain loop in one process and DDP with gloo in two, on tensors in memory; Ray Train with DDP
 and WebDataset, from the same shards as ours. One thread a process everywhere; SGD with momentum. Ours
-reads packed shards, through `RayFleet`. A ratio is examples/s of ours over the peer's: the median of
-alternating rounds.
+reads packed shards, through `RayFleet`. The limit is two plain loops, each on its half of every minibatch,
+that never meet: what the cores do in 2 processes when reading and meeting cost nothing. A ratio is examples/s
+of ours over the peer's, and of the limit over a single loop's: the median of alternating rounds.
 """
 
 from __future__ import annotations
@@ -68,11 +69,11 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 
 def plain_loop(pipe: Connection, rank: int, world: int, name: str, rendezvous: str) -> None:  # type: ignore[type-arg]
-    """A plain loop over tensors in memory; with DDP where there is more than one process."""
+    """A plain loop over tensors in memory; with DDP where there is a rendezvous."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = MODELS[name]()
-    if world > 1:
+    if rendezvous:
         torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world)
         model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
@@ -81,7 +82,7 @@ def plain_loop(pipe: Connection, rank: int, world: int, name: str, rendezvous: s
     size, start = BATCH // world, 0
     pipe.send("ready")
     while pipe.recv() is not None:
-        if world > 1:
+        if rendezvous:
             torch.distributed.barrier()
         began = time.perf_counter()
         for _ in range(ROUND_STEPS[name]):
@@ -179,6 +180,7 @@ def race(name: str, folder: Path, rounds: int) -> tuple[dict[str, float], dict[s
         "ours_lanes8": functools.partial(Ours, folder, name, 8),
         "single": functools.partial(Processes, plain_loop, 1, name, ""),
         "ddp": functools.partial(Processes, plain_loop, 2, name, str(rendezvous)),
+        "limit": functools.partial(Processes, plain_loop, 2, name, ""),
     }
     if name == "mlp3m":
         del starts["ours_lanes8"]
@@ -190,6 +192,7 @@ def race(name: str, folder: Path, rounds: int) -> tuple[dict[str, float], dict[s
             contestant.stop()
     ratios = {f"{name}_vs_ddp": ratio(seconds["ddp"], seconds["ours"])}
     ratios[f"{name}_vs_single"] = ratio(seconds["single"], seconds["ours"])
+    ratios[f"{name}_limit_vs_single"] = ratio(seconds["single"], seconds["limit"])
     if "ours_lanes8" in seconds:
         ratios[f"{name}_lanes8_vs_ddp"] = ratio(seconds["ddp"], seconds["ours_lanes8"])
     examples = BATCH * ROUND_STEPS[name]
