@@ -22,6 +22,7 @@ from streamtrain.job import Job
 from streamtrain.values import Arrays, Moments, Risk
 
 Batch = dict[str, torch.Tensor]
+Gradients = tuple[torch.Tensor | None, ...]
 LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
 
 
@@ -150,7 +151,7 @@ class Gradient:
             losses, errors = self.losses(self.output(piece), piece)
             with users_code("the model's backward"):
                 objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
-                gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
+                gradients: Gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
             sums = gradients if sums is None else tuple(map(_added, sums, gradients))
             self._note(slot, gradients, losses, errors, first=number == 0)
         self._leave(slot, sums or ())

@@ -14,7 +14,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
-from streamtrain.aggregate.exchange.memory import DeviceMemory
+from streamtrain.aggregate.exchange.memory import DeviceMemory, Memory, block_size, private_block
 from streamtrain.device import prepare_process
 from streamtrain.errors import StreamtrainError
 from streamtrain.gradient import Gradient
@@ -31,7 +31,7 @@ class Examiner:
     def __init__(self, plan: Plan, parameters: Mapping[str, torch.Tensor]) -> None:
         prepare_process(plan.job)
         self._gradient, self._reader = Gradient(plan.job), plan.reader("train")
-        memory = DeviceMemory(self._gradient.layout, plan.job.sgd, 1, range(1), torch.device(plan.job.device))
+        memory = _memory_of(self._gradient, plan)
         self._gradient.write(memory.states[0], parameters)
         self._gradient.load(memory.states[0])
         self._slot = memory.slots[0]
@@ -43,6 +43,14 @@ class Examiner:
                 arrays = self._reader.take(np.array([number, number]))  # BatchNorm wants two
                 if arrays:
                     self._gradient.lane(arrays, self._slot, seed=0)
+
+
+def _memory_of(gradient: Gradient, plan: Plan) -> Memory | DeviceMemory:
+    """One lane's, where the model computes."""
+    layout, sgd = gradient.layout, plan.job.sgd
+    if plan.job.device == "cpu":
+        return Memory(layout, sgd, 1, 1, private_block(block_size(layout, sgd, 1, 1)))
+    return DeviceMemory(layout, sgd, 1, range(1), torch.device(plan.job.device))
 
 
 def fatal_example(plan: Plan, steps: range, begin: Callable[[], Any]) -> int | None:

@@ -234,7 +234,7 @@ def test_train_warns_of_foreign_shards_in_no_random_order(
     def model() -> torch.nn.Module:
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
 
-    def no_ray() -> None:
+    def no_ray(say: object) -> None:
         raise KeyboardInterrupt
 
     write_digits(tmp_path / "bad", SORTED[::9], split="validation")
