@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 YOUNG_SECONDS = 60.0
 """A process that trains for the first time after so long has not begun in order to train."""
+RUNS = itertools.count()
+"""Of this process."""
 
 
 def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | str = False) -> Result:
@@ -96,11 +99,11 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
 
 
 def _began() -> float:
-    """When this process began (Unix seconds), imports and all; now, where it has long done other things."""
+    """When this process began (Unix seconds), imports and all; now, where it has done other things before."""
     import psutil
 
     began, now = psutil.Process().create_time(), time.time()
-    return float(began) if now - began < YOUNG_SECONDS else now
+    return float(began) if next(RUNS) == 0 and now - began < YOUNG_SECONDS else now
 
 
 def _counted(job: Job) -> str:

@@ -1,10 +1,14 @@
 """What a run tells of itself while it trains: where its time goes, how far it is, what a step looks like inside."""
 
 import dataclasses
+import importlib
+import itertools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -155,3 +159,12 @@ def test_points_go_to_all_trackers_and_the_rest_to_the_first(tmp_path: Path) -> 
     both.log([Reading("gap/loss", 0.5, 3, 0.0)])
     both.tag("verdict", "fitting")
     assert both.run_id == "7" and first.tags == ("verdict",) and second.named("gap/loss") == [(3, 0.5)]
+
+
+def test_only_the_first_run_of_a_process_counts_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("streamtrain.run.train")
+    monkeypatch.setattr(module, "YOUNG_SECONDS", 1e9)
+    monkeypatch.setattr(module, "RUNS", itertools.count())
+    assert module._began() == pytest.approx(psutil.Process().create_time())
+    asked = time.time()
+    assert module._began() >= asked
