@@ -1,6 +1,6 @@
 """All jobs of this folder, one after the other, and one page about them: ``chapter8/index.html``.
 
-make chapter8        # about eight minutes on 2 cores
+make chapter8        # about five minutes on 2 cores
 """
 
 import html
@@ -42,7 +42,7 @@ def page(findings: dict[str, tuple[Finding, float]]) -> str:
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>
 <h1>{title}</h1>
-<p>{summary}. MNIST, one run each; ± is one standard error.</p>{sections}
+<p>{summary}. MNIST, one run each, five for (e) and (i); ± is one standard error.</p>{sections}
 <footer>In MLflow: <code>MLFLOW_TRACKING_URI=sqlite:///chapter8/mlflow.db streamtrain ui</code></footer>
 </html>
 """
