@@ -15,7 +15,7 @@ import simplejpeg
 import torch
 
 import streamtrain as st
-from tests.benchmarks.measuring import one_core, rates, report
+from tests.benchmarks.measuring import on_standard_error, one_core, rates, report
 
 EXAMPLES, BATCH = 32_768, 128
 FEW = 4_096
@@ -103,7 +103,8 @@ _HELD: list[tuple[np.ndarray, np.ndarray]] = []
 def pack_litdata(root: Path) -> None:
     import litdata
 
-    litdata.optimize(numbered, list(range(EXAMPLES)), str(root / "litdata"), num_workers=1, chunk_bytes="64MB")
+    with on_standard_error():
+        litdata.optimize(numbered, list(range(EXAMPLES)), str(root / "litdata"), num_workers=1, chunk_bytes="64MB")
 
 
 def pack_photos(root: Path, files: list[bytes]) -> None:
