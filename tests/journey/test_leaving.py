@@ -1,7 +1,12 @@
-"""Who takes one example and leaves ends at once; a run that is killed leaves nothing that the next one meets."""
+"""Who takes one example and leaves ends at once; a run that is killed leaves nothing that the next one meets.
 
+While it lives, only this machine reaches its Ray, and only who has its token is let in.
+"""
+
+import contextlib
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,12 +70,44 @@ def test_taking_one_minibatch_and_leaving_ends_within_5_seconds(pictures: Path) 
         assert process.wait(timeout=5) == 0
 
 
+def command_of(process: psutil.Process) -> str:
+    """Nothing of one that has ended since it was seen, as Ray's helpers do all the time."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def alive(process: psutil.Process) -> bool:
     """Whether it still runs; what nobody has buried yet does not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+ASK_RAY = "import sys; from ray._raylet import GcsClient; print(len(GcsClient(sys.argv[1]).get_all_node_info()))"
+
+
+def assert_others_are_refused(processes: list[psutil.Process]) -> None:
+    """Neither from another machine, nor without the token, can anybody talk to the Ray among these processes."""
+    listening, tokens = dict[str, set[str]](), set[str]()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            ports = [each.laddr for each in process.net_connections() if each.status == "LISTEN"]
+            listening.setdefault(process.name(), set()).update(f"{port.ip}:{port.port}" for port in ports)
+            tokens.add(process.environ().get("RAY_AUTH_TOKEN", ""))
+    addresses = set[str]().union(*listening.values())
+    assert all(re.fullmatch(r"(::ffff:)?127\.0\.0\.1:\d+", each) for each in addresses), listening
+    (head,) = (each.removeprefix("::ffff:") for each in listening["gcs_server"])
+    (token,) = tokens - {""}
+    assert len(token) == 64 and token not in " ".join(map(command_of, processes))
+    for given, answer in ((token, "1"), ("0" * 64, ""), (None, "")):
+        mode = {"RAY_AUTH_MODE": "disabled"} if given is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": given}
+        command = [sys.executable, "-c", ASK_RAY, head]
+        asked = subprocess.run(command, env=environment() | mode, capture_output=True, text=True, timeout=60)
+        assert asked.stdout.strip() == answer, asked.stderr
+        assert answer or "InvalidAuthToken" in asked.stderr, asked.stderr
 
 
 def train(job: Path) -> "subprocess.Popen[str]":
@@ -88,9 +125,10 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_meets(pictures: Path, tmp
         said = list(itertools.takewhile(lambda line: not line.startswith("pass"), driver.stderr))
         assert driver.poll() is None, said
         family = psutil.Process(driver.pid).children(recursive=True)
+        assert_others_are_refused([psutil.Process(driver.pid), *family])
         # Ray's own agents look for their raylet once a minute
-        actors = [child for child in family if "ray::Worker" in " ".join(child.cmdline())]
-        assert any("Streamer" in " ".join(actor.cmdline()) for actor in actors), "its streamers are at work"
+        actors = [child for child in family if "ray::Worker" in command_of(child)]
+        assert any("Streamer" in command_of(actor) for actor in actors), "its streamers are at work"
         driver.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 60
     while any(map(alive, actors)):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +103,7 @@ def test_a_second_demo_reuses_the_data(demo: tuple[Path, str]) -> None:
     assert (demo[0] / "data" / "mnist" / "manifest.json").stat().st_mtime_ns == before
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ui(demo: tuple[Path, str]) -> Iterator[str]:
     """`streamtrain ui` on the demo's store: its address."""
     with socket.socket() as found:
@@ -127,6 +128,12 @@ def ui(demo: tuple[Path, str]) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     os.killpg(process.pid, 9)
     process.wait()
+
+
+def test_the_ui_is_for_this_machine_only(ui: str) -> None:
+    port = int(ui.rpartition(":")[2])
+    listening = [each.laddr.ip for each in psutil.net_connections() if each.laddr and each.laddr.port == port]
+    assert listening and set(listening) == {"127.0.0.1"}
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; .ci/run installs one where it can")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import ray
+from ray._private import ray_constants
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from streamtrain.errors import ConfigError, TrainingError, complaint
@@ -21,13 +25,15 @@ AT_ONCE_SECONDS = 1.0
 TELL_SECONDS = 60
 """Between two lines that say what is waited for."""
 NODE_LABEL = "ray.io/node-id"
+TOKEN, TOKEN_FILE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
 def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
     """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine; nothing where it runs already.
 
-    What is started here asks for a token, which Ray 2.60 makes in ~/.ray where there is none: its ports are open to
-    the network. ``RAY_AUTH_MODE=disabled`` turns that off.
+    What is started here listens on localhost only, and wants a token: the one that RAY_AUTH_TOKEN or
+    RAY_AUTH_TOKEN_PATH has, or else a new one, which no file holds and only this process and its children know.
+    ``RAY_AUTH_MODE=disabled`` turns the token off.
 
     Args:
         say: takes a line about how long it took, where it was started.
@@ -40,10 +46,41 @@ def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
         # Ray's workers yield to everything else (nice 15); workers that wait for each other would each wait for all
         os.environ.setdefault("RAY_worker_niceness", "0")
         began = time.monotonic()
-        ray.init(logging_level=logging.ERROR, include_dashboard=False)
+        with _for_us_alone():
+            ray.init(logging_level=logging.ERROR, include_dashboard=False)
         say(f"Ray started in {time.monotonic() - began:.1f} s")
     else:
+        if os.environ.get(TOKEN) == _token():  # of a Ray that this process had before
+            _set_token(None)
         ray.init(logging_level=logging.ERROR)
+
+
+@contextlib.contextmanager
+def _for_us_alone() -> Iterator[None]:
+    """Ray that is started in the block can be reached from this machine only, by who has its token."""
+    wanted = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    if wanted and not os.environ.get(TOKEN) and not os.environ.get(TOKEN_FILE):
+        _set_token(_token())
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # as Ray itself does on macOS: no other machine is to join
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@functools.cache
+def _token() -> str:
+    """Of what this process starts; Ray's own would be in a file that others of the machine may read."""
+    return secrets.token_hex(32)
+
+
+def _set_token(token: str | None) -> None:
+    if token is None:
+        os.environ.pop(TOKEN, None)
+    else:
+        os.environ[TOKEN] = token
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
 
 
 def will_start_ray() -> bool:
