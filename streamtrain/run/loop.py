@@ -8,7 +8,7 @@ from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.gradient import Batch, Gradient
 from streamtrain.order import Order, Passes, SegmentedOrder, lane_seed
-from streamtrain.run.fleet.clock import Clock
+from streamtrain.run.fleet.processes.clock import Clock
 from streamtrain.values import Arrays, Selection, Update
 
 

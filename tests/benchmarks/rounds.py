@@ -27,7 +27,7 @@ class Processes:
 
     def __init__(self, target: Callable[..., None], world: int, *arguments: Any) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch.distributed", "streamtrain.run.fleet.worker"])
+        context.set_forkserver_preload(["torch", "torch.distributed", "streamtrain.run.fleet.processes.worker"])
         self._pipes: list[Connection[Any, Any]] = []
         self._processes = []
         for rank in range(world):

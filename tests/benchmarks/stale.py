@@ -28,7 +28,7 @@ from streamtrain.job import Synchronous
 from streamtrain.measure.risk import pooled
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan, plan
-from streamtrain.run.fleet.worker import Seat, Worker
+from streamtrain.run.fleet.processes.worker import Seat, Worker
 from streamtrain.values import Lane
 from tests.benchmarks.rounds import machine
 from tests.support.datasets import pack_digits

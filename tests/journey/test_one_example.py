@@ -13,7 +13,7 @@ from streamtrain.measure.risk import risk_readings
 from streamtrain.pack import PackOptions, stored_order
 from streamtrain.prepare.inspect import inspect_dataset
 from streamtrain.prepare.plan import plan
-from streamtrain.run.fleet.worker import Seat, Worker
+from streamtrain.run.fleet.processes.worker import Seat, Worker
 from streamtrain.track.mlflow import MlflowTracker
 from streamtrain.track.tracker import RunCard
 from streamtrain.values import LanePart, Position, Risk

@@ -221,7 +221,7 @@ def test_lanes_fetch_their_part_of_a_large_shard_only(tmp_path: Path, blocks: bo
         assert torch.equal(values, results[1][0].parameters[name])
     worker = results[1][1].worker
     size = (tmp_path / "digits" / "train" / "000000.tar").stat().st_size
-    used = worker._readers["train of the lanes"].loading.bytes_fetched
+    used = worker._supply.reader("train", lanes=True).loading.bytes_fetched
     assert 300 / 1438 * size < used < 0.9 * size, "a fifth, and the blocks or pieces around its three borders"
     health = {name: [value for _, value in notebook.named(f"loader/{name}")] for name in HEALTH}
     assert all(health.values()) and max(health["fetched_bytes_per_second"]) > 0 and health["cache_misses"][-1] >= 3

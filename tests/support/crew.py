@@ -18,7 +18,7 @@ class Crew:
 
     def __init__(self, size: int) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["streamtrain.run.fleet.worker", "tests.support.steps"])
+        context.set_forkserver_preload(["streamtrain.run.fleet.processes.worker", "tests.support.steps"])
         self._pipes: list[Connection[Any, Any]] = []
         self.processes = []
         for _ in range(size):

@@ -10,7 +10,7 @@ from streamtrain.job import Job
 from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
-from streamtrain.run.fleet.worker import Seat, Worker
+from streamtrain.run.fleet.processes.worker import Seat, Worker
 from streamtrain.run.outcome.result import Result
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker, Tracker

@@ -39,7 +39,7 @@ from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.gradient import Gradient
 from streamtrain.job import SGD, Data, Group, Job, Schedule
 from streamtrain.order import Order, lanes_of_worker, passes_of
-from streamtrain.run.fleet.clock import Clock
+from streamtrain.run.fleet.processes.clock import Clock
 from streamtrain.run.loop import pooled_updates, selections_from, updates
 from streamtrain.values import Arrays, Selection, Update
 from tests.support.crew import Crew

@@ -14,18 +14,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.aggregate.exchange.barrier import shares_memory
 from streamtrain.aggregate.exchange.collective.hosts import hosts_of
 from streamtrain.errors import ShardError, TrainingError, WorkerLost, complaint
-from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.examiner import Examiner, fatal_example
-from streamtrain.run.fleet.members import Arrivals, Member, by_host, gather, kill, living, offers
-from streamtrain.run.fleet.placing import Bundle, Room, by_network, resources_of_worker
-from streamtrain.run.fleet.streamers import WorkersStreamer
-from streamtrain.run.fleet.worker import Seat, Standing, Worker
+from streamtrain.run.fleet.members import Member, by_host, gather, kill, living, offers
+from streamtrain.run.fleet.placing import by_network
+from streamtrain.run.fleet.processes.examiner import fatal_example
+from streamtrain.run.fleet.processes.worker import Seat, Standing
+from streamtrain.run.fleet.recruiting import Recruiter
 from streamtrain.values import Loading, Recovery, Risk, Skip, StepTimes, Update
 
 if TYPE_CHECKING:
@@ -52,11 +50,8 @@ class RayFleet:
         start: tuple[Mapping[str, torch.Tensor], int] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._plan, self._begin_with = plan, start
-        self._room = Room(plan.job, say)
-        self._bundles: list[Bundle] = []
+        self._recruiter = Recruiter(plan, start, say)
         self._members: list[Member] = []
-        self._arrivals = Arrivals()
         self._skipped: dict[tuple[str, int], Skip] = {}
         self._losses: list[int] = []
         self._recoveries: list[Recovery] = []
@@ -79,6 +74,10 @@ class RayFleet:
         """See `Fleet`."""
         return len(self._members)
 
+    @property
+    def _plan(self) -> Plan:
+        return self._recruiter.plan
+
     def recovered(self) -> list[Recovery]:
         """See `Fleet`."""
         recovered, self._recoveries = self._recoveries, []
@@ -89,7 +88,7 @@ class RayFleet:
         began = time.monotonic()
         before, self._lost_in = self._lost_in, range(self._step, self._target)
         self._stop()
-        self._begin_with = start
+        self._recruiter.start = start
         self._start()
         again = range(max(before.start, self._lost_in.start), min(before.stop, self._lost_in.stop))
         if again and self._leave_out_fatal(self._lost_in):
@@ -129,13 +128,13 @@ class RayFleet:
 
     def extend(self, plan: Plan, step: int) -> None:
         """See `Fleet`."""
-        self._plan = plan
-        self._arrivals.call_off(self._members)
+        self._recruiter.plan = plan
+        self._recruiter.call_off(self._members)
         placed = ray.put(plan)
         self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
-        rings = self._rings(self._members, step)
+        rings = self._gather(self._recruiter.rings(self._members, step))
         self._gather([m.worker.extend.remote(placed, ring) for m, ring in zip(self._members, rings, strict=True)])
-        self._call_others(self._members)
+        self._recruiter.call_others(self._members)
 
     def loading(self) -> Loading:
         """See `Fleet`."""
@@ -180,24 +179,11 @@ class RayFleet:
         self._surely(lambda: self._all("restore", ray.put(parameters)))
 
     def _start(self) -> None:
-        self._bundles = self._room.take()
-        places = self._room.places(self._bundles)
-        self._members = [self._new_member(each) for each in self._bundles if each.number in places]
-        self._step = self._target = 0 if self._begin_with is None else self._begin_with[1]
+        self._members = self._recruiter.take_room()
+        start = self._recruiter.start
+        self._step = self._target = 0 if start is None else start[1]
         self._form(self._members, self._step, None)
-        self._call_others(self._members)
-
-    def _new_member(self, bundle: Bundle) -> Member:
-        worker = self._actor(Worker, bundle, **resources_of_worker(self._plan.job))
-        return Member(bundle, worker.remote(self._plan, self._begin_with), self._new_streamer(bundle))
-
-    @property
-    def _streamed(self) -> bool:
-        """Whether workers have streamers: where who reads what is not known ahead, nobody can read ahead."""
-        return self._plan.streamed and not self._plan.job.pooled
-
-    def _new_streamer(self, bundle: Bundle) -> Any | None:
-        return self._actor(WorkersStreamer, bundle, num_cpus=0).remote(self._plan) if self._streamed else None
+        self._recruiter.call_others(self._members)
 
     def _form(self, members: Sequence[Member], step: int, holder: Member | None) -> None:
         """Gives everybody a seat in a new formation that goes on from ``step``.
@@ -205,7 +191,7 @@ class RayFleet:
         Args:
             holder: who has the state, which others may not have; ``None`` where all have the one to begin with.
         """
-        places = self._room.places(each.bundle for each in members)
+        places = self._recruiter.places(members)
         members, nodes = by_host(members, places)
         self._by_network = by_network(self._plan.job, set(nodes))
         first = members[0] if holder is None else holder
@@ -220,7 +206,7 @@ class RayFleet:
         blocks = self._gather(offers(step, [members[host.start : host.stop] for host in hosts], fresh))
         workers, (meeting,) = len(members), self._gather([meeting])
         processes = dict(enumerate(self._gather([each.worker.process_number.remote() for each in members])))
-        rings = self._rings(members, step)
+        rings = self._gather(self._recruiter.rings(members, step))
         own = {worker: block for host, block in zip(hosts, blocks, strict=True) for worker in host}
         seats = [
             Seat(index, workers, step, meeting, processes, ring, hosts, own.get(index))
@@ -239,16 +225,6 @@ class RayFleet:
 
     def _standings(self, members: Sequence[Member]) -> list[Standing]:
         return self._gather([each.worker.standing.remote() for each in members])
-
-    def _rings(self, members: Sequence[Member], step: int) -> list[Any]:
-        """Every worker's ring, ``None`` where it has no streamer and reads itself."""
-        lanes = [lanes_of_worker(self._plan.order.lanes, len(members), index) for index in range(len(members))]
-        return self._gather(
-            [
-                ray.put(None) if each.streamer is None else each.streamer.stream.remote(hosted, step)
-                for each, hosted in zip(members, lanes, strict=True)
-            ]
-        )
 
     def _surely(self, call: Callable[[], Answer], take: Callable[[Sequence[Update]], None] = lambda _: None) -> Answer:
         """What the call answers, by those who are left where somebody is lost in it.
@@ -279,7 +255,7 @@ class RayFleet:
                     stood = standing.seconds
                     self._note_loss(standing.step, lost)
                 take(self._gather([holder.worker.made.remote()])[0])
-                self._call_others(left)
+                self._recruiter.call_others(left)
                 self._form(left, standing.step, holder)
                 seconds = stood + time.monotonic() - began
                 self._recoveries.append(Recovery(standing.step, seconds, len(left), str(lost)))
@@ -323,8 +299,9 @@ class RayFleet:
         Raises:
             ShardError: it is not to be left out.
         """
-        plan, bundle, parameters = self._plan, self._members[0].bundle, self._members[0].worker.snapshot.remote()
-        number = fatal_example(plan, steps, lambda: self._actor(Examiner, bundle, num_cpus=0).remote(plan, parameters))
+        plan, first = self._plan, self._members[0]
+        parameters = first.worker.snapshot.remote()
+        number = fatal_example(plan, steps, lambda: self._recruiter.examiner(first.bundle, parameters))
         if number is None:
             return False
         where, found = plan.reader("train").where(number), "one that ends every worker that uses it"
@@ -332,33 +309,21 @@ class RayFleet:
         told = complaint(where, expected="an example that can be used", found=found, do=do)
         if plan.job.data.on_bad_example == "stop":
             raise ShardError(told)
-        self._plan = replace(plan, left_out={**plan.left_out, number: Skip(where, told)})
-        self._arrivals.call_off(self._members)
+        self._recruiter.plan = replace(plan, left_out={**plan.left_out, number: Skip(where, told)})
+        self._recruiter.call_off(self._members)
         placed = ray.put(self._plan)
         self._all("leave_out", placed)
         self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
         return True
 
-    def _call_others(self, left: Sequence[Member]) -> None:
-        """Starts who is missing; `_welcome` takes them in when they are there."""
-        there = {each.bundle.number: each for each in (*left, *self._arrivals.expected())}
-        for bundle in self._bundles:
-            old = there.get(bundle.number)
-            if old is None:
-                self._arrivals.expect(self._new_member(bundle))
-            elif old.streamer is None and self._streamed:
-                self._arrivals.expect(replace(old, streamer=self._new_streamer(bundle)))
-
     def _welcome(self) -> None:
         """Forms anew where somebody has come who was on the way."""
-        expected, come = len(self._arrivals), self._arrivals.come()
+        come = self._recruiter.come(self._members)
         if come:
             holder, step = self._members[0], self._standings(self._members[:1])[0].step
             members = {each.bundle.number: each for each in (*self._members, *come)}
             self._members = [members[number] for number in sorted(members)]
             self._form(self._members, step, members[holder.bundle.number])
-        if len(self._arrivals) < expected:
-            self._call_others(self._members)  # where somebody was lost on the way here
 
     def _streamers_failure(self) -> BaseException | None:
         """What stopped a streamer, where one stopped by itself: the cause of its worker's loss."""
@@ -369,10 +334,6 @@ class RayFleet:
             return next((failure for failure in self._gather(calls) if failure is not None), None)
         except WorkerLost:
             return None
-
-    def _actor(self, plain: type, bundle: Bundle, **resources: float) -> Any:
-        there = PlacementGroupSchedulingStrategy(bundle.group, placement_group_bundle_index=bundle.index)
-        return ray.remote(plain).options(scheduling_strategy=there, max_restarts=0, **resources)
 
     def _of_first(self, method: str) -> Any:
         return self._surely(lambda: self._gather([getattr(self._members[0].worker, method).remote()])[0])
@@ -394,7 +355,7 @@ class RayFleet:
         return gather(calls, SILENCE_SECONDS + self._longest_stint if self._by_network else None)
 
     def _stop(self) -> None:
-        self._arrivals.call_off(self._members)
+        self._recruiter.call_off(self._members)
         kill(actor for each in self._members for actor in each.actors)
-        self._room.give_back()
+        self._recruiter.give_back_room()
         self._members = []

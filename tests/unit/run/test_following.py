@@ -136,7 +136,7 @@ def test_foreign_shards_do_not_grow(job: st.Job, tmp_path: Path) -> None:
 
 def test_a_streamed_run_follows_too(job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The streamer starts anew from the present step."""
-    from streamtrain.run.fleet.streamers import WorkersStreamer
+    from streamtrain.run.fleet.processes.streamer import WorkersStreamer
 
     class Streamed(PlainFleet):
         def extend(self, grown_plan: object, step: int) -> None:

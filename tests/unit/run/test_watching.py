@@ -16,7 +16,7 @@ import streamtrain as st
 from streamtrain.errors import ConfigError
 from streamtrain.measure.cost import StepParts
 from streamtrain.run.checkpoints.resuming import alone_in
-from streamtrain.run.fleet.clock import Clock
+from streamtrain.run.fleet.processes.clock import Clock
 from streamtrain.run.fleet.submitting import reason_in
 from streamtrain.run.outcome.status import LiveStatus, running, status_of
 from streamtrain.run.outcome.trace import TRACED_STEPS, WARM_STEPS, merged, traced

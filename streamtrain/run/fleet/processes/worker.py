@@ -1,6 +1,6 @@
 """A worker: hosts some lanes, computes their gradients, takes part in the exchange.
 
-A plain class, made an actor in `actors`.
+A plain class, made an actor in `recruiting`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,11 @@ from streamtrain.gradient import Gradient, build_model
 from streamtrain.job import Epochs, Stale
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.clock import Clock, TimedAggregator
-from streamtrain.run.fleet.streamers import selections_of
+from streamtrain.run.fleet.processes.clock import Clock, TimedAggregator
+from streamtrain.run.fleet.processes.supply import Supply
 from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.run.outcome.trace import Made, traced
-from streamtrain.stream.reader import Reader
-from streamtrain.stream.ring import RingHandle, RingReader
-from streamtrain.stream.streamer import selections_read, selections_streamed
+from streamtrain.stream.ring import RingHandle
 from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, StepTimes, Update
 
 SPARSE = 4
@@ -101,11 +99,10 @@ class Worker:
         prepare_process(plan.job)
         self._plan, self._start = plan, start
         self._gradient = Gradient(plan.job)
-        self._readers: dict[str, Reader] = {}
+        self._supply = Supply(plan)
         self._memory: Memory | None = None
         self._handle: Handle | None = None
-        self._ring: RingReader | None = None
-        self._clock, self._streamed = Clock(), Loading()
+        self._clock = Clock()
         self._trace: str | None = None
         self._made: list[Update | Pending] = []
         self._moved = time.monotonic()
@@ -170,16 +167,12 @@ class Worker:
     def leave_out(self, plan: Plan) -> None:
         """Goes on without the examples that ``plan`` leaves out; ``join`` comes next."""
         self._plan = plan
-        for name in self._readers.keys() & {"train", "train of the lanes"}:
-            self._readers[name].leave_out(plan.left_out)
+        self._supply.leave_out(plan)
 
     def extend(self, plan: Plan, ring: RingHandle | None) -> None:
         """Goes on with a data set that has grown; ``ring`` as in ``join``, from the present step on."""
         self._plan = plan
-        for reader in self._readers.values():
-            reader.extend(plan.manifest)
-        if self._ring is not None:
-            self._streamed += self._ring.loading
+        self._supply.extend(plan)
         if not isinstance(self._exchange, Pool):
             self._begin(ring)
 
@@ -187,15 +180,8 @@ class Worker:
         """Makes the loop that `advance` drives, from the exchange's step on."""
         plan, exchange = self._plan, self._exchange
         assert not isinstance(exchange, Pool)
-        if ring is None:
-            selections = selections_of(plan, self._lanes, exchange.step)
-            reader = self._reader("train", lanes=True)
-            reader.expect(plan.left(self._lanes, exchange.step))
-            arrays = selections_read(reader, selections)
-        else:
-            self._ring = RingReader(ring)
-            arrays = selections_streamed(self._ring)
-        batches = batches_of(self._clock.waited(arrays), torch.device(plan.job.device))
+        arrays = self._clock.waited(self._supply.begin(self._lanes, exchange.step, ring))
+        batches = batches_of(arrays, torch.device(plan.job.device))
         own = (plan.order, self._lanes, batches, self._gradient, exchange, self._clock)
         self._updates = self._traced(updates(*own, plan.job.seed))
 
@@ -234,7 +220,7 @@ class Worker:
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         """Risk on each ``(start, stop)`` of a split's stored order, at the current state."""
         self._load()
-        reader = self._reader(split)
+        reader = self._supply.reader(split)
         if SPARSE * self._seat.workers * sum(stop - start for start, stop in slices) < len(reader):
             reader.expect(slices)
         return [self._gradient.evaluate(reader.read(start, stop)) for start, stop in slices]
@@ -264,8 +250,7 @@ class Worker:
 
     def loading(self) -> Loading:
         """What reading has cost this worker so far, and its streamer."""
-        own = sum((reader.loading for reader in self._readers.values()), Loading(waited=self._clock.waiting))
-        return own + self._streamed + (Loading() if self._ring is None else self._ring.loading)
+        return self._supply.loading(self._clock.waiting)
 
     def trace(self) -> str | None:
         """A few of its steps as a Chrome trace, where the job asks for one and they are made."""
@@ -280,11 +265,11 @@ class Worker:
 
     def times(self) -> StepTimes:
         """What this worker's steps have been spent on so far."""
-        return self._clock.times(0 if self._ring is None else self._ring.ahead)
+        return self._clock.times(self._supply.ahead())
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """Bad examples that this worker itself passed over, by split and number in the stored order."""
-        return {place: skip for reader in self._readers.values() for place, skip in reader.skips.items()}
+        return self._supply.skipped()
 
     @property
     def _in_flight(self) -> int:
@@ -385,16 +370,9 @@ class Worker:
 
     def _read(self, selection: Selection) -> Arrays:
         """A part that came from the pool."""
-        reader = self._reader("train", lanes=True)
-        return next(self._clock.waited(reader.select(each) for each in (selection,)))
+        return next(self._clock.waited(self._supply.part(each) for each in (selection,)))
 
     def _load(self) -> None:
         """What is evaluated and returned: the parameters, or their average."""
         state = self._exchange.state
         self._gradient.load(state, state.evaluated)
-
-    def _reader(self, split: str, *, lanes: bool = False) -> Reader:
-        name = f"{split} of the lanes" if lanes else split
-        if name not in self._readers:
-            self._readers[name] = self._plan.reader(split, lanes=lanes)
-        return self._readers[name]

@@ -1,6 +1,6 @@
 """Which example ends the workers that use it: used one by one in a process that may be lost.
 
-`Examiner` is a plain class, made an actor in `actors`.
+`Examiner` is a plain class, made an actor in `recruiting`.
 """
 
 from __future__ import annotations

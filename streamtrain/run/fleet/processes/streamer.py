@@ -1,6 +1,6 @@
 """A worker's streamer over a whole run: one `Streamer` after the other, for other lanes and from other steps.
 
-A plain class, made an actor in `actors`.
+A plain class, made an actor in `recruiting`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,75 @@
+"""Where a worker's examples come from: its own readers, and its streamer's ring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from streamtrain.prepare.plan import Plan
+from streamtrain.run.fleet.processes.streamer import selections_of
+from streamtrain.stream.reader import Reader
+from streamtrain.stream.ring import RingHandle, RingReader
+from streamtrain.stream.streamer import selections_read, selections_streamed
+from streamtrain.values import Arrays, Loading, Selection, Skip
+
+TRAINING = ("train", "train of the lanes")
+
+
+class Supply:
+    """One worker's."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._readers: dict[str, Reader] = {}
+        self._ring: RingReader | None = None
+        self._streamed = Loading()
+
+    def begin(self, lanes: range, step: int, ring: RingHandle | None) -> Iterator[Arrays]:
+        """The parts of these lanes from global ``step`` on; ``ring`` is a streamer's, who begins there too."""
+        self._end_ring()
+        if ring is not None:
+            self._ring = RingReader(ring)
+            return selections_streamed(self._ring)
+        reader = self.reader("train", lanes=True)
+        reader.expect(self._plan.left(lanes, step))
+        return selections_read(reader, selections_of(self._plan, lanes, step))
+
+    def part(self, selection: Selection) -> Arrays:
+        """Examples that are read here and now."""
+        return self.reader("train", lanes=True).select(selection)
+
+    def reader(self, split: str, *, lanes: bool = False) -> Reader:
+        """The reader of a split, or the one that lanes' parts are read with."""
+        name = f"{split} of the lanes" if lanes else split
+        if name not in self._readers:
+            self._readers[name] = self._plan.reader(split, lanes=lanes)
+        return self._readers[name]
+
+    def leave_out(self, plan: Plan) -> None:
+        """Goes on without the examples that ``plan`` leaves out."""
+        self._plan = plan
+        for name in self._readers.keys() & set(TRAINING):
+            self._readers[name].leave_out(plan.left_out)
+
+    def extend(self, plan: Plan) -> None:
+        """Goes on with a data set that has grown; `begin` comes next, where there are lanes."""
+        self._plan = plan
+        for reader in self._readers.values():
+            reader.extend(plan.manifest)
+
+    def loading(self, waited: float) -> Loading:
+        """What reading has cost so far, here and in the streamers; ``waited``: seconds that it was waited for."""
+        own = sum((reader.loading for reader in self._readers.values()), Loading(waited=waited))
+        return own + self._streamed + (Loading() if self._ring is None else self._ring.loading)
+
+    def ahead(self) -> int:
+        """Batches that the streamer holds ready."""
+        return 0 if self._ring is None else self._ring.ahead
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """Bad examples that were passed over here, by split and number in the stored order."""
+        return {place: skip for reader in self._readers.values() for place, skip in reader.skips.items()}
+
+    def _end_ring(self) -> None:
+        if self._ring is not None:
+            self._streamed += self._ring.loading
+        self._ring = None
