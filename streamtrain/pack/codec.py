@@ -28,6 +28,8 @@ from streamtrain.pack.manifest import Field
 
 MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""What Pillow may take an image for; of others it would start programs (PostScript), or draw what they describe."""
 
 Form = tuple[str | None, tuple[int, ...] | None]
 """Dtype and shape of a decoded example."""
@@ -249,6 +251,12 @@ def form_of(extension: str, data: bytes) -> Form:
 
 
 def _array_form(data: bytes) -> Form:
+    dtype, shape, _, _ = _array_header(data)
+    return dtype.name, shape
+
+
+def _array_header(data: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
+    """Type, shape, whether in Fortran's order, and where the content begins; which is as long as they say."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -256,7 +264,7 @@ def _array_form(data: bytes) -> Form:
     old = version == (1, 0)
     read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
     try:
-        shape, _, dtype = read_header(stream)
+        shape, fortran, dtype = read_header(stream)
     except Exception as error:  # numpy lets through whatever its parser raises, e.g. tokenize's errors
         raise ValueError(one_line(error)) from None
     if dtype.hasobject:
@@ -264,14 +272,14 @@ def _array_form(data: bytes) -> Form:
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if expected != found:
         raise ValueError(f"{found} bytes of content for {dtype} of shape {shape}")
-    return dtype.name, shape
+    return dtype, shape, fortran, stream.tell()
 
 
 def _image_form(data: bytes) -> Form:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             depth = () if plain_mode(image.mode) == "L" else (3,)
             return "uint8", (image.height, image.width, *depth)
     except UnidentifiedImageError:
@@ -281,8 +289,14 @@ def _image_form(data: bytes) -> Form:
 
 
 def read_npy(data: bytes) -> NDArray[Any]:
-    """The array of an ``.npy`` member whose form was checked."""
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    """The array of an ``.npy`` member.
+
+    Raises:
+        ValueError: it is not one, or of another length than its header says.
+    """
+    dtype, shape, fortran, start = _array_header(data)
+    content = memoryview(data)[start:] if len(data) > start else None  # an array of nothing has no buffer
+    return np.ndarray(shape, dtype, content, order="F" if fortran else "C").copy("K")
 
 
 def npy_header(array: np.ndarray[Any, Any]) -> bytes:

@@ -145,6 +145,8 @@ def read_index(
     """The index in ``file``, or ``None`` where there is none of that very shard: it may always be made again."""
     try:
         with np.load(file, allow_pickle=False) as parts:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in parts.zip.infolist()):
+                return None  # ours are not compressed, so that none is larger than its file
             index = _index(dict(parts))
     except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error):
         return None

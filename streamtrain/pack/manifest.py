@@ -25,6 +25,8 @@ from streamtrain.store.remote import Store
 
 VERSION = 2
 FILE = "manifest.json"
+MOST_BYTES = 1 << 30
+"""Of a manifest: that of some million shards."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -188,6 +190,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestError(
             complaint(str(file), expected="a data set's manifest", found=unfinished, do="run `streamtrain pack` first")
         )
+    if (size := file.stat().st_size) > MOST_BYTES:
+        expected, do = f"at most {MOST_BYTES:,} bytes", "restore it or pack again"
+        raise ManifestError(complaint(str(file), expected=expected, found=f"{size:,}", do=do))
     manifest = parse_manifest(file.read_bytes(), str(file))
     check_sizes(folder, manifest)
     return manifest

@@ -25,12 +25,15 @@ PIECE = 1 << 20
 MEMBER_LIMIT = 8 << 30
 """USTAR's bound on a member, in bytes."""
 Content = bytes | memoryview
+NAME_LIMIT = 1 << 20
+"""Bytes that a pax or GNU header may take for what it tells of the next member, most of all its name."""
 COPIED = 1 << 16
 """Samples below this many bytes are written at once."""
 PICKLED = frozenset({"pyd", "pickle", "pkl", "pth", "pt", "ten", "tb"})
 """Extensions whose WebDataset decoders would execute or trust what they read (promise 9)."""
 
 _REGULAR = (b"0", b"\0")
+ABOUT_THE_NEXT = (b"x", b"L")
 _PASSED_OVER = (b"5", b"g")
 _UNUSABLE = {b"1": "a hard link", b"2": "a symbolic link", b"S": "a sparse file"}
 
@@ -181,6 +184,9 @@ def _members(file: Path, data: mmap.mmap) -> Iterator[Member]:
     while any(block := data[offset : offset + BLOCK]):
         its_size = _checked_size(file, data, offset, size if block[156:157] in _REGULAR else None)
         kind, start = block[156:157], offset + BLOCK
+        if kind in ABOUT_THE_NEXT and its_size > NAME_LIMIT:
+            found, do = f"{its_size}", "pack it again"
+            raise _bad(file, None, offset, f"a header of at most {NAME_LIMIT} bytes for a name", found, do)
         if kind == b"x":
             name, size = _pax(file, offset, data[start : start + its_size])
         elif kind == b"L":

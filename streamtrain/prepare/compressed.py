@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import hashlib
-import shutil
 import zlib
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from streamtrain.store import local_path, new_folder
 
 SUFFIXES = (".tar.gz", ".tgz")
 CHUNK = 1 << 20
+MOST_EXPANSION, ALWAYS_ALLOWED = 100, 1 << 30
+"""How many times as large as its file a shard may become, and bytes that it may in any case."""
 
 
 def data_folder(url: str) -> Path | None:
@@ -52,12 +54,18 @@ def _unpacked(folder: Path, compressed: list[Path]) -> Path:
 
 def _unpack(file: Path, to: Path) -> None:
     to.parent.mkdir(exist_ok=True)
+    most = max(ALWAYS_ALLOWED, MOST_EXPANSION * file.stat().st_size)
     name = next(to.name.removesuffix(suffix) for suffix in SUFFIXES if to.name.endswith(suffix))
     try:
         with gzip.open(file) as source, (to.parent / f"{name}.tar").open("wb") as unpacked:
-            shutil.copyfileobj(source, unpacked, CHUNK)
+            while data := source.read(CHUNK):
+                if unpacked.tell() + len(data) > most:
+                    expected, found = f"at most {most:,} bytes, {MOST_EXPANSION} times its own", "more when unpacked"
+                    do = "unpack it yourself where it is meant"
+                    raise ShardError(complaint(str(file), expected=expected, found=found, do=do))
+                unpacked.write(data)
     except (OSError, EOFError, zlib.error) as error:
-        do = "restore it"
+        do = f"make room for {to.parent}" if getattr(error, "errno", None) == errno.ENOSPC else "restore it"
         raise ShardError(complaint(str(file), expected="a tar in gzip", found=one_line(error), do=do)) from None
 
 

@@ -275,7 +275,8 @@ def _http_options() -> dict[str, Any]:
 
     settings = fsspec.config.conf.get("http", {})
     return {
-        "client_kwargs": {"trust_env": True, **settings.get("client_kwargs", {})},
+        # what a server compresses nevertheless is not unpacked, to whatever size: it is told by its checksum
+        "client_kwargs": {"trust_env": True, "auto_decompress": False, **settings.get("client_kwargs", {})},
         "headers": {**settings.get("headers", {}), "Accept-Encoding": "identity"},
     }
 

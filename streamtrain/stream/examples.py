@@ -122,13 +122,13 @@ class Assembler:
         for number, row in enumerate(rows):
             try:
                 values = self._values(row, {})
+                room = {name: _room(v, len(rows), f"{row.where}, field {name!r}") for name, v in values.items()}
             except StreamtrainError as error:
                 bad[number] = self._skip(row, error)
                 continue
+            arrays.update(room)
             for name, value in values.items():
-                numeric = value.dtype.kind in "biufc"  # texts, bytes and dicts have no form to share
-                arrays[name] = np.empty((len(rows), *value.shape), value.dtype if numeric else object)
-                arrays[name][number] = value if numeric else value[()]
+                arrays[name][number] = value if arrays[name].dtype.kind != "O" else value[()]
             return number
         return len(rows)
 
@@ -169,6 +169,20 @@ class Assembler:
         if self._decoding.on_bad_example == "stop":
             raise error
         return Skip(row.where, str(error))
+
+
+def _room(value: NDArray[Any], rows: int, where: str) -> NDArray[Any]:
+    """An array for so many values of this form.
+
+    Raises:
+        ShardError: there is no memory for so many.
+    """
+    try:  # texts, bytes and dicts have no form to share
+        return np.empty((rows, *value.shape), value.dtype if value.dtype.kind in "biufc" else object)
+    except MemoryError:
+        expected, found = f"{rows} of them to fit in memory", f"{rows * value.nbytes:,} bytes of shape {value.shape}"
+        do = "set data.image_size, lower batch_size, or set data.on_bad_example to skip"
+        raise ShardError(complaint(where, expected=expected, found=found, do=do)) from None
 
 
 def _mapped(function: Map, values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ compared with the first sample's, by column, so a shard that only begins regular
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +76,7 @@ def array_column(layout: FixedLayout, member: FixedMember) -> NDArray[np.generic
     except (ValueError, KeyError):
         return None
     head = stream.tell()
-    length = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    length = math.prod(shape) * dtype.itemsize
     if dtype.hasobject or fortran or head + length != member.size or (body[:, :head] != body[0, :head]).any():
         return None
     inner = np.empty(shape, dtype).strides

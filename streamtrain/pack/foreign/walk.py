@@ -10,13 +10,12 @@ from pathlib import Path
 
 from streamtrain.errors import ShardError
 from streamtrain.pack.foreign.faults import Kind
-from streamtrain.pack.shard import BLOCK, _name, _number, _pax
+from streamtrain.pack.shard import ABOUT_THE_NEXT, BLOCK, NAME_LIMIT, _name, _number, _pax
 
 UNUSABLE = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a FIFO"}
 CHUNK = 1 << 20
 GZIP = b"\x1f\x8b"
 _REGULAR = (b"0", b"\0")
-_ABOUT_THE_NEXT = (b"x", b"L")
 _PASSED_OVER = (b"5", b"g")
 
 
@@ -72,13 +71,15 @@ def walk(data: mmap.mmap, offset: int = 0) -> Iterator[Entry | Trouble]:
             found = f"{len(block)} bytes of a header" if size is None else f"{len(data) - start} of {size} bytes"
             yield Trouble("cut inside a member", told.name or _name(block), offset, found)
             return
-        if kind in _ABOUT_THE_NEXT:
+        if kind in ABOUT_THE_NEXT and size > NAME_LIMIT:
+            yield Trouble("damaged header", None, offset, f"{size} bytes for a name")
+        elif kind in ABOUT_THE_NEXT:
             told = _told(told, kind, offset, data[start : start + size])
             if told.trouble is not None:
                 yield told.trouble
         elif kind not in _PASSED_OVER and not told.sparse:
             yield _member(kind, told, block, offset, size)
-        if kind not in _ABOUT_THE_NEXT and kind != b"g":
+        if kind not in ABOUT_THE_NEXT and kind != b"g":
             told = _Told()
         offset = start + -(-size // BLOCK) * BLOCK
     yield from _ending(data, offset)

@@ -158,6 +158,7 @@ class _Making:
 
     def made(self, dest: Path) -> Manifest:
         """The manifest of the data set whose shards are then in ``folder/data``."""
+        _check_memory(self._source, self._options.memory_bytes)
         encoders = _encoders(self._source)
         if self._before is None:
             block = block_size(encoders, self._options)
@@ -244,6 +245,14 @@ def _split(gather: Gather, plans: Sequence[ShardPlan]) -> Split:
     for shard in made:
         classes.update(shard.classes)
     return Split(ShardList(shard.shard for shard in made), dict(classes))
+
+
+def _check_memory(source: Source, memory_bytes: int) -> None:
+    """Raises `SourceError` where an example takes more than all shall: a few bytes on disk may hold it compressed."""
+    each, most = (source.bytes or 0) // (source.count or 1), max(memory_bytes, PROCESS_BYTES)
+    if each > most:
+        expected, do = f"examples of at most {most:,} bytes", "raise --memory-bytes, or make them smaller"
+        raise SourceError(complaint(source.name, expected=expected, found=f"{each:,} bytes each", do=do))
 
 
 def _encoders(source: Source) -> dict[str, FieldEncoder]:

@@ -23,6 +23,8 @@ from streamtrain.pack.sources.source import BATCH_BYTES, Batch, Example, Source
 
 LOCAL_HEADER = 30
 """Bytes of a zip member's own header before its name."""
+MOST_WHOLE = 1 << 30
+"""Bytes of an array that can only be read whole: compressed, and in Fortran's order, so that its rows lie apart."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,11 @@ def _in_zip(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Sto
             do = "remove it"
             raise SourceError(complaint(f"{path}, {entry.filename!r}", expected="an array", found="other bytes", do=do))
         found = _header(path, opened)
+        if (claimed := found.offset + math.prod(found.shape) * found.dtype.itemsize) != entry.file_size:
+            raise ValueError(f"{entry.file_size} bytes of {entry.filename!r} for {claimed}")
         if entry.compress_type != zipfile.ZIP_STORED:
+            if found.fortran and claimed > MOST_WHOLE:
+                raise ValueError(f"{claimed:,} bytes of {entry.filename!r}, compressed in Fortran's order")
             return Stored(path, found.dtype, found.shape, found.fortran, found.offset, entry.filename)
         while opened.read(BATCH_BYTES):  # the archive checks the checksum at the end
             pass

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 VERSION = 1
+MOST_JSON = 256 << 20
+"""Bytes of a checkpoint's JSON, which holds no tensors; what is larger is not ours."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class CheckpointFiles:
         for number in reversed(self._numbers()):
             try:
                 return self._read(number)
-            except (DataError, OSError, ValueError) as error:
+            except (DataError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 self._warn(f"checkpoint {self._place}/{number}.json is passed over: {one_line(error)}")
         return None
 
@@ -98,11 +100,16 @@ class CheckpointFiles:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
+        if (size := self._store.size(f"{number}.json")) > MOST_JSON:
+            raise ValueError(f"{size:,} bytes, expected at most {MOST_JSON:,}")
         body: dict[str, Any] = json.loads(self._store.read_whole(f"{number}.json"))
         if not isinstance(body, dict) or body.pop("sha256", None) != _digest(body):
             raise ValueError("its checksum is not that of its content")
         if body["version"] != VERSION:
             raise ValueError(f"version {body['version']}, expected {VERSION}")
+        size, expected = self._store.size(f"{number}.safetensors"), body["tensors"]["bytes"]
+        if size != expected:
+            raise ValueError(f"{number}.safetensors has {size:,} bytes, expected {expected:,}")
         data = self._store.read_whole(f"{number}.safetensors")
         if hashlib.sha256(data).hexdigest() != body["tensors"]["sha256"]:
             raise ValueError(f"{number}.safetensors is not the file that it was written with")

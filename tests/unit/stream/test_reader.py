@@ -105,7 +105,7 @@ def test_promise_9_no_decoder_executes_what_it_reads() -> None:
         assert decoder_of(f"x.{extension}")(np.frombuffer(b"cos\nsystem", np.uint8), None) == b"cos\nsystem"
     pickled = io.BytesIO()
     np.save(pickled, np.array([print], object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle=False|[Oo]bject arrays"):
+    with pytest.raises(ValueError, match="pickled objects"):
         decoder_of("npy")(np.frombuffer(pickled.getvalue(), np.uint8), None)
 
 
