@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
     from streamtrain.prepare.preflight import Trial
     from streamtrain.run.checkpoints.files import Checkpoint
-    from streamtrain.run.checkpoints.keeper import Keeper
     from streamtrain.run.outcome.result import Result
     from streamtrain.track.terminal import Terminal
     from streamtrain.track.tracker import ModelCard, Tracker
@@ -131,38 +127,31 @@ def _train(
     from streamtrain.run.checkpoints.files import CheckpointFiles
     from streamtrain.run.checkpoints.keeper import Keeper
     from streamtrain.run.checkpoints.resuming import checkpoints_of, fixed_settings
+    from streamtrain.run.checkpoints.stopping import stopped_by_signal
     from streamtrain.run.controller import Controller
     from streamtrain.run.fleet.actors import RayFleet
     from streamtrain.run.fleet.metrics import RayMetrics
+    from streamtrain.run.fleet.placing import ray_is_gone
     from streamtrain.run.outcome.status import FirstSteps
     from streamtrain.track.tracker import Trackers
+
+    def ended(why: str) -> None:
+        tracker.finish("killed", why)
+        terminal.line(f"{run_name}: {why}")
 
     job, began = plan.job, _began()
     files = CheckpointFiles(checkpoints_of(job, folder), job.checkpoints.keep, terminal.line)
     kept = files if job.checkpoints.enabled else None
     with (
         Keeper(job, fixed_settings(plan), kept, last, lambda: tracker.run_id) as keeper,
+        stopped_by_signal(keeper, ray_is_gone, ended),
         RayFleet(plan, keeper.start, terminal.line) as fleet,
-        _stopped_by_signal(keeper),
     ):
         told = Trackers(tracker, RayMetrics(run_name), FirstSteps(began, terminal))
         result = Controller(plan, fleet, told, terminal, folder, keeper).run()
     for problem in _keep(plan, trial, run_name, result, tracker):
         terminal.line(problem)
     return result
-
-
-@contextlib.contextmanager
-def _stopped_by_signal(keeper: Keeper) -> Iterator[None]:
-    """SIGTERM, a machine's notice that it goes, asks for a checkpoint and an end; in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: keeper.ask_to_stop("stopped by SIGTERM"))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _and_in_mlflow(tracker: Tracker) -> str:

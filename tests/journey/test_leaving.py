@@ -1,6 +1,6 @@
-"""Who takes one example and leaves ends at once; a run that is killed leaves nothing that the next one meets.
+"""Who takes one example and leaves ends at once; a run that ends, in whatever way, leaves nothing that the next meets.
 
-While it lives, only this machine reaches its Ray, and only who has its token is let in.
+All that as a user without rights; only this machine reaches the run's Ray, and only who has its token is let in.
 """
 
 import contextlib
@@ -11,15 +11,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import psutil
 import pytest
 from PIL import Image
 
-from streamtrain.pack import PackOptions, pack
 from tests.support.command import ROOT
 from tests.support.datasets import digits
+from tests.support.servers import free_port
+from tests.support.unprivileged import User, unprivileged
 
 TAKE_ONE = """
 import sys
@@ -33,26 +34,28 @@ import torch
 import streamtrain as st
 
 job = st.Job(
-    st.Data({data!r}, transform=lambda batch: {{**batch, "image": batch["image"].float() / 255}}, decode_threads=2),
+    st.Data("packed", transform=lambda batch: {**batch, "image": batch["image"].float() / 255}, decode_threads=2),
     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)),
-    mode=st.Epochs(max_passes={passes}, patience=1000),
+    mode=st.Epochs(max_passes=100_000, patience=100_000),
     sgd=st.SGD(lr=0.1),
     batch_size=20,
     workers=2,
-    tracking=st.Tracking(enabled=False, folder={runs!r}),
+    tracking=st.Tracking(enabled=False),
 )
 """
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits as PNG, which streamers decode."""
-    root = tmp_path_factory.mktemp("pictures")
-    for number, (image, label) in enumerate(zip(*digits(400), strict=True)):
-        (root / "raw" / str(label)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(root / "raw" / str(label) / f"{number}.png")
-    pack(str(root / "raw"), root / "packed", PackOptions(seed=1, shard_examples=60))
-    return root / "packed"
+def user() -> Iterator[User]:
+    """With the digits as PNG, which streamers decode, packed; and a job that trains on them for ever."""
+    with unprivileged() as user:
+        for number, (image, label) in enumerate(zip(*digits(400), strict=True)):
+            (user.folder / "raw" / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(user.folder / "raw" / str(label) / f"{number}.png")
+        (user.folder / "endless.py").write_text(JOB)
+        user.own()
+        assert "400 examples" in user.run("pack", "raw", "packed", "--seed", "1", "--shard-examples", "60")
+        yield user
 
 
 def ours_in_shared_memory() -> set[str]:
@@ -63,8 +66,8 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def test_taking_one_minibatch_and_leaving_ends_within_5_seconds(pictures: Path) -> None:
-    command = [sys.executable, "-c", TAKE_ONE, str(pictures)]
+def test_taking_one_minibatch_and_leaving_ends_within_5_seconds(user: User) -> None:
+    command = [sys.executable, "-c", TAKE_ONE, str(user.folder / "packed")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stdout is not None and process.stdout.readline() == "4\n"
         assert process.wait(timeout=5) == 0
@@ -81,7 +84,7 @@ def command_of(process: psutil.Process) -> str:
 def alive(process: psutil.Process) -> bool:
     """Whether it still runs; what nobody has buried yet does not."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
@@ -110,32 +113,70 @@ def assert_others_are_refused(processes: list[psutil.Process]) -> None:
         assert answer or "InvalidAuthToken" in asked.stderr, asked.stderr
 
 
-def train(job: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "streamtrain", "train", str(job), "--json"]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment(), cwd=job.parent)
+@contextlib.contextmanager
+def started(user: User, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command in a process group of its own, which ends with the block."""
+    command, streams = user.command(*words), {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(  # type: ignore[call-overload]
+        command, cwd=user.folder, env=user.environment, start_new_session=True, **streams
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_killed_run_leaves_nothing_that_the_next_one_meets(pictures: Path, tmp_path: Path) -> None:
-    endless, short = tmp_path / "endless.py", tmp_path / "short.py"
-    endless.write_text(JOB.format(data=str(pictures), passes=100_000, runs=str(tmp_path / "runs")))
-    short.write_text(JOB.format(data=str(pictures), passes=1, runs=str(tmp_path / "runs")))
-    with train(endless) as driver:
-        assert driver.stderr is not None
-        said = list(itertools.takewhile(lambda line: not line.startswith("pass"), driver.stderr))
-        assert driver.poll() is None, said
-        family = psutil.Process(driver.pid).children(recursive=True)
-        assert_others_are_refused([psutil.Process(driver.pid), *family])
-        # Ray's own agents look for their raylet once a minute
-        actors = [child for child in family if "ray::Worker" in command_of(child)]
-        assert any("Streamer" in command_of(actor) for actor in actors), "its streamers are at work"
-        driver.send_signal(signal.SIGKILL)
+def trains(driver: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """Once it does: its workers and streamers."""
+    assert driver.stderr is not None
+    said = list(itertools.takewhile(lambda line: not line.startswith("pass"), driver.stderr))
+    assert driver.poll() is None, said
+    family = psutil.Process(driver.pid).children(recursive=True)
+    # Ray's own agents look for their raylet once a minute
+    actors = [child for child in family if "ray::Worker" in command_of(child)]
+    assert any("Streamer" in command_of(actor) for actor in actors), "its streamers are at work"
+    assert os.getuid() or {child.uids().real for child in actors} != {0}
+    return actors
+
+
+def assert_gone(actors: list[psutil.Process]) -> None:
     deadline = time.monotonic() + 60
     while any(map(alive, actors)):
         assert time.monotonic() < deadline, "workers and streamers end with their driver"
         time.sleep(0.05)
     assert not ours_in_shared_memory()
-    with train(short) as again:
-        out, err = again.communicate(timeout=200)
-    assert again.returncode == 0, err
-    assert '"passes": 1' in out
+
+
+def test_a_run_is_killed_goes_on_and_is_told_to_stop(user: User) -> None:
+    """By SIGKILL; then by SIGTERM to its whole process group, again and again."""
+    with started(user, "train", "endless.py", "--checkpoints.seconds", "0.5") as driver:
+        actors = trains(driver)
+        assert_others_are_refused([psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)])
+        (folder,) = (user.folder / "runs").iterdir()
+        while not list(folder.glob("checkpoints/*.json")):
+            assert driver.poll() is None
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGKILL)
+    assert_gone(actors)
+    last = max(int(file.stem) for file in folder.glob("checkpoints/*.json"))
+    with started(user, "ui", "--port", str(free_port())) as ui, started(user, "train", "endless.py", "--resume") as run:
+        actors = trains(run)
+        assert run.stderr is not None and ui.stderr is not None
+        for _ in range(2):
+            os.killpg(run.pid, signal.SIGTERM)
+        assert any("what was measured is in" in line for line in run.stderr)
+        os.killpg(run.pid, signal.SIGTERM)
+        told = run.stderr.read().strip()
+        assert run.wait(timeout=60) == 6, told
+        found = re.fullmatch(
+            r"streamtrain train: stopped by SIGTERM after step ([\d,]+); a checkpoint is written: .*", told
+        )
+        assert found is not None, told
+        assert_gone(actors)
+        last_words = next(line for line in ui.stderr if "Uvicorn running" in line)
+        assert "http://127.0.0.1:" in last_words
+    step = int(found[1].replace(",", ""))
+    assert step > last and (folder / "checkpoints" / f"{step:012d}.safetensors").is_file()
+    checkpoint = str(folder / "checkpoints" / f"{step:012d}.safetensors")
+    assert "gTg" in user.run("probe", checkpoint, "--job", "endless.py", "--examples", "100", "--iterations", "4")

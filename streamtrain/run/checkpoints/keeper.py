@@ -76,6 +76,19 @@ class Keeper:
         """The next `keep` writes a checkpoint and raises; may be called by a signal's handler."""
         self._asked = why
 
+    @property
+    def asked(self) -> str | None:
+        """Why the run was asked to stop, if it was."""
+        return self._asked
+
+    def settle(self) -> str:
+        """What a run leaves behind whose workers are gone, once what was begun is written."""
+        if self._files is None:
+            return "no checkpoint is left: checkpoints.enabled is off"
+        if self._writing is not None:
+            concurrent.futures.wait([self._writing])
+        return "--resume goes on from the checkpoint before, where there is one"
+
     def keep(self, fleet: Saves, progress: Progress, best: Mapping[str, torch.Tensor]) -> None:
         """Takes a checkpoint where it is time for one, and writes it beside the training that goes on.
 
@@ -103,7 +116,10 @@ class Keeper:
 
         Raises:
             WorkerLost: not for the first time, and without getting any further.
+            Interrupted: the run was asked to stop, so that none need be called in their place.
         """
+        if self._asked is not None:
+            raise Interrupted(f"{self._asked}, and all workers were lost; {self.settle()}")
         self._losses = self._losses + 1 if step <= self._furthest else 1
         self._furthest = max(step, self._furthest)
         if self._losses >= MOST_LOSSES:
@@ -118,7 +134,7 @@ class Keeper:
             return "no checkpoint is left: checkpoints.enabled is off"
         if self._writing.result():
             return "a checkpoint is written: go on with --resume"
-        return "its checkpoint could not be written: --resume goes on from the one before, where there is one"
+        return f"its checkpoint could not be written: {self.settle()}"
 
     def __enter__(self) -> Self:
         return self

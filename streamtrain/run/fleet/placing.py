@@ -9,9 +9,10 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job
@@ -48,16 +49,21 @@ def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
 
 @contextlib.contextmanager
 def _for_us_alone() -> Iterator[None]:
-    """Ray that is started in the block can be reached from this machine only, by who has its token."""
+    """Ray that is started in the block can be reached from this machine only, by who has its token.
+
+    Its processes are in groups of their own.
+    """
     wanted = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
     if wanted and not os.environ.get(TOKEN) and not os.environ.get(TOKEN_FILE):
         _set_token(_token())
-    before = ray_constants.ENABLE_RAY_CLUSTER
+    before = ray_constants.ENABLE_RAY_CLUSTER, services.ConsolePopen
     ray_constants.ENABLE_RAY_CLUSTER = False  # as Ray itself does on macOS: no other machine is to join
+    # who ends this process's group, as `timeout` and shells do, must not end Ray before the checkpoint is written
+    services.ConsolePopen = functools.partial(before[1], process_group=0)  # type: ignore[misc, assignment]
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        ray_constants.ENABLE_RAY_CLUSTER, services.ConsolePopen = before  # type: ignore[misc]
 
 
 @functools.cache
@@ -77,6 +83,13 @@ def _set_token(token: str | None) -> None:
 def will_start_ray() -> bool:
     """Whether `start_ray` will start Ray on this machine."""
     return not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+
+
+def ray_is_gone() -> bool:
+    """Whether this process started Ray and has lost it."""
+    node = ray._private.worker._global_node
+    started: dict[str, list[Any]] = {} if node is None else node.all_processes
+    return any(each.process.poll() is not None for kind in ("gcs_server", "raylet") for each in started.get(kind, ()))
 
 
 def check_resources(job: Job) -> None:

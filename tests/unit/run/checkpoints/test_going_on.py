@@ -85,6 +85,22 @@ def test_losses_without_progress_end_the_run(job: st.Job, tmp_path: Path) -> Non
     assert fleet.calls == 9
 
 
+def test_who_was_asked_to_stop_begins_not_again_when_all_workers_are_lost(job: st.Job, tmp_path: Path) -> None:
+    plans = plan(job)
+    keeper = Keeper(job, {}, CheckpointFiles(str(tmp_path / "kept"), 2, print))
+
+    class Stopping(Unlucky):
+        def advance(self, step: int) -> list[Update]:
+            if self.calls == 2:
+                keeper.ask_to_stop("stopped by a test")
+            return super().advance(step)
+
+    fleet = Stopping(plans, {3})
+    with pytest.raises(Interrupted, match="stopped by a test, and all workers were lost; --resume goes on from the ch"):
+        Controller(plans, fleet, Notebook(), Terminal(quiet=True), tmp_path, keeper).run()
+    assert fleet.calls == 3 and list((tmp_path / "kept").glob("*.json"))
+
+
 def stopped(job: st.Job, folder: Path, checkpoints: CheckpointFiles, last: object, stints: int) -> None:
     """Trains some stints and is stopped like by SIGTERM."""
     plans = plan(job)
