@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from streamtrain.aggregate.descent import scaler
@@ -22,6 +21,7 @@ from streamtrain.job import Job
 from streamtrain.values import Arrays, Moments, Risk
 
 Batch = dict[str, torch.Tensor]
+NUMPYS = (torch.float32, torch.float64)
 Gradients = tuple[torch.Tensor | None, ...]
 LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
 
@@ -102,7 +102,7 @@ class Gradient:
         self._micro_batch = job.micro_batch
         self._views: dict[int, list[torch.Tensor]] = {}
         self._flags: dict[tuple[bool, ...], torch.Tensor] = {}
-        self._note: Callable[..., None] = self._note_here if self._device.type == "cpu" else self._note_there
+        self._kept: Sequence[torch.Tensor | None] | None = None
 
     def write(self, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
         """A state dict's parameters and buffers into ``state``, with no momentum; frozen parameters are not in it."""
@@ -149,22 +149,20 @@ class Gradient:
         batch, sums = self.batch(arrays), None
         for number, piece in enumerate(self._pieces(batch)):
             losses, errors = self.losses(self.output(piece), piece)
+            self._note(slot, losses, errors, first=number == 0)
             with users_code("the model's backward"):
                 objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
                 gradients: Gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
             sums = gradients if sums is None else tuple(map(_added, sums, gradients))
-            self._note(slot, gradients, losses, errors, first=number == 0)
         self._leave(slot, sums or ())
         for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
             place.view(slot.buffers).copy_(buffer)
         for counter, place in zip(self._counters, self.layout.counters, strict=True):
             place.view(slot.counters).copy_(counter)
 
-    @staticmethod
-    def empty_lane(slot: Slot | DeviceSlot) -> None:
+    def empty_lane(self, slot: Slot | DeviceSlot) -> None:
         """Leaves in ``slot`` that its lane has no examples in this minibatch."""
-        slot.gradient.add_(0.0) if slot.adds else slot.gradient.zero_()
-        slot.used[:] = 0
+        self._leave(slot, [None] * len(self.parameters))
         slot.moments[:] = 0
 
     def evaluate(self, arrays: Arrays) -> Risk:
@@ -229,53 +227,46 @@ class Gradient:
             yield {name: tensor[start : start + most] for name, tensor in batch.items()}
 
     def _leave(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
-        """Writes a lane's gradients into its slot, or adds them to what is there; never changes autograd's tensors."""
-        for gradient, view in zip(gradients, self._views_of(slot.gradient), strict=True):
-            if gradient is None:
-                view.add_(0.0) if slot.adds else view.zero_()  # a sum with zeros has no -0
-            else:
-                own = gradient / self._scale if self._scaled else gradient
-                view.add_(own) if slot.adds else view.copy_(own)
+        """Brings a lane's gradients into its slot, or keeps them for its sibling; never changes autograd's tensors."""
+        if self._scaled:
+            gradients = [None if each is None else each / self._scale for each in gradients]
+        self._flag(slot, gradients)
+        if slot.waits:
+            self._kept = gradients
+            return
+        views = self._views_of(slot.gradient)
+        if not slot.adds:
+            for gradient, view in zip(gradients, views, strict=True):
+                view.zero_() if gradient is None else view.copy_(gradient)
+            return
+        for before, gradient, view in zip(self._kept or views, gradients, views, strict=True):
+            _add(before, gradient, view)
+        self._kept = None
 
-    def _note_here(
-        self,
-        slot: Slot,
-        gradients: Sequence[torch.Tensor | None],
-        losses: torch.Tensor,
-        errors: torch.Tensor,
-        *,
-        first: bool,
-    ) -> None:
-        """Which parameters have a gradient, and the moments of a piece, where all is in the host's memory."""
-        used, loss, error = [gradient is not None for gradient in gradients], _moments(losses), _moments(errors)
-        if first:
-            slot.used[:] = used
-        else:
-            np.maximum(slot.used, used, out=slot.used)
+    @staticmethod
+    def _note(slot: Slot | DeviceSlot, losses: torch.Tensor, errors: torch.Tensor, *, first: bool) -> None:
+        """Moments of a piece; on another device without waiting for it."""
+        if isinstance(slot, DeviceSlot):
+            there = moments_of_values(losses), moments_of_values(errors)
+            if not first:
+                there = merged(slot.moments[:3], there[0]), merged(slot.moments[3:], there[1])
+            slot.moments.copy_(torch.cat(there))
+            return
+        loss, error = _moments(losses), _moments(errors)
+        if not first:
             before = slot.moments.tolist()
             loss, error = Moments(int(before[0]), *before[1:3]) + loss, Moments(int(before[3]), *before[4:]) + error
         slot.moments[:] = (loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2)
 
-    def _note_there(
-        self,
-        slot: DeviceSlot,
-        gradients: Sequence[torch.Tensor | None],
-        losses: torch.Tensor,
-        errors: torch.Tensor,
-        *,
-        first: bool,
-    ) -> None:
-        """The same on another device, without waiting for it."""
+    def _flag(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
+        """Which parameters have a gradient."""
         flags = tuple(gradient is not None for gradient in gradients)
+        if isinstance(slot, Slot):
+            slot.used[:] = flags
+            return
         if flags not in self._flags:
             self._flags[flags] = torch.tensor(flags, dtype=torch.uint8).to(self._device)
-        loss, error = moments_of_values(losses), moments_of_values(errors)
-        if first:
-            slot.used.copy_(self._flags[flags])
-        else:
-            slot.used.copy_(torch.maximum(slot.used, self._flags[flags]))
-            loss, error = merged(slot.moments[:3], loss), merged(slot.moments[3:], error)
-        slot.moments.copy_(torch.cat([loss, error]))
+        slot.used.copy_(self._flags[flags])
 
     @property
     def _scale(self) -> torch.Tensor:
@@ -314,6 +305,16 @@ def _added(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor
     return one + other
 
 
+def _add(one: torch.Tensor | None, other: torch.Tensor | None, out: torch.Tensor) -> None:
+    """Sum of two gradients; ``None`` is zeros, so no -0 is left."""
+    if one is None or other is None:
+        given = other if one is None else one
+        out.zero_() if given is None else torch.add(given, 0.0, out=out)
+    else:
+        torch.add(one, other, out=out)
+
+
 def _moments(values: torch.Tensor) -> Moments:
     """Of each example's loss or error."""
-    return Moments.of(values.detach().double().cpu().numpy())
+    values = values.detach().cpu()
+    return Moments.of((values if values.dtype in NUMPYS else values.double()).numpy())

@@ -65,6 +65,7 @@ class DeviceSlot:
     moments: torch.Tensor
     squared_norm: torch.Tensor
     adds: bool = False
+    waits: bool = False
 
 
 STATE_PARTS = tuple(each.name for each in fields(State) if each.init)
@@ -77,7 +78,8 @@ class Slot:
     ``gradient`` is the sum over the lane's examples; ``used[i]`` is 1 where parameter ``i`` has one;
     ``moments`` is (count, mean, m2) of the losses, then of the errors; ``squared_norm`` is the gradient's,
     at the steps that the diagnostics ask for it. All but the gradient are in the host's memory.
-    With ``adds`` the lane's gradient is added to what ``gradient`` holds: the sum of the lane before, its sibling.
+    With ``adds`` the lane's gradient is added to what ``gradient`` holds: that of the lane before, its sibling.
+    That one's slot ``waits``: what it is filled with may be kept until then, and only the sum be written.
     """
 
     gradient: torch.Tensor
@@ -87,3 +89,4 @@ class Slot:
     moments: NDArray[np.float64]
     squared_norm: NDArray[np.float64]
     adds: bool = False
+    waits: bool = False

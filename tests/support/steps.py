@@ -199,7 +199,6 @@ class Member:
         )
         memory = DeviceMemory(self.gradient.layout, self.job.sgd, LANES, self.lanes, device)
         self.gradient.write(memory.states[0], self.gradient.model.state_dict())
-        self.gradient._note = self.gradient._note_there
         if self.workers > 1:
             join_group(address, members, device)
         arithmetic = DeviceArithmetic(self.gradient.layout, self.job.sgd, aggregator, device, scaled=False)

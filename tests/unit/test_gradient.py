@@ -125,9 +125,33 @@ def test_a_lane_adds_to_its_siblings_sum_with_the_bits_of_adding_both_up(micro_b
     gradient.lane(arrays(seed=2), adding, seed=2)
     assert torch.equal(one.gradient.view(torch.int64), expected.view(torch.int64))
     one.gradient.copy_(own).neg_()
-    Gradient.empty_lane(adding)
-    assert torch.equal(one.gradient.view(torch.int64), (0.0 - own).view(torch.int64)), "no -0 is left"
+    gradient.empty_lane(adding)
+    for place in gradient.layout.parameters:
+        left, sums = place.view(one.gradient), 0.0 - place.view(own)
+        assert torch.equal(left.view(torch.int64), sums.view(torch.int64)), "no -0 is left"
     assert adding.used.tolist() == other.used.tolist() and not other.used.any()
+
+
+def test_a_lane_kept_for_its_sibling_gives_the_sum_of_both_at_once() -> None:
+    gradient, memory = loaded(JOB)
+    one, other = memory.slots
+    gradient.lane(arrays(seed=1), one, seed=1)
+    gradient.lane(arrays(seed=2), other, seed=2)
+    own, expected = one.gradient.clone(), one.gradient + other.gradient
+    waiting = dataclasses.replace(one, waits=True)
+    adding = dataclasses.replace(other, gradient=one.gradient, adds=True)
+    gradient.lane(arrays(seed=1), waiting, seed=1)
+    gradient.lane(arrays(seed=2), adding, seed=2)
+    assert torch.equal(one.gradient.view(torch.int64), expected.view(torch.int64))
+    gradient.lane(arrays(seed=1), waiting, seed=1)
+    gradient.empty_lane(adding)
+    assert torch.equal(one.gradient.view(torch.int64), (0.0 + own).view(torch.int64)), "no -0 is left"
+    gradient.empty_lane(waiting)
+    gradient.lane(arrays(seed=1), adding, seed=1)
+    assert torch.equal(one.gradient.view(torch.int64), (0.0 + own).view(torch.int64))
+    gradient.empty_lane(waiting)
+    gradient.empty_lane(adding)
+    assert not one.gradient.any()
 
 
 def test_random_numbers_follow_from_the_seed_alone() -> None:

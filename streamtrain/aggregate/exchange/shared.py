@@ -145,9 +145,11 @@ def paired(slots: Sequence[Slot]) -> list[Slot]:
 
     The sums of the pairs are the leaves of the same tree with half as many lanes.
     """
+    pairs = [slots[index : index + 2] for index in range(0, len(slots), 2)]
     return [
-        replace(slot, gradient=slots[index - 1].gradient, adds=True) if index % 2 else slot
-        for index, slot in enumerate(slots)
+        replace(slot, gradient=pair[0].gradient, adds=slot is not pair[0], waits=slot is not pair[-1])
+        for pair in pairs
+        for slot in pair
     ]
 
 

@@ -87,7 +87,6 @@ def trained(job: Job, device: str | None, bad: tuple[int, ...] = ()) -> tuple[li
         place = torch.device(device)
         there = DeviceMemory(layout, job.sgd, LANES, range(LANES), place)
         gradient.write(there.states[0], gradient.model.state_dict())
-        gradient._note = gradient._note_there
         if device == "meta":
             gradient._autocast = contextlib.nullcontext
         arithmetic = DeviceArithmetic(layout, job.sgd, aggregator, place, scaled=scaled)

@@ -19,7 +19,6 @@ from streamtrain.aggregate.exchange.shared import SharedExchange, rest_of_state
 from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.errors import NonFiniteError, WorkerLost
-from streamtrain.gradient import Gradient
 from streamtrain.job import SGD, Group, Schedule
 from streamtrain.order import lanes_of_worker
 from streamtrain.values import Update
@@ -147,7 +146,8 @@ def contribute(exchange: SharedExchange, layout: Layout, model: Model, lane: int
     slot, step = exchange.slot(lane), exchange.step
     count = examples_of(step, lane)
     if not count:
-        Gradient.empty_lane(slot)
+        slot.gradient.add_(0.0) if slot.adds else slot.gradient.zero_()
+        slot.used[:], slot.moments[:] = 0, 0
         return
     gradients = gradients_of(model.wide.weight.dtype, step, lane)
     for index, place in enumerate(layout.parameters):
