@@ -5,6 +5,7 @@ Exchanges differ in how sums reach it and how new parameters leave it; the arith
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -145,6 +146,8 @@ class Aggregator:
             skipped = replace(begun, skipped=True, overflowed=overflowed)
             return skipped, replace(update, clip_scale=0.0, skipped=True, overflowed=overflowed)
         self._skipped = 0
+        if not self.clips_by_norm:
+            return begun, update
         scales = self._scales(norms[1::2], norm)
         return replace(begun, scales=scales), replace(update, clip_scale=min(scales))
 
@@ -167,7 +170,7 @@ class Aggregator:
         if self._sgd.average is not None:
             average(old.at(block.place), new.at(block.place), self._sgd.average, first=decision.step == 0)
 
-    @property
+    @functools.cached_property
     def clips_by_norm(self) -> bool:
         """Whether an update has to wait for all norms."""
         return any(bound is not None for bound in self.bounds.values())
@@ -196,6 +199,8 @@ class Aggregator:
         return tuple(scales)
 
     def _others(self, used: NDArray[np.uint8], old: State) -> Iterator[tuple[int, int, str]]:
+        if not self._sgd.dampening and used.all():
+            return
         flags = used.max(0).tolist()
         uses = old.uses.tolist() if self._sgd.dampening else flags
         if all(flags) and all(uses):

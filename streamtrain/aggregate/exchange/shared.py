@@ -195,7 +195,7 @@ def rest_of_state(slots: Sequence[Slot], used: NDArray[np.uint8], decision: Deci
         new.buffers.copy_(tree_sum_([slot.buffers for slot in had]).div_(len(had)))
     if len(new.counters):
         new.counters.copy_(had[0].counters)
-    torch.add(old.uses, torch.from_numpy(used.max(0)).to(old.uses.device), out=new.uses)
+    np.add(old.uses.numpy(), used.max(0), out=new.uses.numpy())
 
 
 def barrier_of(memory: Memory | DeviceMemory, worker: int, processes: Mapping[int, int]) -> Barrier:
