@@ -259,6 +259,11 @@ class Job:
     workers: int | tuple[int, int] = 1
     """Worker processes, one CPU core or GPU each; or the fewest and the most: the run begins with as many as there is
     room for, and others join while it goes on. The bits are the same for any number."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Workers on as few hosts of a cluster as there is room on, or spread over as many as there are."""
+    streamers: Literal["beside", "cpu_nodes"] = "beside"
+    """Where examples are decoded: beside each worker; or on other nodes, without GPUs where workers have them, with
+    `data.decode_threads` CPU cores for each worker. The bits are the same."""
     lanes: int | None = None
     """Logical workers that fix order and bits, whatever `workers` is; as many as the most workers by default."""
     threads: int = 1
@@ -319,6 +324,7 @@ class Job:
             (self.exchange, self.device),
             "leave exchange and device as they are by default",
         )
+        self._check_places()
         do = "lower it, or raise lanes"
         _require(self.backup < lanes, "aggregation.backup", f"fewer than the {lanes} lanes", self.backup, do)
         for name in ("model", "loss", "error"):
@@ -348,6 +354,16 @@ class Job:
         _require(both[0] <= both[1], "workers", "the fewest before the most", self.workers, "turn them round")
         lanes, do = self.lane_count, "raise lanes or lower workers"
         _require(both[1] <= lanes, "workers", f"at most {lanes}, the number of lanes", both[1], do)
+
+    def _check_places(self) -> None:
+        places, do = ("pack", "spread"), "use pack, or leave exchange and aggregation as they are by default"
+        _require(self.placement in places, "placement", "pack or spread", self.placement, "change it")
+        together = self.exchange == "shared" or self.pooled
+        _require(not together or self.placement == "pack", "placement", "pack for one host's memory", "spread", do)
+        places, do = ("beside", "cpu_nodes"), "leave streamers as it is by default"
+        _require(self.streamers in places, "streamers", "beside or cpu_nodes", self.streamers, "change it")
+        none = self.pooled and self.streamers != "beside"
+        _require(not none, "streamers", "none: who reads what of a pool is not known ahead", self.streamers, do)
 
     @property
     def least_workers(self) -> int:

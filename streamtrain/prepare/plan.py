@@ -119,7 +119,7 @@ def plan(job: Job) -> Plan:
     order = _order(job, manifest, wanted or examples)
     fields = [manifest.field_named(name) for name in job.data.fields_read]
     encoded = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
-    streamed = encoded or job.data.map is not None
+    streamed = (encoded or job.data.map is not None) and not job.pooled  # of a pool nobody knows ahead who reads what
     return Plan(job, place, manifest, order, streamed)
 
 

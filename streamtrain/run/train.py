@@ -75,7 +75,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     if lies and (warning := order_warning(lies, plan.manifest)):
         terminal.line(warning)
     start_ray(terminal.line)
-    check_resources(job)
+    check_resources(plan)
     folder = earlier or new_folder(job.tracking.folder, run_name)
     if resume:
         terminal.line(f"{folder.name}: " + (f"step {last.step:,}" if last else "no checkpoint, so from the beginning"))

@@ -269,6 +269,6 @@ def test_more_workers_than_the_cluster_has_cpus(tmp_path: Path) -> None:
     with pytest.raises(
         st.ConfigError, match=r"workers: expected at most 4 \(1 CPU\(s\) a worker on 1 node\(s\)\), found 5"
     ):
-        check_resources(job)
+        check_resources(plan(job))
     with pytest.raises(st.ConfigError, match=r"workers: expected at most 0 \(1 GPU\(s\) a worker"):
-        check_resources(dataclasses.replace(job, device="cuda"))
+        check_resources(plan(dataclasses.replace(job, device="cuda")))

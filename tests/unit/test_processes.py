@@ -13,7 +13,7 @@ import pytest
 from streamtrain.aggregate.exchange.memory import Handle, open_block, shared_block
 from streamtrain.errors import WorkerLost
 from streamtrain.processes import is_dead, open_lent, watch
-from streamtrain.stream.ring import RingHandle, RingReader, RingShape
+from streamtrain.stream.ahead.ring import RingHandle, RingReader, RingShape
 
 LENDER = """
 import os, sys

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
 
 FREE = (
-    *("workers", "threads", "exchange", "device", "profile", "evaluate.", "probe_", "tracking.", "checkpoints."),
+    *("workers", "placement", "streamers", "threads", "exchange", "device", "profile"),
+    *("evaluate.", "probe_", "tracking.", "checkpoints."),
     *("data.url", "data.verify", "data.cache", "data.decode_threads", "mode.max_passes", "mode.patience", "mode.idle"),
 )
 """How the names of settings begin that may change when a run goes on; only threads and device can change a bit."""

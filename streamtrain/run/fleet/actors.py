@@ -55,7 +55,7 @@ class RayFleet:
         self._skipped: dict[tuple[str, int], Skip] = {}
         self._losses: list[int] = []
         self._recoveries: list[Recovery] = []
-        self._by_network, self._longest_stint = False, 0.0
+        self._scattered, self._longest_stint = False, 0.0
         self._step, self._target, self._lost_in = 0, 0, range(0)
 
     def __enter__(self) -> RayFleet:
@@ -132,8 +132,8 @@ class RayFleet:
         self._recruiter.call_off(self._members)
         placed = ray.put(plan)
         self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
-        rings = self._gather(self._recruiter.rings(self._members, step))
-        self._gather([m.worker.extend.remote(placed, ring) for m, ring in zip(self._members, rings, strict=True)])
+        streams = self._gather(self._recruiter.streams(self._members, step))
+        self._gather([m.worker.extend.remote(placed, own) for m, own in zip(self._members, streams, strict=True)])
         self._recruiter.call_others(self._members)
 
     def loading(self) -> Loading:
@@ -193,10 +193,11 @@ class RayFleet:
         """
         places = self._recruiter.places(members)
         members, nodes = by_host(members, places)
-        self._by_network = by_network(self._plan.job, set(nodes))
+        networked = by_network(self._plan.job, set(nodes))
+        self._scattered = networked or bool(self._recruiter.apart(members))
         first = members[0] if holder is None else holder
         hosts: tuple[range, ...] = ()
-        if self._by_network:
+        if networked:
             fresh = [] if holder is None else self._hand_over(step, holder, members)
             meeting = first.worker.make_store.remote(places[first.bundle.number].address)
             together = len(set(nodes)) > 1 and self._plan.job.device == "cpu" and shares_memory()
@@ -206,11 +207,11 @@ class RayFleet:
         blocks = self._gather(offers(step, [members[host.start : host.stop] for host in hosts], fresh))
         workers, (meeting,) = len(members), self._gather([meeting])
         processes = dict(enumerate(self._gather([each.worker.process_number.remote() for each in members])))
-        rings = self._gather(self._recruiter.rings(members, step))
+        streams = self._gather(self._recruiter.streams(members, step))
         own = {worker: block for host, block in zip(hosts, blocks, strict=True) for worker in host}
         seats = [
-            Seat(index, workers, step, meeting, processes, ring, hosts, own.get(index))
-            for index, ring in enumerate(rings)
+            Seat(index, workers, step, meeting, processes, stream, hosts, own.get(index))
+            for index, stream in enumerate(streams)
         ]
         self._gather([each.worker.join.remote(seat) for each, seat in zip(members, seats, strict=True)])
 
@@ -271,13 +272,12 @@ class RayFleet:
         Raises:
             WorkerLost: nobody, or they take their parts from a pool.
         """
-        networked = self._by_network
-        lives = living([each.worker for each in self._members], silent=not networked)
+        lives = living([each.worker for each in self._members], silent=not self._scattered)
         kill(actor for each, alive in zip(self._members, lives, strict=True) if not alive for actor in each.actors)
         left = [each for each, alive in zip(self._members, lives, strict=True) if alive]
         if not left or self._plan.job.pooled:
             raise lost
-        streamers = living([each.streamer for each in left], silent=not networked)
+        streamers = living([each.streamer for each in left], silent=not self._scattered)
         left = [each if alive else replace(each, streamer=None) for each, alive in zip(left, streamers, strict=True)]
         self._members = left
         return left
@@ -352,7 +352,7 @@ class RayFleet:
             raise
 
     def _gather(self, calls: Sequence[Any]) -> list[Any]:
-        return gather(calls, SILENCE_SECONDS + self._longest_stint if self._by_network else None)
+        return gather(calls, SILENCE_SECONDS + self._longest_stint if self._scattered else None)
 
     def _stop(self) -> None:
         self._recruiter.call_off(self._members)

@@ -9,13 +9,16 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray._private import ray_constants, services
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job
+
+if TYPE_CHECKING:
+    from streamtrain.prepare.plan import Plan
 
 TOKEN, TOKEN_FILE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
@@ -92,16 +95,17 @@ def ray_is_gone() -> bool:
     return any(each.process.poll() is not None for kind in ("gcs_server", "raylet") for each in started.get(kind, ()))
 
 
-def check_resources(job: Job) -> None:
+def check_resources(plan: Plan) -> None:
     """Refuses more workers than the cluster can hold, or one node of it where they meet in shared memory.
 
     Raises:
         ConfigError: with what was found.
     """
-    room, (kind, each) = _room(job), _needs(job)
-    alive = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]  # Ray has no types for it
-    where = "the largest node" if on_one_host(job) else f"{alive} node(s)"
-    if job.least_workers > room and not grows():
+    job, room, (kind, each) = plan.job, _room(plan.job), _needs(plan.job)
+    if grows():
+        return
+    where = "the largest node" if on_one_host(job) else f"{len(living_nodes())} node(s)"
+    if job.least_workers > room:
         raise ConfigError(
             complaint(
                 "workers",
@@ -110,6 +114,12 @@ def check_resources(job: Job) -> None:
                 do="lower workers" + (" or threads" if each > 1 else "") + ", or start Ray with more",
             )
         )
+    room, cpus = _room_for_streamers(job), job.data.decode_threads
+    if streamers_apart(plan) and job.least_workers > room:
+        without = " without GPUs" if job.device == "cuda" else " beside the workers'"
+        expected, found = f"{cpus} CPU(s) for each of {job.least_workers} on nodes{without}", f"room for {room}"
+        do = "add nodes, lower data.decode_threads, or leave streamers beside their workers"
+        raise ConfigError(complaint("streamers", expected=expected, found=found, do=do))
 
 
 def grows() -> bool:
@@ -122,12 +132,30 @@ def _needs(job: Job) -> tuple[str, int]:
     return ("GPU", 1) if job.device == "cuda" else ("CPU", job.threads)
 
 
+def living_nodes() -> list[dict[str, Any]]:
+    """The cluster's, as `ray.nodes` describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types for it
+
+
 def _room(job: Job) -> int:
     """Workers that the living nodes could hold, if they did nothing else."""
     kind, each = _needs(job)
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types for it
-    rooms = [int(node["Resources"].get(kind, 0) // each) for node in nodes if node["Alive"]]
+    rooms = [int(node["Resources"].get(kind, 0) // each) for node in living_nodes()]
     return max(rooms, default=0) if on_one_host(job) else sum(rooms)
+
+
+def _room_for_streamers(job: Job) -> int:
+    """Streamers that the living nodes could hold apart, beside the fewest workers and nothing else."""
+    found = [node["Resources"] for node in living_nodes()]
+    if job.device == "cuda":
+        return sum(int(each.get("CPU", 0) // job.data.decode_threads) for each in found if not each.get("GPU"))
+    left = sum(each.get("CPU", 0) for each in found) - job.threads * job.least_workers
+    return max(0, int(left // job.data.decode_threads))
+
+
+def streamers_apart(plan: Plan) -> bool:
+    """Whether there are streamers, and they have places of their own."""
+    return plan.streamed and plan.job.streamers == "cpu_nodes"
 
 
 def on_one_host(job: Job) -> bool:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from streamtrain.errors import WorkerLost
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.members import Arrivals, Member
-from streamtrain.run.fleet.placing import resources_of_worker
+from streamtrain.run.fleet.placing import resources_of_worker, streamers_apart
 from streamtrain.run.fleet.processes.examiner import Examiner
 from streamtrain.run.fleet.processes.streamer import WorkersStreamer
 from streamtrain.run.fleet.processes.worker import Worker
-from streamtrain.run.fleet.room import Bundle, Place, Room
+from streamtrain.run.fleet.room import Bundle, Place, Room, Slot
 
 if TYPE_CHECKING:
     import torch
@@ -37,23 +38,23 @@ class Recruiter:
         self, plan: Plan, start: tuple[Mapping[str, torch.Tensor], int] | None, say: Callable[[str], None]
     ) -> None:
         self.plan, self.start = plan, start
-        self._room = Room(plan.job, say)
+        self._room = Room(plan, say)
         self._bundles: list[Bundle] = []
         self._arrivals = Arrivals()
 
     def take_room(self) -> list[Member]:
         """Waits for room for the fewest workers; those for whom there is room, on their way."""
         self._bundles = self._room.take()
-        places = self._room.places(self._bundles)
-        return [self._member(each) for each in self._bundles if each.number in places]
+        placed = self._room.placed(self._bundles)
+        return [self._member(each) for each in self._bundles if each.number in placed]
 
     def give_back_room(self) -> None:
         """Ends who has not ended, and frees the room."""
         self._room.give_back()
 
     def places(self, members: Iterable[Member]) -> dict[int, Place]:
-        """Where they are, by number; without those whom Ray no longer knows."""
-        return self._room.places(each.bundle for each in members)
+        """Where the workers are, by number; without those whom Ray no longer knows."""
+        return self._room.places({each.bundle.number: each.bundle.worker for each in members})
 
     def call_others(self, left: Iterable[Member]) -> None:
         """Starts who is missing beside those who are ``left``; `come` says when they are there."""
@@ -62,7 +63,7 @@ class Recruiter:
             old = there.get(bundle.number)
             if old is None:
                 self._arrivals.expect(self._member(bundle))
-            elif old.streamer is None and self._streamed:
+            elif old.streamer is None and self.plan.streamed:
                 self._arrivals.expect(replace(old, streamer=self._streamer(bundle)))
 
     def come(self, members: Sequence[Member]) -> list[Member]:
@@ -77,31 +78,50 @@ class Recruiter:
         """Does without those who are on their way to ``members``."""
         self._arrivals.call_off(members)
 
-    def rings(self, members: Sequence[Member], step: int) -> list[Any]:
-        """A call for every worker's ring, from ``step`` on; ``None`` where it has no streamer and reads itself."""
+    def streams(self, members: Sequence[Member], step: int) -> list[Any]:
+        """A call for every worker's stream, from ``step`` on; ``None`` where it has no streamer and reads itself.
+
+        Raises:
+            WorkerLost: Ray no longer knows where a streamer is.
+        """
         lanes = [lanes_of_worker(self.plan.order.lanes, len(members), index) for index in range(len(members))]
+        apart = self.apart(members)
         return [
-            ray.put(None) if each.streamer is None else each.streamer.stream.remote(hosted, step)
+            ray.put(None)
+            if each.streamer is None
+            else each.streamer.stream.remote(hosted, step, apart.get(each.bundle.number))
             for each, hosted in zip(members, lanes, strict=True)
         ]
 
+    def apart(self, members: Sequence[Member]) -> dict[int, str]:
+        """Addresses of the streamers that are not on their worker's node, by number.
+
+        Raises:
+            WorkerLost: Ray no longer knows where a streamer is.
+        """
+        if not streamers_apart(self.plan):
+            return {}
+        streamers = {each.bundle.number: each.bundle.streamer for each in members if each.streamer is not None}
+        workers, places = self.places(members), self._room.places(streamers)
+        for number in streamers.keys() - places.keys():
+            raise WorkerLost(f"the node of streamer {number} is lost")
+        return {number: at.address for number, at in places.items() if at != workers.get(number)}
+
     def examiner(self, bundle: Bundle, parameters: Any) -> Any:
         """A new `Examiner`."""
-        return _actor(Examiner, bundle, num_cpus=0).remote(self.plan, parameters)
-
-    @property
-    def _streamed(self) -> bool:
-        """Whether workers have streamers: where who reads what is not known ahead, nobody can read ahead."""
-        return self.plan.streamed and not self.plan.job.pooled
+        return _actor(Examiner, bundle.worker, num_cpus=0).remote(self.plan, parameters)
 
     def _member(self, bundle: Bundle) -> Member:
-        worker = _actor(Worker, bundle, **resources_of_worker(self.plan.job))
+        worker = _actor(Worker, bundle.worker, **resources_of_worker(self.plan.job))
         return Member(bundle, worker.remote(self.plan, self.start), self._streamer(bundle))
 
     def _streamer(self, bundle: Bundle) -> Any | None:
-        return _actor(WorkersStreamer, bundle, num_cpus=0).remote(self.plan) if self._streamed else None
+        if not self.plan.streamed:
+            return None
+        cpus = float(self.plan.job.data.decode_threads) if streamers_apart(self.plan) else 0.0
+        return _actor(WorkersStreamer, bundle.streamer, num_cpus=cpus).remote(self.plan)
 
 
-def _actor(plain: type, bundle: Bundle, **resources: float) -> Any:
-    there = PlacementGroupSchedulingStrategy(bundle.group, placement_group_bundle_index=bundle.index)
+def _actor(plain: type, slot: Slot, **resources: float) -> Any:
+    there = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.index)
     return ray.remote(plain).options(scheduling_strategy=there, max_restarts=0, **resources)

@@ -118,6 +118,13 @@ def test_batch_norm_passes_where_every_part_has_two_examples(digits: Path) -> No
         ({"workers": (2, 1)}, r"workers: expected the fewest before the most, found \(2, 1\); turn them round"),
         ({"workers": (0, 1)}, "workers: expected a whole number of at least 1, found 0"),
         ({"workers": (1, 2, 3)}, "workers: expected a number, or the fewest and the most"),
+        ({"placement": "scattered"}, "placement: expected pack or spread, found 'scattered'"),
+        (
+            {"placement": "spread", "exchange": "shared"},
+            "placement: expected pack for one host's memory, found",
+        ),
+        ({"streamers": "gpu_nodes"}, "streamers: expected beside or cpu_nodes, found 'gpu_nodes'"),
+        ({"streamers": "cpu_nodes", "aggregation": st.Stale()}, "streamers: expected none: who reads what of a pool"),
         ({"loss": "hinge"}, "loss: expected cross_entropy or mse, found 'hinge'"),
         ({"model": 3}, "model: expected a function, found 3"),
         ({"seed": -1}, "seed: expected a whole number of at least 0, found -1"),

@@ -11,12 +11,11 @@ from PIL import Image
 from streamtrain.errors import JobError, ShardError
 from streamtrain.pack import Manifest, PackOptions, pack
 from streamtrain.pack.index import index_name, read_index, scan_index, write_index
+from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_read, selections_streamed
 from streamtrain.stream.decode import MOST_PIXELS, decode_image, decode_jpeg, decoder_of
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
-from streamtrain.stream.ring import RingReader
-from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
 
 EXAMPLES = 40
 
@@ -71,20 +70,21 @@ def test_a_bad_example_stops_or_is_passed_over(tmp_path: Path, threads: int) -> 
     assert reader.read(bad[0], bad[0] + 1) == {}, "a part of bad examples only"
 
 
-def test_a_streamer_passes_over_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", [None, "127.0.0.1"], ids=["ring", "wire"])
+def test_a_streamer_passes_over_the_same(address: str | None, tmp_path: Path) -> None:
     folder, manifest = texts(tmp_path)
     reader = Reader(
         LocalFiles(folder), manifest, "train", ("text", "label"), decoding=Decoding(number_in_text, None, 2, "skip")
     )
     parts = [((start, start + 1),) for start in range(EXAMPLES)] + [((5, 15), (20, 33))]
-    streamer = Streamer(reader, parts, largest=23)
-    ring = RingReader(streamer.start())
-    for expected, found in zip(selections_read(reader, parts), selections_streamed(ring), strict=False):
+    streamer = Streamer(reader, parts, largest=23, address=address)
+    stream = open_stream(streamer.start(), 5.0)
+    for expected, found in zip(selections_read(reader, parts), selections_streamed(stream), strict=False):
         assert expected.keys() == found.keys()
         assert all(np.array_equal(found[name], array) for name, array in expected.items())
     streamer.stop()
-    assert len(streamer.skipped()) == ring.loading.skipped == 6
-    assert ring.loading.bytes_read > 0
+    assert len(streamer.skipped()) == stream.loading.skipped == 6
+    assert stream.loading.bytes_read > 0
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])

@@ -10,11 +10,11 @@ from PIL import Image
 
 from streamtrain.errors import ConfigError, ShardError, WorkerLost
 from streamtrain.pack import PackOptions, pack
+from streamtrain.stream.ahead.ring import RingReader, RingShape, RingWriter
+from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_read, selections_streamed
 from streamtrain.stream.decode import decode_image, decoder_of
 from streamtrain.stream.files import OPEN_SHARDS, LocalFiles
 from streamtrain.stream.reader import Reader
-from streamtrain.stream.ring import RingReader, RingShape, RingWriter
-from streamtrain.stream.streamer import Streamer, selections_read, selections_streamed
 from streamtrain.values import Skip
 from tests.support.datasets import pack_digits
 
@@ -109,12 +109,13 @@ def test_promise_9_no_decoder_executes_what_it_reads() -> None:
         decoder_of("npy")(np.frombuffer(pickled.getvalue(), np.uint8), None)
 
 
-def test_a_streamer_gives_what_reading_gives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", [None, "127.0.0.1"], ids=["ring", "wire"])
+def test_a_streamer_gives_what_reading_gives(address: str | None, tmp_path: Path) -> None:
     manifest = pack(str(picture_folders(tmp_path / "raw")), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
     reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image", "label"))
     parts = [((start, min(start + 4, 30)),) for start in range(0, 30, 4)]
-    streamer = Streamer(reader, parts * 3, largest=4)
-    streamed = selections_streamed(RingReader(streamer.start()))
+    streamer = Streamer(reader, parts * 3, largest=4, address=address)
+    streamed = selections_streamed(open_stream(streamer.start(), 5.0))
     for expected in selections_read(reader, parts * 3):
         found = next(streamed)
         assert all(np.array_equal(found[name], expected[name]) for name in ("image", "label"))
@@ -122,11 +123,12 @@ def test_a_streamer_gives_what_reading_gives(tmp_path: Path) -> None:
     assert streamer.failure() is None
 
 
-def test_a_streamers_failure_reaches_the_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", [None, "127.0.0.1"], ids=["ring", "wire"])
+def test_a_streamers_failure_reaches_the_worker(address: str | None, tmp_path: Path) -> None:
     manifest = pack(str(picture_folders(tmp_path / "raw", (6, 7))), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
     reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",))
-    streamer = Streamer(reader, [((0, 1),), ((0, 30),)], largest=30)
-    streamed = selections_streamed(RingReader(streamer.start()))
+    streamer = Streamer(reader, [((0, 1),), ((0, 30),)], largest=30, address=address)
+    streamed = selections_streamed(open_stream(streamer.start(), 5.0))
     next(streamed)
     with pytest.raises(WorkerLost, match="the streamer failed or died"):
         next(streamed)
@@ -143,17 +145,18 @@ def test_a_batch_that_came_before_the_failure_is_taken_first(monkeypatch: pytest
             writer.put({"x": np.array([7])}, stopped=lambda: False)
             writer.fail()
 
-    monkeypatch.setattr("streamtrain.stream.ring.time.sleep", meanwhile)
+    monkeypatch.setattr("streamtrain.stream.ahead.ring.time.sleep", meanwhile)
     assert reader.get()["x"].tolist() == [7]
     with pytest.raises(WorkerLost):
         reader.get()
 
 
-def test_a_streamer_that_nobody_reads_stops_when_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", [None, "127.0.0.1"], ids=["ring", "wire"])
+def test_a_streamer_that_nobody_reads_stops_when_told(address: str | None, tmp_path: Path) -> None:
     manifest = pack_digits(tmp_path / "a", examples=100)
     reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",))
     before = len(os.listdir("/dev/shm"))
-    streamer = Streamer(reader, [((0, 9),)] * 1000, largest=9)
+    streamer = Streamer(reader, [((0, 9),)] * 1000, largest=9, address=address)
     streamer.start()
     streamer.stop()
     assert streamer.failure() is None and len(os.listdir("/dev/shm")) == before

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.loop import selections_from
-from streamtrain.stream.ring import RingHandle
-from streamtrain.stream.streamer import Streamer
+from streamtrain.stream.ahead.streamer import Streamer, StreamHandle
 from streamtrain.values import Selection, Skip
 
 
@@ -26,14 +25,18 @@ class WorkersStreamer:
         """What is streamed from now on is of a data set that has grown."""
         self._plan = plan
 
-    def stream(self, lanes: range, step: int) -> RingHandle:
-        """Begins with these lanes' parts of global ``step``; whatever was streamed before ends."""
+    def stream(self, lanes: range, step: int, address: str | None = None) -> StreamHandle:
+        """Begins with these lanes' parts of global ``step``; whatever was streamed before ends.
+
+        Args:
+            address: of this host, where the worker is on another.
+        """
         self.stop()
         plan, order = self._plan, self._plan.order
         selections = selections_of(plan, lanes, step)
         reader = plan.reader("train", lanes=True)
         reader.expect(plan.left(lanes, step))
-        self._streamer = Streamer(reader, selections, largest=order.batch_size // order.lanes)
+        self._streamer = Streamer(reader, selections, largest=order.batch_size // order.lanes, address=address)
         return self._streamer.start()
 
     def stop(self) -> None:
@@ -41,6 +44,7 @@ class WorkersStreamer:
         if self._streamer is not None:
             self._skipped |= self._streamer.skipped()
             self._streamer.stop()
+            self._streamer = None
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """See `Streamer`."""

@@ -1,4 +1,4 @@
-"""Where a worker's examples come from: its own readers, and its streamer's ring."""
+"""Where a worker's examples come from: its own readers, and its streamer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.processes.streamer import selections_of
+from streamtrain.stream.ahead.ring import RingReader
+from streamtrain.stream.ahead.streamer import StreamHandle, open_stream, selections_read, selections_streamed
+from streamtrain.stream.ahead.wire import WireReader
 from streamtrain.stream.reader import Reader
-from streamtrain.stream.ring import RingHandle, RingReader
-from streamtrain.stream.streamer import selections_read, selections_streamed
 from streamtrain.values import Arrays, Loading, Selection, Skip
 
 TRAINING = ("train", "train of the lanes")
@@ -20,15 +21,19 @@ class Supply:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._readers: dict[str, Reader] = {}
-        self._ring: RingReader | None = None
+        self._stream: RingReader | WireReader | None = None
         self._streamed = Loading()
 
-    def begin(self, lanes: range, step: int, ring: RingHandle | None) -> Iterator[Arrays]:
-        """The parts of these lanes from global ``step`` on; ``ring`` is a streamer's, who begins there too."""
-        self._end_ring()
-        if ring is not None:
-            self._ring = RingReader(ring)
-            return selections_streamed(self._ring)
+    def begin(self, lanes: range, step: int, stream: StreamHandle | None) -> Iterator[Arrays]:
+        """The parts of these lanes from global ``step`` on; ``stream`` is a streamer's, who begins there too.
+
+        Raises:
+            WorkerLost: the streamer is gone.
+        """
+        self._end_stream()
+        if stream is not None:
+            self._stream = open_stream(stream, self._plan.job.lost_after)
+            return selections_streamed(self._stream)
         reader = self.reader("train", lanes=True)
         reader.expect(self._plan.left(lanes, step))
         return selections_read(reader, selections_of(self._plan, lanes, step))
@@ -59,17 +64,18 @@ class Supply:
     def loading(self, waited: float) -> Loading:
         """What reading has cost so far, here and in the streamers; ``waited``: seconds that it was waited for."""
         own = sum((reader.loading for reader in self._readers.values()), Loading(waited=waited))
-        return own + self._streamed + (Loading() if self._ring is None else self._ring.loading)
+        return own + self._streamed + (Loading() if self._stream is None else self._stream.loading)
 
     def ahead(self) -> int:
-        """Batches that the streamer holds ready."""
-        return 0 if self._ring is None else self._ring.ahead
+        """Batches that are there from the streamer."""
+        return 0 if self._stream is None else self._stream.ahead
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """Bad examples that were passed over here, by split and number in the stored order."""
         return {place: skip for reader in self._readers.values() for place, skip in reader.skips.items()}
 
-    def _end_ring(self) -> None:
-        if self._ring is not None:
-            self._streamed += self._ring.loading
-        self._ring = None
+    def _end_stream(self) -> None:
+        if self._stream is not None:
+            self._streamed += self._stream.loading
+            self._stream.close()
+        self._stream = None

@@ -45,7 +45,7 @@ from streamtrain.run.fleet.processes.clock import Clock, TimedAggregator
 from streamtrain.run.fleet.processes.supply import Supply
 from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.run.outcome.trace import Made, traced
-from streamtrain.stream.ring import RingHandle
+from streamtrain.stream.ahead.streamer import StreamHandle
 from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, StepTimes, Update
 
 SPARSE = 4
@@ -69,7 +69,7 @@ class Seat:
         step: updates in the state that they begin with.
         meeting: the block or the store of one of them; ``None`` where a worker is alone.
         processes: process number of every worker.
-        ring: of this worker's streamer; ``None`` where the worker reads itself.
+        stream: of this worker's streamer; ``None`` where the worker reads itself.
         hosts: the workers of each host, where they meet by network.
         block: in which the workers of this one's host meet then, where it has several.
     """
@@ -79,7 +79,7 @@ class Seat:
     step: int
     meeting: Handle | Address | None
     processes: Mapping[int, int]
-    ring: RingHandle | None
+    stream: StreamHandle | None
     hosts: tuple[range, ...] = ()
     block: Handle | None = None
 
@@ -162,25 +162,25 @@ class Worker:
         else:
             self._current = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting)
         self._gradient.forget()
-        self._begin(seat.ring)
+        self._begin(seat.stream)
 
     def leave_out(self, plan: Plan) -> None:
         """Goes on without the examples that ``plan`` leaves out; ``join`` comes next."""
         self._plan = plan
         self._supply.leave_out(plan)
 
-    def extend(self, plan: Plan, ring: RingHandle | None) -> None:
-        """Goes on with a data set that has grown; ``ring`` as in ``join``, from the present step on."""
+    def extend(self, plan: Plan, stream: StreamHandle | None) -> None:
+        """Goes on with a data set that has grown; ``stream`` as in ``join``, from the present step on."""
         self._plan = plan
         self._supply.extend(plan)
         if not isinstance(self._exchange, Pool):
-            self._begin(ring)
+            self._begin(stream)
 
-    def _begin(self, ring: RingHandle | None) -> None:
+    def _begin(self, stream: StreamHandle | None) -> None:
         """Makes the loop that `advance` drives, from the exchange's step on."""
         plan, exchange = self._plan, self._exchange
         assert not isinstance(exchange, Pool)
-        arrays = self._clock.waited(self._supply.begin(self._lanes, exchange.step, ring))
+        arrays = self._clock.waited(self._supply.begin(self._lanes, exchange.step, stream))
         batches = batches_of(arrays, torch.device(plan.job.device))
         own = (plan.order, self._lanes, batches, self._gradient, exchange, self._clock)
         self._updates = self._traced(updates(*own, plan.job.seed))

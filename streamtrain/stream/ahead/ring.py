@@ -83,6 +83,10 @@ class RingWriter:
         self._slots = [shape.views(self._block, slot) for slot in range(shape.depth)]
         self.handle = RingHandle(os.getpid(), descriptor, shape)
 
+    def close(self) -> None:
+        """No other process can open it any more; who has, reads on."""
+        os.close(self.handle.descriptor)
+
     def put(self, arrays: Arrays, stopped: Callable[[], bool]) -> bool:
         """Waits for a free slot and fills it; ``False`` if ``stopped()`` came true first."""
         filled = self._words[0]
@@ -121,6 +125,10 @@ class RingReader:
         self._writer = watch(handle.process)
         self._poll = select.poll()
         self._poll.register(self._writer, select.POLLIN)
+
+    def close(self) -> None:
+        """Nothing more is taken."""
+        os.close(self._writer)
 
     def get(self) -> Arrays:
         """The next batch, as arrays of its own; no arrays where all its examples were skipped.

@@ -9,12 +9,15 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator
 
+from streamtrain.stream.ahead.ring import RingHandle, RingReader, RingShape, RingWriter
+from streamtrain.stream.ahead.wire import WireHandle, WireReader, WireWriter
 from streamtrain.stream.reader import Reader
-from streamtrain.stream.ring import RingHandle, RingReader, RingShape, RingWriter
 from streamtrain.values import Arrays, Selection, Skip
 
 DEPTH = 4
-"""Batches decoded ahead."""
+"""Batches decoded ahead; between two hosts, so many on either side."""
+StreamHandle = RingHandle | WireHandle
+"""Names a stream of batches to the worker."""
 
 
 def selections_read(reader: Reader, selections: Iterable[Selection]) -> Iterator[Arrays]:
@@ -22,33 +25,49 @@ def selections_read(reader: Reader, selections: Iterable[Selection]) -> Iterator
     return (reader.select(selection) for selection in selections)
 
 
-def selections_streamed(ring: RingReader) -> Iterator[Arrays]:
+def selections_streamed(stream: RingReader | WireReader) -> Iterator[Arrays]:
     """The same, from a streamer."""
-    return (ring.get() for _ in itertools.count())
+    return (stream.get() for _ in itertools.count())
+
+
+def open_stream(handle: StreamHandle, lost_after: float) -> RingReader | WireReader:
+    """The worker's end of a stream.
+
+    Args:
+        lost_after: seconds without a sign of life from the streamer's host, where that is another.
+
+    Raises:
+        WorkerLost: the streamer is gone.
+    """
+    return WireReader(handle, lost_after) if isinstance(handle, WireHandle) else RingReader(handle)
 
 
 class Streamer:
-    """Fills a ring with the examples of ``selections``, in their order, ahead of the worker that empties it.
+    """Fills a stream with the examples of ``selections``, in their order, ahead of the worker that empties it.
 
     Args:
         reader: of the split that ``selections`` number.
         selections: what the worker will ask for, in its order; may be endless.
         largest: examples of the largest selection.
+        address: of this host, where the worker is on another.
     """
 
-    def __init__(self, reader: Reader, selections: Iterable[Selection], largest: int) -> None:
+    def __init__(
+        self, reader: Reader, selections: Iterable[Selection], largest: int, address: str | None = None
+    ) -> None:
         first = reader.first_good()
         fields = {name: (array.dtype.str, array.shape[1:]) for name, array in first.items()}
-        self._ring = RingWriter(RingShape(DEPTH, largest, fields))
+        shape = RingShape(DEPTH, largest, fields)
+        self._stream = RingWriter(shape) if address is None else WireWriter(shape, address)
         self._reader, self._batches = reader, selections_read(reader, selections)
         self._stopped = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._fill, name="streamer", daemon=True)
 
-    def start(self) -> RingHandle:
-        """Begins to fill; returns what the worker opens the ring with."""
+    def start(self) -> StreamHandle:
+        """Begins to fill; returns what the worker opens the stream with."""
         self._thread.start()
-        return self._ring.handle
+        return self._stream.handle
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """Bad examples that were passed over so far, by split and number in the stored order."""
@@ -61,14 +80,15 @@ class Streamer:
     def stop(self) -> None:
         """Ends the filling; returns when it has ended."""
         self._stopped.set()
+        self._stream.close()
         self._thread.join()
 
     def _fill(self) -> None:
         try:
             for arrays in self._batches:
-                self._ring.note(self._reader.loading)
-                if not self._ring.put(arrays, self._stopped.is_set):
+                self._stream.note(self._reader.loading)
+                if not self._stream.put(arrays, self._stopped.is_set):
                     return
         except BaseException as error:
             self._failure = error
-            self._ring.fail()
+            self._stream.fail()
