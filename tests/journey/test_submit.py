@@ -1,15 +1,19 @@
 """A job file, from this machine to a Ray cluster that wants a token: what goes well, and each way to fail."""
 
+import dataclasses
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.cluster import PATIENCE, Head, ray_head
+from tests.support.command import ROOT
 from tests.support.datasets import pack_digits
 
 NEIGHBOUR = """
@@ -22,8 +26,12 @@ def broken():
     raise RuntimeError("no such layer")
 """
 JOB = """
+import os
 import streamtrain as st
 from neighbour import {model} as model
+
+if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # in the cluster
+    print("this streamtrain is", st.__file__)
 
 def scaled(batch):
     return {{**batch, "image": batch["image"].float() / 16}}
@@ -34,7 +42,6 @@ job = st.Job(
 )
 
 if __name__ == "__main__":
-    import os
     print("told", os.environ.get("MLFLOW_TRACKING_URI"))
     st.train(job)
 """
@@ -61,10 +68,32 @@ def write(folder: Path, model: str = "model", passes: int = 2) -> Path:
     return file
 
 
-def test_a_job_is_shipped_followed_and_listed(head: Head, job: Path) -> None:
-    done = head.streamtrain("submit", str(job), "--follow", "--workers", "2", "--sgd.lr", "0.05")
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """A folder in which this package is installed from its wheel, as users have it."""
+    copy = tmp_path / "copy"  # building leaves files behind
+    shutil.copytree(ROOT / "streamtrain", copy / "streamtrain", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
+    pip("wheel", *quiet, "--no-build-isolation", f"--wheel-dir={tmp_path}", str(copy))
+    (built,) = tmp_path.glob("streamtrain-*.whl")
+    pip("install", *quiet, f"--target={tmp_path / 'site'}", str(built))
+    return tmp_path / "site"
+
+
+def pip(*words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_job_is_shipped_with_what_a_wheel_installed_followed_and_listed(head: Head, job: Path, wheel: Path) -> None:
+    (wheel / "streamtrain" / "of_the_wheel.py").touch()
+    done = head.streamtrain("submit", str(job), "--follow", "--workers", "2", "--sgd.lr", "0.05", source=wheel)
     assert done.returncode == 0, done.stdout + done.stderr
     submission, *shown = done.stdout.splitlines()
+    (package,) = head.packages(done.stdout)
+    assert package.is_relative_to(head.folder) and (package / "of_the_wheel.py").exists()
     assert any("2 worker(s)" in line for line in shown), shown
     assert any(line.startswith("pass    2  loss: train ") for line in shown), shown
     assert "SUCCEEDED" in done.stderr
@@ -76,11 +105,12 @@ def test_a_job_is_shipped_followed_and_listed(head: Head, job: Path) -> None:
 
 
 def test_a_failure_of_the_users_code_is_one_line_and_its_exit_code(head: Head, job: Path) -> None:
+    """With the streamtrain that the cluster has."""
     write(job.parent.parent, "broken")
-    done = head.streamtrain("submit", str(job), "--follow")
+    done = head.streamtrain("submit", str(job), "--follow", "--installed")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "RuntimeError: no such layer" in done.stdout and "FAILED" in done.stderr
-    assert "Traceback" not in done.stdout
+    assert "Traceback" not in done.stdout and head.packages(done.stdout) == [ROOT / "streamtrain"]
     (listed,) = json.loads(head.streamtrain("status", done.stdout.split()[0], "--json").stdout)
     assert listed["message"].startswith(
         "Job entrypoint command failed with exit code 2: streamtrain train: model failed"
@@ -96,18 +126,38 @@ def test_rays_own_command_takes_a_job_file(head: Head, job: Path) -> None:
     assert "told http://mlflow:5000" in done.stdout and "pass    2  loss: train " in done.stdout
 
 
-def test_a_stopped_job_leaves_a_checkpoint(head: Head, job: Path) -> None:
+def test_prometheus_reads_a_running_job_which_leaves_a_checkpoint_when_it_is_stopped(head: Head, job: Path) -> None:
     write(job.parent.parent, passes=100_000)
     submission = head.streamtrain("submit", str(job)).stdout.strip()
-    deadline = time.monotonic() + PATIENCE
-    while not list((job.parent.parent / "runs").glob("*/checkpoints/*.json")):
-        assert time.monotonic() < deadline, head.streamtrain("logs", submission).stdout
-        time.sleep(0.2)
+
+    def wait_for(done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not done():
+            assert time.monotonic() < deadline, head.streamtrain("logs", submission).stdout
+            time.sleep(0.2)
+
+    wait_for(lambda: bool(list((job.parent.parent / "runs").glob("*/checkpoints/*.json"))))
+    wait_for(lambda: scraped(head.metrics()) >= drawn() - OF_LOSSES)
+    assert scraped(head.metrics()) <= drawn(), "the dashboard has all"
     assert head.streamtrain("stop", submission).stdout.strip() == f"{submission}: asked to stop"
     followed = head.streamtrain("logs", submission, "--follow")
     assert followed.returncode != 0 and "STOPPED" in followed.stderr
     assert "a checkpoint is written: go on with --resume" in followed.stdout
     assert head.streamtrain("stop", submission).stdout.strip() == f"{submission}: had ended"
+
+
+OF_LOSSES = {"ray_streamtrain_recovery_count", "ray_streamtrain_recovery_seconds"}
+"""Of a run that has recovered."""
+
+
+def scraped(text: str) -> set[str]:
+    """Our metrics that have a value for the run."""
+    return set(re.findall(r'^(ray_streamtrain_\w+)\{.*run="digits-epochs".*\} -?[0-9]', text, re.MULTILINE))
+
+
+def drawn() -> set[str]:
+    """Those that the dashboard asks for."""
+    return set(re.findall(r"ray_streamtrain_\w+", (ROOT / "cluster" / "grafana.json").read_text()))
 
 
 def test_no_capacity_says_what_is_missing(head: Head, job: Path) -> None:
@@ -121,7 +171,7 @@ def test_wrong_tokens_addresses_ids_and_settings_are_one_line(head: Head, job: P
     assert wrong.returncode == 2 and "expected the cluster's token, found another one; set RAY" in wrong.stderr
     none = head.streamtrain("status", RAY_AUTH_MODE=None, RAY_AUTH_TOKEN_PATH=None)
     assert none.returncode == 2 and "expected the cluster's token, found none; set RAY_AUTH_MODE" in none.stderr
-    nobody = Head("http://127.0.0.1:9", head.environment).streamtrain("submit", str(job))
+    nobody = dataclasses.replace(head, address="http://127.0.0.1:9").streamtrain("submit", str(job))
     assert nobody.returncode == 2 and "expected a Ray cluster's job API, found no answer" in nobody.stderr
     unknown = head.streamtrain("logs", "raysubmit_nothing")
     assert unknown.returncode == 2 and "raysubmit_nothing: expected a job of the cluster" in unknown.stderr

@@ -46,9 +46,12 @@ def hosts() -> Iterator[tuple[str, str]]:
 
 
 def member(host: str, worker: int, port: int, steps: int = 20, *more: str) -> "subprocess.Popen[str]":
-    words = ["mlp", str(worker), "2", str(steps), ADDRESSES[0], str(port), *more]
+    return python(host, "tests.support.host", "mlp", worker, 2, steps, ADDRESSES[0], port, *more)
+
+
+def python(host: str, module: str, *words: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        ["ip", "netns", "exec", host, sys.executable, "-m", "tests.support.host", *words],
+        ["ip", "netns", "exec", host, sys.executable, "-m", module, *map(str, words)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -67,8 +70,21 @@ def test_promise_5_the_same_bits_across_two_hosts(hosts: tuple[str, str]) -> Non
 def test_a_cut_link_is_noticed_and_a_slow_step_is_not_taken_for_one(hosts: tuple[str, str]) -> None:
     with pair(hosts, 10**6, "1") as members:
         assert {line_of(each) for each in members} == {"training"}
-        assert ip("-n", hosts[1], "link", "set", f"st-b-{os.getpid() % 10**7}", "down").returncode == 0
+        cut(hosts)
         assert all("another worker was lost in step" in line_of(each) for each in members)
+
+
+def test_a_streamers_host_is_lost_when_its_link_is_cut_and_not_when_it_is_slow(hosts: tuple[str, str]) -> None:
+    streamer = python(hosts[1], "tests.support.wire", "streamer", ADDRESSES[1], 5.0)
+    worker = python(hosts[0], "tests.support.wire", "worker", ADDRESSES[1], *line_of(streamer).split(), 1.0)
+    with ended(streamer, worker):
+        assert [line_of(worker) for _ in range(2)] == ["1", "2"]
+        cut(hosts)
+        assert line_of(worker) == "the streamer failed or died before its next batch"
+
+
+def cut(hosts: tuple[str, str]) -> None:
+    assert ip("-n", hosts[1], "link", "set", f"st-b-{os.getpid() % 10**7}", "down").returncode == 0
 
 
 @contextlib.contextmanager
@@ -76,8 +92,15 @@ def pair(hosts: tuple[str, str], *arguments: Any) -> Iterator[list["subprocess.P
     """A worker on each host; both end well."""
     first = member(hosts[0], 0, 0, *arguments)
     members = [first, member(hosts[1], 1, int(line_of(first)), *arguments)]
-    try:
+    with ended(*members):
         yield members
+
+
+@contextlib.contextmanager
+def ended(*members: "subprocess.Popen[str]") -> Iterator[None]:
+    """All end well with the block."""
+    try:
+        yield
         for process in members:
             process.communicate("done\n", timeout=60)
             assert process.returncode == 0

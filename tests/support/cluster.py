@@ -1,6 +1,7 @@
 """A Ray cluster of this machine, as `ray start --head` makes it, with its job API and token authentication."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +23,42 @@ PATIENCE = 90.0
 
 @dataclass(frozen=True)
 class Head:
-    """``environment`` holds the token."""
+    """``environment`` holds the token; ``folder`` is where Ray keeps its own files."""
 
     address: str
     environment: dict[str, str]
+    folder: Path
 
-    def streamtrain(self, *words: str, **changed: str | None) -> "subprocess.CompletedProcess[str]":
-        """Runs the command against it; ``changed`` are variables of the environment, ``None`` takes one away."""
+    @staticmethod
+    def packages(said: str) -> list[Path]:
+        """Where the package lies that each job ran which said so."""
+        prefix = "this streamtrain is "
+        lines = [line for line in said.splitlines() if line.startswith(prefix)]
+        return [Path(line.removeprefix(prefix)).parent for line in lines]
+
+    def metrics(self) -> str:
+        """What a Prometheus reads at the ports of all nodes, of which Ray's list tells it."""
+        targets = json.loads((self.folder / "prom_metrics_service_discovery.json").read_text())
+        found = []
+        for target in (target for entry in targets for target in entry["targets"]):
+            with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
+                found.append(answer.read().decode())
+        return "".join(found)
+
+    def streamtrain(
+        self, *words: str, source: Path = ROOT, **changed: str | None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Runs the command against it, of the package that lies in ``source``.
+
+        Args:
+            changed: variables of the environment, ``None`` takes one away.
+        """
+        changed = {"PYTHONPATH": str(source), **changed}
         environment = {**self.environment, **{name: value for name, value in changed.items() if value is not None}}
         for name in [name for name, value in changed.items() if value is None]:
             environment.pop(name, None)
         command = [sys.executable, "-m", "streamtrain", *words, "--address", self.address]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+        return subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @contextlib.contextmanager
@@ -47,6 +73,7 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_worker_niceness": "0",
+        "RAY_metrics_report_interval_ms": "500",
     }
     port, dashboard = free_port(), free_port()
     command = [
@@ -58,7 +85,7 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_for(process, dashboard, folder / "head.log")
-        yield Head(f"http://127.0.0.1:{dashboard}", environment)
+        yield Head(f"http://127.0.0.1:{dashboard}", environment, folder)
     finally:
         process.terminate()
         process.wait(30)

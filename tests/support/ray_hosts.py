@@ -37,6 +37,8 @@ class RayHosts:
     def environment(self) -> dict[str, str]:
         """Of all processes: the cluster's address among it."""
         settings = {"RAY_ADDRESS": f"{ADDRESSES[0]}:{PORT}", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+        # so long everybody waits for a lost head to come back; Ray's own is a minute
+        settings["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
         return {**os.environ, **settings, "PYTHONPATH": str(ROOT)}
 
     def command(self, host: int, *words: str) -> list[str]:
