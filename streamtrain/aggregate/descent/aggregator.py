@@ -19,7 +19,7 @@ from streamtrain.aggregate.descent.norms import StepNorms
 from streamtrain.aggregate.descent.rules import Block, Piece, pieces_of, share_of
 from streamtrain.aggregate.descent.scaler import LEAST
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
-from streamtrain.aggregate.descent.sgd import average, descend, keep, skip
+from streamtrain.aggregate.descent.sgd import average, descend, direction, keep, skip
 from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import NonFiniteError
@@ -47,6 +47,11 @@ class Decision:
     skipped: bool = False
     overflowed: bool = False
     loss_scale: float = 0.0
+
+    @property
+    def kept(self) -> list[tuple[int, int]]:
+        """The elements, as (start, stop), of parameters that are not updated."""
+        return [(start, stop) for start, stop, kind in self.others if kind == "kept"]
 
 
 class Aggregator:
@@ -151,8 +156,21 @@ class Aggregator:
         scales = self._scales(norms[1::2], norm)
         return replace(begun, scales=scales), replace(update, clip_scale=min(scales))
 
-    def descend(self, block: Block, decision: Decision, mean: torch.Tensor, old: State, new: State) -> None:
-        """The new state's part at this block."""
+    def descend(
+        self,
+        block: Block,
+        decision: Decision,
+        mean: torch.Tensor,
+        old: State,
+        new: State,
+        changes: NDArray[np.float64],
+    ) -> None:
+        """The new state's part at this block.
+
+        Args:
+            mean: used up.
+            changes: see `StepNorms.note_change`; the block's are written.
+        """
         if decision.skipped:
             skip(old, new, block.place)
             return
@@ -169,6 +187,9 @@ class Aggregator:
                 descend(block.rule, rate, inside, old.at(place), new.at(place), enters=enters)
         if self._sgd.average is not None:
             average(old.at(block.place), new.at(block.place), self._sgd.average, first=decision.step == 0)
+        if self.norms.due(decision.step):
+            rate, kept = decision.learning_rate * block.rule.lr_factor, decision.kept
+            self.norms.note_change(block, rate, direction(block.rule, mean, new.at(block.place)), old, kept, changes)
 
     @functools.cached_property
     def clips_by_norm(self) -> bool:

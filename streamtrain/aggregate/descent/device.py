@@ -118,6 +118,13 @@ class DeviceArithmetic:
             average(old, new, self._sgd.average, first=step == 0)
             new.average.copy_(torch.where(outcome.goes, new.average, old.average))
 
+    @staticmethod
+    def note_change(block: Block, old: State, new: State, changes: torch.Tensor) -> None:
+        """See `StepNorms.note_change`."""
+        before, end = old.at(block.place).parameters, 2 * (block.first + len(block.pieces))
+        changes[2 * block.first : end : 2] = _squared_norms(block, before)
+        changes[2 * block.first + 1 : end : 2] = _squared_norms(block, new.at(block.place).parameters - before)
+
     def rest(self, slots: Sequence[DeviceSlot], used: torch.Tensor, outcome: Outcome, old: State, new: State) -> None:
         """What is not a vector of parameters; see `rest_of_state`."""
         had = torch.stack([slot.moments[0] > 0 for slot in slots])
@@ -154,5 +161,5 @@ def totals_of(slots: Sequence[DeviceSlot]) -> torch.Tensor:
     return torch.cat([loss, error])
 
 
-def _squared_norms(block: Block, mean: torch.Tensor) -> torch.Tensor:
-    return torch.stack([torch.dot(piece, piece) for piece in torch.split(mean, block.sizes)]).double()
+def _squared_norms(block: Block, vector: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.dot(piece, piece) for piece in torch.split(vector, block.sizes)]).double()

@@ -46,6 +46,11 @@ class Piece:
     rule: Rule
     unit: int = 0
 
+    @functools.cached_property
+    def place(self) -> slice:
+        """Its elements."""
+        return slice(self.start, self.stop)
+
 
 @dataclass(frozen=True)
 class Block:

@@ -39,6 +39,15 @@ def descend(
     torch.add(old.parameters, direction, alpha=-learning_rate * rule.lr_factor, out=new.parameters)
 
 
+def direction(rule: Rule, gradient: torch.Tensor, new: Vectors) -> torch.Tensor:
+    """What `descend` went along: the parameters' change over minus the rate.
+
+    Args:
+        gradient: as `descend` left it.
+    """
+    return new.momentum if rule.momentum and not rule.nesterov else gradient
+
+
 def keep(old: State, new: State, place: slice) -> None:
     """No update of the elements at ``place``; the average is not touched."""
     new.parameters[place] = old.parameters[place]

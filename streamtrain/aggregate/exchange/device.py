@@ -91,8 +91,10 @@ class DeviceExchange:
         outcome, used = arithmetic.decide(step, totals, memory.norms, old), memory.used.amax(0) > 0
         for block, mean in self._means:
             arithmetic.descend(block, outcome, mean, used, (old, new), step)
+            if lanes:
+                arithmetic.note_change(block, old, new, memory.changes)
         arithmetic.rest(memory.slots, used, outcome, old, new)
-        norms = self._aggregator.norms.whole(lanes, memory.norms.tolist(), old, new) if lanes else None
+        norms = self._aggregator.norms.whole(lanes, memory.norms, memory.changes) if lanes else None
         told = (outcome.norm, torch.stack(outcome.scales).amin(), outcome.goes, outcome.overflowed, outcome.stopped)
         numbers = torch.cat([totals, torch.stack([each.double() for each in told]), old.scaler[:1]])
         self._step = memory.words[0] = step + 1

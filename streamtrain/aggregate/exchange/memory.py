@@ -65,7 +65,9 @@ def _sections(
         yield f"gradient.{slot}", layout.size, layout.dtype
     yield "rows", slots * row_bytes(layout), torch.uint8
     yield "claims", slots * 4, torch.int64
-    yield "norms", 2 * len(pieces_of(sgd, layout)), torch.float64
+    pieces = len(pieces_of(sgd, layout))
+    yield "norms", 2 * pieces, torch.float64
+    yield "changes", 2 * pieces, torch.float64
 
 
 def block_size(layout: Layout, sgd: SGD, lanes: int, workers: int, in_flight: int = 1, backup: int = 0) -> int:
@@ -90,6 +92,7 @@ class Memory:
         claims: of the `Pool`, shape (slots, 4).
         used: all slots' ``used``, shape (slots, parameters).
         norms: two squared norms a `Piece`; see `Aggregator.clip`.
+        changes: two more; see `StepNorms.note_change`.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Memory:
         self.used = used_in(layout, rows)
         self.claims = parts["claims"].view(slots, 4)
         self.norms: NDArray[np.float64] = parts["norms"].numpy()
+        self.changes: NDArray[np.float64] = parts["changes"].numpy()
 
     def own_slot(self) -> tuple[Slot, torch.Tensor]:
         """A slot in this process's own memory, and its row."""
@@ -148,7 +152,9 @@ class DeviceMemory:
         gradients = [torch.zeros(n, dtype=layout.dtype, device=device) for n in sizes]
         self.slots = device_slots_in(layout, self.rows, gradients)
         self.used = device_used_in(layout, self.rows)
-        self.norms = torch.zeros(2 * len(pieces_of(sgd, layout)), dtype=torch.float64, device=device)
+        pieces = len(pieces_of(sgd, layout))
+        self.norms = torch.zeros(2 * pieces, dtype=torch.float64, device=device)
+        self.changes = torch.zeros(2 * pieces, dtype=torch.float64, device=device)
 
 
 def private_block(size: int) -> mmap.mmap:

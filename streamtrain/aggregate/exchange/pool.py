@@ -193,10 +193,9 @@ class Pool:
             aggregator.clip(block, mean, old, memory.norms)
         decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
         for block in aggregator.blocks:
-            aggregator.descend(block, decision, slots[0].gradient[block.place], old, new)
+            aggregator.descend(block, decision, slots[0].gradient[block.place], old, new, memory.changes)
         rest_of_state(slots, used, decision, old, new)
-        if lanes:
-            update = replace(update, norms=aggregator.norms.whole(lanes, memory.norms.tolist(), old, new))
+        update = aggregator.norms.added(update, lanes, memory.norms, memory.changes)
         parts = tuple(self._part(step, int(row), old) for row in late)
         self._put_back(parts, new)
         return replace(update, staleness=step - float(self._claims(step)[came, VERSION].mean()), late=parts)

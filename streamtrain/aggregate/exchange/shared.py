@@ -92,11 +92,11 @@ class SharedExchange:
             self._barrier.wait()  # every piece's norm is there
             decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
             for block, mean, _ in self._shares:
-                aggregator.descend(block, decision, mean, old, new)
+                aggregator.descend(block, decision, mean, old, new, memory.changes)
         else:
             for block, mean, nodes in self._shares:
                 self._gather(block, mean, nodes, totals[0].count, old)
-                aggregator.descend(block, decision, mean, old, new)
+                aggregator.descend(block, decision, mean, old, new, memory.changes)
         if self._leads:
             rest_of_state(memory.slots, memory.used, decision, old, new)
 
@@ -105,12 +105,10 @@ class SharedExchange:
             decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
             if decision.skipped:
                 self._take_back(decision, old, new)
-        if lanes:
-            update = replace(update, norms=aggregator.norms.whole(lanes, memory.norms.tolist(), old, new))
         self._step += 1
         if self._leads:
             memory.words[0] = self._step
-        return update
+        return aggregator.norms.added(update, lanes, memory.norms, memory.changes)
 
     def _add_up_mine(self) -> None:
         """This worker's own subtrees, each in its first lane's slot; before others wait for them."""
@@ -134,7 +132,7 @@ class SharedExchange:
     def _take_back(self, decision: Decision, old: State, new: State) -> None:
         """The update was made before it was known that there shall be none."""
         for block, mean, _ in self._shares:
-            self._aggregator.descend(block, decision, mean, old, new)
+            self._aggregator.descend(block, decision, mean, old, new, self._memory.changes)
         if self._leads:
             rest_of_state(self._memory.slots, self._memory.used, decision, old, new)
         self._barrier.wait()

@@ -12,7 +12,6 @@ sends what backward has made while it makes the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -126,16 +125,14 @@ class CollectiveExchange:
         decision, update = aggregator.decide(begun, totals, memory.norms.tolist())
         if decision.skipped or not self._at_once:
             for block, mean in self._means:
-                aggregator.descend(block, decision, mean, old, new)
+                aggregator.descend(block, decision, mean, old, new, memory.changes)
         if self._leads:
             rest_of_state(memory.slots, memory.used, decision, old, new)
         self._barrier.wait()  # the new state is whole
-        if lanes:
-            update = replace(update, norms=aggregator.norms.whole(lanes, memory.norms.tolist(), old, new))
         self._step += 1
         if self._leads:
             memory.words[0] = self._step
-        return update
+        return aggregator.norms.added(update, lanes, memory.norms, memory.changes)
 
     def _add_up(self) -> None:
         """The whole subtrees of this worker, then its share of those of the host."""
@@ -176,7 +173,7 @@ class CollectiveExchange:
                 mean_of(self._lanes, parts, examples, mean)
                 aggregator.clip(block, mean, old, memory.norms)
                 if self._at_once:
-                    aggregator.descend(block, begun, mean, old, new)
+                    aggregator.descend(block, begun, mean, old, new, memory.changes)
             bucket.post_means(norms, send)
         for bucket in self._buckets:
             bucket.wait_for_means(norms)

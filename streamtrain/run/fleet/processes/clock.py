@@ -71,8 +71,16 @@ class TimedAggregator(Aggregator):
         super().clip(block, mean, old, norms)
         self.clock.updating += time.perf_counter() - began
 
-    def descend(self, block: Block, decision: Decision, mean: torch.Tensor, old: State, new: State) -> None:
+    def descend(
+        self,
+        block: Block,
+        decision: Decision,
+        mean: torch.Tensor,
+        old: State,
+        new: State,
+        changes: NDArray[np.float64],
+    ) -> None:
         """See `Aggregator`."""
         began = time.perf_counter()
-        super().descend(block, decision, mean, old, new)
+        super().descend(block, decision, mean, old, new, changes)
         self.clock.updating += time.perf_counter() - began
