@@ -20,9 +20,10 @@ from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.following import wait_for_growth
-from streamtrain.run.loader_health import LoaderHealth
+from streamtrain.run.loader_health import SKIPPED, LoaderHealth
 from streamtrain.run.outcome.probing import Probes
 from streamtrain.run.outcome.result import Evaluation, Result
+from streamtrain.run.outcome.saving import Beside, save_parameters, save_result
 from streamtrain.run.outcome.status import LiveStatus
 from streamtrain.run.outcome.trace import merged
 from streamtrain.store import write_whole
@@ -95,7 +96,7 @@ class Controller:
         self._plan, self._fleet, self._tracker, self._terminal, self._folder = plan, fleet, tracker, terminal, folder
         self._is_online = isinstance(plan.job.mode, Online)
         self._keeper, self._recoveries, self._workers = keeper, 0, 0
-        self._parts, self._traced = StepParts(), False
+        self._parts, self._traced, self._beside = StepParts(), False, Beside(terminal.line)
         self._probes = Probes(plan, tracker, terminal, folder)
         self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
         self._take_up()
@@ -119,9 +120,11 @@ class Controller:
                     self._begin_again(lost)
                 return self._online(mode) if isinstance(mode, Online) else self._epochs(mode)
             except NonFiniteError as error:
-                file = self._folder / "last_good.safetensors"
-                save_parameters(file, self._fleet.snapshot())
-                raise error.with_parameters_in(str(file)) from None
+                file, parameters = self._folder / "last_good.safetensors", self._fleet.snapshot()
+                with self._beside(file):
+                    save_parameters(file, parameters)
+                    error = error.with_parameters_in(str(file))
+                raise error from None
             except WorkerLost as error:
                 self._keeper.note_loss(self._progress.step, error)
                 lost = error
@@ -170,7 +173,8 @@ class Controller:
             progress.stopping = progress.stopping.after(at, evaluation.generalization.error.mean)
             if progress.stopping.improved or progress.best is None:
                 progress.best, self._best = evaluation, self._fleet.snapshot()
-                save_parameters(self._folder / "best.safetensors", self._best)
+                with self._beside(file := self._folder / "best.safetensors"):
+                    save_parameters(file, self._best)
             if progress.stopping.should_stop:
                 unit = "passes" if of_passes else "examples"
                 kept = f"pass {progress.best.step // steps}"
@@ -198,7 +202,8 @@ class Controller:
             examples = sum(update.loss.count for update in done)
             self._progress.used += examples
             self._note(done, examples / seconds)
-            self._loader.note(self._fleet, done[-1].step, seconds)
+            with self._beside(self._folder / SKIPPED):
+                self._loader.note(self._fleet, done[-1].step, seconds)
             self._tell(examples / seconds, pooled(Risk(u.loss, u.error) for u in done if not u.skipped).loss.mean)
             if self._plan.job.profile and not self._traced:
                 self._keep_trace()
@@ -230,9 +235,11 @@ class Controller:
         traces = [trace for trace in self._fleet.traces() if trace is not None]
         if len(traces) == self._fleet.workers:
             self._traced, file = True, self._folder / "trace.json"
-            write_whole(file, merged(traces).encode())
-            self._tracker.artifact(file, "profile")
-            self._terminal.line(f"a trace of {len(traces)} worker(s) is in {file}; open it at https://ui.perfetto.dev")
+            with self._beside(file):
+                write_whole(file, merged(traces).encode())
+                self._tracker.artifact(file, "profile")
+                told = f"a trace of {len(traces)} worker(s) is in {file}"
+                self._terminal.line(f"{told}; open it at https://ui.perfetto.dev")
 
     def _note_recoveries(self) -> None:
         """A line, a point and a tag for every one; a line where workers joined."""
@@ -344,7 +351,7 @@ class Controller:
 
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
-        save_parameters(self._folder / "parameters.safetensors", parameters)  # before anything that may fail
+        save_result(self._folder / "parameters.safetensors", parameters)  # before anything that may fail
         order, now, last = self._plan.order, time.time(), self._progress.step - 1
         self._fleet.restore(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
@@ -372,13 +379,6 @@ class Controller:
             parameters=parameters,
             folder=self._folder,
         )
-
-
-def save_parameters(file: Path, parameters: dict[str, torch.Tensor]) -> None:
-    """Writes a state dict as safetensors, whole or not at all."""
-    from safetensors.torch import save
-
-    write_whole(file, save(parameters))
 
 
 def describe(evaluation: Evaluation, pass_steps: int, seconds: float) -> str:

@@ -14,6 +14,8 @@ from streamtrain.store import write_whole
 from streamtrain.track.tracker import Tracker
 from streamtrain.values import Loading, Reading, Skip
 
+SKIPPED = "skipped"
+
 
 class Readers(Protocol):
     """All that read in a run."""
@@ -47,7 +49,7 @@ class LoaderHealth:
         """After a stint of ``seconds`` that ended with global ``step``.
 
         Raises:
-            ShardError: more examples were skipped than the job allows.
+            ShardError: more examples were skipped than the job allows. OSError: their list could not be written.
         """
         loading, before, now = readers.loading(), self._before, time.time()
         if any(its < was for its, was in zip(astuple(loading), astuple(before), strict=True)):
@@ -76,12 +78,17 @@ class LoaderHealth:
             json.dumps({"split": split, "number": number, "example": skip.example, "reason": skip.reason})
             for (split, number), skip in sorted(self._skipped.items())
         ]
-        file = self._folder / f"skipped_{len(lines)}.jsonl"
-        write_whole(file, "\n".join(lines).encode() + b"\n")
-        self._tracker.artifact(file, "skipped")
+        file = self._folder / f"{SKIPPED}_{len(lines)}.jsonl"
+        try:
+            write_whole(file, "\n".join(lines).encode() + b"\n")
+            self._tracker.artifact(file, "skipped")
+        finally:
+            self._check_number(len(lines))
+
+    def _check_number(self, skipped: int) -> None:
         most = self._plan.job.data.max_bad_examples
-        if len(lines) > most:
+        if skipped > most:
             (split, number), last = max(self._skipped.items())
             where = f"{last.example} ({split} {number})"
             expected, do = f"at most {most} bad examples", "mend the data, or raise data.max_bad_examples"
-            raise ShardError(complaint(where, expected=expected, found=f"{len(lines)} so far; {last.reason}", do=do))
+            raise ShardError(complaint(where, expected=expected, found=f"{skipped} so far; {last.reason}", do=do))

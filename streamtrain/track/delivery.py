@@ -68,13 +68,22 @@ class Delivery:
                 closed = self._closed.is_set()  # before looking: what was written before it is seen below
                 entries = backlog.read()
                 if entries:
-                    deliver(backlog, entries, self._insist)
+                    self._deliver(backlog, entries)
                 elif closed:
                     break
                 else:
                     self._news.wait()
                     self._news.clear()
         self.done.set()
+
+    def _deliver(self, backlog: Backlog, entries: Sequence[Entry]) -> None:
+        """Again where it could not be noted on a full disk: nothing doubles at the server."""
+        while True:
+            try:
+                return deliver(backlog, entries, self._insist)
+            except OSError as error:
+                self.trouble = one_line(error)
+                time.sleep(LONGEST_PAUSE)
 
     def _insist(self, entries: Sequence[Entry]) -> None:
         pause = FIRST_PAUSE

@@ -8,6 +8,7 @@ created is looked for by its key first, so nothing doubles.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import uuid
@@ -33,6 +34,7 @@ class Journal:
         file: the journal.
         key: names the run, the same in everything that was ever written to this folder.
         resumed: whether an earlier process began this journal.
+        waiting: bytes that the disk has not taken yet; they wait in memory, and are tried again with every entry.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,13 +42,19 @@ class Journal:
         first = next(entries_of(self.file), None) if self.file.exists() else None
         self.resumed = first is not None
         self.key = str(first["key"]) if first is not None and "key" in first else uuid.uuid4().hex
-        self._opened = self.file.open("ab")
+        self.waiting = bytearray()
+        self._opened = self.file.open("ab", buffering=0)
         self._opened.truncate(_whole_bytes(self.file))  # what a crash cut short was never seen by anybody
 
     def append(self, kind: Kind, **content: Any) -> None:
-        """Writes one entry through to the operating system."""
-        self._opened.write(json.dumps({"kind": kind, **content}).encode() + b"\n")
-        self._opened.flush()
+        """Writes one entry through to the operating system; later, where the disk is full."""
+        self.waiting += json.dumps({"kind": kind, **content}).encode() + b"\n"
+        with contextlib.suppress(OSError):
+            self._write_out()
+
+    def _write_out(self) -> None:
+        while self.waiting:  # a full disk may take a part
+            del self.waiting[: self._opened.write(self.waiting)]
 
     def last_steps(self) -> dict[str, int]:
         """The last step of every curve in the journal: a run that goes on from before makes those points again."""
@@ -54,8 +62,15 @@ class Journal:
         return {name: step for name, _, step, _ in readings}
 
     def close(self) -> None:
-        """No more entries."""
-        self._opened.close()
+        """No more entries.
+
+        Raises:
+            OSError: what waits was not written.
+        """
+        try:
+            self._write_out()
+        finally:
+            self._opened.close()
 
 
 class Backlog:
@@ -109,8 +124,8 @@ class Backlog:
 
     def mark_delivered(self, entries: int) -> None:
         """Notes that so many more entries are done with."""
+        write_whole(self._delivered, b"%d\n" % (self.count + entries))
         self.count += entries
-        write_whole(self._delivered, b"%d\n" % self.count)
 
     def refused(self) -> list[Entry]:
         """What the server would not take, each with its reason under ``because``."""

@@ -3,6 +3,7 @@ the live line's facts now and then."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -29,20 +30,22 @@ class Terminal:
             self.line(" · ".join(facts))
         if self._lives:
             width = shutil.get_terminal_size().columns - 1
-            self._stream.write("\r\x1b[2K" + " · ".join(facts)[:width])
-            self._stream.flush()
+            self._write("\r\x1b[2K" + " · ".join(facts)[:width])
             self._shown = True
 
     def line(self, text: str) -> None:
         """A line that stays."""
         if not self._quiet:
             self.clear()
-            self._stream.write(text + "\n")
-            self._stream.flush()
+            self._write(text + "\n")
 
     def clear(self) -> None:
         """Takes the live line away."""
         if self._shown:
-            self._stream.write("\r\x1b[2K")
-            self._stream.flush()
+            self._write("\r\x1b[2K")
             self._shown = False
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a terminal that is gone, or a file on a full disk, ends no run
+            self._stream.write(text)
+            self._stream.flush()

@@ -70,18 +70,18 @@ def write_run(
     bins = np.append(np.searchsorted(ranked, edges), len(keys)).astype(np.int64)
     partial = folder / f".{run.start:012d}.{secrets.token_hex(4)}{PARTIAL}"
     partial.mkdir()
-    ranked.tofile(partial / "keys")
-    bins.tofile(partial / "bins")
+    (partial / "keys").write_bytes(_bytes(ranked))
+    (partial / "bins").write_bytes(_bytes(bins))
     for name, column in columns.items():
         step = max(1, PIECE_BYTES * len(column) // max(1, column.nbytes))
         with (partial / f"{name}.column").open("wb") as file:
             for start in range(0, len(order), step):
-                column[order[start : start + step]].tofile(file)
+                file.write(_bytes(column[order[start : start + step]]))
     if payloads is not None:
         with (partial / "payload").open("wb", buffering=PIECE_BYTES) as opened:
             opened.writelines(payloads[number] for number in order.tolist())
         lengths = np.array([len(payload) for payload in payloads], np.int64)[order]
-        np.cumsum(lengths).tofile(partial / "end.column")
+        (partial / "end.column").write_bytes(_bytes(np.cumsum(lengths)))
     (partial / "run.json").write_text(json.dumps(run.__dict__))
     destination = run_folder(folder, run.start)
     if destination.exists():  # another task, taken for dead, has finished the same run
@@ -174,6 +174,11 @@ class Runs:
                 spans.append(Span(folder, begin, begin + count))
         rank = np.cumsum(chosen) - 1
         return Window(tuple(spans), rank[order])
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    """An array's content: `tofile` would not say of a full disk that it is full."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _slice(file: Path, first: int, last: int, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -61,6 +61,7 @@ class CheckpointFiles:
 
     def __init__(self, place: str, keep: int, warn: Callable[[str], None]) -> None:
         self._store, self._place, self._keep, self._warn = Store(place, RetryPolicy(attempts=4)), place, keep, warn
+        self._trouble = ""
 
     def newest(self) -> Checkpoint | None:
         """The last good one."""
@@ -92,8 +93,14 @@ class CheckpointFiles:
                 if name.partition(".")[0] not in kept:
                     self._store.remove(name)
         except (DataError, OSError) as error:
-            self._warn(f"checkpoint {self._place}/{number} could not be written: {one_line(error)}")
+            if not self._trouble:  # once, however many follow
+                found = one_line(error)
+                self._warn(f"checkpoint {self._place}/{number} could not be written: {found}; the run goes on")
+            self._trouble = number
             return False
+        if self._trouble:
+            self._warn(f"checkpoint {self._place}/{number} is written; {self._trouble} was the last that could not be")
+            self._trouble = ""
         return True
 
     def _read(self, number: str) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -60,8 +61,9 @@ class LiveStatus:
     def keep(self, folder: Path) -> None:
         """Puts it into the run's folder in place of the one before; not made to outlive a crash of the machine."""
         fresh = folder / f".{FILE}"
-        fresh.write_text(json.dumps(asdict(self)))
-        fresh.replace(folder / FILE)
+        with contextlib.suppress(OSError):  # on a full disk it is an old one; who runs into that says so
+            fresh.write_text(json.dumps(asdict(self)))
+            fresh.replace(folder / FILE)
 
 
 class FirstSteps(NoTracker):

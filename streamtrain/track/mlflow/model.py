@@ -34,5 +34,7 @@ def save_model(card: ModelCard, folder: Path) -> None:
 
 
 def quieten() -> None:
-    """Leaves the terminal to the run: MLflow's word on tables it makes, and on pickle, which its users know."""
+    """Leaves the terminal to the run: MLflow's word on tables it makes, on pickle, which its users know, and on a
+    database's errors, which it raises too."""
     logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from streamtrain.errors import one_line
 from streamtrain.store import masked
 from streamtrain.track.delivery import Delivery
 from streamtrain.track.journal import REFUSED, Journal, Kind, entries_of
@@ -87,18 +88,22 @@ class MlflowTracker:
     def finish(self, status: Status, note: str) -> str | None:
         """See `Tracker`."""
         self._put("finish", status=status, note=note, time=time.time())
-        self._journal.close()
+        words = []
+        try:
+            self._journal.close()
+        except OSError as error:
+            words.append(f"will miss the last {len(self._journal.waiting):,} bytes of the journal ({one_line(error)})")
         self._delivery.close()
         seconds = min(self._flush_seconds, KILLED_FLUSH_SECONDS) if status == "killed" else self._flush_seconds
         all_taken = self._delivery.done.wait(seconds)
         refused = self._folder / REFUSED
-        words = []
         if refused.exists() and (entries := list(entries_of(refused))):
             words.append(f"refused {len(entries)} of its entries ({entries[0]['because']}): they are in {refused}")
         if not all_taken:
             trouble = self._delivery.trouble or "still busy"
+            lost = "" if words else "nothing is lost, "
             words.append(
-                f"has not taken everything ({trouble}): nothing is lost, the rest is in {self._journal.file}; "
+                f"has not taken everything ({trouble}): {lost}the rest is in {self._journal.file}; "
                 f"deliver it with streamtrain sync {self._folder}"
             )
         return f"MLflow at {masked(self._uri)} " + ", and ".join(words) if words else None
