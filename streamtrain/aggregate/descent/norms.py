@@ -32,16 +32,19 @@ class StepNorms:
         layout: of the model.
         pieces: all of them; none spans two parameters.
         every: steps from one step with norms to the next; 0 for never.
+
+    Attributes:
+        every: the same; may change between two steps, for all workers alike.
     """
 
     def __init__(self, layout: Layout, pieces: Sequence[Piece], every: int) -> None:
-        self._names, self._every = [place.name for place in layout.parameters], every
+        self._names, self.every = [place.name for place in layout.parameters], every
         starts = [place.start for place in layout.parameters]
         self._owners = np.array([bisect_right(starts, piece.start) - 1 for piece in pieces])
 
     def due(self, step: int) -> bool:
         """Whether this step is to have norms."""
-        return self._every > 0 and (step + 1) % self._every == 0
+        return self.every > 0 and (step + 1) % self.every == 0
 
     def note(self, step: int, slots: Iterable[Slot | DeviceSlot]) -> None:
         """Leaves the squared norms of lanes' summed gradients in their slots; by the worker that filled them."""
