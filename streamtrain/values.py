@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +103,7 @@ class LayerNorms:
     """Squared Euclidean norms of one parameter tensor in one step.
 
     ``gradient`` is the mean gradient's before clipping, ``parameters`` the tensor's before the update, ``update``
-    that of its change.
+    that of its change, or of what it is before it is rounded: the rate times the direction.
     """
 
     gradient: float
@@ -142,7 +144,7 @@ class Update:
     from the parameters at which the gradient was computed, mean over the lanes; 0 but with `Stale`. ``loss_scale``:
     what losses were multiplied by, 0 where they are not; ``overflowed``: skipped since it was too large. ``late``: the
     parts, as (step, lane), that it did not wait for; none but with backup lanes.
-    ``norms`` is there at some steps only.
+    ``norms`` is there at some steps only, and not at skipped ones.
     """
 
     step: int
@@ -173,6 +175,11 @@ class Risk:
         return {"loss": self.loss, "error": self.error, **self.metrics}
 
 
+def _sums(one: Loading | StepTimes, other: Loading | StepTimes) -> Iterator[Any]:
+    """Of each field of two values of one class."""
+    return (mine + its for mine, its in zip(astuple(one), astuple(other), strict=True))
+
+
 @dataclass(frozen=True)
 class Loading:
     """What reading has cost and met so far, over one process or many.
@@ -190,7 +197,7 @@ class Loading:
     retries: int = 0
 
     def __add__(self, other: Loading) -> Loading:
-        return Loading(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+        return Loading(*_sums(self, other))
 
 
 @dataclass(frozen=True)
@@ -209,7 +216,7 @@ class StepTimes:
     ahead: int = 0
 
     def __add__(self, other: StepTimes) -> StepTimes:
-        return StepTimes(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+        return StepTimes(*_sums(self, other))
 
 
 @dataclass(frozen=True)
