@@ -132,7 +132,9 @@ def settled(made: Sequence[Update | Pending]) -> list[Update]:
         norm, clip_scale, goes, overflowed, stopped, loss_scale = numbers[6:]
         if stopped:
             raise NonFiniteError(each.step, each.rate, norm, loss.mean)
-        update = Update(each.step, loss, error, each.rate, norm, clip_scale, skipped=not goes, norms=each.norms)
+        update = Update(
+            each.step, loss, error, each.rate, norm, clip_scale, skipped=not goes, norms=each.norms if goes else None
+        )
         if not goes and loss.count:
             update = replace(update, clip_scale=0.0)
         updates.append(replace(update, overflowed=bool(overflowed), loss_scale=loss_scale))

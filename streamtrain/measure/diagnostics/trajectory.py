@@ -12,15 +12,19 @@ from streamtrain.values import Norms, Reading
 
 
 class Trajectory:
-    """Adds up the length; ``every`` steps one is seen."""
+    """Adds up the length; ``every`` steps one is seen.
+
+    Attributes:
+        every: see above. length: so far.
+    """
 
     def __init__(self, every: int) -> None:
-        self._every = every
+        self.every = every
         self.length = 0.0
 
     def add(self, norms: Norms) -> None:
         """Takes in one step's."""
-        self.length += self._every * math.sqrt(norms.total.update)
+        self.length += self.every * math.sqrt(norms.total.update)
 
     def readings(self, distance: float, step: int, time: float) -> list[Reading]:
         """``trajectory/length`` and ``trajectory/distance``."""

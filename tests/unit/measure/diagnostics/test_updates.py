@@ -1,5 +1,6 @@
 """Clipping, update ratio, layers and trajectory: closed forms, and a whole run against a plain loop."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_length_of_a_circle_and_distance_from_its_start() -> None:
 
 def test_updates_without_norms_give_no_points() -> None:
     assert Diagnostics(10).add(update(0), 0.0) == []
+
+
+def test_each_of_the_first_ten_steps_with_norms_gives_points_and_then_every_tenth() -> None:
+    diagnostics, norms = Diagnostics(5), Norms(((1, 4.0), (1, 4.0)), {"a": LayerNorms(3.0, 1.0, 1.0)})
+    with_norms = {step: dataclasses.replace(update(step), norms=norms) for step in range(4, 200, 5)}
+    found = {step: diagnostics.add(each, 0.0) for step, each in with_norms.items()}
+    assert [step for step, readings in found.items() if readings] == [*range(4, 50, 5), 99, 149, 199]
+    names = {reading.name for reading in found[99]}
+    assert names > {"update/ratio", "gradient/noise_scale", "batch_size/efficiency_x8", "layer_gradient_norm/a"}
+    assert diagnostics.trajectory.length == pytest.approx(200)  # each of the forty stands for five
 
 
 def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
