@@ -25,7 +25,8 @@ import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
-from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
+from streamtrain.aggregate.exchange.collective.group import Address, Membership, open_store
+from streamtrain.aggregate.exchange.collective.wire import connect
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_block, shared_block
 from streamtrain.aggregate.exchange.shared import SharedExchange
@@ -92,11 +93,10 @@ def collective(folder: Path, layout: Layout, _: Aggregator, rank: int, world: in
         tell(folder / "port", address.port)
     address = Address("127.0.0.1", told(folder / "port")[0])
     hosts = Membership(rank, tuple(range(worker, worker + 1) for worker in range(world)))
-    join_group(address, hosts, torch.device("cpu"))
     memory = Memory(layout, SETTINGS, world, 1, private_block(block_size(layout, SETTINGS, world, 1)))
     whole = Aggregator(layout, SETTINGS, batch_size=world, total_steps=1, worker=0, workers=1)
     crew = Membership(0, (hosts.hosting[rank],))
-    exchange = CollectiveExchange(layout, whole, memory, hosts, crew, {0: os.getpid()})
+    exchange = CollectiveExchange(layout, whole, memory, hosts, crew, {0: os.getpid()}, connect(address, hosts))
     if rank == 0:
         exchange.store = store  # type: ignore[attr-defined]  # as long as the exchange lives
     return exchange

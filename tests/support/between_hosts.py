@@ -11,7 +11,7 @@ import pytest
 
 from streamtrain.aggregate.exchange.collective import bucket
 from streamtrain.aggregate.exchange.collective.ahead import Ahead
-from streamtrain.aggregate.exchange.collective.group import Address, leave_group
+from streamtrain.aggregate.exchange.collective.group import Address
 from streamtrain.aggregate.exchange.collective.mail import Mail
 from streamtrain.aggregate.exchange.memory import Handle
 from streamtrain.errors import WorkerLost
@@ -27,7 +27,7 @@ def train_hosts(address: Address, sizes: Sequence[int], handle: Handle, processe
         member.train()
         return member.sha256()
     finally:
-        leave_group()
+        member.exchange.abandon()
 
 
 def train_ahead(address: Address, bucket_bytes: int) -> tuple[str, int]:

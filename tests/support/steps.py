@@ -21,6 +21,7 @@ from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.device import DeviceArithmetic
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
+from streamtrain.aggregate.exchange.collective.wire import Wire, connect
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.device import DeviceExchange
 from streamtrain.aggregate.exchange.memory import (
@@ -187,8 +188,7 @@ class Member:
             self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
         self.memory.reset(step)
         hosts, crew = Membership(self.worker, tuple(self.hosting)), Membership(0, (self.lanes,))
-        join_group(address, hosts, torch.device("cpu"), lost_after)
-        self.collect(hosts, crew, {0: os.getpid()})
+        self.collect(hosts, crew, {0: os.getpid()}, connect(address, hosts, lost_after))
 
     def join_device(self, address: Address) -> None:
         """As a worker with a GPU joins; the CPU is the device."""
@@ -214,16 +214,16 @@ class Member:
         hosts = Membership(host, tuple(range(each[0].start, each[-1].stop) for each in lanes))
         if self.memory is None:
             self.memory = Memory(self.gradient.layout, self.job.sgd, LANES, self.workers, open_block(handle))
-        if not crew.worker:
-            join_group(address, hosts, torch.device("cpu"))
-        self.collect(hosts, crew, dict(enumerate(processes[first:end])))
+        wire = None if crew.worker else connect(address, hosts)
+        self.collect(hosts, crew, dict(enumerate(processes[first:end])), wire)
 
-    def collect(self, hosts: Membership, crew: Membership, processes: Mapping[int, int]) -> None:
+    def collect(self, hosts: Membership, crew: Membership, processes: Mapping[int, int], wire: Wire | None) -> None:
         assert self.memory is not None
         self.gradient.forget()
         aggregator = self.aggregator(crew.worker, crew.workers)
         ahead = self.gradient.parameters if self.ahead else ()
-        self.exchange = CollectiveExchange(self.gradient.layout, aggregator, self.memory, hosts, crew, processes, ahead)
+        layout = self.gradient.layout
+        self.exchange = CollectiveExchange(layout, aggregator, self.memory, hosts, crew, processes, wire, ahead)
 
     def train(self, until: int | None = None) -> None:
         assert not isinstance(self.exchange, Pool)

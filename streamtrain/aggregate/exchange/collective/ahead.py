@@ -74,5 +74,5 @@ class Ahead:
             while self._next < len(self._missing) and not self._missing[self._next]:
                 self._next += 1
                 self._post()
-        except RuntimeError:  # a peer is lost: the meeting will say so
+        except OSError:  # a peer is lost: the meeting will say so
             self._armed = False

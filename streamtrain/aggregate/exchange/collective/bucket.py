@@ -16,20 +16,29 @@ from streamtrain.aggregate.exchange.collective.mail import Mail, Part, Send
 from streamtrain.aggregate.tree import Node, whole_subtrees
 from streamtrain.aggregate.vector import ALIGNMENT, Layout
 
-SIZE = 4 * 2**20
-"""Most bytes of the vector that travel together."""
+LEAST, SIZE = 2**18, 4 * 2**20
+"""Bytes of the vector that travel together."""
 Numbered = Sequence[tuple[int, Piece]]
 """Pieces, with their numbers."""
 
 
-def cut(pieces: Sequence[Piece], itemsize: int) -> list[Numbered]:
-    """Pieces of about `SIZE` bytes, with their numbers, from the last to the first: as backward makes gradients."""
+def cut(pieces: Sequence[Piece], itemsize: int, parts: int = 1) -> list[Numbered]:
+    """Pieces with their numbers, from the last to the first, as backward makes gradients: in about so many parts.
+
+    Each has between `LEAST` and `SIZE` bytes.
+    """
+    most = min(SIZE, max(LEAST, pieces[-1].stop * itemsize // parts))
     buckets: list[list[tuple[int, Piece]]] = [[]]
     for number, piece in reversed(list(enumerate(pieces))):
-        if buckets[-1] and (buckets[-1][-1][1].stop - piece.start) * itemsize > SIZE:
+        if buckets[-1] and (buckets[-1][-1][1].stop - piece.start) * itemsize > most:
             buckets.append([])
         buckets[-1].insert(0, (number, piece))
     return list(buckets)
+
+
+def goes_ahead(pieces: Sequence[Piece], itemsize: int) -> bool:
+    """Whether the vector is large enough for buckets that go while backward makes others to pay."""
+    return pieces[-1].stop * itemsize > SIZE
 
 
 class Bucket:

@@ -18,14 +18,18 @@ import torch
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.exchange.collective.ahead import Ahead
-from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut
-from streamtrain.aggregate.exchange.collective.group import Membership, leave_group, lost_workers, send
+from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut, goes_ahead
+from streamtrain.aggregate.exchange.collective.group import Membership, lost_workers
+from streamtrain.aggregate.exchange.collective.wire import Wire
 from streamtrain.aggregate.exchange.memory import Memory
 from streamtrain.aggregate.exchange.shared import barrier_of, moments_of, rest_of_state
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, mean_of, node_sum_, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import Layout
 from streamtrain.values import Update
+
+PARTS = 8
+"""In which the vector travels: while one is added up the next ones come."""
 
 
 class CollectiveExchange:
@@ -38,9 +42,10 @@ class CollectiveExchange:
         layout: of the model.
         aggregator: of this worker's share among those of its host.
         memory: of this host; its first word says how many updates are in the state.
-        hosts: which lanes each host has; the group that the first worker of each has joined.
+        hosts: which lanes each host has.
         crew: which lanes each worker of this host has.
         processes: process numbers of this host's workers, by worker.
+        wire: between the first workers of all hosts; ``None`` for others.
         parameters: the model's, in the layout's order, where buckets shall go while backward makes others.
     """
 
@@ -52,16 +57,17 @@ class CollectiveExchange:
         hosts: Membership,
         crew: Membership,
         processes: Mapping[int, int],
+        wire: Wire | None,
         parameters: Sequence[torch.Tensor] = (),
     ) -> None:
         self._aggregator, self._memory, self._lanes = aggregator, memory, hosts.lanes
-        self._step = int(memory.words[0])
+        self._step, self._wire = int(memory.words[0]), wire
         gradients = [slot.gradient for slot in memory.slots]
         mine, hosted = crew.hosting[crew.worker], hosts.hosting[hosts.worker]
         self._mine = memory.slots[mine.start : mine.stop]
         self._subtrees = [gradients[start:stop] for start, stop in whole_subtrees(hosts.lanes, mine)]
         nodes = whole_subtrees(hosts.lanes, hosted)
-        self._leads, self._alone = crew.worker == 0, crew.workers == 1
+        self._leads, self._alone = wire is not None, crew.workers == 1
         self._barrier = barrier_of(memory, crew.worker, processes)
         each = [node for lanes in crew.hosting for node in whole_subtrees(hosts.lanes, lanes)]
         self._joined: list[tuple[Node, dict[Node, torch.Tensor]]] = [
@@ -70,15 +76,16 @@ class CollectiveExchange:
             for node in nodes
         ]
         sums = {node: gradients[node[0]] for node in nodes}
-        buckets = cut(aggregator.pieces, layout.dtype.itemsize) if self._leads else []
+        buckets = cut(aggregator.pieces, layout.dtype.itemsize, PARTS) if self._leads else []
         self._at_once = self._alone and hosts.workers <= 2 and not aggregator.clips_by_norm
-        self._carrier = len(buckets) - 1 if parameters else 0  # brings the rows, which backward makes last
+        overlaps = len(parameters) > 0 and goes_ahead(aggregator.pieces, layout.dtype.itemsize)
+        self._carrier = len(buckets) - 1 if overlaps else 0  # brings the rows, which backward makes last
         self._buckets = [
             Bucket(layout, pieces, hosts, sums, memory.rows[:, : None if n == self._carrier else 0], self._at_once)
             for n, pieces in enumerate(buckets)
         ]
         self._sent = 0
-        spans = [bucket.span for bucket in self._buckets[:-1]] if self._alone else []
+        spans = [bucket.span for bucket in self._buckets[:-1]] if self._alone and overlaps else []
         self._last_lane = mine[-1] if len(mine) else -1
         self._ahead = Ahead(layout, parameters, gradients[self._last_lane], spans, self._send)
         found = [mean for bucket in self._buckets for mean in bucket.means]
@@ -108,17 +115,17 @@ class CollectiveExchange:
         """See `Exchange`: the connections close, and whoever waits for this worker or its host notices."""
         self._barrier.abandon()
         self._ahead.close()
-        if self._leads:
-            leave_group()
+        if self._wire is not None:
+            self._wire.close()
 
     def meet(self) -> Update:
         """See `Exchange`."""
         memory, aggregator = self._memory, self._aggregator
         old, new = memory.states[self._step % 2], memory.states[1 - self._step % 2]
         self._add_up()
-        if self._leads:
+        if self._wire is not None:
             with lost_workers(f"in step {self._step}"):
-                self._talk(old, new)
+                self._talk(self._wire, old, new)
         self._barrier.wait()  # the means of all lanes' gradients are there
         totals, lanes = moments_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
         begun = aggregator.begin(self._step, memory.used, old)
@@ -149,13 +156,14 @@ class CollectiveExchange:
 
     def _send(self) -> None:
         """Begins to send the next bucket."""
+        assert self._wire is not None
         bucket = self._buckets[self._sent]
         for gradients in self._subtrees if self._alone else ():
             tree_sum_([gradient[bucket.span] for gradient in gradients])
-        bucket.post(send)
+        bucket.post(self._wire.send)
         self._sent += 1
 
-    def _talk(self, old: State, new: State) -> None:
+    def _talk(self, wire: Wire, old: State, new: State) -> None:
         """Sends and receives for this host; the means of all buckets are there then, and all norms.
 
         Of two workers, each makes the update of a block with its mean, where no norm of all can change it.
@@ -174,7 +182,7 @@ class CollectiveExchange:
                 aggregator.clip(block, mean, old, memory.norms)
                 if self._at_once:
                     aggregator.descend(block, begun, mean, old, new, memory.changes)
-            bucket.post_means(norms, send)
+            bucket.post_means(norms, wire.send)
         for bucket in self._buckets:
             bucket.wait_for_means(norms)
         for mean, shown in self._shown:

@@ -1,5 +1,6 @@
-"""Worker processes that send each other messages, by torch.distributed: gloo between CPUs, NCCL between GPUs (written,
-never run).
+"""Where worker processes of several hosts meet; and how those with GPUs then send each other messages.
+
+That is by torch.distributed's NCCL (written, never run; gloo where its tests run on CPUs). CPUs have a `Wire`.
 
 A peer whose process died is noticed at once, since its connections close. One whose host or link is gone says
 nothing more: the kernel asks every connection for a sign of life, and closes it when none comes in time. A worker
@@ -66,6 +67,12 @@ def open_store(host: str) -> tuple[Address, TCPStore]:
     return Address(host, store.port), store
 
 
+def store_at(address: Address) -> TCPStore:
+    """That store; whoever asks it for what is not there waits for that."""
+    wait = datetime.timedelta(seconds=MEETING_SECONDS)
+    return TCPStore(address.host, address.port, is_master=False, timeout=wait)
+
+
 def join_group(address: Address, membership: Membership, device: torch.device, lost_after: float = 10.0) -> None:
     """Meets the others; this process is in one group at a time.
 
@@ -79,7 +86,7 @@ def join_group(address: Address, membership: Membership, device: torch.device, l
     leave_group()
     before = set(_sockets())
     with lost_workers("while the workers met"):
-        store = TCPStore(address.host, address.port, is_master=False, timeout=wait)
+        store = store_at(address)
         if device.type == "cpu":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_to(address))
         torch.distributed.init_process_group(
@@ -91,7 +98,8 @@ def join_group(address: Address, membership: Membership, device: torch.device, l
         )
         torch.distributed.barrier()  # all connections are made
     for descriptor, _ in set(_sockets()) - before:  # another thread's new ones among them come to no harm
-        _ask_for_life(descriptor, lost_after)
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:  # closed, or not of TCP
+            ask_for_life(connection, lost_after)
     torch.distributed.distributed_c10d._set_pg_timeout(NO_LIMIT)
 
 
@@ -106,7 +114,7 @@ def lost_workers(when: str) -> Iterator[None]:
     """A failure of the network is told as what it mostly is: a worker that is gone."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise WorkerLost(f"another worker was lost {when}: {one_line(error)[:LONGEST]}") from None
 
 
@@ -125,22 +133,28 @@ def _sockets() -> Iterator[tuple[int, str]]:
                 yield int(entry.name), target
 
 
-def _ask_for_life(descriptor: int, lost_after: float) -> None:
+def ask_for_life(connection: socket.socket, lost_after: float) -> None:
     """Has the kernel close a connection whose other end gives no sign of life for so many seconds."""
     every = max(1, round(lost_after / PROBES))
-    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:  # OSError: closed, or not of TCP
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES - 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * lost_after))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES - 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * lost_after))
+
+
+def own_address(address: Address) -> str:
+    """The address of this machine's interface by which it reaches another."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address.host, address.port or 1))
+        own: str = probe.getsockname()[0]
+        return own
 
 
 def _interface_to(address: Address) -> str:
-    """The network interface by which this machine reaches an address; gloo would take the host name's."""
+    """The name of that interface; gloo would take the one of the host's name."""
+    own = own_address(address)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address.host, address.port or 1))
-        own = probe.getsockname()[0]
         for _, name in socket.if_nameindex():
             with suppress(OSError):
                 answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))

@@ -20,6 +20,7 @@ from streamtrain.aggregate.descent.device import DeviceArithmetic
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.collective.hosts import memberships
+from streamtrain.aggregate.exchange.collective.wire import connect
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.device import DeviceExchange, settled
 from streamtrain.aggregate.exchange.memory import (
@@ -323,13 +324,12 @@ class Worker:
             self._take_up(memory := Memory(layout, job.sgd, hosts.lanes, 1, block))
         else:
             memory = self._opened(seat.block)
-        if crew.worker == 0:
-            join_group(address, hosts, torch.device("cpu"), job.lost_after)
+        wire = connect(address, hosts, job.lost_after) if crew.worker == 0 else None
         processes = {worker: seat.processes[seat.index - crew.worker + worker] for worker in range(crew.workers)}
         aggregator = self._aggregator(crew.worker, crew.workers)
         not_yet = job.micro_batch or job.precision == "fp16"  # what backward makes is not the lane's
         ahead = () if not_yet else self._gradient.parameters
-        return CollectiveExchange(layout, aggregator, memory, hosts, crew, processes, ahead)
+        return CollectiveExchange(layout, aggregator, memory, hosts, crew, processes, wire, ahead)
 
     def _on_device(self, meeting: Handle | Address | None) -> Exchange:
         job, layout, device = self._plan.job, self._gradient.layout, torch.device(self._plan.job.device)
