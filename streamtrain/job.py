@@ -269,7 +269,7 @@ class Job:
     threads: int = 1
     """CPU threads of each worker."""
     exchange: Literal["auto", "shared", "collective"] = "auto"
-    """How gradients meet: in shared memory of one host, or by torch.distributed over any number of hosts; auto: shared
+    """How gradients meet: in shared memory of one host, or by the network over any number of hosts; auto: shared
     where all workers were placed on one host and compute on its CPUs. The bits are the same."""
     lost_after: float = 7.0
     """Seconds without a sign of life from another host after which its workers are lost; one that computes for long
