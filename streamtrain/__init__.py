@@ -1,43 +1,42 @@
 """streamtrain: train on data sets too large for one machine, and see the generalization gap.
 
-Public names only; what is heavy is imported when it is first used.
+Public names only; each is imported when it is first used.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from streamtrain.errors import (
-    ConfigError,
-    DataError,
-    Interrupted,
-    JobError,
-    ManifestError,
-    NonFiniteError,
-    ShardError,
-    SourceError,
-    StoreError,
-    StreamtrainError,
-    TrackingError,
-    TrainingError,
-    WorkerLost,
-)
-from streamtrain.job import (
-    SGD,
-    Checkpoints,
-    Data,
-    Epochs,
-    Evaluate,
-    Group,
-    Job,
-    Online,
-    Schedule,
-    Stale,
-    Synchronous,
-    Tracking,
-)
-
 if TYPE_CHECKING:
+    from streamtrain.errors import (
+        ConfigError,
+        DataError,
+        Interrupted,
+        JobError,
+        ManifestError,
+        NonFiniteError,
+        ShardError,
+        SourceError,
+        StoreError,
+        StreamtrainError,
+        TrackingError,
+        TrainingError,
+        WorkerLost,
+    )
+    from streamtrain.job import (
+        SGD,
+        Checkpoints,
+        Data,
+        Epochs,
+        Evaluate,
+        Group,
+        Job,
+        Online,
+        Schedule,
+        Stale,
+        Synchronous,
+        Tracking,
+    )
     from streamtrain.landscape.probe import Probe
     from streamtrain.loader import open  # noqa: A004  # `st.open` says what it does
     from streamtrain.pack import PackOptions
@@ -49,7 +48,17 @@ if TYPE_CHECKING:
     from streamtrain.run.packing import pack
     from streamtrain.run.train import train
 
+_ERRORS = (
+    *("ConfigError", "DataError", "Interrupted", "JobError", "ManifestError", "NonFiniteError", "ShardError"),
+    *("SourceError", "StoreError", "StreamtrainError", "TrackingError", "TrainingError", "WorkerLost"),
+)
+_DECLARATIONS = (
+    *("SGD", "Checkpoints", "Data", "Epochs", "Evaluate", "Group"),
+    *("Job", "Online", "Schedule", "Stale", "Synchronous", "Tracking"),
+)
 _LATE = {
+    **dict.fromkeys(_ERRORS, "streamtrain.errors"),
+    **dict.fromkeys(_DECLARATIONS, "streamtrain.job"),
     "PackOptions": "streamtrain.pack",
     "pack": "streamtrain.run.packing",
     "open": "streamtrain.loader",

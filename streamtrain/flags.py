@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,8 +239,7 @@ def _unboxed(box: str) -> str:
     """The text of tyro's framed message, on one line."""
     lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
     text = " ".join(line for line in lines if line and not line.startswith("─"))
-    for rest in (" For full helptext", " Got errors"):
+    for rest in (" For full helptext", " Got errors", " Argument helptext:"):
         text, _, _ = text.partition(rest)
-    return (
-        text.replace("Error parsing Job: ", "").replace(" Perhaps you meant:", "; perhaps you meant") + "; see --help"
-    )
+    text = re.sub(r"^Error parsing (Job: )?", "", text)
+    return text.replace(" Perhaps you meant:", "; perhaps you meant") + "; see --help"

@@ -16,7 +16,7 @@ from pathlib import Path
 from streamtrain.pack import Field, Manifest, Segment, Shard, ShardList, Split
 from streamtrain.pack.manifest import write_manifest
 from streamtrain.pack.shard_list import shard_name
-from tests.benchmarks.measuring import report
+from tests.benchmarks.measuring import report, wants_json
 
 SHARDS, EXAMPLES_EACH, SHARD_BYTES, BLOCK = 100_000, 10_000, 8_192_000, 1024
 PROCESSES = 5
@@ -74,6 +74,7 @@ def measured(folder: Path, shards: int) -> dict[str, float]:
 
 
 def main() -> None:
+    as_json = wants_json(__doc__)
     root = Path(tempfile.mkdtemp(prefix="streamtrain-manifest-"))
     try:
         write(root / "small", SHARDS // 100)
@@ -84,7 +85,9 @@ def main() -> None:
     figures = {f"{name}, 10^7 examples": value for name, value in small.items()}
     figures |= {f"{name}, 10^9 examples": value for name, value in large.items()}
     ratios = {"open_seconds_1e9": large["open"], "rss_mb_1e9": large["rss"], "seek_ms_1e9": large["seek"]}
-    report("Opening and seeking a billion examples: seconds, MB of the whole process, ms", figures, ratios)
+    report(
+        "Opening and seeking a billion examples: seconds, MB of the whole process, ms", figures, ratios, as_json=as_json
+    )
 
 
 if __name__ == "__main__":

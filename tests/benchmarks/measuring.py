@@ -51,13 +51,18 @@ def on_standard_error() -> Iterator[None]:
         os.close(kept)
 
 
-def report(about: str, figures: dict[str, float], ratios: dict[str, float]) -> None:
-    """Prints the figures, as JSON where the command line asks for it."""
+def wants_json(about: str | None) -> bool:
+    """What the command line asks for; before anything is measured, so that `--help` is an answer at once."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--json", action="store_true", help="print as JSON")
+    return bool(parser.parse_args().json)
+
+
+def report(about: str, figures: dict[str, float], ratios: dict[str, float], *, as_json: bool) -> None:
+    """Prints the figures."""
     machine = f"{len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
     found: dict[str, Any] = {"about": about, "machine": machine, "figures": figures, "ratios": ratios}
-    if parser.parse_args().json:
+    if as_json:
         print(json.dumps(found))
         return
     print(f"{about} ({machine})")

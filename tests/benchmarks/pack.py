@@ -24,7 +24,7 @@ import numpy as np
 
 import streamtrain as st
 from streamtrain.pack.making.packing import PROCESS_BYTES
-from tests.benchmarks.measuring import rates, report
+from tests.benchmarks.measuring import rates, report, wants_json
 
 EXAMPLES, FEW = 200_000, 40_000
 ROUNDS = 5
@@ -136,6 +136,7 @@ def peak_rss(root: Path, tasks: int) -> int:
 
 
 def main() -> None:
+    as_json = wants_json(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         found = speeds(Path(folder))
         peaks = [peak_rss(Path(folder), tasks) for tasks in (1, 4)]
@@ -146,7 +147,7 @@ def main() -> None:
         "pack_one_a_sample_vs_mds": found["one_a_sample"] / found["mds"],
         "peak_rss_vs_bound": max(peaks) / (MEMORY_BYTES + PROCESS_BYTES),
     }
-    report("pack: 28×28 uint8 and label", figures, ratios)
+    report("pack: 28×28 uint8 and label", figures, ratios, as_json=as_json)
 
 
 if __name__ == "__main__":

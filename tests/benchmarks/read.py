@@ -15,7 +15,7 @@ import simplejpeg
 import torch
 
 import streamtrain as st
-from tests.benchmarks.measuring import on_standard_error, one_core, rates, report
+from tests.benchmarks.measuring import on_standard_error, one_core, rates, report, wants_json
 
 EXAMPLES, BATCH = 32_768, 128
 FEW = 4_096
@@ -141,6 +141,7 @@ def photo_contenders(root: Path, files: list[bytes]) -> dict[str, Callable[[], i
 
 
 def main() -> None:
+    as_json = wants_json(__doc__)
     torch.set_num_threads(1)
     root = Path(tempfile.mkdtemp(prefix="streamtrain-read-"))
     try:
@@ -173,7 +174,7 @@ def main() -> None:
         "jpeg_vs_webdataset": found["JPEG, ours on one core"] / found["JPEG, webdataset with Pillow"],
         "jpeg_two_cores_vs_one": found["JPEG, 2 threads"] / found["JPEG, 1 thread"],
     }
-    report("Reading decoded minibatches, examples/s", found, ratios)
+    report("Reading decoded minibatches, examples/s", found, ratios, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -198,9 +198,11 @@ def test_promise_3_who_goes_on_passes_over_the_same_examples(job: st.Job, tmp_pa
 def test_a_checkpoint_cut_short_or_altered_is_refused_by_name(job: st.Job, tmp_path: Path) -> None:
     folder, warnings = tmp_path / "kept", []  # type: ignore[var-annotated]
     checkpoints = CheckpointFiles(str(folder), 3, warnings.append)
-    with Keeper(job, {"lanes": "2"}, checkpoints) as keeper:
-        run(job, tmp_path, keeper=keeper)
-    *_, older, newest = sorted(folder.glob("*.json"))
+    fleet, progress = PlainFleet(plan(job)), Progress.of(job)
+    for progress.step in (16, 29):
+        fleet.advance(progress.step)
+        assert checkpoints.write(Checkpoint(fleet.save(), progress.to_json(), {"lanes": "2"}))
+    older, newest = sorted(folder.glob("*.json"))
     for damage in (cut, altered, gone):
         for file in (newest, newest.with_suffix(".safetensors")):
             before = file.read_bytes()
