@@ -189,7 +189,7 @@ class Checkpoints:
     seconds: float = 30.0
     """From one to the next; longer where they would take more than a fiftieth of the time."""
     keep: int = 2
-    """How many of the last ones stay."""
+    """How many of the last ones stay, beside the best parameters until then, best.safetensors."""
     folder: str | None = None
     """Folder or URL (s3, gs, az) for them, under the run's name; by default checkpoints/ in the run's own folder."""
 

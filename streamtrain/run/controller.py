@@ -352,6 +352,7 @@ class Controller:
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
         save_result(self._folder / "parameters.safetensors", parameters)  # before anything that may fail
+        self._keeper.keep_best(chosen, parameters)
         order, now, last = self._plan.order, time.time(), self._progress.step - 1
         self._fleet.restore(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples

@@ -1,5 +1,7 @@
 """Checkpoints in a folder or a bucket: ``NUMBER.safetensors`` has tensors, ``NUMBER.json``, written last, all else.
 
+The best parameters until the last of them are in each, and by themselves in ``best.safetensors``.
+
 Each object is written whole or not at all; the JSON has its own checksum and that of the tensors. What was cut
 short or altered is refused by name, and the one before it is taken.
 """
@@ -19,7 +21,7 @@ from streamtrain.store.remote import Store
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
+VERSION, BEST = 1, "best"
 MOST_JSON = 256 << 20
 """Bytes of a checkpoint's JSON, which holds no tensors; what is larger is not ours."""
 
@@ -74,32 +76,38 @@ class CheckpointFiles:
 
     def write(self, checkpoint: Checkpoint) -> bool:
         """Writes one, and removes those that are too old; false where it could not be written."""
+        body = {
+            "settings": dict(checkpoint.settings),
+            "run_id": checkpoint.run_id,
+            "progress": dict(checkpoint.progress),
+        }
+        return self._write(f"{checkpoint.step:012d}", checkpoint.tensors, body)
+
+    def write_best(self, parameters: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> bool:
+        """Writes a state dict as ``best.safetensors``, and what is known of it as ``best.json``; false as `write`."""
+        return self._write(BEST, parameters, about)
+
+    def _write(self, name: str, tensors: Mapping[str, torch.Tensor], body: Mapping[str, Any]) -> bool:
         from safetensors.torch import save
 
-        number = f"{checkpoint.step:012d}"
         try:
-            data = save(dict(checkpoint.tensors))
-            body = {
-                "version": VERSION,
-                "tensors": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
-                "settings": dict(checkpoint.settings),
-                "run_id": checkpoint.run_id,
-                "progress": dict(checkpoint.progress),
-            }
-            self._store.write(f"{number}.safetensors", data)
-            self._store.write(f"{number}.json", json.dumps({"sha256": _digest(body), **body}).encode())
-            kept = self._numbers()[-self._keep :]
-            for name in self._store.names():  # older ones, and what a killed process was writing
-                if name.partition(".")[0] not in kept:
-                    self._store.remove(name)
+            data = save(dict(tensors))
+            sums = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            body = {"version": VERSION, "tensors": sums, **body}
+            self._store.write(f"{name}.safetensors", data)
+            self._store.write(f"{name}.json", json.dumps({"sha256": _digest(body), **body}).encode())
+            kept = {BEST, *self._numbers()[-self._keep :]}
+            for each in self._store.names():  # older ones, and what a killed process was writing
+                if each.partition(".")[0] not in kept:
+                    self._store.remove(each)
         except (DataError, OSError) as error:
             if not self._trouble:  # once, however many follow
                 found = one_line(error)
-                self._warn(f"checkpoint {self._place}/{number} could not be written: {found}; the run goes on")
-            self._trouble = number
+                self._warn(f"checkpoint {self._place}/{name} could not be written: {found}; the run goes on")
+            self._trouble = name
             return False
         if self._trouble:
-            self._warn(f"checkpoint {self._place}/{number} is written; {self._trouble} was the last that could not be")
+            self._warn(f"checkpoint {self._place}/{name} is written; {self._trouble} was the last that could not be")
             self._trouble = ""
         return True
 
@@ -127,7 +135,8 @@ class CheckpointFiles:
         return Checkpoint(tensors, body["progress"], body["settings"], body["run_id"])
 
     def _numbers(self) -> list[str]:
-        return [name.removesuffix(".json") for name in self._store.names() if name.endswith(".json")]
+        names = (name.removesuffix(".json") for name in self._store.names() if name.endswith(".json"))
+        return [name for name in names if name != BEST]
 
 
 def _digest(body: Mapping[str, Any]) -> str:

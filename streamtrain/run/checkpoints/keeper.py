@@ -15,6 +15,8 @@ from streamtrain.run.checkpoints.progress import Progress
 if TYPE_CHECKING:
     import torch
 
+    from streamtrain.run.outcome.result import Evaluation
+
 COST = 0.02
 """Part of the time that checkpoints may take: the next one waits longer where they take long."""
 MOST_LOSSES = 8
@@ -51,7 +53,7 @@ class Keeper:
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: concurrent.futures.Future[bool] | None = None
         self._due = time.monotonic() + job.checkpoints.seconds
-        self._losses, self._furthest = 0, -1
+        self._losses, self._furthest, self._best_step = 0, -1, -1
         self._asked: str | None = None
 
     @property
@@ -105,11 +107,33 @@ class Keeper:
         tensors = fleet.save() | {f"best/{name}": tensor for name, tensor in best.items()}
         self._last = Checkpoint(tensors, progress.to_json(), self._settings, self._run_id())
         if self._files is not None:
-            self._writing = self._writer.submit(self._files.write, self._last)
+            self._writing = self._writer.submit(self._write, self._files, self._last, progress.best)
         ended = time.monotonic()
         self._due = ended + max(self._job.checkpoints.seconds, (ended - started) / COST)
         if asked is not None:
             raise Interrupted(f"{asked} after step {progress.step:,}; {self._left()}")
+
+    def keep_best(self, chosen: Evaluation, parameters: Mapping[str, torch.Tensor]) -> None:
+        """The run has ended, and these are the parameters that it was for."""
+        if self._files is not None:
+            last = Checkpoint({f"best/{name}": tensor for name, tensor in parameters.items()}, {}, {})
+            self._writing = self._writer.submit(self._write_best, self._files, last, chosen)
+
+    def _write(self, files: CheckpointFiles, checkpoint: Checkpoint, chosen: Evaluation | None) -> bool:
+        written = files.write(checkpoint)
+        if written and chosen is not None:
+            self._write_best(files, checkpoint, chosen)
+        return written
+
+    def _write_best(self, files: CheckpointFiles, checkpoint: Checkpoint, chosen: Evaluation) -> bool:
+        if chosen.step != self._best_step:
+            held_out = chosen.generalization
+            about: dict[str, float] = {"step": chosen.step, "examples_used": chosen.examples_used}
+            for name, mean in (("loss", held_out.loss), ("error", held_out.error)):
+                about |= {f"held_out_{name}": mean.mean, f"held_out_{name}_standard_error": mean.standard_error}
+            if files.write_best(checkpoint.part("best"), about):
+                self._best_step = chosen.step
+        return self._best_step == chosen.step
 
     def note_loss(self, step: int, lost: WorkerLost) -> None:
         """All workers were lost after ``step`` updates.

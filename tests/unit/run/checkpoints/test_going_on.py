@@ -1,12 +1,15 @@
 """A run that loses its workers or its process goes on from a checkpoint: the same bits, each measure once."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import streamtrain as st
 from streamtrain.aggregate.exchange.pool import Pool
@@ -131,7 +134,7 @@ def test_promise_3_stopped_and_resumed_twice(job: st.Job, mode: str, tmp_path: P
     if mode == "epochs":
         stopped(job, tmp_path, checkpoints, first, 1)
     last = checkpoints.newest()
-    assert last is not None and len(list((tmp_path / "kept").iterdir())) <= 4
+    assert last is not None and len(list((tmp_path / "kept").glob("0*"))) <= 4
     found, _ = run(job, tmp_path, keeper=Keeper(job, {}, checkpoints, last))
     assert all(torch.equal(found.parameters[name], tensor) for name, tensor in expected.parameters.items())
     assert found.evaluations == expected.evaluations and found.test == expected.test
@@ -217,6 +220,32 @@ def test_a_checkpoint_cut_short_or_altered_is_refused_by_name(job: st.Job, tmp_p
     assert found is not None and found.step == int(newest.stem) and found.settings == {"lanes": "2"}
 
 
+def test_the_best_parameters_are_kept_by_name_beside_the_last_checkpoints(job: st.Job, tmp_path: Path) -> None:
+    job = dataclasses.replace(job, mode=st.Epochs(max_passes=40, patience=3), sgd=st.SGD(lr=2.0, momentum=0.9))
+    folder = tmp_path / "kept"
+    with Keeper(job, {}, CheckpointFiles(str(folder), 2, print)) as keeper:
+        result, _ = run(job, tmp_path, keeper=keeper)
+    assert result.passes > result.chosen.step // 29 > 0, "the best pass is not the last one"
+    best = load_file(folder / "best.safetensors")
+    assert best.keys() == result.parameters.keys()
+    assert all(torch.equal(best[name], tensor) for name, tensor in result.parameters.items())
+    about = json.loads((folder / "best.json").read_text())
+    assert about["step"] == result.chosen.step and about["examples_used"] == result.chosen.examples_used
+    assert about["held_out_error"] == result.chosen.generalization.error.mean
+    assert about["tensors"]["sha256"] == hashlib.sha256((folder / "best.safetensors").read_bytes()).hexdigest()
+    numbers = {file.stem for file in folder.iterdir()} - {"best"}
+    assert 1 <= len(numbers) <= 2 and max(map(int, numbers)) > result.chosen.step
+
+
+def test_the_best_until_then_is_there_when_a_run_stops(job: st.Job, tmp_path: Path) -> None:
+    checkpoints = CheckpointFiles(str(tmp_path / "kept"), 2, print)
+    stopped(dataclasses.replace(job, mode=MODES["epochs"]), tmp_path, checkpoints, None, 3)
+    last = checkpoints.newest()
+    assert last is not None and last.part("best")
+    best = load_file(tmp_path / "kept" / "best.safetensors")
+    assert all(torch.equal(best[name], tensor) for name, tensor in last.part("best").items())
+
+
 class Faulty(CheckpointFiles):
     """Fails as nobody expects."""
 
@@ -226,7 +255,7 @@ class Faulty(CheckpointFiles):
 
 def test_what_the_last_write_did_not_expect_is_seen(job: st.Job, tmp_path: Path) -> None:
     plans = plan(job)
-    progress: Any = SimpleNamespace(step=1, to_json=dict)
+    progress: Any = SimpleNamespace(step=1, to_json=dict, best=None)
 
     def keep_one(interrupted: bool) -> None:
         with Keeper(job, {}, Faulty(str(tmp_path / "kept"), 1, lambda _: None)) as keeper:
