@@ -104,7 +104,7 @@ class Controller:
     def _take_up(self) -> None:
         """Where the last checkpoint was, or the beginning."""
         self._progress, self._best = self._keeper.begin()
-        self._loader = LoaderHealth(self._plan, self._tracker, self._folder, self._progress.bad)
+        self._loader = LoaderHealth(self._plan, self._tracker, self._folder, self._progress.bad, self._terminal.line)
 
     def run(self) -> Result:
         """Trains to the end that the mode sets; begins anew from the last checkpoint where all workers were lost.

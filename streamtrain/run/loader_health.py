@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,8 @@ from streamtrain.track.tracker import Tracker
 from streamtrain.values import Loading, Reading, Skip
 
 SKIPPED = "skipped"
+TOLD_SECONDS = 1.0
+"""Of waiting, all workers together, between two stints' ends."""
 
 
 class Readers(Protocol):
@@ -36,12 +39,18 @@ class LoaderHealth:
 
     Args:
         skipped: what a run that goes on has passed over before; new ones are added to it.
+        say: takes a line where workers waited for a store that did not answer, and has come back.
     """
 
     def __init__(
-        self, plan: Plan, tracker: Tracker, folder: Path, skipped: dict[tuple[str, int], Skip] | None = None
+        self,
+        plan: Plan,
+        tracker: Tracker,
+        folder: Path,
+        skipped: dict[tuple[str, int], Skip] | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._plan, self._tracker, self._folder = plan, tracker, folder
+        self._plan, self._tracker, self._folder, self._say = plan, tracker, folder, say
         self._before = Loading()
         self._skipped = {} if skipped is None else skipped
 
@@ -68,6 +77,9 @@ class LoaderHealth:
             "retries": float(loading.retries),
         }
         self._tracker.log([Reading(f"loader/{name}", value, step, now) for name, value in values.items()])
+        again, waited = loading.retries - before.retries, loading.waited - before.waited
+        if again > 0 and waited >= TOLD_SECONDS:
+            self._say(f"waited {waited:.1f} s for {self._plan.place}: {again} requests failed and were tried again")
         self._before = loading
         if len(self._skipped) > listed:
             self._list()

@@ -1,6 +1,9 @@
 """Data sets behind real servers on loopback, as they are and through a proxy that spoils answers."""
 
+import dataclasses
+import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +19,10 @@ from streamtrain.pack import PackOptions, append, fetch_manifest
 from streamtrain.prepare.inspect import inspect_dataset
 from streamtrain.prepare.linted import linted
 from streamtrain.prepare.plan import plan
-from streamtrain.run import following
+from streamtrain.run import following, loader_health
 from streamtrain.run.checkpoints.files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.run.controller import Controller
 from streamtrain.run.outcome.card import card_of
 from streamtrain.store import RetryPolicy, remote
 from streamtrain.store.remote import Store
@@ -26,10 +30,12 @@ from streamtrain.stream.fetch.cache import Cache
 from streamtrain.stream.fetch.fetched import FetchedFiles
 from streamtrain.stream.files import LocalFiles
 from streamtrain.stream.reader import Reader
+from streamtrain.track.terminal import Terminal
+from streamtrain.values import Update
 from tests.support.caches import bytes_in, leftovers
 from tests.support.datasets import pack_digits, save_digits
 from tests.support.faults import KINDS, Faults, proxy
-from tests.support.fleet import Notebook, run
+from tests.support.fleet import Notebook, PlainFleet, run
 from tests.support.pieces import small_pieces
 from tests.support.servers import needs_nginx, nginx, s3_server, upload
 
@@ -203,6 +209,33 @@ def test_a_run_is_the_same_from_a_url(http: str, folder: Path, tmp_path: Path) -
     for name, values in results[0].parameters.items():
         assert all(torch.equal(values, result.parameters[name]) for result in results[1:])
     assert len(list((tmp_path / "cache").iterdir())) > 10
+
+
+def test_a_run_goes_on_when_the_store_comes_back(
+    s3: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections die after the first stint, and no new one is any good for a while."""
+    monkeypatch.setattr(loader_health, "TOLD_SECONDS", 0.01)
+    faults, said, largest = Faults(rate=0.0), io.StringIO(), max(file.stat().st_size for file in folder.glob("*/*.tar"))
+
+    class Cut(PlainFleet):
+        def advance(self, step: int) -> list[Update]:
+            faults.away = 4 if self.updates and not faults.sent else faults.away
+            return super().advance(step)
+
+    with proxy(s3, faults) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        data = st.Data("s3://digits", transform=scaled, cache=str(tmp_path / "cache"), cache_bytes=6 * largest)
+        mode, tracking = st.Online(), st.Tracking(enabled=False)
+        plans = plan(st.Job(data, linear, mode=mode, batch_size=30, lanes=2, tracking=tracking))
+        fleet, notebook = Cut(plans), Notebook()
+        keeper = Keeper(plans.job, {})
+        found = Controller(plans, fleet, notebook, Terminal(said), tmp_path, keeper).run()
+    at_once, _ = run(dataclasses.replace(plans.job, data=st.Data(str(folder), transform=scaled)), tmp_path)
+    assert all(torch.equal(found.parameters[name], tensor) for name, tensor in at_once.parameters.items())
+    assert faults.away == 0 and notebook.named("loader/retries")[-1][1] >= 1
+    told = [line for line in said.getvalue().splitlines() if "tried again" in line]
+    assert told and re.fullmatch(r"waited \d+\.\d s for s3://digits: \d requests failed and were tried again", told[0])
 
 
 @needs_nginx

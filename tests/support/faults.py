@@ -30,6 +30,7 @@ class Faults:
         kinds: of `KINDS`.
         rate: part of the answers that are spoiled.
         only: spoil only objects whose path contains this.
+        away: answers that are reset from now on, whatever they are to, before all are good again; takes precedence.
         sent: how many answers of each kind went out.
     """
 
@@ -38,6 +39,7 @@ class Faults:
     seed: int = 0
     always: bool = False
     only: str = ".tar"
+    away: int = 0
     sent: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -48,6 +50,10 @@ class Faults:
     def next(self, path: str, span: str) -> str | None:
         """The kind of fault for this answer."""
         with self._lock:
+            if self.away:
+                self.away -= 1
+                self.sent["reset"] += 1
+                return "reset"
             kind = self._random.choice(list(self.kinds))
             spoil = self._random.random() < self.rate and self._in_a_row[path, span] < IN_A_ROW
             if self.only not in path or not (self.always or (spoil and not (kind == "flip" and path in self._flipped))):
