@@ -8,6 +8,7 @@ parts were taken from a pool, `WorkerLost` goes to the controller, who begins an
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -241,25 +242,21 @@ class RayFleet:
 
     def _go_on_without(self, lost: WorkerLost, take: Callable[[Sequence[Update]], None]) -> None:
         """A new formation of those who are left, however many more are lost in it; others are on their way."""
-        began, stood = time.monotonic(), None
+        stopped = None
         while True:  # each time fewer are left
-            failure = self._streamers_failure()
-            if failure is not None:
-                raise failure
             left = self._those_left(lost)
             try:
                 standings = self._standings(left)
                 holder, standing = max(zip(left, standings, strict=True), key=lambda pair: pair[1].step)
                 if standing.step < 0:
                     raise lost
-                if stood is None:
-                    stood = standing.seconds
+                if stopped is None:
+                    stopped = time.monotonic() - standing.seconds
                     self._note_loss(standing.step, lost)
                 take(self._gather([holder.worker.made.remote()])[0])
                 self._recruiter.call_others(left)
                 self._form(left, standing.step, holder)
-                seconds = stood + time.monotonic() - began
-                self._recoveries.append(Recovery(standing.step, seconds, len(left), str(lost)))
+                self._recoveries.append(Recovery(standing.step, time.monotonic() - stopped, len(left), str(lost)))
                 return
             except WorkerLost as another:
                 if another is lost:
@@ -271,16 +268,32 @@ class RayFleet:
 
         Raises:
             WorkerLost: nobody, or they take their parts from a pool.
+            Exception: what stopped a streamer that stopped by itself: the cause of its worker's loss.
         """
-        lives = living([each.worker for each in self._members], silent=not self._scattered)
-        kill(actor for each, alive in zip(self._members, lives, strict=True) if not alive for actor in each.actors)
-        left = [each for each, alive in zip(self._members, lives, strict=True) if alive]
+        answers = living([actor for each in self._members for actor in (each.worker, each.streamer)])
+        self._raise_failure([each for each, answer in zip(self._members, answers[1::2], strict=True) if answer])
+        # on a host that cannot have been cut off, those who do not answer are at work
+        alive = [not self._scattered if answer is None else answer for answer in answers]
+        left: list[Member] = []
+        for each, works, streams in zip(self._members, alive[::2], alive[1::2], strict=True):
+            if works:
+                left.append(each if streams else replace(each, streamer=None))
+            else:
+                kill(each.actors)
         if not left or self._plan.job.pooled:
             raise lost
-        streamers = living([each.streamer for each in left], silent=not self._scattered)
-        left = [each if alive else replace(each, streamer=None) for each, alive in zip(left, streamers, strict=True)]
         self._members = left
         return left
+
+    def _raise_failure(self, members: Sequence[Member]) -> None:
+        """Raises what stopped a streamer that stopped by itself."""
+        calls = [each.streamer.failure.remote() for each in members if each.streamer is not None]
+        failures: list[BaseException | None] = []
+        with contextlib.suppress(WorkerLost):
+            failures = self._gather(calls)
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
     def _note_loss(self, step: int, lost: WorkerLost) -> None:
         """Looks for the cause where a step has lost workers before; raises it, or that it is too often."""
@@ -324,16 +337,6 @@ class RayFleet:
             members = {each.bundle.number: each for each in (*self._members, *come)}
             self._members = [members[number] for number in sorted(members)]
             self._form(self._members, step, members[holder.bundle.number])
-
-    def _streamers_failure(self) -> BaseException | None:
-        """What stopped a streamer, where one stopped by itself: the cause of its worker's loss."""
-        streamers = [each.streamer for each in self._members if each.streamer is not None]
-        lives = living(streamers, silent=False)
-        calls = [each.failure.remote() for each, alive in zip(streamers, lives, strict=True) if alive]
-        try:
-            return next((failure for failure in self._gather(calls) if failure is not None), None)
-        except WorkerLost:
-            return None
 
     def _of_first(self, method: str) -> Any:
         return self._surely(lambda: self._gather([getattr(self._members[0].worker, method).remote()])[0])

@@ -135,14 +135,10 @@ def gather(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
     return [results[index] for index in range(len(calls))]
 
 
-def living(actors: Sequence[Any | None], seconds: float = ANSWER_SECONDS, *, silent: bool) -> list[bool]:
-    """Which of the actors are not known to be dead, after so long at most; ``None`` lives.
-
-    Args:
-        silent: whether those live that do not answer: on a living host they are at work.
-    """
+def living(actors: Sequence[Any | None], seconds: float = ANSWER_SECONDS) -> list[bool | None]:
+    """Which of the actors live; ``None`` where one does not answer within so long. ``None`` for an actor lives."""
     pings = {actor.__ray_ready__.remote(): index for index, actor in enumerate(actors) if actor is not None}
-    lives = [actor is None or silent for actor in actors]
+    lives = [True if actor is None else None for actor in actors]
     ended = ray.wait(list(pings), num_returns=len(pings), timeout=seconds)[0] if pings else []
     for ping in ended:
         try:
