@@ -3,7 +3,8 @@
     python -m tests.benchmarks.stale [--json] [--passes 40]
 
 A worker is slowed by sleeping twice as long as each gradient took. Both ways train the same job on the
-same shards with the same minibatches; a ratio is examples/s of `Stale(bound=k)` over the synchronous.
+same shards with the same minibatches; a ratio is examples/s of `Stale(bound=k)`, or of one backup lane, over the
+synchronous. Errors are told apart after enough passes only: on the way, a staler run is behind.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ def main() -> None:
         )
         found = {"synchronous": measured(_with(job, Synchronous()))}
         found |= {f"stale{bound}": measured(_with(job, st.Stale(bound))) for bound in BOUNDS}
+        found["backup1"] = measured(_with(job, Synchronous(backup=1)))
     base = found["synchronous"]
     ratios = {}
     for name, each in list(found.items())[1:]:
