@@ -2,16 +2,16 @@
 
     python -m tests.benchmarks.scaling [--json] [--workers 1 2 4 8 16] [--megabytes 0.25 4]
 
-Runs both exchanges without a model, and fits ``t = a + b·(w - 1) + c·S`` over ``w`` workers and ``S`` MB by
-least squares. On few cores the workers take turns, so ``b`` and ``c`` hold the work of all of them: what is
-predicted from them for a machine with a core a worker is an upper bound. Predicted for ``H`` hosts of one
-worker each on a network of ``B`` MB/s:
+Runs both exchanges without a model, and fits ``t = a + b·(w - 1) + c·S + d·S·(w - 1)`` over ``w`` workers and ``S`` MB
+by relative least squares. Predicted from it for ``H`` hosts of one worker each on a network of ``B`` MB/s:
 
-    T(H) = F/H + a + b·(H - 1) + c·S + 2·S·(H - 1)/(H·B)
+    T(H) = F/H + a + b·(H - 1) + c·S + 2·S·(H - 1)/H·(1/B + d)
 
-``F``: seconds of forward and backward of the whole minibatch on one worker. The last term is the bytes that
-a host sends: its subtree's sum but for its own share, and its share of the means to all others; each is
-``S·(H - 1)/H``, where lanes over workers is a power of two. Every host makes the whole update, hence ``c·S``.
+``F``: seconds of forward and backward of the whole minibatch on one worker. A host sends ``2·S·(H - 1)/H``: its
+subtree's sum but for its own share, and its share of the means to all others, where lanes over workers is a power of
+two. ``d`` is what a core takes to move a MB of it: ``w`` workers who take turns on two cores move ``S·(w - 1)`` MB on
+each. So do the messages of all workers, hence ``b`` is an upper bound, and with it what is predicted for many hosts.
+Every host makes the whole update, hence ``c·S``.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ MODELS = {"1 MB": (1.0, 0.006), "12 MB": (12.0, 0.06), "100 MB": (100.0, 1.0)}
 """MB of parameters, and seconds of forward and backward of a minibatch: the two perceptrons of `train`, and a guess."""
 HOSTS = (1, 2, 4, 8, 16)
 
-Fit = tuple[float, float, float]
+Fit = tuple[float, float, float, float]
 
 
 def fit(points: list[tuple[int, float, float]]) -> Fit:
-    """``a``, ``b`` and ``c`` out of (workers, megabytes, seconds), by relative least squares, none below 0."""
-    rows = np.array([[1.0, workers - 1, size] for workers, size, _ in points])
+    """``a``, ``b``, ``c`` and ``d`` out of (workers, megabytes, seconds), none below 0."""
+    rows = np.array([[1.0, workers - 1, size, size * (workers - 1)] for workers, size, _ in points])
     seconds = np.array([each for _, _, each in points])
     solution = np.linalg.lstsq(rows / seconds[:, None], np.ones(len(points)), rcond=None)[0]
-    a, b, c = (max(0.0, float(value)) for value in solution)
-    return a, b, c
+    a, b, c, d = (max(0.0, float(value)) for value in solution)
+    return a, b, c, d
 
 
 def predicted(costs: Fit, size: float, compute: float, hosts: int, bandwidth: float) -> float:
     """Seconds a step; see the module."""
-    a, b, c = costs
-    return compute / hosts + a + b * (hosts - 1) + c * size + 2 * size * (hosts - 1) / (hosts * bandwidth)
+    a, b, c, d = costs
+    sent = 2 * size * (hosts - 1) / hosts
+    return compute / hosts + a + b * (hosts - 1) + c * size + sent * (1 / bandwidth + d)
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
         print(json.dumps({"points": points, "fits": fits, "predicted": table, "machine": machine()}))
         return
     for name, found in points.items():
-        print(f"{name}: a, b, c = {', '.join(f'{1e3 * value:.3f} ms' for value in fits[name])}")
+        print(f"{name}: a, b, c, d = {', '.join(f'{1e3 * value:.3f} ms' for value in fits[name])}")
         for workers, size, each in found:
             print(f"  {workers:2d} workers, {size:6.2f} MB {1e3 * each:8.2f} ms")
     print("| model, network | " + " | ".join(f"{h} host{'s' * (h > 1)}" for h in HOSTS) + " |")
