@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +25,10 @@ from streamtrain.errors import ShardError, WorkerLost
 from streamtrain.pack import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.members import Member
 from streamtrain.run.fleet.placing import check_resources
+from streamtrain.run.fleet.recruiting import Recruiter
+from streamtrain.run.fleet.room import Bundle
 from streamtrain.values import Skip, Update
 from tests.support.datasets import digits, pack_digits
 from tests.support.fleet import PlainFleet
@@ -105,7 +109,21 @@ def test_the_same_bits_with_batch_norm_and_dropout_on_1_2_and_4_workers(tmp_path
         assert all(torch.equal(found[0][1][name], tensor) for name, tensor in parameters.items())
 
 
-def test_the_collective_exchange_gives_what_the_shared_gives(tmp_path: Path) -> None:
+def late_model() -> torch.nn.Module:
+    time.sleep(4)
+    return model()
+
+
+def test_the_collective_exchange_gives_what_the_shared_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a worker starts slowly, which is not taken for a lost one."""
+
+    class OneIsLate(Recruiter):
+        def _member(self, bundle: Bundle) -> Member:
+            job = dataclasses.replace(self.plan.job, model=late_model if bundle.number == 1 else model)
+            self.plan = dataclasses.replace(self.plan, job=job)
+            return super()._member(bundle)
+
+    monkeypatch.setattr("streamtrain.run.fleet.actors.Recruiter", OneIsLate)
     pack_digits(tmp_path / "digits")
     found = []
     for exchange in ("shared", "collective"):

@@ -133,7 +133,7 @@ class RayFleet:
         self._recruiter.call_off(self._members)
         placed = ray.put(plan)
         self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
-        streams = self._gather(self._recruiter.streams(self._members, step))
+        streams = gather(self._recruiter.streams(self._members, step))
         self._gather([m.worker.extend.remote(placed, own) for m, own in zip(self._members, streams, strict=True)])
         self._recruiter.call_others(self._members)
 
@@ -181,6 +181,8 @@ class RayFleet:
 
     def _start(self) -> None:
         self._members = self._recruiter.take_room()
+        for actors in ([each.worker for each in self._members], [each.streamer for each in self._members]):
+            gather([actor.__ray_ready__.remote() for actor in actors if actor is not None])  # some start slowly
         start = self._recruiter.start
         self._step = self._target = 0 if start is None else start[1]
         self._form(self._members, self._step, None)
@@ -208,7 +210,7 @@ class RayFleet:
         blocks = self._gather(offers(step, [members[host.start : host.stop] for host in hosts], fresh))
         workers, (meeting,) = len(members), self._gather([meeting])
         processes = dict(enumerate(self._gather([each.worker.process_number.remote() for each in members])))
-        streams = self._gather(self._recruiter.streams(members, step))
+        streams = gather(self._recruiter.streams(members, step))  # one may have to fetch a shard for it
         own = {worker: block for host, block in zip(hosts, blocks, strict=True) for worker in host}
         seats = [
             Seat(index, workers, step, meeting, processes, stream, hosts, own.get(index))
