@@ -181,8 +181,6 @@ class RayFleet:
 
     def _start(self) -> None:
         self._members = self._recruiter.take_room()
-        for actors in ([each.worker for each in self._members], [each.streamer for each in self._members]):
-            gather([actor.__ray_ready__.remote() for actor in actors if actor is not None])  # some start slowly
         start = self._recruiter.start
         self._step = self._target = 0 if start is None else start[1]
         self._form(self._members, self._step, None)
@@ -197,7 +195,8 @@ class RayFleet:
         places = self._recruiter.places(members)
         members, nodes = by_host(members, places)
         networked = by_network(self._plan.job, set(nodes))
-        self._scattered = networked or bool(self._recruiter.apart(members))
+        scattered = networked or bool(self._recruiter.apart(members))
+        self._scattered = scattered and holder is not None  # at the beginning some take long: nobody's silence counts
         first = members[0] if holder is None else holder
         hosts: tuple[range, ...] = ()
         if networked:
@@ -217,6 +216,7 @@ class RayFleet:
             for index, stream in enumerate(streams)
         ]
         self._gather([each.worker.join.remote(seat) for each, seat in zip(members, seats, strict=True)])
+        self._scattered = scattered
 
     def _hand_over(self, step: int, holder: Member, members: Sequence[Member]) -> list[Member]:
         """Gives the state to those who have another or none, where no memory gives it to all; returns them."""
