@@ -154,12 +154,12 @@ def test_a_run_is_killed_goes_on_and_is_told_to_stop(user: User) -> None:
         actors = trains(driver)
         assert_others_are_refused([psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)])
         (folder,) = (user.folder / "runs").iterdir()
-        while not list(folder.glob("checkpoints/*.json")):
+        while not list(folder.glob("checkpoints/[0-9]*.json")):
             assert driver.poll() is None
             time.sleep(0.05)
         driver.send_signal(signal.SIGKILL)
     assert_gone(actors)
-    last = max(int(file.stem) for file in folder.glob("checkpoints/*.json"))
+    last = max(int(file.stem) for file in folder.glob("checkpoints/[0-9]*.json"))
     with started(user, "ui", "--port", str(free_port())) as ui, started(user, "train", "endless.py", "--resume") as run:
         actors = trains(run)
         assert run.stderr is not None and ui.stderr is not None

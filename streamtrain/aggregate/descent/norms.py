@@ -22,6 +22,8 @@ from streamtrain.values import LayerNorms, Norms, Update
 
 LaneNorms = tuple[tuple[int, float], ...]
 Kept = Sequence[tuple[int, int]]
+LONGEST = 2**22
+"""Elements that are added up in their own type; more than it can count would be lost in their sum."""
 Numbers = NDArray[np.float64] | torch.Tensor
 
 
@@ -50,7 +52,8 @@ class StepNorms:
         """Leaves the squared norms of lanes' summed gradients in their slots; by the worker that filled them."""
         if self.due(step):
             for slot in slots:
-                slot.squared_norm[0] = squared_norm(slot.gradient)
+                parts = torch.split(slot.gradient, LONGEST)
+                slot.squared_norm[0] = sum(map(squared_norm, parts))
 
     def of_lanes(self, step: int, slots: Sequence[Slot | DeviceSlot]) -> LaneNorms:
         """Examples, and squared norm of the mean gradient, of every lane that has examples; empty if not due."""
