@@ -17,7 +17,7 @@ from streamtrain.run.fleet.placing import resources_of_worker, streamers_apart
 from streamtrain.run.fleet.processes.examiner import Examiner
 from streamtrain.run.fleet.processes.streamer import WorkersStreamer
 from streamtrain.run.fleet.processes.worker import Worker
-from streamtrain.run.fleet.room import Bundle, Place, Room, Slot
+from streamtrain.run.fleet.room import Bundle, GroupBundle, Place, Room
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +122,6 @@ class Recruiter:
         return _actor(WorkersStreamer, bundle.streamer, num_cpus=cpus).remote(self.plan)
 
 
-def _actor(plain: type, slot: Slot, **resources: float) -> Any:
+def _actor(plain: type, slot: GroupBundle, **resources: float) -> Any:
     there = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.index)
     return ray.remote(plain).options(scheduling_strategy=there, max_restarts=0, **resources)

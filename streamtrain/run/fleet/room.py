@@ -25,8 +25,8 @@ Selector = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Slot:
-    """A bundle of a placement group."""
+class GroupBundle:
+    """A bundle of one of Ray's placement groups."""
 
     group: PlacementGroup
     index: int
@@ -37,8 +37,8 @@ class Bundle:
     """Room for one worker, by its number among all of a run, and for its streamer: mostly in the same place."""
 
     number: int
-    worker: Slot
-    streamer: Slot
+    worker: GroupBundle
+    streamer: GroupBundle
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,14 @@ class Room:
         self._wait_for(workers, Wanted(count, "worker", self._worker, where), {})
         where = " on nodes without GPUs" if selector else ""
         self._wait_for(streamers, Wanted(count, "streamer", self._streamer, where), selector)
-        bundles = [Bundle(number, Slot(workers, number), Slot(streamers, number)) for number in range(count)]
+        bundles = [
+            Bundle(number, GroupBundle(workers, number), GroupBundle(streamers, number)) for number in range(count)
+        ]
         beside = {NODE_LABEL: self.places({0: bundles[0].worker})[0].node} if on_one_host(job) else {}
         for number in range(count, job.most_workers):
             both = ([self._worker, self._streamer], [beside, selector]) if self._apart else ([self._worker], [beside])
             group = self._ask(both[0], "PACK", both[1])
-            bundles.append(Bundle(number, Slot(group, 0), Slot(group, len(both[0]) - 1)))
+            bundles.append(Bundle(number, GroupBundle(group, 0), GroupBundle(group, len(both[0]) - 1)))
         until = time.monotonic() + AT_ONCE_SECONDS
         while len(self.placed(bundles)) < len(bundles) and time.monotonic() < until:
             time.sleep(0.02)
@@ -119,7 +121,7 @@ class Room:
         return workers.keys() & self.places({each.number: each.streamer for each in bundles}).keys()
 
     @staticmethod
-    def places(slots: Mapping[int, Slot]) -> dict[int, Place]:
+    def places(slots: Mapping[int, GroupBundle]) -> dict[int, Place]:
         """Where these are; without those that are not placed."""
         nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in living_nodes()}
         table, found = placement_group_table(), {}
