@@ -6,8 +6,9 @@ Costs one forward and backward a lane. Knows nothing of steps, files or other wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,46 +19,26 @@ from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.device import autocast_of, called, layout_of_images, placed
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job
+from streamtrain.losses import loss_and_error, metrics_of
 from streamtrain.values import Arrays, Moments, Risk
 
 Batch = dict[str, torch.Tensor]
 NUMPYS = (torch.float32, torch.float64)
 Gradients = tuple[torch.Tensor | None, ...]
-LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
+Values = tuple[torch.Tensor, torch.Tensor]
+"""Loss and error of each example, shape (examples,)."""
+TOGETHER_BYTES = 2**23
+"""Of what lanes that go together keep for their backward passes: about what a core's cache holds."""
+OF_TRANSFORM, OF_BACKWARD = 1, 2
+"""Bits of a lane's seed that are turned for its other streams of random numbers than the model's."""
 
 
-def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of each example's class, in nats; shape (examples,)."""
-    return torch.nn.functional.cross_entropy(output, target, reduction="none")
+class Part(NamedTuple):
+    """One lane's examples in a step, and the seed of its random numbers; no arrays where it has none."""
 
-
-def mse(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Each example's squared error, averaged over its components; shape (examples,)."""
-    return (output - target.view_as(output)).square().flatten(1).mean(1)
-
-
-def zero_one(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 where the largest output is not the target's class, else 0; shape (examples,)."""
-    return (output.argmax(1) != target).float()
-
-
-def soft_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """One minus the probability of the target's class (Nakkiran et al. 2021, *The Deep Bootstrap*); (examples,)."""
-    return 1 - output.softmax(1).gather(1, target[:, None]).squeeze(1)
-
-
-def metrics_of(job: Job) -> dict[str, LossFunction]:
-    """What is measured beside loss and error: the job's own functions, and with cross-entropy the soft error."""
-    built_in: dict[str, LossFunction] = {"soft_error": soft_error} if job.loss == "cross_entropy" else {}
-    return built_in | dict(job.metrics)
-
-
-def loss_and_error(job: Job) -> tuple[LossFunction, LossFunction]:
-    """The job's functions, built-in names and the default error resolved."""
-    loss = {"cross_entropy": cross_entropy, "mse": mse}[job.loss] if isinstance(job.loss, str) else job.loss
-    if job.error is None:
-        return loss, zero_one if job.loss == "cross_entropy" else loss
-    return loss, zero_one if isinstance(job.error, str) else job.error
+    lane: int
+    arrays: Arrays | Batch
+    seed: int
 
 
 def build_model(job: Job) -> torch.nn.Module:
@@ -103,6 +84,9 @@ class Gradient:
         self._views: dict[int, list[torch.Tensor]] = {}
         self._flags: dict[tuple[bool, ...], torch.Tensor] = {}
         self._kept: Sequence[torch.Tensor | None] | None = None
+        # buffers that a forward uses may not change before its backward
+        apart = self._device.type != "cpu" or bool(self._buffers or self._counters or job.micro_batch or job.compile)
+        self._together: int | None = 1 if apart else None
 
     def write(self, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
         """A state dict's parameters and buffers into ``state``, with no momentum; frozen parameters are not in it."""
@@ -137,28 +121,34 @@ class Gradient:
                 parameter.data.copy_(view, non_blocking=True)
 
     def lane(self, arrays: Arrays | Batch, slot: Slot | DeviceSlot, seed: int) -> None:
-        """Sum of the gradient over one lane's examples, and their moments, into ``slot``.
+        """One lane's part by itself; see `lanes`.
 
         Args:
             arrays: at least one example.
-            seed: of this lane's random numbers in this step.
         """
-        self._seed(seed)
-        self._load_buffers()
+        self.lanes([Part(0, arrays, seed)], lambda _: slot)
+
+    def lanes(self, parts: Iterable[Part], slot_of: Callable[[int], Slot | DeviceSlot]) -> None:
+        """Sum of the gradient over each lane's examples, and their moments, into its slot.
+
+        Small lanes go through each stage (transform, forward, backward, moments) together: what a stage runs is then in
+        the core's cache for all but the first. No bit depends on which go together.
+
+        Args:
+            parts: in the order of their lanes; taken as they are needed.
+            slot_of: a lane's slot; asked just before the lane's backward.
+        """
         self._set_training(True)
-        batch, sums = self.batch(arrays), None
-        for number, piece in enumerate(self._pieces(batch)):
-            losses, errors = self.losses(self.output(piece), piece)
-            self._note(slot, losses, errors, first=number == 0)
-            with users_code("the model's backward"):
-                objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
-                gradients: Gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
-            sums = gradients if sums is None else tuple(map(_added, sums, gradients))
-        self._leave(slot, sums or ())
-        for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
-            place.view(slot.buffers).copy_(buffer)
-        for counter, place in zip(self._counters, self.layout.counters, strict=True):
-            place.view(slot.counters).copy_(counter)
+        remaining = iter(parts)
+        while group := list(itertools.islice(remaining, self._together or 1)):
+            batches = [self._examples(part) for part in group]
+            passes = [self._passes(batch, part.seed) for batch, part in zip(batches, group, strict=True)]
+            made = []
+            for part, first, others in zip(group, self._begun(passes), passes, strict=True):
+                slot = slot_of(part.lane)
+                made.append((slot, self._backward(first, others, slot, part.seed)))
+            for slot, losses_and_errors in made:
+                self._note(slot, losses_and_errors)
 
     def empty_lane(self, slot: Slot | DeviceSlot) -> None:
         """Leaves in ``slot`` that its lane has no examples in this minibatch."""
@@ -217,6 +207,63 @@ class Gradient:
             errors = losses if self._error is self._loss else self._error(output, target)
         return losses, errors
 
+    def _examples(self, part: Part) -> Batch:
+        """A lane's examples as the model takes them; the transform's random numbers are the lane's."""
+        if not part.arrays:
+            return {}
+        if self._data.transform is not None:
+            self._seed(part.seed ^ OF_TRANSFORM)
+        return self.batch(part.arrays)
+
+    def _passes(self, batch: Batch, seed: int) -> Iterator[Values]:
+        """Losses and errors of a lane's examples, piece by piece; no piece where there are no examples."""
+        if batch:
+            self._seed(seed)
+            self._load_buffers()
+            for piece in self._pieces(batch):
+                yield self.losses(self.output(piece), piece)
+
+    def _begun(self, passes: Sequence[Iterator[Values]]) -> list[Values | None]:
+        """Each lane's first piece; the first time, what backward needs of it decides how many lanes go together."""
+        if self._together is not None:
+            return [next(each, None) for each in passes]
+        assert self._vector is not None
+        own, kept = self._vector.untyped_storage().data_ptr(), 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.nbytes if tensor.untyped_storage().data_ptr() != own else 0
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            begun = [next(each, None) for each in passes]
+        if kept:
+            self._together = max(1, TOGETHER_BYTES // kept)
+        return begun
+
+    def _backward(
+        self, first: Values | None, others: Iterator[Values], slot: Slot | DeviceSlot, seed: int
+    ) -> list[Values]:
+        """A lane's gradient and buffers into its slot; losses, without their graph, and errors of its pieces."""
+        if first is None:
+            self.empty_lane(slot)
+            return []
+        self._seed(seed ^ OF_BACKWARD)
+        sums: Gradients | None = None
+        values = []
+        for losses, errors in itertools.chain([first], others):
+            with users_code("the model's backward"):
+                objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
+                gradients: Gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
+            sums = gradients if sums is None else tuple(map(_added, sums, gradients))
+            values.append((losses.detach(), errors))
+        self._leave(slot, sums or ())
+        for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
+            place.view(slot.buffers).copy_(buffer)
+        for counter, place in zip(self._counters, self.layout.counters, strict=True):
+            place.view(slot.counters).copy_(counter)
+        return values
+
     def _pieces(self, batch: Batch) -> Iterator[Batch]:
         """The examples, in pieces of at most ``micro_batch``."""
         examples, most = len(batch[self._data.target]), self._micro_batch
@@ -244,19 +291,20 @@ class Gradient:
         self._kept = None
 
     @staticmethod
-    def _note(slot: Slot | DeviceSlot, losses: torch.Tensor, errors: torch.Tensor, *, first: bool) -> None:
-        """Moments of a piece; on another device without waiting for it."""
-        if isinstance(slot, DeviceSlot):
-            there = moments_of_values(losses), moments_of_values(errors)
-            if not first:
-                there = merged(slot.moments[:3], there[0]), merged(slot.moments[3:], there[1])
-            slot.moments.copy_(torch.cat(there))
-            return
-        loss, error = _moments(losses), _moments(errors)
-        if not first:
-            before = slot.moments.tolist()
-            loss, error = Moments(int(before[0]), *before[1:3]) + loss, Moments(int(before[3]), *before[4:]) + error
-        slot.moments[:] = (loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2)
+    def _note(slot: Slot | DeviceSlot, pieces: Sequence[Values]) -> None:
+        """Moments of a lane's losses and errors; on another device without waiting for it."""
+        for number, (losses, errors) in enumerate(pieces):
+            if isinstance(slot, DeviceSlot):
+                there = moments_of_values(losses), moments_of_values(errors)
+                if number:
+                    there = merged(slot.moments[:3], there[0]), merged(slot.moments[3:], there[1])
+                slot.moments.copy_(torch.cat(there))
+                continue
+            loss, error = _moments(losses), _moments(errors)
+            if number:
+                before = slot.moments.tolist()
+                loss, error = Moments(int(before[0]), *before[1:3]) + loss, Moments(int(before[3]), *before[4:]) + error
+            slot.moments[:] = (loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2)
 
     def _flag(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
         """Which parameters have a gradient."""

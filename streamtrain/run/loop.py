@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.pool import Pool
-from streamtrain.gradient import Batch, Gradient
+from streamtrain.gradient import Batch, Gradient, Part
 from streamtrain.order import Order, Passes, SegmentedOrder, lane_seed
 from streamtrain.run.fleet.processes.clock import Clock
 from streamtrain.values import Arrays, Selection, Update
@@ -40,15 +40,12 @@ def updates(
     """
     while True:
         step = exchange.step
-        minibatch = order.minibatch(order.position(step))
+        parts = order.minibatch(order.position(step)).parts[lanes.start : lanes.stop]
         gradient.load(exchange.state)
-        for part in minibatch.parts[lanes.start : lanes.stop]:
-            slot = exchange.slot(part.lane)
-            examples: Arrays | Batch = next(arrays) if part.examples else {}
-            if examples:
-                gradient.lane(examples, slot, lane_seed(seed, step, part.lane))
-            else:
-                gradient.empty_lane(slot)
+        gradient.lanes(
+            (Part(p.lane, next(arrays) if p.examples else {}, lane_seed(seed, step, p.lane)) for p in parts),
+            exchange.slot,
+        )
         yield clock.met(exchange.meet)  # sums, clips, updates, and commits parameters and position in one write
 
 

@@ -52,10 +52,10 @@ def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 class SlowGradient(Gradient):
     """Takes three times as long."""
 
-    def lane(self, *arguments: Any, **settings: Any) -> None:
+    def lanes(self, *arguments: Any, **settings: Any) -> None:
         """See `Gradient`."""
         began = time.perf_counter()
-        super().lane(*arguments, **settings)
+        super().lanes(*arguments, **settings)
         time.sleep((SLOWED - 1) * (time.perf_counter() - began))
 
 

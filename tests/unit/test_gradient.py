@@ -11,8 +11,9 @@ from streamtrain.aggregate.exchange.memory import Memory, block_size, private_bl
 from streamtrain.aggregate.saved import tensors_of
 from streamtrain.device import prepare_process
 from streamtrain.errors import JobError
-from streamtrain.gradient import Gradient, cross_entropy, mse, zero_one
+from streamtrain.gradient import Gradient
 from streamtrain.job import Data, Job
+from streamtrain.losses import cross_entropy, mse, zero_one
 from streamtrain.values import Arrays
 
 

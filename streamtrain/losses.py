@@ -1,0 +1,46 @@
+"""What is measured of each example: the built-in losses, errors and metrics, and which of them a job asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from streamtrain.job import Job
+
+LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of each example's class, in nats; shape (examples,)."""
+    return torch.nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def mse(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Each example's squared error, averaged over its components; shape (examples,)."""
+    return (output - target.view_as(output)).square().flatten(1).mean(1)
+
+
+def zero_one(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 where the largest output is not the target's class, else 0; shape (examples,)."""
+    return (output.argmax(1) != target).float()
+
+
+def soft_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """One minus the probability of the target's class (Nakkiran et al. 2021, *The Deep Bootstrap*); (examples,)."""
+    return 1 - output.softmax(1).gather(1, target[:, None]).squeeze(1)
+
+
+def metrics_of(job: Job) -> dict[str, LossFunction]:
+    """What is measured beside loss and error: the job's own functions, and with cross-entropy the soft error."""
+    built_in: dict[str, LossFunction] = {"soft_error": soft_error} if job.loss == "cross_entropy" else {}
+    return built_in | dict(job.metrics)
+
+
+def loss_and_error(job: Job) -> tuple[LossFunction, LossFunction]:
+    """The job's functions, built-in names and the default error resolved."""
+    loss = {"cross_entropy": cross_entropy, "mse": mse}[job.loss] if isinstance(job.loss, str) else job.loss
+    if job.error is None:
+        return loss, zero_one if job.loss == "cross_entropy" else loss
+    return loss, zero_one if isinstance(job.error, str) else job.error
