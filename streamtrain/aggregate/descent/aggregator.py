@@ -208,7 +208,7 @@ class Aggregator:
 
     @staticmethod
     def _squared_norms(block: Block, mean: torch.Tensor) -> list[float]:
-        return [squared_norm(piece) for piece in torch.split(mean, block.sizes)]
+        return [squared_norm(piece) for piece in torch.split_with_sizes(mean, block.sizes)]
 
     def _scales(self, norms: Sequence[float], norm: float) -> tuple[float, ...]:
         if len(self.bounds) == 1:

@@ -162,4 +162,4 @@ def totals_of(slots: Sequence[DeviceSlot]) -> torch.Tensor:
 
 
 def _squared_norms(block: Block, vector: torch.Tensor) -> torch.Tensor:
-    return torch.stack([torch.dot(piece, piece) for piece in torch.split(vector, block.sizes)]).double()
+    return torch.stack([torch.dot(piece, piece) for piece in torch.split_with_sizes(vector, block.sizes)]).double()

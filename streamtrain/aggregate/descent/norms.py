@@ -74,7 +74,9 @@ class StepNorms:
             kept: elements as (start, stop) that were not updated.
             changes: two numbers for each `Piece`: of the parameters before the update, and of its change.
         """
-        for number, (piece, part) in enumerate(zip(block.pieces, torch.split(direction, block.sizes), strict=True)):
+        for number, (piece, part) in enumerate(
+            zip(block.pieces, torch.split_with_sizes(direction, block.sizes), strict=True)
+        ):
             at = 2 * (block.first + number)
             is_kept = any(start <= piece.start < stop for start, stop in kept)
             changes[at] = squared_norm(old.at(piece.place).parameters)

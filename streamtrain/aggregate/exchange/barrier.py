@@ -4,6 +4,7 @@ Each worker counts its arrivals in a cache line of its own and waits until nobod
 offering its core to others in turns, since peers usually arrive within microseconds and waking up costs
 tens of them; then asleep in the kernel (a futex on the peer's counter), so that it never holds a core
 that a slower peer needs. How long it stays awake adapts: doubled when that was worth it, halved when not.
+Who sleeps says so beside its counter, and nobody calls the kernel for those who do not.
 
 Counters are plain words: what a worker wrote before it arrived is seen by whoever sees it arrive, since
 x86-64 keeps the order of stores and of loads. Other machines do not, and are refused (`check_machine`).
@@ -26,7 +27,9 @@ from streamtrain.processes import watch
 AWAKE_SECONDS = (10e-6, 300e-6)
 """Shortest and longest wait before sleeping."""
 LOOK_SECONDS = 0.02
-"""Between two looks at the peers while asleep."""
+"""Between two looks at the peers while asleep; so long sleeps at most who was not seen to fall asleep."""
+COUNT, ASLEEP = 0, 1
+"""Of a worker's words: arrivals, and 1 while it sleeps."""
 SYS_FUTEX, FUTEX_WAIT, FUTEX_WAKE = 202, 0, 1
 """Of x86-64 Linux: futex(2)."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -77,7 +80,7 @@ class SharedBarrier:
 
     Args:
         failed: one word, 0 while nobody has given up.
-        arrivals: one word for each worker, in cache lines of their own.
+        arrivals: two words for each worker, in cache lines of their own.
         worker: index of this worker.
         processes: process numbers of the other workers, by worker.
     """
@@ -87,7 +90,7 @@ class SharedBarrier:
     ) -> None:
         self._failed, self._arrival = failed, arrivals[worker]
         self._peers = [line for index, line in enumerate(arrivals) if index != worker]
-        self._count, self._worker = arrivals[worker][0], worker
+        self._count, self._worker = arrivals[worker][COUNT], worker
         self._awake = AWAKE_SECONDS[1]
         self._poll = select.poll()
         self._worker_of: dict[int, tuple[int, int]] = {}
@@ -103,10 +106,13 @@ class SharedBarrier:
             WorkerLost: a peer died or gave up.
         """
         self._count = count = self._count + 1
-        self._arrival[0] = count
-        wake(self._arrival)
+        self._arrival[COUNT] = count
         for peer in self._peers:
-            if peer[0] < count:
+            if peer[ASLEEP]:
+                wake(self._arrival)
+                break
+        for peer in self._peers:
+            if peer[COUNT] < count:
                 self._wait_for(peer, count)
 
     def abandon(self) -> None:
@@ -117,14 +123,16 @@ class SharedBarrier:
     def _wait_for(self, peer: memoryview, count: int) -> None:
         until = time.perf_counter() + self._awake
         while time.perf_counter() < until:
-            if peer[0] >= count:
+            if peer[COUNT] >= count:
                 self._awake = min(2 * self._awake, AWAKE_SECONDS[1])
                 return
             os.sched_yield()
         self._awake = max(self._awake / 2, AWAKE_SECONDS[0])
-        while (seen := peer[0]) < count:
+        self._arrival[ASLEEP] = 1
+        while (seen := peer[COUNT]) < count:
             self._look_at_peers()
             sleep_while(peer, seen, LOOK_SECONDS)
+        self._arrival[ASLEEP] = 0
 
     def _look_at_peers(self) -> None:
         if self._failed[0]:

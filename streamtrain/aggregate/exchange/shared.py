@@ -200,6 +200,6 @@ def barrier_of(memory: Memory | DeviceMemory, worker: int, processes: Mapping[in
     """Where the workers who share a memory wait for each other."""
     if len(processes) == 1:
         return Alone()
-    lines = [memory.words[start : start + 1] for start in range(0, len(memory.words), WORDS_A_LINE)]
+    lines = [memory.words[start : start + 2] for start in range(0, len(memory.words), WORDS_A_LINE)]
     peers = {peer: process for peer, process in processes.items() if process != os.getpid()}
     return SharedBarrier(failed=lines[1], arrivals=lines[2 : 2 + len(processes)], worker=worker, processes=peers)

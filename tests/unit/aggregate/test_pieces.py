@@ -17,7 +17,8 @@ from streamtrain.aggregate.descent import scaler
 from streamtrain.aggregate.descent.clip import clip_scale, norm_of, squared_norm
 from streamtrain.aggregate.descent.rules import pieces_of, rules_of, share_of
 from streamtrain.aggregate.descent.schedule import schedule_factor
-from streamtrain.aggregate.exchange.barrier import SharedBarrier
+from streamtrain.aggregate.exchange import barrier as barrier_module
+from streamtrain.aggregate.exchange.barrier import SharedBarrier, wake
 from streamtrain.aggregate.exchange.collective import bucket
 from streamtrain.aggregate.exchange.collective.mail import Mail
 from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_block, shared_block
@@ -200,7 +201,7 @@ def test_a_group_without_parameters_is_refused() -> None:
 
 def _peer(handle: Handle, parent: int, go: "Connection[int, int]") -> None:
     memory = Memory(layout_of(torch.nn.Linear(2, 2)), SGD(), 2, 2, open_block(handle))
-    barrier = SharedBarrier(memory.words[8:9], [memory.words[16:17], memory.words[24:25]], 1, {0: parent})
+    barrier = SharedBarrier(memory.words[8:9], [memory.words[16:18], memory.words[24:26]], 1, {0: parent})
     for _ in range(100):
         barrier.wait()
     memory.norms[0] = 42.0
@@ -218,7 +219,7 @@ def test_barrier_between_processes_and_a_killed_peer_is_noticed() -> None:
     peer = context.Process(target=_peer, args=(handle, os.getpid(), theirs))
     peer.start()
     assert peer.pid is not None
-    barrier = SharedBarrier(memory.words[8:9], [memory.words[16:17], memory.words[24:25]], 0, {1: peer.pid})
+    barrier = SharedBarrier(memory.words[8:9], [memory.words[16:18], memory.words[24:26]], 0, {1: peer.pid})
     for _ in range(101):
         barrier.wait()
     assert memory.norms[0] == 42.0
@@ -227,6 +228,33 @@ def test_barrier_between_processes_and_a_killed_peer_is_noticed() -> None:
     with pytest.raises(WorkerLost, match=rf"worker 1 \(process {peer.pid}\) died in the middle of a step"):
         barrier.wait()
     peer.join()
+
+
+def test_a_sleeper_is_woken_and_nobody_else_costs_a_call_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(barrier_module, "AWAKE_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(barrier_module, "LOOK_SECONDS", 0.9)  # a look would not be in time for all of them
+    woken = []
+    monkeypatch.setattr(barrier_module, "wake", lambda word: (woken.append(word[0]), wake(word)))
+    words = memoryview(bytearray(8 * 24)).cast("q")
+    lines = [words[8:10], words[16:18]]
+    here = SharedBarrier(words[:1], lines, 0, {})
+    there = SharedBarrier(words[:1], lines, 1, {})
+    looks = []
+    monkeypatch.setattr(there, "_look_at_peers", lambda: looks.append(None))
+
+    def arrive() -> None:
+        for _ in range(50):
+            there.wait()
+
+    sleeper = threading.Thread(target=arrive)
+    sleeper.start()
+    for _ in range(50):
+        while not (lines[1][0] == lines[0][0] + 1 and lines[1][1]):
+            os.sched_yield()
+        here.wait()
+    sleeper.join()
+    assert woken == list(range(1, 51)), "one call for each time that the other slept, none for its own arrivals"
+    assert len(looks) == 50, "every sleep ended by being woken: a sleep that is over is followed by a look"
 
 
 def test_shared_memory_has_no_name_that_could_be_left_behind() -> None:
