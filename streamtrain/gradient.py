@@ -18,6 +18,7 @@ from streamtrain.aggregate.state import DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.device import autocast_of, called, layout_of_images, placed
 from streamtrain.errors import JobError, complaint, users_code
+from streamtrain.grouping import kept_by, must_go_apart
 from streamtrain.job import Job
 from streamtrain.losses import loss_and_error, metrics_of
 from streamtrain.values import Arrays, Moments, Risk
@@ -28,9 +29,9 @@ Gradients = tuple[torch.Tensor | None, ...]
 Values = tuple[torch.Tensor, torch.Tensor]
 """Loss and error of each example, shape (examples,)."""
 TOGETHER_BYTES = 2**23
-"""Of what lanes that go together keep for their backward passes: about what a core's cache holds."""
+"""Most that lanes hold that go together, examples included: few times what a core's cache holds."""
 OF_TRANSFORM, OF_BACKWARD = 1, 2
-"""Bits of a lane's seed that are turned for its other streams of random numbers than the model's."""
+"""Bits of a lane's seed that are flipped for its other streams of random numbers than the forward's."""
 
 
 class Part(NamedTuple):
@@ -84,9 +85,8 @@ class Gradient:
         self._views: dict[int, list[torch.Tensor]] = {}
         self._flags: dict[tuple[bool, ...], torch.Tensor] = {}
         self._kept: Sequence[torch.Tensor | None] | None = None
-        # buffers that a forward uses may not change before its backward
-        apart = self._device.type != "cpu" or bool(self._buffers or self._counters or job.micro_batch or job.compile)
-        self._together: int | None = 1 if apart else None
+        self._apart = must_go_apart(self.model, job)
+        self._largest_lane, self._bytes_an_example = 0, 0.0
 
     def write(self, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
         """A state dict's parameters and buffers into ``state``, with no momentum; frozen parameters are not in it."""
@@ -125,6 +125,8 @@ class Gradient:
 
         Args:
             arrays: at least one example.
+            slot: the lane's.
+            seed: of its random numbers in this step.
         """
         self.lanes([Part(0, arrays, seed)], lambda _: slot)
 
@@ -132,23 +134,17 @@ class Gradient:
         """Sum of the gradient over each lane's examples, and their moments, into its slot.
 
         Small lanes go through each stage (transform, forward, backward, moments) together: what a stage runs is then in
-        the core's cache for all but the first. No bit depends on which go together.
+        the core's cache for all but the first. No bit depends on which go together, as long as a backward uses only
+        what autograd kept for it.
 
         Args:
             parts: in the order of their lanes; taken as they are needed.
-            slot_of: a lane's slot; asked just before the lane's backward.
+            slot_of: a lane's slot; asked after the backward of the lanes before, and before its own.
         """
         self._set_training(True)
         remaining = iter(parts)
-        while group := list(itertools.islice(remaining, self._together or 1)):
-            batches = [self._examples(part) for part in group]
-            passes = [self._passes(batch, part.seed) for batch, part in zip(batches, group, strict=True)]
-            made = []
-            for part, first, others in zip(group, self._begun(passes), passes, strict=True):
-                slot = slot_of(part.lane)
-                made.append((slot, self._backward(first, others, slot, part.seed)))
-            for slot, losses_and_errors in made:
-                self._note(slot, losses_and_errors)
+        for part in remaining:
+            self._group([part, *itertools.islice(remaining, self._companions(part))], slot_of)
 
     def empty_lane(self, slot: Slot | DeviceSlot) -> None:
         """Leaves in ``slot`` that its lane has no examples in this minibatch."""
@@ -207,6 +203,39 @@ class Gradient:
             errors = losses if self._error is self._loss else self._error(output, target)
         return losses, errors
 
+    def _companions(self, part: Part) -> int:
+        """How many further lanes may go together with this one; none before it is known what an example holds."""
+        if self._apart or not (part.arrays and self._bytes_an_example):
+            return 0
+        self._largest_lane = max(self._largest_lane, _examples_in(part))  # a pass's last lanes are short
+        return max(1, int(TOGETHER_BYTES / (self._bytes_an_example * self._largest_lane))) - 1
+
+    def _group(self, group: Sequence[Part], slot_of: Callable[[int], Slot | DeviceSlot]) -> None:
+        """Some lanes, stage by stage."""
+        batches = [self._examples(part) for part in group]
+        forwards = [self._forwards(batch, part) for batch, part in zip(batches, group, strict=True)]
+        if len(group) > 1 or self._apart or self._bytes_an_example:
+            begun = [next(forward, None) for forward in forwards]
+        else:
+            begun = [self._counted(forwards[0], batches[0], group[0])]
+        made = []
+        for part, first, others in zip(group, begun, forwards, strict=True):
+            slot = slot_of(part.lane)
+            made.append((slot, self._backward(first, others, slot, part.seed)))
+        for slot, values in made:
+            self._note(slot, values)
+
+    def _counted(self, forward: Iterator[Values], batch: Batch, part: Part) -> Values | None:
+        """The first forward of a lane by itself; notes what an example holds, or that this can't be told."""
+        found = kept_by(self.model, lambda: next(forward, None))
+        if found is None:
+            self._apart = True
+            return next(self._forwards(batch, part))
+        if part.arrays:
+            held = found[1] + sum(tensor.nbytes for tensor in batch.values())
+            self._bytes_an_example = held / _examples_in(part)
+        return found[0]
+
     def _examples(self, part: Part) -> Batch:
         """A lane's examples as the model takes them; the transform's random numbers are the lane's."""
         if not part.arrays:
@@ -215,36 +244,18 @@ class Gradient:
             self._seed(part.seed ^ OF_TRANSFORM)
         return self.batch(part.arrays)
 
-    def _passes(self, batch: Batch, seed: int) -> Iterator[Values]:
-        """Losses and errors of a lane's examples, piece by piece; no piece where there are no examples."""
-        if batch:
-            self._seed(seed)
+    def _forwards(self, batch: Batch, part: Part) -> Iterator[Values]:
+        """Losses, with their graph, and errors of a lane's examples, piece by piece; no piece where it has none."""
+        if part.arrays:
+            self._seed(part.seed)
             self._load_buffers()
             for piece in self._pieces(batch):
                 yield self.losses(self.output(piece), piece)
 
-    def _begun(self, passes: Sequence[Iterator[Values]]) -> list[Values | None]:
-        """Each lane's first piece; the first time, what backward needs of it decides how many lanes go together."""
-        if self._together is not None:
-            return [next(each, None) for each in passes]
-        assert self._vector is not None
-        own, kept = self._vector.untyped_storage().data_ptr(), 0
-
-        def count(tensor: torch.Tensor) -> torch.Tensor:
-            nonlocal kept
-            kept += tensor.nbytes if tensor.untyped_storage().data_ptr() != own else 0
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            begun = [next(each, None) for each in passes]
-        if kept:
-            self._together = max(1, TOGETHER_BYTES // kept)
-        return begun
-
     def _backward(
         self, first: Values | None, others: Iterator[Values], slot: Slot | DeviceSlot, seed: int
     ) -> list[Values]:
-        """A lane's gradient and buffers into its slot; losses, without their graph, and errors of its pieces."""
+        """A lane's gradient and buffers into its slot; losses and errors of its pieces, without a graph."""
         if first is None:
             self.empty_lane(slot)
             return []
@@ -256,7 +267,7 @@ class Gradient:
                 objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
                 gradients: Gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
             sums = gradients if sums is None else tuple(map(_added, sums, gradients))
-            values.append((losses.detach(), errors))
+            values.append((losses.detach(), errors.detach()))
         self._leave(slot, sums or ())
         for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
             place.view(slot.buffers).copy_(buffer)
@@ -344,6 +355,10 @@ class Gradient:
             buffer.copy_(place.view(state.buffers))
         for counter, place in zip(self._counters, self.layout.counters, strict=True):
             counter.copy_(place.view(state.counters))
+
+
+def _examples_in(part: Part) -> int:
+    return len(part.arrays[next(iter(part.arrays))])
 
 
 def _added(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:

@@ -41,10 +41,10 @@ BOUNDS = (0, 1, 2, 4)
 class SlowGradient(Gradient):
     """Takes three times as long."""
 
-    def lanes(self, *arguments: Any, **settings: Any) -> None:
+    def _group(self, *arguments: Any, **settings: Any) -> None:
         """See `Gradient`."""
         began = time.perf_counter()
-        super().lanes(*arguments, **settings)
+        super()._group(*arguments, **settings)
         time.sleep((SLOWED - 1) * (time.perf_counter() - began))
 
 

@@ -235,9 +235,9 @@ def main() -> None:
         if arguments.raytrain and "mlp" in arguments.models:
             single = replace(options, blocks=False)  # one example a sample: the form that the peer's loader reads
             pack(source, Path(scratch) / "single", single)
-            alone = ours_step_seconds(folder, arguments.rounds // 2)
+            alone = ours_step_seconds(folder, max(1, arguments.rounds // 2))
             rates["mlp_raytrain"] = BATCH / raytrain_step_seconds(Path(scratch) / "single")
-            alone += ours_step_seconds(folder, arguments.rounds // 2)
+            alone += ours_step_seconds(folder, max(1, arguments.rounds // 2))
             rates["mlp_ours_alone"] = BATCH / statistics.median(alone)
             ratios["mlp_vs_raytrain"] = rates["mlp_ours_alone"] / rates["mlp_raytrain"]
     if arguments.json:

@@ -15,6 +15,8 @@ from tests.support.command import ROOT
 INTERRUPTED = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in its background ignores it
+
 class Finder:
     def find_spec(self, name, *_):
         if name == sys.argv[-1]:

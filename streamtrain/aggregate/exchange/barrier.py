@@ -4,7 +4,8 @@ Each worker counts its arrivals in a cache line of its own and waits until nobod
 offering its core to others in turns, since peers usually arrive within microseconds and waking up costs
 tens of them; then asleep in the kernel (a futex on the peer's counter), so that it never holds a core
 that a slower peer needs. How long it stays awake adapts: doubled when that was worth it, halved when not.
-Who sleeps says so beside its counter, and nobody calls the kernel for those who do not.
+Who sleeps says so beside its counter, and nobody calls the kernel for those who do not. (A load may pass a store
+before it, so an arrival can miss that its peer has just fallen asleep: that one then looks around by itself.)
 
 Counters are plain words: what a worker wrote before it arrived is seen by whoever sees it arrive, since
 x86-64 keeps the order of stores and of loads. Other machines do not, and are refused (`check_machine`).
@@ -27,7 +28,7 @@ from streamtrain.processes import watch
 AWAKE_SECONDS = (10e-6, 300e-6)
 """Shortest and longest wait before sleeping."""
 LOOK_SECONDS = 0.02
-"""Between two looks at the peers while asleep; so long sleeps at most who was not seen to fall asleep."""
+"""Between two looks at the peers while asleep."""
 COUNT, ASLEEP = 0, 1
 """Of a worker's words: arrivals, and 1 while it sleeps."""
 SYS_FUTEX, FUTEX_WAIT, FUTEX_WAKE = 202, 0, 1

@@ -37,7 +37,10 @@ class Exchange(Protocol):
         """The current state: nobody writes to it before the next `meet`."""
 
     def slot(self, lane: int) -> Slot | DeviceSlot:
-        """Where the worker that hosts ``lane`` leaves its contribution before ``meet``."""
+        """Where the worker that hosts ``lane`` leaves its contribution before ``meet``.
+
+        Asked once a step for each lane, in order, when the gradients of the lanes before are made.
+        """
 
     def meet(self) -> Update | Pending:
         """Sums all lanes' slots, updates the other half of the state, and makes it the current one.

@@ -85,7 +85,7 @@ class Memory:
 
     Attributes:
         words: int64 words, one cache line each: updates in the state; 1 + the worker that gave up,
-            or 0; then one arrival counter a worker. Single words are read and written whole.
+            or 0; then, for each worker, its arrivals and whether it sleeps. Single words are read and written whole.
         states: one more than minibatches in flight; the current one is ``states[updates % len(states)]``.
         slots: one a lane and minibatch in flight; before the lanes' are those of parts that were put back.
         rows: of the slots: all but their gradients, as bytes.

@@ -18,7 +18,7 @@ from streamtrain.aggregate.descent.clip import clip_scale, norm_of, squared_norm
 from streamtrain.aggregate.descent.rules import pieces_of, rules_of, share_of
 from streamtrain.aggregate.descent.schedule import schedule_factor
 from streamtrain.aggregate.exchange import barrier as barrier_module
-from streamtrain.aggregate.exchange.barrier import SharedBarrier, wake
+from streamtrain.aggregate.exchange.barrier import SharedBarrier, sleep_while, wake
 from streamtrain.aggregate.exchange.collective import bucket
 from streamtrain.aggregate.exchange.collective.mail import Mail
 from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_block, shared_block
@@ -239,8 +239,8 @@ def test_a_sleeper_is_woken_and_nobody_else_costs_a_call_of_the_kernel(monkeypat
     lines = [words[8:10], words[16:18]]
     here = SharedBarrier(words[:1], lines, 0, {})
     there = SharedBarrier(words[:1], lines, 1, {})
-    looks = []
-    monkeypatch.setattr(there, "_look_at_peers", lambda: looks.append(None))
+    sleeps = []
+    monkeypatch.setattr(barrier_module, "sleep_while", lambda *sleep: sleeps.append(sleep_while(*sleep)))
 
     def arrive() -> None:
         for _ in range(50):
@@ -254,7 +254,7 @@ def test_a_sleeper_is_woken_and_nobody_else_costs_a_call_of_the_kernel(monkeypat
         here.wait()
     sleeper.join()
     assert woken == list(range(1, 51)), "one call for each time that the other slept, none for its own arrivals"
-    assert len(looks) == 50, "every sleep ended by being woken: a sleep that is over is followed by a look"
+    assert sleeps and all(sleeps), "every sleep ended by being woken"
 
 
 def test_shared_memory_has_no_name_that_could_be_left_behind() -> None:
