@@ -29,7 +29,7 @@ Gradients = tuple[torch.Tensor | None, ...]
 Values = tuple[torch.Tensor, torch.Tensor]
 """Loss and error of each example, shape (examples,)."""
 TOGETHER_BYTES = 2**23
-"""Most that lanes hold that go together, examples included: few times what a core's cache holds."""
+"""Most that lanes hold that go together, examples included: a few times what a core's cache holds."""
 OF_TRANSFORM, OF_BACKWARD = 1, 2
 """Bits of a lane's seed that are flipped for its other streams of random numbers than the forward's."""
 
@@ -232,7 +232,7 @@ class Gradient:
             self._apart = True
             return next(self._forwards(batch, part))
         if part.arrays:
-            held = found[1] + sum(tensor.nbytes for tensor in batch.values())
+            held = found[1] + sum(each.nbytes for each in batch.values() if each.layout is torch.strided)
             self._bytes_an_example = held / _examples_in(part)
         return found[0]
 
