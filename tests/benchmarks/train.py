@@ -2,12 +2,12 @@
 
     python -m tests.benchmarks.train [--json] [--models mlp mlp3m cnn] [--rounds 12]
 
-Peers: a plain loop in one process and DDP with gloo in two, on tensors in memory; Ray Train with DDP
-and WebDataset, from the same shards as ours. One thread a process everywhere; SGD with momentum. Ours
-reads packed shards, through `RayFleet`. The limit is two plain loops, each on its half of every minibatch,
-that never meet: what the cores do in 2 processes when reading and meeting cost nothing. A ratio is examples/s
-of ours over the peer's, and of the limit over a single loop's: the median of alternating rounds. Ray Train's own
-start takes too long for rounds: ours runs alone just before it and just after.
+Peers: a plain loop in one process and DDP with gloo in two, on tensors in memory; Ray Train with DDP and WebDataset,
+from the same shards as ours. One thread a process everywhere; SGD with momentum. Ours reads packed shards, through
+`RayFleet`. The limit is two plain loops, each on its half of every minibatch, that never meet: what the cores do in two
+processes when reading and meeting cost nothing. Bare are two that meet as ours do, and do nothing else (`bare`). A
+ratio is of examples/s, the first over the second, ours where one alone is named: the median of alternating rounds. Ray
+Train's own start takes too long for rounds: ours runs alone just before it and just after.
 """
 
 from __future__ import annotations
@@ -27,46 +27,14 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 import streamtrain as st
 from streamtrain.pack import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors import RayFleet
+from tests.benchmarks.bare import bare_loop
+from tests.benchmarks.models import BATCH, LR, MODELS, MOMENTUM, ROUND_STEPS, images, mlp, tensors
 from tests.benchmarks.rounds import Processes, alternate, machine, ratio
-
-BATCH = 256
-EXAMPLES = 20_000
-LR, MOMENTUM = 0.01, 0.9
-ROUND_STEPS = {"mlp": 300, "mlp3m": 36, "cnn": 12}
-"""About a second, as a run's stints are: a call to the workers costs milliseconds."""
-
-
-def mlp() -> torch.nn.Module:
-    """0.27 million parameters."""
-    return Sequential(Flatten(), Linear(784, 256), ReLU(), Linear(256, 256), ReLU(), Linear(256, 10))
-
-
-def mlp3m() -> torch.nn.Module:
-    """2.9 million parameters."""
-    hidden = [layer for _ in range(2) for layer in (Linear(1024, 1024), ReLU())]
-    return Sequential(Flatten(), Linear(784, 1024), ReLU(), *hidden, Linear(1024, 10))
-
-
-def cnn() -> torch.nn.Module:
-    """0.22 million parameters."""
-    first, second = Conv2d(1, 32, 3, padding=1), Conv2d(32, 64, 3, padding=1)
-    head = (Flatten(), Linear(64 * 49, 64), ReLU(), Linear(64, 10))
-    return Sequential(first, ReLU(), MaxPool2d(2), second, ReLU(), MaxPool2d(2), *head)
-
-
-MODELS = {"mlp": mlp, "mlp3m": mlp3m, "cnn": cnn}
-
-
-def images() -> tuple[np.ndarray, np.ndarray]:
-    """As large as MNIST's; their content is no matter here."""
-    generator = np.random.default_rng(0)
-    return generator.integers(0, 256, (EXAMPLES, 28, 28), np.uint8), generator.integers(0, 10, EXAMPLES)
 
 
 def plain_loop(pipe: Connection, rank: int, world: int, name: str, rendezvous: str) -> None:  # type: ignore[type-arg]
@@ -78,8 +46,7 @@ def plain_loop(pipe: Connection, rank: int, world: int, name: str, rendezvous: s
         torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world)
         model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
-    pixels, labels = images()
-    x, y = torch.from_numpy(pixels).float().div(255).unsqueeze(1)[rank::world], torch.from_numpy(labels)[rank::world]
+    x, y = (each[rank::world] for each in tensors())
     size, start = BATCH // world, 0
     pipe.send("ready")
     while pipe.recv() is not None:
@@ -182,8 +149,8 @@ def raytrain_loop(config: dict[str, Any]) -> None:
     train.report({})
 
 
-def race(name: str, folder: Path, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Ratios, and examples/s of every contestant, for one model."""
+def race(name: str, folder: Path, memory: Path, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Ratios, and examples/s of every contestant, for one model; ``memory`` is a folder in memory."""
     rendezvous = folder.parent / f"rendezvous-{name}"
     starts = {
         "ours": functools.partial(Ours, folder, name, 2),
@@ -191,20 +158,23 @@ def race(name: str, folder: Path, rounds: int) -> tuple[dict[str, float], dict[s
         "single": functools.partial(Processes, plain_loop, 1, name, ""),
         "ddp": functools.partial(Processes, plain_loop, 2, name, str(rendezvous)),
         "limit": functools.partial(Processes, plain_loop, 2, name, ""),
+        "bare": functools.partial(Processes, bare_loop, 2, name, 2, memory / name),
+        "bare_lanes8": functools.partial(Processes, bare_loop, 2, name, 8, memory / f"{name}-lanes8"),
     }
     if name == "mlp3m":
-        del starts["ours_lanes8"]
+        del starts["ours_lanes8"], starts["bare_lanes8"]
     contestants: dict[str, Any] = {who: start() for who, start in starts.items()}
     try:
         seconds = alternate(contestants, rounds)
     finally:
         for contestant in contestants.values():
             contestant.stop()
-    ratios = {f"{name}_vs_ddp": ratio(seconds["ddp"], seconds["ours"])}
-    ratios[f"{name}_vs_single"] = ratio(seconds["single"], seconds["ours"])
-    ratios[f"{name}_limit_vs_single"] = ratio(seconds["single"], seconds["limit"])
+    ratios = {f"{name}_vs_{peer}": ratio(seconds[peer], seconds["ours"]) for peer in ("ddp", "single", "bare")}
+    ratios |= {f"{name}_{who}_vs_single": ratio(seconds["single"], seconds[who]) for who in ("limit", "bare")}
+    ratios[f"{name}_bare_vs_ddp"] = ratio(seconds["ddp"], seconds["bare"])
     if "ours_lanes8" in seconds:
         ratios[f"{name}_lanes8_vs_ddp"] = ratio(seconds["ddp"], seconds["ours_lanes8"])
+        ratios[f"{name}_bare_lanes8_vs_ddp"] = ratio(seconds["ddp"], seconds["bare_lanes8"])
     examples = BATCH * ROUND_STEPS[name]
     rates = {f"{name}_{who}": examples / statistics.median(each) for who, each in seconds.items()}
     return ratios, rates | {f"{name}_{who}_best": examples / min(each) for who, each in seconds.items()}
@@ -222,14 +192,14 @@ def main() -> None:
     ray.init(num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ratios: dict[str, float] = {}
     rates: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         pixels, labels = images()
         source, folder = str(Path(scratch) / "images.npz"), Path(scratch) / "packed"
         np.savez(source, image=pixels, label=labels)
         options = PackOptions(splits=(0.96, 0.02, 0.02), shard_examples=2000)
         pack(source, folder, options)
         for name in arguments.models:
-            found, speeds = race(name, folder, arguments.rounds)
+            found, speeds = race(name, folder, Path(memory), arguments.rounds)
             ratios |= found
             rates |= speeds
         if arguments.raytrain and "mlp" in arguments.models:
