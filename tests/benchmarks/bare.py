@@ -63,8 +63,8 @@ def bare_loop(pipe: Connection, rank: int, world: int, name: str, lanes: int, pa
         while arrivals[1 - rank, 0] < arrivals[rank, 0]:
             os.sched_yield()
 
-    def gradient_of(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return torch.autograd.grad(torch.nn.functional.cross_entropy(model(x), y, reduction="sum"), parameters)
+    def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(model(x), y, reduction="sum")
 
     pipe.send("ready")
     start = step = 0
@@ -75,7 +75,8 @@ def bare_loop(pipe: Connection, rank: int, world: int, name: str, lanes: int, pa
             for parameter, view in zip(parameters, views[step % 2], strict=True):
                 parameter.data = view
             parts = zip(*(each[start : start + share].chunk(hosted) for each in (inputs, targets)), strict=True)
-            sums = [gradient_of(x, y) for x, y in parts]
+            losses = [loss_of(x, y) for x, y in parts]
+            sums = [torch.autograd.grad(loss, parameters) for loss in losses]
             while len(sums) > 2:
                 sums = [tuple(map(torch.add, *pair)) for pair in zip(sums[::2], sums[1::2], strict=True)]
             for view, *of in zip(slot, *sums, strict=True):
