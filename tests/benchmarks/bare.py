@@ -1,4 +1,4 @@
-"""Shared memory's exchange with nothing around it: how fast two workers can be that meet as ours do.
+"""Shared memory's exchange with nothing around it: how fast two workers are that meet as ours do, plainly written.
 
 Tensors in memory, no reading, no measuring, no clipping, no norms, no look at whether the peer lives, and a core that
 is never given away. Each writes its lanes' summed gradient where the other sees it, waits, adds both up and updates its
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from streamtrain.device import keep_freed_memory
 from tests.benchmarks.models import BATCH, LR, MODELS, MOMENTUM, ROUND_STEPS, tensors
 
 WORKERS = 2
@@ -40,6 +41,8 @@ class Block:
 
 def bare_loop(pipe: Connection, rank: int, world: int, name: str, lanes: int, path: Path) -> None:  # type: ignore[type-arg]
     """One worker's loop; it hosts ``lanes / world`` lanes, and shares the file at ``path`` with the other."""
+    keep_freed_memory()  # as ours
+    torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = MODELS[name]()

@@ -5,9 +5,10 @@
 Peers: a plain loop in one process and DDP with gloo in two, on tensors in memory; Ray Train with DDP and WebDataset,
 from the same shards as ours. One thread a process everywhere; SGD with momentum. Ours reads packed shards, through
 `RayFleet`. The limit is two plain loops, each on its half of every minibatch, that never meet: what the cores do in two
-processes when reading and meeting cost nothing. Bare are two that meet as ours do, and do nothing else (`bare`). A
-ratio is of examples/s, the first over the second, ours where one alone is named: the median of alternating rounds. Ray
-Train's own start takes too long for rounds: ours runs alone just before it and just after.
+processes when reading and meeting cost nothing, though each makes the whole update. Bare are two that meet as ours do,
+and do nothing else (`bare`). A ratio is of examples/s, the first over the second, ours where one alone is named: the
+median of alternating rounds. Ray Train's own start takes too long for rounds: ours runs alone just before it and just
+after.
 """
 
 from __future__ import annotations
