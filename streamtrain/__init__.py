@@ -38,15 +38,15 @@ if TYPE_CHECKING:
         Tracking,
     )
     from streamtrain.landscape.probe import Probe
-    from streamtrain.loader import open  # noqa: A004  # `st.open` says what it does
-    from streamtrain.pack import PackOptions
+    from streamtrain.packing.options import PackOptions
     from streamtrain.prepare.jobfile import load_job
+    from streamtrain.run.fleet.pack_tasks import pack
     from streamtrain.run.outcome.compare import Comparison, compare
     from streamtrain.run.outcome.probing import probe
     from streamtrain.run.outcome.report import table
     from streamtrain.run.outcome.result import Evaluation, Result
-    from streamtrain.run.packing import pack
     from streamtrain.run.train import train
+    from streamtrain.stream.batches import open  # noqa: A004  # `st.open` says what it does
 
 _ERRORS = (
     *("ConfigError", "DataError", "Interrupted", "JobError", "ManifestError", "NonFiniteError", "ShardError"),
@@ -59,9 +59,9 @@ _DECLARATIONS = (
 _LATE = {
     **dict.fromkeys(_ERRORS, "streamtrain.errors"),
     **dict.fromkeys(_DECLARATIONS, "streamtrain.job"),
-    "PackOptions": "streamtrain.pack",
-    "pack": "streamtrain.run.packing",
-    "open": "streamtrain.loader",
+    "PackOptions": "streamtrain.packing.options",
+    "pack": "streamtrain.run.fleet.pack_tasks",
+    "open": "streamtrain.stream.batches",
     "load_job": "streamtrain.prepare.jobfile",
     "Probe": "streamtrain.landscape.probe",
     "probe": "streamtrain.run.outcome.probing",
@@ -115,8 +115,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module 'streamtrain' has no attribute {name!r}")
     import importlib
 
+    if name == "__version__":
+        import importlib.metadata
+
+        return importlib.metadata.version("streamtrain")
+    if name not in _LATE:
+        raise AttributeError(f"module 'streamtrain' has no attribute {name!r}")
     return getattr(importlib.import_module(_LATE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -8,7 +8,7 @@ def main() -> None:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from streamtrain.cli import main as command
+    from streamtrain.cli.command import main as command
 
     signal.signal(signal.SIGINT, before)
     command()

@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 import streamtrain as st
-from streamtrain.pack import pack
+from streamtrain.packing import pack
 
 OUT = Path("chapter8")
 MNIST = Path("data/mnist.npz")

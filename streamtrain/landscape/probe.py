@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
-from streamtrain.gradient import build_model
 from streamtrain.landscape.curvature import Curvature, Point, curvature, kind_of_point
 from streamtrain.landscape.lanczos import Extremes, extremes
 from streamtrain.landscape.recurrent import ThroughTime, through_time
 from streamtrain.landscape.surface import Surface
+from streamtrain.model.gradient import build_model
 from streamtrain.prepare.plan import Plan
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.gradient import Batch, Gradient
 from streamtrain.job import Job
+from streamtrain.model.gradient import Batch, Gradient
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
 

@@ -9,20 +9,15 @@ from dataclasses import dataclass, field
 from streamtrain.errors import ConfigError, ManifestError, complaint
 from streamtrain.job import Epochs, Job, Online
 from streamtrain.order import Order, Passes, Reshuffle, SegmentedOrder, passes_of
-from streamtrain.pack import FILE, Manifest, fetch_manifest, read_manifest, scan_foreign
-from streamtrain.prepare.compressed import data_folder
-from streamtrain.prepare.place import fetched_files
-from streamtrain.store import RetryPolicy, local_path, masked
-from streamtrain.store.remote import Store
+from streamtrain.shards import Manifest
+from streamtrain.store import local_path, masked
 from streamtrain.stream.examples import Decoding
-from streamtrain.stream.files import LocalFiles
+from streamtrain.stream.opening import fetched_files, open_dataset, shards_of
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Skip
 
 EVALUATION_SLICE = 500
 """Examples that a worker evaluates at once."""
-IMPATIENT = RetryPolicy(attempts=4)
-"""For the first request of all, whose failure is most often a wrong URL."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +47,8 @@ class Plan:
 
     def reader(self, split: str, *, lanes: bool = False) -> Reader:
         """A reader of the job's fields of one split; ``lanes`` is for the one that a worker's lanes are read with."""
-        data, folder = self.job.data, data_folder(self.job.data.url)
-        local = None if folder is None else LocalFiles(folder, verify=data.verify)
-        files = local or fetched_files(self.job, self.manifest, lanes=lanes)
+        data = self.job.data
+        files = shards_of(data.url, lambda: fetched_files(self.job, self.manifest, lanes=lanes), verify=data.verify)
         decoding = Decoding(data.map, data.image_size, data.decode_threads, data.on_bad_example)
         reader = Reader(files, self.manifest, split, data.fields_read, decoding)
         if split == "train":
@@ -77,20 +71,6 @@ class Plan:
         reshuffle: Reshuffle = mode.reshuffle if isinstance(mode, Epochs) else "stored"
         starts = [shards.start(index) for index in range(len(shards) + 1)] if reshuffle == "shards" else []
         return passes_of(reshuffle, self.order.examples, starts, self.job.seed)
-
-
-def open_dataset(url: str) -> Manifest:
-    """The manifest of a packed data set, or one made by looking at foreign shards in a folder.
-
-    Raises:
-        DataError: neither is there, or it is damaged.
-    """
-    folder = data_folder(url)
-    if folder is None:
-        return fetch_manifest(Store(url, IMPATIENT))
-    if not (folder / FILE).exists() and any(folder.glob("train/*.tar")):
-        return scan_foreign(folder)
-    return read_manifest(folder)
 
 
 def plan(job: Job) -> Plan:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from streamtrain.pack import FILE
 from streamtrain.prepare.plan import Plan, grown
+from streamtrain.shards import FILE
 from streamtrain.store import local_path
 from streamtrain.store.remote import Store
 from streamtrain.track.terminal import Terminal

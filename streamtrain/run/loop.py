@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.pool import Pool
-from streamtrain.gradient import Batch, Gradient, Part
+from streamtrain.model.gradient import Batch, Gradient, Part
 from streamtrain.order import Order, Passes, SegmentedOrder, lane_seed
 from streamtrain.run.fleet.processes.clock import Clock
 from streamtrain.values import Arrays, Selection, Update

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from streamtrain.errors import Interrupted, one_line
 from streamtrain.job import Job, Online
-from streamtrain.run.outcome.card import card_of
+from streamtrain.run.outcome.description import card_of
 from streamtrain.store import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from streamtrain.prepare.plan import Plan
-    from streamtrain.prepare.preflight import Trial
-    from streamtrain.run.checkpoints.files import Checkpoint
+    from streamtrain.prepare.trial import Trial
+    from streamtrain.run.checkpoints.checkpoint_files import Checkpoint
     from streamtrain.run.outcome.result import Result
     from streamtrain.track.terminal import Terminal
     from streamtrain.track.tracker import ModelCard, Tracker
@@ -46,13 +46,13 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
         TrainingError: what stopped the run.
         Interrupted: SIGTERM asked it to stop; a checkpoint is written.
     """
-    from streamtrain.prepare.audit import order_warning
-    from streamtrain.prepare.compressed import data_folder
+    from streamtrain.inspect.audit import order_warning
     from streamtrain.prepare.plan import plan as plan_of
-    from streamtrain.prepare.preflight import check_cpus, preflight
+    from streamtrain.prepare.trial import check_cpus, preflight
     from streamtrain.run.checkpoints.progress import Progress
     from streamtrain.run.checkpoints.resuming import alone_in, check_settings, fixed_settings, new_folder
     from streamtrain.run.fleet.placing import check_resources, start_ray, will_start_ray
+    from streamtrain.stream.fetch.unpacked import data_folder
     from streamtrain.track.terminal import Terminal
 
     terminal = Terminal(quiet=quiet)
@@ -109,7 +109,7 @@ def _counted(job: Job) -> str:
 
 def _earlier(job: Job, run_name: str, resume: bool | str, terminal: Terminal) -> tuple[Path | None, Checkpoint | None]:
     """The folder of the run that shall go on, and its last good checkpoint."""
-    from streamtrain.run.checkpoints.files import CheckpointFiles
+    from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
     from streamtrain.run.checkpoints.resuming import checkpoints_of, folder_to_resume
 
     if not resume:
@@ -124,15 +124,15 @@ def _train(
     plan: Plan, trial: Trial, run_name: str, folder: Path, last: Checkpoint | None, tracker: Tracker, terminal: Terminal
 ) -> Result:
     """From the last checkpoint, or the beginning, to the result, which is kept."""
-    from streamtrain.run.checkpoints.files import CheckpointFiles
+    from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
     from streamtrain.run.checkpoints.keeper import Keeper
     from streamtrain.run.checkpoints.resuming import checkpoints_of, fixed_settings
-    from streamtrain.run.checkpoints.stopping import stopped_by_signal
     from streamtrain.run.controller import Controller
     from streamtrain.run.fleet.actors import RayFleet
     from streamtrain.run.fleet.metrics import RayMetrics
     from streamtrain.run.fleet.placing import ray_is_gone
     from streamtrain.run.outcome.status import FirstSteps
+    from streamtrain.run.signals import stopped_by_signal
     from streamtrain.track.tracker import Trackers
 
     def ended(why: str) -> None:
@@ -198,7 +198,7 @@ def _keep(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: Trac
 
 
 def _model_card(plan: Plan, trial: Trial, result: Result) -> ModelCard:
-    from streamtrain.gradient import build_model
+    from streamtrain.model.gradient import build_model
     from streamtrain.track.tracker import ModelCard
 
     model = build_model(plan.job)

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ShardError, complaint, one_line
-from streamtrain.pack.codec import npy_header
-from streamtrain.pack.index import ShardIndex
-from streamtrain.pack.manifest import Field
-from streamtrain.pack.shard_list import Shard
+from streamtrain.shards.codec import npy_header
+from streamtrain.shards.index import ShardIndex
+from streamtrain.shards.manifest import Field
+from streamtrain.shards.shard_list import Shard
 from streamtrain.stream.stride import FixedLayout, array_column, fixed_layout, number_column
 
 Bytes = NDArray[np.uint8]

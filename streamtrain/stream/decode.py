@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.pack.codec import FORMATS, read_npy
+from streamtrain.shards.codec import FORMATS, read_npy
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 HARMLESS = ("txt", "text", "transcript", "cls", "id", "json", "jsn", "mp", "msg")

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ConfigError, ShardError, complaint
-from streamtrain.pack.index import ShardIndex, foreign_index, index_name, read_index, scan_index
-from streamtrain.pack.manifest import Field, Manifest
-from streamtrain.pack.shard_list import Shard
+from streamtrain.shards.index import ShardIndex, foreign_index, index_name, read_index, scan_index
+from streamtrain.shards.manifest import Field, Manifest
+from streamtrain.shards.shard_list import Shard
 from streamtrain.stream.columns import OpenShard, block_columns, encoded_columns, fixed_columns, map_shard
 from streamtrain.stream.decode import Decoder, decoder_of
 from streamtrain.stream.examples import Assembler, Decoding, Member, Row
-from streamtrain.stream.files import ShardFiles, ShardRows
+from streamtrain.stream.fetch.shard_files import ShardFiles, ShardRows
 from streamtrain.values import Arrays, Loading, Selection, Skip
 
 FIRST_LOOKED_AT = 1000

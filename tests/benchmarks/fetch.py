@@ -28,12 +28,13 @@ from pathlib import Path
 
 import numpy as np
 
-from streamtrain.pack import PackOptions, Shard, fetch_manifest, pack
+from streamtrain.packing import PackOptions, pack
+from streamtrain.shards import Shard, fetch_manifest
 from streamtrain.store import RetryPolicy
 from streamtrain.store.remote import CHUNK, WINDOW, Store
 from streamtrain.stream.fetch.cache import Cache
 from streamtrain.stream.fetch.fetched import AHEAD_THREADS, FetchedFiles
-from streamtrain.stream.files import ShardRows
+from streamtrain.stream.fetch.shard_files import ShardRows
 from streamtrain.stream.reader import Reader
 from tests.support.caches import bytes_in
 from tests.support.faults import Faults, proxy

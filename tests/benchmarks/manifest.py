@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from streamtrain.pack import Field, Manifest, Segment, Shard, ShardList, Split
-from streamtrain.pack.manifest import write_manifest
-from streamtrain.pack.shard_list import shard_name
+from streamtrain.shards import Field, Manifest, Segment, Shard, ShardList, Split
+from streamtrain.shards.manifest import write_manifest
+from streamtrain.shards.shard_list import shard_name
 from tests.benchmarks.measuring import report, wants_json
 
 SHARDS, EXAMPLES_EACH, SHARD_BYTES, BLOCK = 100_000, 10_000, 8_192_000, 1024
@@ -25,7 +25,7 @@ CHILD = """
 import json, random, resource, sys, time
 from pathlib import Path
 from streamtrain.order import Order, passes_of
-from streamtrain.pack import read_manifest
+from streamtrain.shards import read_manifest
 from streamtrain.values import Position
 
 folder, examples = Path(sys.argv[1]), int(sys.argv[2])

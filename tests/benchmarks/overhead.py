@@ -24,8 +24,8 @@ import torch
 
 import streamtrain as st
 from streamtrain.measure.diagnostics import Diagnostics
-from streamtrain.measure.minibatch import MinibatchCurves
-from streamtrain.pack import PackOptions, pack
+from streamtrain.measure.step_curves import MinibatchCurves
+from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors import RayFleet
 from streamtrain.track.journal import Journal

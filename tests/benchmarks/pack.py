@@ -23,7 +23,7 @@ from typing import ClassVar
 import numpy as np
 
 import streamtrain as st
-from streamtrain.pack.making.packing import PROCESS_BYTES
+from streamtrain.packing.packing import PROCESS_BYTES
 from tests.benchmarks.measuring import rates, report, wants_json
 
 EXAMPLES, FEW = 200_000, 40_000
@@ -35,7 +35,7 @@ TIMES = 4
 PACK_AND_TELL = """
 import re, sys
 from pathlib import Path
-from streamtrain.pack import PackOptions, pack
+from streamtrain.packing import PackOptions, pack
 pack(sys.argv[1], sys.argv[2], PackOptions(splits=(1, 0, 0), memory_bytes=int(sys.argv[3]), tasks=int(sys.argv[4])))
 print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
@@ -88,7 +88,7 @@ def mds_writer() -> type:
 
 def check(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """Every example once, with its label, in stored order."""
-    from streamtrain.pack import stored_order
+    from streamtrain.shards import stored_order
 
     found = st.open(folder)[0 : len(images)]
     order = stored_order(1, len(images))

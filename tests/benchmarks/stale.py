@@ -24,9 +24,9 @@ from typing import Any
 from ray import cloudpickle
 
 import streamtrain as st
-from streamtrain.gradient import Gradient
 from streamtrain.job import Synchronous
 from streamtrain.measure.risk import pooled
+from streamtrain.model.gradient import Gradient
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.jobfile import load_job
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan, plan

@@ -25,7 +25,7 @@ from typing import Any
 import mlflow
 import numpy as np
 
-from streamtrain.pack import PackOptions, pack
+from streamtrain.packing import PackOptions, pack
 from streamtrain.track.journal import entries_of
 from tests.support.servers import free_port
 

@@ -30,7 +30,7 @@ import ray
 import torch
 
 import streamtrain as st
-from streamtrain.pack import PackOptions, pack
+from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors import RayFleet
 from tests.benchmarks.bare import bare_loop

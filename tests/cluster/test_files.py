@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from streamtrain.flags import own_flags, parse, with_mode
+from streamtrain.cli.flags import own_flags, parse, with_mode
 from streamtrain.job import Job
 from streamtrain.prepare.jobfile import load_job
 from streamtrain.run.fleet.metrics import EXPORTED, metric_name

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from streamtrain.pack import Manifest, PackOptions
+from streamtrain.packing import PackOptions
+from streamtrain.shards import Manifest
 from streamtrain.store.remote import Store
 from streamtrain.stream.fetch.cache import Cache
 from streamtrain.stream.fetch.fetched import FetchedFiles
-from streamtrain.stream.files import ShardRows
+from streamtrain.stream.fetch.shard_files import ShardRows
 from tests.support.caches import bytes_in, leftovers
 from tests.support.datasets import pack_digits
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamtrain.pack import PackOptions, pack
+from streamtrain.packing import PackOptions, pack
 from tests.support.command import ROOT, streamtrain
 from tests.support.packing import files
 

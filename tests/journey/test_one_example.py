@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import streamtrain as st
+from streamtrain.inspect.card import inspect_dataset
 from streamtrain.measure.risk import risk_readings
-from streamtrain.pack import PackOptions, stored_order
-from streamtrain.prepare.inspect import inspect_dataset
+from streamtrain.packing import PackOptions
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.processes.worker import Seat, Worker
+from streamtrain.shards import stored_order
 from streamtrain.track.mlflow import MlflowTracker
 from streamtrain.track.tracker import RunCard
 from streamtrain.values import LanePart, Position, Risk

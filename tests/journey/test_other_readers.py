@@ -12,9 +12,10 @@ import pytest
 import webdataset
 from PIL import Image
 
-from streamtrain.pack import PackOptions, pack, scan_foreign
-from streamtrain.pack.shard import examples
-from streamtrain.stream.files import LocalFiles
+from streamtrain.packing import PackOptions, pack
+from streamtrain.shards import scan_foreign
+from streamtrain.shards.shard import examples
+from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
 from tests.support.datasets import digits
 from tests.support.foreign import as_npy, write_tar

@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 
 import streamtrain as st
-from streamtrain.pack import PackOptions, pack
+from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.fleet.actors import RayFleet
 from streamtrain.run.fleet.placing import check_resources, living_nodes

@@ -22,7 +22,7 @@ from PIL import Image
 
 import streamtrain as st
 from streamtrain.errors import ShardError, WorkerLost
-from streamtrain.pack import PackOptions, pack
+from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors import RayFleet
 from streamtrain.run.fleet.members import Member

@@ -15,20 +15,22 @@ import torch
 
 import streamtrain as st
 from streamtrain.errors import DataError, Interrupted, StoreError
-from streamtrain.pack import PackOptions, append, fetch_manifest
-from streamtrain.prepare.inspect import inspect_dataset
-from streamtrain.prepare.linted import linted
+from streamtrain.inspect.card import inspect_dataset
+from streamtrain.inspect.findings import linted
+from streamtrain.packing import PackOptions
+from streamtrain.packing.packing import append
 from streamtrain.prepare.plan import plan
 from streamtrain.run import following, loader_health
-from streamtrain.run.checkpoints.files import CheckpointFiles
+from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
-from streamtrain.run.outcome.card import card_of
+from streamtrain.run.outcome.description import card_of
+from streamtrain.shards import fetch_manifest
 from streamtrain.store import RetryPolicy, remote
 from streamtrain.store.remote import Store
 from streamtrain.stream.fetch.cache import Cache
 from streamtrain.stream.fetch.fetched import FetchedFiles
-from streamtrain.stream.files import LocalFiles
+from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.track.terminal import Terminal
 from streamtrain.values import Update
@@ -337,7 +339,7 @@ def test_no_secret_of_a_url_gets_into_the_runs_card(http: str, monkeypatch: pyte
 TAKE_ONE = """
 import sys
 from pathlib import Path
-from streamtrain.pack import fetch_manifest
+from streamtrain.shards import fetch_manifest
 from streamtrain.store.remote import Store
 from streamtrain.stream.fetch.cache import Cache
 from streamtrain.stream.fetch.fetched import FetchedFiles

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamtrain.errors import DataError, ManifestError, ShardError, StreamtrainError
-from streamtrain.pack import FAULTS, FILE, lint, read_manifest, scan_foreign
-from streamtrain.pack.shard import examples, members
-from streamtrain.stream.files import LocalFiles
+from streamtrain.shards import FAULTS, FILE, lint, read_manifest, scan_foreign
+from streamtrain.shards.shard import examples, members
+from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
 from tests.support.datasets import pack_digits
 from tests.support.foreign import as_npy, write_tar

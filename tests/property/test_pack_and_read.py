@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamtrain.order import Order
-from streamtrain.pack import PackOptions, pack, read_manifest, stored_order
-from streamtrain.stream.files import LocalFiles
+from streamtrain.packing import PackOptions, pack
+from streamtrain.shards import read_manifest, stored_order
+from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Position
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamtrain.pack import PackOptions, pack
+from streamtrain.packing import PackOptions, pack
 from tests.support.packing import AnyOrder, files, naive_tars, npy
 
 SHARDS = st.one_of(

@@ -71,7 +71,7 @@ def test_ray_and_its_remote_calls_stand_where_design_says() -> None:
     users = {relative(file) for file, tree in TREES.items() if "ray" in imported(tree)}
     fleet = {f"streamtrain/run/fleet/{name}.py" for name in ("actors", "recruiting", "room", "placing")}
     fleet |= {f"streamtrain/run/fleet/{name}.py" for name in ("members", "submitting", "processes/examiner", "metrics")}
-    assert users == fleet | {"streamtrain/run/packing.py", "streamtrain/prepare/jobfile.py"}
+    assert users == fleet | {"streamtrain/run/fleet/pack_tasks.py", "streamtrain/prepare/jobfile.py"}
     users = {relative(file.parent) for file, tree in TREES.items() if "mlflow" in imported(tree)}
     assert users == {"streamtrain/track/mlflow"}
     assert {relative(f) for f, tree in TREES.items() if "fsspec" in imported(tree)} == {"streamtrain/store/remote.py"}
@@ -259,7 +259,7 @@ def test_every_command_has_help_with_examples(name: str) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import streamtrain.cli, sys; print(sorted({'torch', 'ray', 'mlflow', 'numpy'} & set(sys.modules)))"
+    code = "import streamtrain.cli.command, sys; print(sorted({'torch', 'ray', 'mlflow', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

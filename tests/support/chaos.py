@@ -24,7 +24,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from streamtrain.pack import PackOptions, pack
+from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.jobfile import load_job
 from tests.support.command import ROOT
 from tests.support.datasets import digits

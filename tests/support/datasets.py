@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from streamtrain.pack import Manifest, PackOptions, pack
+from streamtrain.packing import PackOptions, pack
+from streamtrain.shards import Manifest
 
 
 def digits(examples: int = 1797, *, wide: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

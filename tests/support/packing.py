@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from streamtrain.pack import PackOptions, stored_order
-from streamtrain.pack.shard import BLOCK, END, header
+from streamtrain.packing import PackOptions
+from streamtrain.shards import stored_order
+from streamtrain.shards.shard import BLOCK, END, header
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamtrain.pack import index, shard
-from streamtrain.pack.making import blocks, writing
+from streamtrain.packing import blocks
+from streamtrain.shards import index, shard
+from streamtrain.shards import shard_file as writing
 from streamtrain.store import remote
 from streamtrain.stream.fetch import fetched, wanted
 

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 import streamtrain.aggregate.exchange.pool as pool_module
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.descent.device import DeviceArithmetic
+from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.collective.wire import Wire, connect
 from streamtrain.aggregate.exchange.contract import Exchange
-from streamtrain.aggregate.exchange.device import DeviceExchange
+from streamtrain.aggregate.exchange.device_exchange import DeviceExchange
 from streamtrain.aggregate.exchange.memory import (
     DeviceMemory,
     Handle,
@@ -37,8 +37,8 @@ from streamtrain.aggregate.exchange.memory import (
 from streamtrain.aggregate.exchange.pool import Claim, Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.state import STATE_PARTS
-from streamtrain.gradient import Gradient
 from streamtrain.job import SGD, Data, Group, Job, Schedule
+from streamtrain.model.gradient import Gradient
 from streamtrain.order import Order, lanes_of_worker, passes_of
 from streamtrain.run.fleet.processes.clock import Clock
 from streamtrain.run.loop import pooled_updates, selections_from, updates

@@ -11,7 +11,7 @@ import numpy as np
 
 from streamtrain.errors import WorkerLost
 from streamtrain.stream.ahead.ring import RingShape
-from streamtrain.stream.ahead.wire import WireHandle, WireReader, WireWriter
+from streamtrain.stream.ahead.tcp import WireHandle, WireReader, WireWriter
 
 SHAPE = RingShape(2, 1, {"x": ("<i8", ())})
 

@@ -19,15 +19,15 @@ from PIL import Image
 
 import streamtrain as st
 from streamtrain.errors import DataError, ManifestError, ShardError, SourceError
-from streamtrain.pack import fetch_manifest, read_manifest
-from streamtrain.pack.codec import form_of
-from streamtrain.pack.foreign.walk import Trouble, walk
-from streamtrain.pack.index import ShardIndex, read_index, write_index
-from streamtrain.pack.shard import BLOCK, header, members
-from streamtrain.prepare import compressed
-from streamtrain.run.checkpoints.files import Checkpoint, CheckpointFiles
+from streamtrain.run.checkpoints.checkpoint_files import Checkpoint, CheckpointFiles
+from streamtrain.shards import fetch_manifest, read_manifest
+from streamtrain.shards.codec import form_of
+from streamtrain.shards.foreign.walk import Trouble, walk
+from streamtrain.shards.index import ShardIndex, read_index, write_index
+from streamtrain.shards.shard import BLOCK, header, members
 from streamtrain.store.remote import Store
 from streamtrain.stream.decode import decoder_of
+from streamtrain.stream.fetch import unpacked
 from tests.support.datasets import pack_digits
 
 SIDE = 9000
@@ -146,7 +146,7 @@ def test_a_header_for_a_name_is_short(kind: bytes, tmp_path: Path) -> None:
 
 def test_a_compressed_shard_unpacks_to_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(compressed, "ALWAYS_ALLOWED", 1 << 20)
+    monkeypatch.setattr(unpacked, "ALWAYS_ALLOWED", 1 << 20)
     (tmp_path / "data" / "train").mkdir(parents=True)
     (tmp_path / "data" / "train" / "0.tar.gz").write_bytes(gzip.compress(bytes(MOST * 2), 1))
     refused(lambda: st.open(tmp_path / "data"), ShardError, r"0\.tar\.gz: expected at most [\d,]+ bytes, 100 times")

@@ -23,7 +23,7 @@ from streamtrain.aggregate.descent.sgd import average, descend, direction, keep,
 from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import NonFiniteError
-from streamtrain.optimizer import SGD
+from streamtrain.job.optimizers import SGD
 from streamtrain.values import Moments, Update
 
 

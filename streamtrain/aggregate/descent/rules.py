@@ -14,7 +14,7 @@ from itertools import groupby
 
 from streamtrain.aggregate.vector import Layout, Place
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.optimizer import SGD, Group
+from streamtrain.job.optimizers import SGD, Group
 
 CHUNK = 32768
 """Most elements of a piece."""

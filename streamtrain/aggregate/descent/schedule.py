@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from streamtrain.optimizer import SGD, Schedule
+from streamtrain.job.optimizers import SGD, Schedule
 
 
 def base_rate(sgd: SGD, batch_size: int) -> float:

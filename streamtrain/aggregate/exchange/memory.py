@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.rules import pieces_of
 from streamtrain.aggregate.exchange.barrier import check_machine
-from streamtrain.aggregate.exchange.rows import device_slots_in, device_used_in, row_bytes, slots_in, used_in
+from streamtrain.aggregate.exchange.lane_rows import device_slots_in, device_used_in, row_bytes, slots_in, used_in
 from streamtrain.aggregate.state import STATE_PARTS, Slot, State
 from streamtrain.aggregate.vector import Layout
-from streamtrain.optimizer import SGD
+from streamtrain.job.optimizers import SGD
 from streamtrain.processes import open_lent
 
 CACHE_LINE = 64

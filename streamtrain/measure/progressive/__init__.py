@@ -8,8 +8,8 @@ or a pass, of which only the first is unbiased.
 
 from __future__ import annotations
 
+from streamtrain.measure.progressive.by_pass import PassRisks
 from streamtrain.measure.progressive.fading import Fading
-from streamtrain.measure.progressive.passes import PassRisks
 from streamtrain.measure.progressive.window import Window
 from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.values import Reading, Risk, Update

@@ -10,12 +10,12 @@ from streamtrain.measure.diagnostics import Diagnostics
 from streamtrain.measure.diagnostics.layers import Layers
 from streamtrain.measure.diagnostics.noise_scale import NoiseScale
 from streamtrain.measure.diagnostics.trajectory import Trajectory
+from streamtrain.measure.early_stopping import EarlyStopping
 from streamtrain.measure.gap import Parts
-from streamtrain.measure.minibatch import MinibatchCurves
 from streamtrain.measure.progressive import PassRisks, Progressive
 from streamtrain.measure.progressive.fading import Fading, FadingMoments
 from streamtrain.measure.progressive.window import Window
-from streamtrain.measure.stopping import EarlyStopping
+from streamtrain.measure.step_curves import MinibatchCurves
 from streamtrain.run.outcome.result import Evaluation
 from streamtrain.values import LayerNorms, Moments, Norms, Risk, Skip, Update
 

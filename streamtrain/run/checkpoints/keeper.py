@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from streamtrain.errors import Interrupted, WorkerLost
 from streamtrain.job import Job
-from streamtrain.run.checkpoints.files import Checkpoint, CheckpointFiles
+from streamtrain.run.checkpoints.checkpoint_files import Checkpoint, CheckpointFiles
 from streamtrain.run.checkpoints.progress import Progress
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from streamtrain.job import Job, Online
 from streamtrain.measure.cost import MeasuringTime
 from streamtrain.measure.diagnostics import Diagnostics
-from streamtrain.measure.minibatch import MinibatchCurves
+from streamtrain.measure.early_stopping import EarlyStopping
 from streamtrain.measure.progressive import PassRisks, Progressive
-from streamtrain.measure.stopping import EarlyStopping
+from streamtrain.measure.step_curves import MinibatchCurves
 from streamtrain.run.checkpoints.encoding import decoded, encoded
 from streamtrain.run.outcome.result import Evaluation
 from streamtrain.values import Skip

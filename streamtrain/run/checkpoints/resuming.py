@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job, Online
-from streamtrain.optimizer import ENDING
-from streamtrain.run.outcome.card import settings
+from streamtrain.job.optimizers import ENDING
+from streamtrain.run.outcome.description import settings
 from streamtrain.store import remove_partials
 from streamtrain.store.remote import Store
 

@@ -15,7 +15,7 @@ from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.members import Arrivals, Member
 from streamtrain.run.fleet.placing import resources_of_worker, streamers_apart
 from streamtrain.run.fleet.processes.examiner import Examiner
-from streamtrain.run.fleet.processes.streamer import WorkersStreamer
+from streamtrain.run.fleet.processes.lane_streamer import WorkersStreamer
 from streamtrain.run.fleet.processes.worker import Worker
 from streamtrain.run.fleet.room import Bundle, GroupBundle, Place, Room
 

@@ -13,7 +13,7 @@ from streamtrain.errors import ConfigError, complaint, one_line
 from streamtrain.job import Job
 from streamtrain.landscape.probe import Probe, Prober
 from streamtrain.prepare.plan import Plan, plan
-from streamtrain.run.checkpoints.files import CheckpointFiles
+from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.run.checkpoints.resuming import FINISHED, checkpoints_of
 from streamtrain.store import write_whole

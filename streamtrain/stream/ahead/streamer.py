@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from streamtrain.stream.ahead.ring import RingHandle, RingReader, RingShape, RingWriter
-from streamtrain.stream.ahead.wire import WireHandle, WireReader, WireWriter
+from streamtrain.stream.ahead.tcp import WireHandle, WireReader, WireWriter
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Arrays, Selection, Skip
 

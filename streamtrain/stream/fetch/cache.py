@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from streamtrain.errors import ConfigError, StoreError, complaint, one_line
-from streamtrain.store import PARTIAL
+from streamtrain.store import PARTIAL, user_cache
 
 LOCK = ".lock"
 _OURS = re.compile(rf"(?P<entry>[0-9a-f]{{64}}(?:-\d+-\d+)?)(?P<kind>{PARTIAL}|{LOCK})?")
@@ -74,6 +74,11 @@ class Pin:
         with self._opened:
             if drop and _locked(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB) and _is_at(self._opened, self.path):
                 self.path.unlink()
+
+
+def cache_folder(chosen: str | Path | None) -> Path:
+    """The chosen one, or a folder in the user's cache directory (XDG Base Directory Specification)."""
+    return user_cache() if chosen is None else Path(chosen).absolute()
 
 
 class Cache:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.pack.index import LARGE, ShardIndex
-from streamtrain.pack.shard_list import Shard
+from streamtrain.shards.index import LARGE, ShardIndex
+from streamtrain.shards.shard_list import Shard
 from streamtrain.store.remote import Store
 from streamtrain.stream.fetch.cache import Cache, Pin
+from streamtrain.stream.fetch.shard_files import OPEN_SHARDS, ShardRows
 from streamtrain.stream.fetch.wanted import Part, Sum, Whole, part_of
-from streamtrain.stream.files import OPEN_SHARDS, ShardRows
 from streamtrain.values import Loading
 
 AHEAD_THREADS = 2

@@ -12,13 +12,13 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from streamtrain.pack.index import ShardIndex, index_name, read_index
-from streamtrain.pack.shard import END, PIECE
-from streamtrain.pack.shard_list import Shard
+from streamtrain.shards.index import ShardIndex, index_name, read_index
+from streamtrain.shards.shard import END, PIECE
+from streamtrain.shards.shard_list import Shard
 from streamtrain.store import sha256_of
 from streamtrain.store.remote import CHUNK, Store
 from streamtrain.stream.fetch.cache import Wrong
-from streamtrain.stream.files import ShardRows
+from streamtrain.stream.fetch.shard_files import ShardRows
 
 
 class Sum:

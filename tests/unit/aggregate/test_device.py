@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.descent.device import DeviceArithmetic
+from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.exchange.collective.group import Membership
 from streamtrain.aggregate.exchange.contract import Exchange
-from streamtrain.aggregate.exchange.device import DeviceExchange, settled
+from streamtrain.aggregate.exchange.device_exchange import DeviceExchange, settled
 from streamtrain.aggregate.exchange.memory import DeviceMemory, Memory, block_size, private_block
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.state import State
-from streamtrain.device import copied_ahead
 from streamtrain.errors import NonFiniteError
-from streamtrain.gradient import Gradient
 from streamtrain.job import SGD, Data, Group, Job, Schedule
+from streamtrain.model.gradient import Gradient
+from streamtrain.stream.ahead.copies import copied_ahead
 from streamtrain.values import Arrays, Update
 
 LANES, STEPS = 3, 8

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamtrain.measure.cost import MeasuringTime
+from streamtrain.measure.early_stopping import EarlyStopping
 from streamtrain.measure.gap import Parts, gap, paired
 from streamtrain.measure.risk import pooled, risk_readings
-from streamtrain.measure.stopping import EarlyStopping
 from streamtrain.measure.verdict import verdict
 from streamtrain.values import Moments, Risk
 

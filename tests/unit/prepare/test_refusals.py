@@ -11,7 +11,7 @@ import torch
 
 import streamtrain as st
 from streamtrain.prepare.plan import plan
-from streamtrain.prepare.preflight import check_cpus, preflight
+from streamtrain.prepare.trial import check_cpus, preflight
 from tests.support.command import streamtrain
 from tests.support.datasets import pack_digits
 

@@ -9,14 +9,14 @@ import torch
 
 import streamtrain as st
 from streamtrain.errors import Interrupted
-from streamtrain.pack import Manifest, Split, read_manifest
-from streamtrain.pack.manifest import write_manifest
-from streamtrain.pack.shard_list import ShardList, shard_name
 from streamtrain.prepare.plan import grown, plan
 from streamtrain.run import following
-from streamtrain.run.checkpoints.files import CheckpointFiles
+from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
+from streamtrain.shards import Manifest, Split, read_manifest
+from streamtrain.shards.manifest import write_manifest
+from streamtrain.shards.shard_list import ShardList, shard_name
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker
 from tests.support.datasets import pack_digits
@@ -136,7 +136,7 @@ def test_foreign_shards_do_not_grow(job: st.Job, tmp_path: Path) -> None:
 
 def test_a_streamed_run_follows_too(job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The streamer starts anew from the present step."""
-    from streamtrain.run.fleet.processes.streamer import WorkersStreamer
+    from streamtrain.run.fleet.processes.lane_streamer import WorkersStreamer
 
     class Streamed(PlainFleet):
         def extend(self, grown_plan: object, step: int) -> None:

@@ -11,12 +11,12 @@ import torch
 
 import streamtrain as st
 from streamtrain.errors import DataError, TrainingError
-from streamtrain.pack import read_manifest
 from streamtrain.prepare.plan import plan
 from streamtrain.run.checkpoints import keeper as keeping
-from streamtrain.run.checkpoints.files import CheckpointFiles
+from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
+from streamtrain.shards import read_manifest
 from streamtrain.track.journal import Journal, entries_of
 from streamtrain.track.mlflow import MlflowTracker
 from streamtrain.track.mlflow.sync import sync

@@ -10,7 +10,7 @@ import torch
 import streamtrain as st
 from streamtrain.errors import ShardError
 from streamtrain.prepare.plan import plan
-from streamtrain.prepare.preflight import Trial, preflight
+from streamtrain.prepare.trial import Trial, preflight
 from streamtrain.run.outcome.report import description
 from streamtrain.run.train import _keep
 from streamtrain.track.tracker import ModelCard

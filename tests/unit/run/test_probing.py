@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import streamtrain as st
-from streamtrain.cli import main
+from streamtrain.cli.command import main
 from streamtrain.errors import WorkerLost
 from streamtrain.prepare.plan import plan
-from streamtrain.run.checkpoints.files import CheckpointFiles
+from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
 from streamtrain.run.outcome.probing import command_of, folder_of

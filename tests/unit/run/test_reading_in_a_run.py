@@ -10,7 +10,7 @@ import torch
 
 import streamtrain as st
 from streamtrain.prepare.plan import plan
-from streamtrain.prepare.preflight import preflight
+from streamtrain.prepare.trial import preflight
 from streamtrain.run.loader_health import LoaderHealth
 from streamtrain.run.loop import selections_from
 from streamtrain.values import Loading, Skip
@@ -92,7 +92,7 @@ def test_promise_4_a_short_minibatch_is_the_mean_over_what_it_has(job: st.Job, t
     result, fleet = run(skipping(one_step, max_bad_examples=300), tmp_path)
     arrays = fleet.worker._plan.reader("train").read(0, 50)
     torch.manual_seed(job.seed)
-    from streamtrain.gradient import build_model
+    from streamtrain.model.gradient import build_model
 
     twin = build_model(job)
     inputs = torch.from_numpy(arrays["image"]).float() / 255

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamtrain.errors import ShardError
-from streamtrain.pack.manifest import Field, Manifest, Segment, Split, read_manifest, write_manifest
-from streamtrain.pack.shard import ShardWriter
-from streamtrain.pack.shard_list import ShardList, shard_name
-from streamtrain.stream.files import LocalFiles
+from streamtrain.shards.manifest import Field, Manifest, Segment, Split, read_manifest, write_manifest
+from streamtrain.shards.shard import ShardWriter
+from streamtrain.shards.shard_list import ShardList, shard_name
+from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
 
 BLOCK = 4

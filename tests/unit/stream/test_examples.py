@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 from streamtrain.errors import JobError, ShardError
-from streamtrain.pack import Manifest, PackOptions, pack
-from streamtrain.pack.index import index_name, read_index, scan_index, write_index
+from streamtrain.packing import PackOptions, pack
+from streamtrain.shards import Manifest
+from streamtrain.shards.index import index_name, read_index, scan_index, write_index
 from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_read, selections_streamed
 from streamtrain.stream.decode import MOST_PIXELS, decode_image, decode_jpeg, decoder_of
 from streamtrain.stream.examples import Decoding
-from streamtrain.stream.files import LocalFiles
+from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
 
 EXAMPLES = 40

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from streamtrain.errors import ConfigError, ShardError, WorkerLost
-from streamtrain.pack import PackOptions, pack
+from streamtrain.packing import PackOptions, pack
 from streamtrain.stream.ahead.ring import RingReader, RingShape, RingWriter
 from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_read, selections_streamed
 from streamtrain.stream.decode import decode_image, decoder_of
-from streamtrain.stream.files import OPEN_SHARDS, LocalFiles
+from streamtrain.stream.fetch.shard_files import OPEN_SHARDS, LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Skip
 from tests.support.datasets import pack_digits

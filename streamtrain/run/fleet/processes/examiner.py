@@ -15,9 +15,9 @@ import torch
 from ray.exceptions import RayActorError
 
 from streamtrain.aggregate.exchange.memory import DeviceMemory, Memory, block_size, private_block
-from streamtrain.device import prepare_process
 from streamtrain.errors import StreamtrainError
-from streamtrain.gradient import Gradient
+from streamtrain.model.device import prepare_process
+from streamtrain.model.gradient import Gradient
 from streamtrain.prepare.plan import Plan
 
 

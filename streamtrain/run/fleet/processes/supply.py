@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.processes.streamer import selections_of
+from streamtrain.run.fleet.processes.lane_streamer import selections_of
 from streamtrain.stream.ahead.ring import RingReader
 from streamtrain.stream.ahead.streamer import StreamHandle, open_stream, selections_read, selections_streamed
-from streamtrain.stream.ahead.wire import WireReader
+from streamtrain.stream.ahead.tcp import WireReader
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Arrays, Loading, Selection, Skip
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.descent.device import DeviceArithmetic
+from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.collective.hosts import memberships
 from streamtrain.aggregate.exchange.collective.wire import connect
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
-from streamtrain.aggregate.exchange.device import DeviceExchange, settled
+from streamtrain.aggregate.exchange.device_exchange import DeviceExchange, settled
 from streamtrain.aggregate.exchange.memory import (
     DeviceMemory,
     Handle,
@@ -37,15 +37,16 @@ from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.saved import restore, tensors_of
 from streamtrain.aggregate.state import STATE_PARTS, State
-from streamtrain.device import batches_of, prepare_process
-from streamtrain.gradient import Gradient, build_model
 from streamtrain.job import Epochs, Stale
+from streamtrain.model.device import prepare_process
+from streamtrain.model.gradient import Gradient, build_model
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.processes.clock import Clock, TimedAggregator
 from streamtrain.run.fleet.processes.supply import Supply
 from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.run.outcome.trace import Made, traced
+from streamtrain.stream.ahead.copies import batches_of
 from streamtrain.stream.ahead.streamer import StreamHandle
 from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, StepTimes, Update
 

@@ -15,7 +15,7 @@ import streamtrain as st
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.errors import Interrupted, WorkerLost
 from streamtrain.prepare.plan import Plan, plan
-from streamtrain.run.checkpoints.files import Checkpoint, CheckpointFiles
+from streamtrain.run.checkpoints.checkpoint_files import Checkpoint, CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from streamtrain.errors import ConfigError, StoreError
-from streamtrain.pack import PackOptions
+from streamtrain.packing import PackOptions
 from streamtrain.store import RetryPolicy
 from streamtrain.store.remote import Store
 from streamtrain.stream.fetch.cache import Cache
 from streamtrain.stream.fetch.fetched import FetchedFiles
-from streamtrain.stream.files import ShardRows
+from streamtrain.stream.fetch.shard_files import ShardRows
 from streamtrain.values import Loading
 from tests.support.datasets import pack_digits
 

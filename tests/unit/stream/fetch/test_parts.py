@@ -11,13 +11,14 @@ from hypothesis import strategies as some
 
 from streamtrain.errors import StoreError
 from streamtrain.order import Order, SegmentedOrder
-from streamtrain.pack import Manifest, PackOptions, pack
-from streamtrain.pack.index import index_name, read_index, write_index
+from streamtrain.packing import PackOptions, pack
+from streamtrain.shards import Manifest
+from streamtrain.shards.index import index_name, read_index, write_index
 from streamtrain.store import RetryPolicy
 from streamtrain.store.remote import Store
 from streamtrain.stream.fetch.cache import Cache
 from streamtrain.stream.fetch.fetched import FetchedFiles
-from streamtrain.stream.files import LocalFiles, ShardRows
+from streamtrain.stream.fetch.shard_files import LocalFiles, ShardRows
 from streamtrain.stream.reader import Reader
 from tests.support.datasets import save_digits
 from tests.support.pieces import BLOCK_BYTES, PIECE, small_pieces

@@ -1,0 +1,141 @@
+"""The exchange of workers with a GPU each: as the collective one, but a step never waits for the device.
+
+Sums, norms, the decision whether there is an update, and what is told about it stay on the device; the host only
+puts work into its queue, and asks for all updates of a stint at once (`settled`). So a gradient that is not finite
+stops the run at the end of the stint, with the state as it was before that step: all later ones were left out.
+Written for CUDA and NCCL, tested on the CPU, and on PyTorch's "meta" device, which refuses whatever would wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic, totals_of
+from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut
+from streamtrain.aggregate.exchange.collective.group import Membership, leave_group, lost_workers, send
+from streamtrain.aggregate.exchange.contract import Pending
+from streamtrain.aggregate.exchange.memory import DeviceMemory
+from streamtrain.aggregate.state import DeviceSlot, State
+from streamtrain.aggregate.tree import mean_of, tree_sum_, whole_subtrees
+from streamtrain.aggregate.vector import Layout
+from streamtrain.errors import NonFiniteError
+from streamtrain.values import Moments, Update
+
+
+class DeviceExchange:
+    """See the module and `Exchange`.
+
+    Args:
+        layout: of the model.
+        aggregator: whose pieces, rates and norms these are.
+        arithmetic: on the memory's device.
+        memory: this worker's; its first word says how many updates are in the state.
+        members: which lanes each worker has; more than one have joined a group.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        aggregator: Aggregator,
+        arithmetic: DeviceArithmetic,
+        memory: DeviceMemory,
+        members: Membership,
+    ) -> None:
+        self._aggregator, self._arithmetic, self._memory = aggregator, arithmetic, memory
+        self._lanes, self._others, self._step = members.lanes, members.workers > 1, int(memory.words[0])
+        mine, gradients = members.hosting[members.worker], [slot.gradient for slot in memory.slots]
+        nodes = whole_subtrees(members.lanes, mine)
+        self._mine = memory.slots[mine.start : mine.stop]
+        self._subtrees = [gradients[start:stop] for start, stop in nodes]
+        sums = {node: gradients[node[0]] for node in nodes}
+        pieces, none = cut(aggregator.pieces, layout.dtype.itemsize), memory.rows[:, :0]
+        self._buckets = [
+            Bucket(layout, each, members, sums, memory.rows if each is pieces[-1] else none, reuse=False)
+            for each in pieces
+        ]
+        self._means = [mean for bucket in self._buckets for mean in bucket.means]
+
+    @property
+    def step(self) -> int:
+        """See `Exchange`."""
+        return self._step
+
+    @property
+    def state(self) -> State:
+        """See `Exchange`."""
+        return self._memory.states[self._step % 2]
+
+    def slot(self, lane: int) -> DeviceSlot:
+        """See `Exchange`."""
+        return self._memory.slots[lane]
+
+    def abandon(self) -> None:
+        """See `Exchange`."""
+        if self._others:
+            leave_group()
+
+    def meet(self) -> Pending:
+        """See `Exchange`; but returns when all that is to be done is in the device's queue."""
+        memory, arithmetic, step = self._memory, self._arithmetic, self._step
+        old, new = memory.states[step % 2], memory.states[1 - step % 2]
+        self._aggregator.norms.note(step, self._mine)
+        for gradients in self._subtrees:
+            tree_sum_(gradients)
+        with lost_workers(f"in step {step}"):
+            totals = self._gather(old)
+        lanes = self._aggregator.norms.of_lanes(step, memory.slots)
+        outcome, used = arithmetic.decide(step, totals, memory.norms, old), memory.used.amax(0) > 0
+        for block, mean in self._means:
+            arithmetic.descend(block, outcome, mean, used, (old, new), step)
+            if lanes:
+                arithmetic.note_change(block, old, new, memory.changes)
+        arithmetic.rest(memory.slots, used, outcome, old, new)
+        norms = self._aggregator.norms.whole(lanes, memory.norms, memory.changes) if lanes else None
+        told = (outcome.norm, torch.stack(outcome.scales).amin(), outcome.goes, outcome.overflowed, outcome.stopped)
+        numbers = torch.cat([totals, torch.stack([each.double() for each in told]), old.scaler[:1]])
+        self._step = memory.words[0] = step + 1
+        return Pending(step, outcome.rate, numbers, norms)
+
+    def _gather(self, old: State) -> torch.Tensor:
+        """Means and norms of all pieces; returns the minibatch's moments."""
+        memory = self._memory
+        for bucket in self._buckets if self._others else ():
+            bucket.post(send)
+        for bucket in self._buckets if self._others else ():
+            bucket.wait()
+        totals = totals_of(memory.slots)
+        for bucket in self._buckets:
+            for block, mean, parts in bucket.summed:
+                mean_of(self._lanes, parts, totals[0].clamp(min=1), mean)
+                self._arithmetic.clip(block, mean, old, memory.norms)
+            bucket.post_means(memory.norms, send)
+        for bucket in self._buckets:
+            bucket.wait_for_means(memory.norms)
+        return totals
+
+
+def settled(made: Sequence[Update | Pending]) -> list[Update]:
+    """The updates, all known; waits for the device once.
+
+    Raises:
+        NonFiniteError: the loss or the gradient of one of them; the state is that before it.
+    """
+    pending = [each for each in made if isinstance(each, Pending)]
+    updates = [each for each in made if isinstance(each, Update)]
+    rows = torch.stack([each.numbers for each in pending]).tolist() if pending else []
+    for each, numbers in zip(pending, rows, strict=True):
+        loss, error = (Moments(int(numbers[at]), *numbers[at + 1 : at + 3]) for at in (0, 3))
+        norm, clip_scale, goes, overflowed, stopped, loss_scale = numbers[6:]
+        if stopped:
+            raise NonFiniteError(each.step, each.rate, norm, loss.mean)
+        update = Update(
+            each.step, loss, error, each.rate, norm, clip_scale, skipped=not goes, norms=each.norms if goes else None
+        )
+        if not goes and loss.count:
+            update = replace(update, clip_scale=0.0)
+        updates.append(replace(update, overflowed=bool(overflowed), loss_scale=loss_scale))
+    return updates

@@ -1,0 +1,101 @@
+"""The command line: find the command, call it, and say in one line why it could not go on.
+
+Exit codes: 0 done; 2 a wrong flag, setting or job file; 3 bad data; 4 a run that started and failed;
+5 MLflow has not taken everything; 6 stopped by SIGTERM; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from streamtrain.cli.interrupts import interrupts_held
+from streamtrain.errors import StreamtrainError
+
+Command = Callable[[Sequence[str]], None]
+
+HELP = """\
+usage: streamtrain COMMAND [--help]
+
+  pack SOURCE DEST         raw data -> shuffled WebDataset shards and a manifest; --append adds to them
+  inspect DEST             what a data set holds; its checksums; one example's way
+  train JOB.py             train a job, with any setting as a flag
+  probe RUN                the loss surface around a run's parameters, or a checkpoint's
+  compare RUN RUN          two runs at equal numbers of updates
+  submit JOB.py            train a job on a Ray cluster; logs and stop are for those that were submitted
+  status [RUN]             how far runs are, here or on a cluster
+  sync [RUN_FOLDER ...]    deliver to MLflow what it had not taken when runs ended
+  ui                       open MLflow on this folder's runs
+
+examples:
+  streamtrain pack photos/ data/photos --splits 0.8 0.1 0.1 --seed 1
+  streamtrain inspect data/photos --verify
+  streamtrain train jobs/mnist.py --sgd.lr 0.05 --workers 2
+  streamtrain ui --port 5000
+"""
+
+INTERRUPTED = {
+    "pack": "no data set was written, and nothing half-written was left",
+    "train": "a run that had begun says above where what it measured is",
+    "compare": "nothing but the comparison's own folder was written",
+    "sync": "what was delivered so far is noted, the rest stays",
+}
+
+COMMANDS = ("pack", "inspect", "train", "probe", "compare", "submit", "status", "logs", "stop", "sync", "ui")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits with its code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+        sys.exit(0 if words else 2)
+    if words[0] == "--version":
+        import importlib.metadata
+
+        print(importlib.metadata.version("streamtrain"))
+        sys.exit(0)
+    if words[0] not in COMMANDS:
+        fail(f"streamtrain: expected one of {', '.join(COMMANDS)}, found {words[0]!r}; see streamtrain --help", 2)
+    try:
+        with interrupts_held():
+            command = command_named(words[0])
+        command(words[1:])
+    except StreamtrainError as error:
+        fail(f"streamtrain {words[0]}: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        fail(f"streamtrain {words[0]}: interrupted; {INTERRUPTED.get(words[0], 'nothing was changed')}", 130)
+
+
+def command_named(name: str) -> Command:
+    """One of `COMMANDS`; imported only now, so that ``--help`` waits for nothing."""
+    if name in ("pack", "inspect"):
+        from streamtrain.cli import dataset_commands
+
+        return {"pack": dataset_commands.run_pack, "inspect": dataset_commands.run_inspect}[name]
+    if name in ("train", "probe", "compare"):
+        from streamtrain.cli import run_commands
+
+        commands = {"train": run_commands.run_train, "probe": run_commands.run_probe}
+        return commands.get(name, run_commands.run_compare)
+    if name in ("sync", "ui"):
+        from streamtrain.cli import mlflow_commands
+
+        return mlflow_commands.run_sync if name == "sync" else mlflow_commands.run_ui
+    from streamtrain.cli import cluster_commands
+
+    return {
+        "submit": cluster_commands.run_submit,
+        "status": cluster_commands.run_status,
+        "logs": cluster_commands.run_logs,
+        "stop": cluster_commands.run_stop,
+    }[name]
+
+
+def fail(line: str, code: int) -> NoReturn:
+    """One line on standard error, without the secrets that a URL in it may hold, and out."""
+    from streamtrain.store import masked
+
+    print(masked(line), file=sys.stderr)
+    sys.exit(code)

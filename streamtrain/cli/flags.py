@@ -1,0 +1,83 @@
+"""Flags out of typed declarations: what each command takes, and how a wrong flag is told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from streamtrain.errors import ConfigError
+from streamtrain.job import Epochs, Job, Online
+
+Parsed = TypeVar("Parsed")
+
+
+def parse(
+    declaration: type[Parsed], words: Sequence[str], program: str, examples: str, default: Parsed | None = None
+) -> Parsed:
+    """The declaration filled from flags.
+
+    Raises:
+        ConfigError: a wrong flag or value, in one line.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed = tyro.cli(
+                declaration,
+                args=list(words),
+                default=default,
+                prog=program,
+                description=f"{declaration.__doc__}\n\nExamples:\n\n{examples}",
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
+            )
+    except SystemExit as stopped:
+        if stopped.code in (0, None):
+            raise
+        raise ConfigError(_unboxed(said.getvalue())) from None
+    assert parsed is not None
+    return parsed
+
+
+def own_flags(words: Sequence[str], own: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words parted into those of these flags (``--name``; with a value where they end in ``=``), and all others."""
+    ours: list[str] = []
+    others: list[str] = []
+    left = iter(words)
+    for word in left:
+        name = word.partition("=")[0]
+        if name in own or name + "=" in own:
+            ours.append(word)
+            if name + "=" in own and "=" not in word:
+                ours += [value for value in (next(left, None),) if value is not None]
+        else:
+            others.append(word)
+    return ours, others
+
+
+def with_mode(job: Job, flags: list[str]) -> tuple[Job, list[str]]:
+    """Takes ``--mode online|epochs`` out of the flags: the other mode, with its defaults."""
+    if "--mode" not in flags:
+        return job, flags
+    at = flags.index("--mode")
+    name = flags[at + 1] if at + 1 < len(flags) else "nothing"
+    if name not in ("online", "epochs"):
+        raise ConfigError(f"--mode: expected online or epochs, found {name}; change it")
+    mode = Online() if name == "online" else Epochs()
+    rest = flags[:at] + flags[at + 2 :]
+    return (job if type(job.mode) is type(mode) else dataclasses.replace(job, mode=mode)), rest
+
+
+def _unboxed(box: str) -> str:
+    """The text of tyro's framed message, on one line."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+    text = " ".join(line for line in lines if line and not line.startswith("─"))
+    for rest in (" For full helptext", " Got errors", " Argument helptext:"):
+        text, _, _ = text.partition(rest)
+    text = re.sub(r"^Error parsing (Job: )?", "", text)
+    return text.replace(" Perhaps you meant:", "; perhaps you meant") + "; see --help"

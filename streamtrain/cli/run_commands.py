@@ -1,0 +1,154 @@
+"""`streamtrain train`, `probe` and `compare`: runs made and looked into."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from streamtrain.cli.flags import parse, with_mode
+from streamtrain.job import Job
+
+TRAIN_HELP = """\
+usage: streamtrain train JOB.py [--mode online|epochs] [--any.setting VALUE ...] [--resume[=RUN]] [--json]
+
+`streamtrain train JOB.py --help` lists every setting with the job's own values. --resume goes on with the newest
+run of the job, or with the one whose folder is given, from its last good checkpoint.
+
+examples:
+  streamtrain train jobs/mnist.py
+  streamtrain train jobs/mnist.py --mode online --workers 2 --sgd.lr 0.02
+  streamtrain train jobs/mnist.py --resume
+"""
+
+
+PROBE_EXAMPLES = """\
+streamtrain probe runs/mnist-epochs-20260102-101500
+streamtrain probe runs/mnist-epochs-20260102-101500/checkpoints/000000004000.safetensors --log
+streamtrain probe best.safetensors --job jobs/mnist.py
+"""
+
+
+@dataclass(frozen=True)
+class ProbeArguments:
+    """The loss surface around a run's parameters: slope, curvature, kind of point, lines; dear, so on request only."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder, a checkpoint's .safetensors in it, or a .safetensors file of a state dict."""
+    job: Path | None = None
+    """The job file with which they were trained, where `streamtrain train` did not begin the run. It finds its own
+    jobs by the command in the run's journal, with the flags that were given; start it where that was."""
+    examples: int = 2000
+    """Training examples that the loss is the mean over."""
+    iterations: int = 40
+    """Products with the Hessian, at most; each costs about two gradients."""
+    figure: Path | None = None
+    """PNG to write; probe.png in the run's folder by default."""
+    log: bool = False
+    """Add the numbers, the figure and the words to the run in MLflow."""
+    json: bool = False
+    """Print as JSON."""
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Two runs at equal numbers of updates, e.g. online against many passes: what does reusing examples cost?"""
+
+    first: tyro.conf.Positional[str]
+    """A finished run's folder or its MLflow run id."""
+    second: tyro.conf.Positional[str]
+    """The run to compare it with."""
+    uri: str | None = None
+    """MLflow's tracking URI; MLFLOW_TRACKING_URI, or SQLite in ./mlflow.db, by default."""
+    experiment: str = "streamtrain"
+    """MLflow experiment for the comparison."""
+    log: bool = True
+    """Log the comparison and its figures to MLflow as a run of its own."""
+    json: bool = False
+    """Print as JSON."""
+
+
+def run_train(words: Sequence[str]) -> None:
+    """``streamtrain train``."""
+    if not words or words[0] in ("-h", "--help"):
+        print(TRAIN_HELP, end="")
+        sys.exit(0 if words else 2)
+    file, *flags = words
+    as_json = "--json" in flags
+    resume, flags = resume_of(flag for flag in flags if flag != "--json")
+    job = declared_job(file, flags)
+    from streamtrain.run.outcome.report import table
+    from streamtrain.run.train import train
+
+    out = sys.stdout
+    if as_json:  # for a script: what workers print comes through Ray on standard output, until the process ends
+        sys.stdout = sys.stderr
+    result = train(job, name=Path(file).stem, resume=resume)
+    print(json.dumps(result.summary()) if as_json else table({result.mode: result}), file=out, flush=True)
+
+
+def declared_job(file: str, flags: list[str]) -> Job:
+    """The job of a file, with what flags of `streamtrain train` set."""
+    from streamtrain.job import Job
+    from streamtrain.prepare.jobfile import load_job
+
+    job, flags = with_mode(load_job(file), flags)
+    said = (
+        "--sgd.lr 0.05 --workers 2",
+        "--mode online --json",
+        "--resume    # the newest run, from its last checkpoint",
+    )
+    example = "\n".join(f"streamtrain train {file} {flags}" for flags in said)
+    return parse(Job, flags, f"streamtrain train {file}", example, default=job)
+
+
+def resume_of(flags: Iterable[str]) -> tuple[bool | str, list[str]]:
+    """What --resume or --resume=FOLDER says, and the other flags."""
+    resume: bool | str = False
+    others = []
+    for flag in flags:
+        if flag == "--resume" or flag.startswith("--resume="):
+            resume = flag.partition("=")[2] or True
+        else:
+            others.append(flag)
+    return resume, others
+
+
+def run_probe(words: Sequence[str]) -> None:
+    """``streamtrain probe``."""
+    given = parse(ProbeArguments, words, "streamtrain probe", PROBE_EXAMPLES)
+    from streamtrain.run.checkpoints.resuming import alone_in
+    from streamtrain.run.outcome.probing import command_of, folder_of, journal_probe, probe
+    from streamtrain.track.figures import save
+    from streamtrain.track.mlflow.sync import raise_for, sync
+
+    folder = folder_of(given.run)
+    file, flags = (str(given.job), []) if given.job is not None else command_of(folder)
+    job = declared_job(file, resume_of(flag for flag in flags if flag != "--json")[1])
+    found = probe(job, given.run, examples=given.examples, iterations=given.iterations)
+    print(json.dumps(found.summary()) if given.json else found.words)
+    save(found.figure(), given.figure or folder / "probe.png")
+    if given.log:
+        with alone_in(folder, "--log"):
+            journal_probe(found, folder)
+        raise_for([sync(folder, None)])
+
+
+def run_compare(words: Sequence[str]) -> None:
+    """``streamtrain compare``."""
+    from streamtrain.run.checkpoints.resuming import new_folder
+    from streamtrain.run.outcome.compare import compare, log_comparison
+    from streamtrain.track.mlflow import default_uri
+
+    example = "streamtrain compare runs/mnist-epochs-20260102-101500 runs/mnist-online-20260102-102000"
+    given = parse(CompareArguments, words, "streamtrain compare", example)
+    comparison = compare(given.first, given.second, uri=given.uri)
+    print(json.dumps(comparison.summary()) if given.json else comparison.table)
+    if given.log:
+        left = log_comparison(comparison, new_folder("runs", "compare"), given.uri or default_uri(), given.experiment)
+        if left:
+            print(left, file=sys.stderr)

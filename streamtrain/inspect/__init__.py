@@ -1,0 +1,1 @@
+"""A data set looked at: its card, what readers would take differently, and whether its order is random."""

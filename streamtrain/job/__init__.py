@@ -1,0 +1,26 @@
+"""What a user declares: a `Job` and its parts, a file a subject, each validated where it is made."""
+
+from streamtrain.job.checkpoints import Checkpoints
+from streamtrain.job.data import CACHE_BYTES, Data
+from streamtrain.job.evaluate import Evaluate
+from streamtrain.job.fleet import Stale, Synchronous
+from streamtrain.job.job import Job
+from streamtrain.job.mode import Epochs, Online
+from streamtrain.job.optimizers import SGD, Group, Schedule
+from streamtrain.job.tracking import Tracking
+
+__all__ = [
+    "CACHE_BYTES",
+    "SGD",
+    "Checkpoints",
+    "Data",
+    "Epochs",
+    "Evaluate",
+    "Group",
+    "Job",
+    "Online",
+    "Schedule",
+    "Stale",
+    "Synchronous",
+    "Tracking",
+]

@@ -1,0 +1,72 @@
+"""Which data set, which of its fields, and what happens to them on the way to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from streamtrain.checks import require, require_count
+
+if TYPE_CHECKING:
+    import torch
+
+    Batch = dict[str, torch.Tensor]
+    Transform = Callable[[Batch], Batch]
+    Map = Callable[[dict[str, Any]], Mapping[str, Any]]
+else:  # only names for the type checker and for the flags: a job is declared without importing torch
+    Transform = Map = Callable[..., Any]
+
+CACHE_BYTES = 32 * 2**30
+"""Bound on the host's cache of fetched shards, unless a job sets another."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data set and which of its fields."""
+
+    url: str
+    """Folder or URL (s3, gs, az, http, https, hf) of a data set that `streamtrain pack` made.
+
+    A folder may also be one with train/*.tar and validation/*.tar of other origin.
+    """
+    inputs: tuple[str, ...] = ("image",)
+    """Fields that the model is called with, in this order."""
+    target: str = "label"
+    """Field that the loss and the error compare the model's output with."""
+    extra: tuple[str, ...] = ()
+    """Further fields to read, for `transform`."""
+    transform: Transform | None = None
+    """Function from a batch, dict of tensors with examples along the first axis, to a batch: scaling, types, …"""
+    map: Map | None = None
+    """Function from one decoded example, a dict, to a dict of arrays or numbers of one form: tokens, crops, …"""
+    image_size: tuple[int, int] | None = None
+    """Height and width that images are brought to; large JPEGs are decoded at a fraction of their size."""
+    decode_threads: int = 1
+    """Threads that decode for each worker, beside it."""
+    on_bad_example: Literal["stop", "skip"] = "stop"
+    """What to do about an example that cannot be decoded, or that `map` refuses."""
+    max_bad_examples: int = 100
+    """Stop when more examples than this were skipped."""
+    verify: bool = True
+    """Check every shard's checksum when a worker first opens it; what is fetched from a URL is always checked."""
+    cache: str | None = None
+    """Folder for shards fetched from a URL, on a disk of the host; ~/.cache/streamtrain by default."""
+    cache_bytes: int = CACHE_BYTES
+    """Bytes that the shards in the cache may have, over all runs on the host."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.url), "data.url", "a folder", self.url, "name the data set's folder")
+        require_count("data.cache_bytes", self.cache_bytes)
+        require(bool(self.inputs), "data.inputs", "at least one field", self.inputs, "name the model's input fields")
+        require_count("data.decode_threads", self.decode_threads)
+        require_count("data.max_bad_examples", self.max_bad_examples, lowest=0)
+        kinds = ("stop", "skip")
+        require(self.on_bad_example in kinds, "data.on_bad_example", "stop or skip", self.on_bad_example, "change it")
+        for side in self.image_size or ():
+            require_count("data.image_size", side)
+
+    @property
+    def fields_read(self) -> tuple[str, ...]:
+        """All fields that are read, each once."""
+        return tuple(dict.fromkeys((*self.inputs, self.target, *self.extra)))

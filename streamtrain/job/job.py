@@ -1,0 +1,183 @@
+"""A `Job`: everything that a user declares of a training run.
+
+A job is a Python file that binds a `Job` to the name ``job``. Every setting that is not a function
+is a flag of `streamtrain train`, derived from the fields and their docstrings below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from streamtrain.checks import require, require_count
+from streamtrain.job.checkpoints import Checkpoints
+from streamtrain.job.data import Data
+from streamtrain.job.evaluate import Evaluate
+from streamtrain.job.fleet import Stale, Synchronous
+from streamtrain.job.mode import Epochs, Online
+from streamtrain.job.optimizers import ENDING, SGD
+from streamtrain.job.tracking import Tracking
+
+if TYPE_CHECKING:
+    import torch
+
+    Loss = Callable[[Any, torch.Tensor], torch.Tensor]
+    Model = Callable[[], torch.nn.Module]
+else:  # only names for the type checker and for the flags: a job is declared without importing torch
+    Loss = Model = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run, declared."""
+
+    data: Data
+    model: Model
+    """Function without arguments that returns a new `torch.nn.Module`."""
+    loss: Loss | Literal["cross_entropy", "mse"] = "cross_entropy"
+    """Surrogate loss: (output, target) -> tensor of shape (examples,), or a built-in one's name."""
+    error: Loss | Literal["zero_one"] | None = None
+    """What is really cared about, in the same form; by default 0-1 for cross_entropy, else the loss itself."""
+    metrics: Mapping[str, Loss] = field(default_factory=dict)
+    """What else is measured with both risks: name -> function in the same form."""
+    mode: Online | Epochs = field(default_factory=Epochs)
+    sgd: SGD = field(default_factory=SGD)
+    batch_size: int = 128
+    """Examples of a minibatch, over all workers together."""
+    micro_batch: int | None = None
+    """Most examples of one forward and backward: a lane's larger part is taken in pieces and added up (less memory)."""
+    workers: int | tuple[int, int] = 1
+    """Worker processes, one CPU core or GPU each; or the fewest and the most: the run begins with as many as there is
+    room for, and others join while it goes on. The bits are the same for any number."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Workers on as few hosts of a cluster as there is room on, or spread over as many as there are."""
+    streamers: Literal["beside", "cpu_nodes"] = "beside"
+    """Where examples are decoded: beside each worker; or on other nodes, without GPUs where workers have them, with
+    `data.decode_threads` CPU cores for each worker. The bits are the same."""
+    lanes: int | None = None
+    """Logical workers that fix order and bits, whatever `workers` is; as many as the most workers by default."""
+    threads: int = 1
+    """CPU threads of each worker."""
+    exchange: Literal["auto", "shared", "collective"] = "auto"
+    """How gradients meet: in shared memory of one host, or by the network over any number of hosts; auto: shared
+    where all workers were placed on one host and compute on its CPUs. The bits are the same."""
+    lost_after: float = 7.0
+    """Seconds without a sign of life from another host after which its workers are lost; one that computes for long
+    gives it all the same."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where gradients are computed."""
+    precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"
+    """Arithmetic of the model; bf16 and fp16 are autocast over float32 parameters, fp16 with a loss scaler."""
+    compile: bool = False
+    """Compile the model by torch.compile: faster steps for a minute or so at the start of every worker."""
+    channels_last: bool = False
+    """Keep images, and the weights that they meet, with the channels as the last in memory."""
+    deterministic: bool = False
+    """Use only kernels that give the same bits every time; an operation that has none stops the run by its name. The
+    speed on a CPU is the same: 1.00 times an MLP's, 0.98 times a CNN's, within the noise. Not measured on GPUs."""
+    profile: bool = False
+    """Write a Chrome trace of a few steps of all workers, trace.json in the run's folder."""
+    seed: int = 0
+    """Seed of the initial parameters and of every random number in the run."""
+    aggregation: Synchronous | Stale = field(default_factory=Synchronous)
+    """Whether workers wait for each other in every step."""
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    probe_every: int | None = None
+    """Updates from one probe of the loss surface to the next; none by default, since workers wait for each."""
+    probe_examples: int = 1000
+    """Training examples that the loss of these probes is the mean over."""
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "micro_batch", "lanes", "threads", "probe_every", "probe_examples"):
+            require_count(name, getattr(self, name))
+        require_count("seed", self.seed, lowest=0)
+        do = "give seconds: hosts that are alive give a sign of life several times in them"
+        require(self.lost_after >= 1, "lost_after", "at least 1", self.lost_after, do)
+        self._check_workers()
+        lanes = self.lane_count
+        require(
+            self.batch_size % lanes == 0,
+            "batch_size",
+            f"a multiple of the {lanes} lanes",
+            self.batch_size,
+            f"use {self.batch_size - self.batch_size % lanes or lanes} or {self.batch_size + -self.batch_size % lanes}",
+        )
+        endless = isinstance(self.mode, Online) and self.mode.follow
+        kind, do = self.sgd.schedule.kind, "use a schedule that needs no last step, or leave mode.follow off"
+        require(not endless or kind not in ENDING, "sgd.schedule.kind", "one without an end", kind, do)
+        require(
+            not self.pooled or (self.exchange != "collective" and self.device == "cpu"),
+            "aggregation",
+            "Stale, or backup, with a shared exchange on CPUs",
+            (self.exchange, self.device),
+            "leave exchange and device as they are by default",
+        )
+        self._check_places()
+        do = "lower it, or raise lanes"
+        require(self.backup < lanes, "aggregation.backup", f"fewer than the {lanes} lanes", self.backup, do)
+        for name in ("model", "loss", "error"):
+            value = getattr(self, name)
+            require(
+                value is None or isinstance(value, str) or callable(value), name, "a function", value, "see its help"
+            )
+        if isinstance(self.loss, str):
+            require(self.loss in ("cross_entropy", "mse"), "loss", "cross_entropy or mse", self.loss, "change it")
+        if isinstance(self.error, str):
+            require(self.error == "zero_one", "error", "zero_one", self.error, "change it")
+
+        for name, metric in self.metrics.items():
+            free = re.fullmatch(r"[\w.\- ]+", name) is not None and name not in ("loss", "error")
+            free = free and not name.endswith("_standard_error")
+            expected = "a name of letters, digits, _, -, . and spaces that is not taken"
+            require(free, "metrics", expected, name, "rename it")
+            require(callable(metric), f"metrics, {name!r}", "a function", metric, "see its help")
+
+    def _check_workers(self) -> None:
+        two = isinstance(self.workers, tuple | list)
+        both = tuple(self.workers) if isinstance(self.workers, tuple | list) else (self.workers, self.workers)
+        expected, do = "a number, or the fewest and the most", "e.g. workers=(1, 4)"
+        require(not two or len(both) == 2, "workers", expected, self.workers, do)
+        for each in both:
+            require_count("workers", each)
+        require(both[0] <= both[1], "workers", "the fewest before the most", self.workers, "turn them round")
+        lanes, do = self.lane_count, "raise lanes or lower workers"
+        require(both[1] <= lanes, "workers", f"at most {lanes}, the number of lanes", both[1], do)
+
+    def _check_places(self) -> None:
+        places, do = ("pack", "spread"), "use pack, or leave exchange and aggregation as they are by default"
+        require(self.placement in places, "placement", "pack or spread", self.placement, "change it")
+        together = self.exchange == "shared" or self.pooled
+        require(not together or self.placement == "pack", "placement", "pack for one host's memory", "spread", do)
+        places, do = ("beside", "cpu_nodes"), "leave streamers as it is by default"
+        require(self.streamers in places, "streamers", "beside or cpu_nodes", self.streamers, "change it")
+        none = self.pooled and self.streamers != "beside"
+        require(not none, "streamers", "none: who reads what of a pool is not known ahead", self.streamers, do)
+
+    @property
+    def least_workers(self) -> int:
+        """Workers that the run begins with at least."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that the run ever has."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def lane_count(self) -> int:
+        """Lanes after the default."""
+        return self.lanes or self.most_workers
+
+    @property
+    def backup(self) -> int:
+        """Lanes that an update does not wait for."""
+        return self.aggregation.backup if isinstance(self.aggregation, Synchronous) else 0
+
+    @property
+    def pooled(self) -> bool:
+        """Whether workers take lanes' parts from a common pool, instead of hosting lanes of their own."""
+        return isinstance(self.aggregation, Stale) or self.backup > 0

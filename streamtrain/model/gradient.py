@@ -1,0 +1,383 @@
+"""One worker's copy of the model: from examples to sums of gradient, loss and error.
+
+Costs one forward and backward a lane. Knows nothing of steps, files or other workers; random numbers
+(dropout) follow from the seed given with each call.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from streamtrain.aggregate.descent import scaler
+from streamtrain.aggregate.descent.device_arithmetic import merged, moments_of_values
+from streamtrain.aggregate.state import DeviceSlot, Slot, State
+from streamtrain.aggregate.vector import Layout, layout_of, write
+from streamtrain.errors import JobError, complaint, users_code
+from streamtrain.job import Job
+from streamtrain.model.device import autocast_of, called, layout_of_images, placed
+from streamtrain.model.lanes_together import kept_by, must_go_apart
+from streamtrain.model.objective import loss_and_error, metrics_of
+from streamtrain.values import Arrays, Moments, Risk
+
+Batch = dict[str, torch.Tensor]
+NUMPYS = (torch.float32, torch.float64)
+Gradients = tuple[torch.Tensor | None, ...]
+Values = tuple[torch.Tensor, torch.Tensor]
+"""Loss and error of each example, shape (examples,)."""
+TOGETHER_BYTES = 2**23
+"""Most that lanes hold that go together, examples included: a few times what a core's cache holds."""
+OF_TRANSFORM, OF_BACKWARD = 1, 2
+"""Bits of a lane's seed that are flipped for its other streams of random numbers than the forward's."""
+
+
+class Part(NamedTuple):
+    """One lane's examples in a step, and the seed of its random numbers; no arrays where it has none."""
+
+    lane: int
+    arrays: Arrays | Batch
+    seed: int
+
+
+def build_model(job: Job) -> torch.nn.Module:
+    """The job's model with its initial parameters, the same in every process.
+
+    Raises:
+        JobError: the user's function fails or returns something else.
+    """
+    torch.manual_seed(job.seed)
+    with users_code("model"):
+        model = job.model()
+    if not isinstance(model, torch.nn.Module):
+        raise JobError(
+            complaint("model", expected="a function that returns a torch.nn.Module", found=repr(model), do="fix it")
+        )
+    return placed(model, job)
+
+
+class Gradient:
+    """The model and how its sums are computed.
+
+    Attributes:
+        model: the module; its parameters are views of the state last loaded.
+        layout: where its tensors lie in the vectors.
+        parameters: the trainable ones, in the layout's order.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.model = build_model(job).to(job.device)
+        self.layout: Layout = layout_of(self.model)
+        self._data, self._device = job.data, torch.device(job.device)
+        self._loss, self._error = loss_and_error(job)
+        self._metrics = metrics_of(job)
+        self._autocast, self._call, self._scaled = autocast_of(job), called(self.model, job), job.precision == "fp16"
+        self._laid_out = layout_of_images(job)
+        parameters, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
+        self.parameters = [parameters[place.name] for place in self.layout.parameters]
+        self._buffers = [buffers[place.name] for place in self.layout.buffers]
+        self._counters = [buffers[place.name] for place in self.layout.counters]
+        self._state: State | None = None
+        self._vector: torch.Tensor | None = None
+        self._micro_batch = job.micro_batch
+        self._views: dict[int, list[torch.Tensor]] = {}
+        self._flags: dict[tuple[bool, ...], torch.Tensor] = {}
+        self._kept: Sequence[torch.Tensor | None] | None = None
+        self._apart = must_go_apart(self.model, job)
+        self._largest_lane, self._bytes_an_example = 0, 0.0
+
+    def write(self, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
+        """A state dict's parameters and buffers into ``state``, with no momentum; frozen parameters are not in it."""
+        write(self.layout.parameters, tensors, state.parameters)
+        write(self.layout.buffers, {**dict(self.model.named_buffers()), **tensors}, state.buffers)
+        write(self.layout.counters, {**dict(self.model.named_buffers()), **tensors}, state.counters)
+        if len(state.average):
+            state.average.copy_(state.parameters)
+        state.momentum.zero_()
+        state.uses.zero_()
+        state.put_back.zero_()
+        state.scaler[0], state.scaler[1] = scaler.FIRST * self._scaled, 0
+
+    def forget(self) -> None:
+        """The state last loaded was written to: the next `load` takes it again."""
+        self._state = None
+
+    def load(self, state: State, vector: torch.Tensor | None = None) -> None:
+        """Makes ``state`` the model's parameters: by reference where it is on the same device, else copied to it.
+
+        Args:
+            vector: of the state, in place of its ``parameters``: their average, to be evaluated.
+        """
+        vector = state.parameters if vector is None else vector
+        if state is self._state and vector is self._vector:
+            return
+        self._state, self._vector = state, vector
+        for parameter, view in zip(self.parameters, self._views_of(vector), strict=True):
+            if vector.device.type == self._device.type:
+                parameter.data = view
+            else:
+                parameter.data.copy_(view, non_blocking=True)
+
+    def lane(self, arrays: Arrays | Batch, slot: Slot | DeviceSlot, seed: int) -> None:
+        """One lane's part by itself; see `lanes`.
+
+        Args:
+            arrays: at least one example.
+            slot: the lane's.
+            seed: of its random numbers in this step.
+        """
+        self.lanes([Part(0, arrays, seed)], lambda _: slot)
+
+    def lanes(self, parts: Iterable[Part], slot_of: Callable[[int], Slot | DeviceSlot]) -> None:
+        """Sum of the gradient over each lane's examples, and their moments, into its slot.
+
+        Small lanes go through each stage (transform, forward, backward, moments) together: what a stage runs is then in
+        the core's cache for all but the first. No bit depends on which go together, as long as a backward uses only
+        what autograd kept for it.
+
+        Args:
+            parts: in the order of their lanes; taken as they are needed.
+            slot_of: a lane's slot; asked after the backward of the lanes before, and before its own.
+        """
+        self._set_training(True)
+        remaining = iter(parts)
+        for part in remaining:
+            self._group([part, *itertools.islice(remaining, self._companions(part))], slot_of)
+
+    def empty_lane(self, slot: Slot | DeviceSlot) -> None:
+        """Leaves in ``slot`` that its lane has no examples in this minibatch."""
+        self._leave(slot, [None] * len(self.parameters))
+        slot.moments[:] = 0
+
+    def evaluate(self, arrays: Arrays) -> Risk:
+        """Loss, error and metrics of examples at the loaded state, in evaluation mode; changes nothing."""
+        if not arrays:
+            return Risk(Moments(), Moments())
+        self._load_buffers()
+        self._set_training(False)
+        with torch.inference_mode():
+            batch = self.batch(arrays)
+            output = self.output(batch)
+            losses, errors = self.losses(output, batch)
+            metrics = {name: _moments(values) for name, values in self.metrics(output, batch).items()}
+        return Risk(_moments(losses), _moments(errors), metrics)
+
+    def metrics(self, output: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        """Every metric of each example, shape (examples,)."""
+        values = {}
+        for name, metric in self._metrics.items():
+            with self._autocast(), users_code(f"metrics, {name!r}"):
+                values[name] = metric(output, batch[self._data.target])
+        return values
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The model's state dict at the loaded state: copies on the CPU."""
+        self._load_buffers()
+        return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.model.state_dict().items()}
+
+    def batch(self, arrays: Arrays | Batch) -> Batch:
+        """The examples as tensors on the device, transformed, floating-point ones in the parameters' type."""
+        batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
+        if self._data.transform is not None:
+            with users_code("data.transform"):
+                batch = self._data.transform(batch)
+        return {name: t.to(self.layout.dtype) if t.is_floating_point() else t for name, t in batch.items()}
+
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """What the model is called with."""
+        return tuple(self._laid_out(batch[name]) for name in self._data.inputs)
+
+    def output(self, batch: Batch) -> Any:
+        """What the model returns for these examples."""
+        with self._autocast(), users_code("the model's forward"):
+            return self._call(*self.inputs(batch))
+
+    def losses(self, output: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and error of each example, shape (examples,); the latter without a graph."""
+        target = batch[self._data.target]
+        with self._autocast(), users_code("the loss"):
+            losses = self._loss(output, target)
+        with torch.no_grad(), users_code("the error"):
+            errors = losses if self._error is self._loss else self._error(output, target)
+        return losses, errors
+
+    def _companions(self, part: Part) -> int:
+        """How many further lanes may go together with this one; none before it is known what an example holds."""
+        if self._apart or not (part.arrays and self._bytes_an_example):
+            return 0
+        self._largest_lane = max(self._largest_lane, _examples_in(part))  # a pass's last lanes are short
+        return max(1, int(TOGETHER_BYTES / (self._bytes_an_example * self._largest_lane))) - 1
+
+    def _group(self, group: Sequence[Part], slot_of: Callable[[int], Slot | DeviceSlot]) -> None:
+        """Some lanes, stage by stage."""
+        batches = [self._examples(part) for part in group]
+        forwards = [self._forwards(batch, part) for batch, part in zip(batches, group, strict=True)]
+        if len(group) > 1 or self._apart or self._bytes_an_example:
+            begun = [next(forward, None) for forward in forwards]
+        else:
+            begun = [self._counted(forwards[0], batches[0], group[0])]
+        made = []
+        for part, first, others in zip(group, begun, forwards, strict=True):
+            slot = slot_of(part.lane)
+            made.append((slot, self._backward(first, others, slot, part.seed)))
+        for slot, values in made:
+            self._note(slot, values)
+
+    def _counted(self, forward: Iterator[Values], batch: Batch, part: Part) -> Values | None:
+        """The first forward of a lane by itself; notes what an example holds, or that this can't be told."""
+        found = kept_by(self.model, lambda: next(forward, None))
+        if found is None:
+            self._apart = True
+            return next(self._forwards(batch, part))
+        if part.arrays:
+            held = found[1] + sum(each.nbytes for each in batch.values() if each.layout is torch.strided)
+            self._bytes_an_example = held / _examples_in(part)
+        return found[0]
+
+    def _examples(self, part: Part) -> Batch:
+        """A lane's examples as the model takes them; the transform's random numbers are the lane's."""
+        if not part.arrays:
+            return {}
+        if self._data.transform is not None:
+            self._seed(part.seed ^ OF_TRANSFORM)
+        return self.batch(part.arrays)
+
+    def _forwards(self, batch: Batch, part: Part) -> Iterator[Values]:
+        """Losses, with their graph, and errors of a lane's examples, piece by piece; no piece where it has none."""
+        if part.arrays:
+            self._seed(part.seed)
+            self._load_buffers()
+            for piece in self._pieces(batch):
+                yield self.losses(self.output(piece), piece)
+
+    def _backward(
+        self, first: Values | None, others: Iterator[Values], slot: Slot | DeviceSlot, seed: int
+    ) -> list[Values]:
+        """A lane's gradient and buffers into its slot; losses and errors of its pieces, without a graph."""
+        if first is None:
+            self.empty_lane(slot)
+            return []
+        self._seed(seed ^ OF_BACKWARD)
+        sums: Gradients | None = None
+        values = []
+        for losses, errors in itertools.chain([first], others):
+            with users_code("the model's backward"):
+                objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
+                gradients: Gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
+            sums = gradients if sums is None else tuple(map(_added, sums, gradients))
+            values.append((losses.detach(), errors.detach()))
+        self._leave(slot, sums or ())
+        for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
+            place.view(slot.buffers).copy_(buffer)
+        for counter, place in zip(self._counters, self.layout.counters, strict=True):
+            place.view(slot.counters).copy_(counter)
+        return values
+
+    def _pieces(self, batch: Batch) -> Iterator[Batch]:
+        """The examples, in pieces of at most ``micro_batch``."""
+        examples, most = len(batch[self._data.target]), self._micro_batch
+        if most is None or examples <= most:
+            yield batch
+            return
+        for start in range(0, examples, most):
+            yield {name: tensor[start : start + most] for name, tensor in batch.items()}
+
+    def _leave(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
+        """Brings a lane's gradients into its slot, or keeps them for its sibling; never changes autograd's tensors."""
+        if self._scaled:
+            gradients = [None if each is None else each / self._scale for each in gradients]
+        self._flag(slot, gradients)
+        if slot.waits:
+            self._kept = gradients
+            return
+        views = self._views_of(slot.gradient)
+        if not slot.adds:
+            for gradient, view in zip(gradients, views, strict=True):
+                view.zero_() if gradient is None else view.copy_(gradient)
+            return
+        for before, gradient, view in zip(self._kept or views, gradients, views, strict=True):
+            _add(before, gradient, view)
+        self._kept = None
+
+    @staticmethod
+    def _note(slot: Slot | DeviceSlot, pieces: Sequence[Values]) -> None:
+        """Moments of a lane's losses and errors; on another device without waiting for it."""
+        for number, (losses, errors) in enumerate(pieces):
+            if isinstance(slot, DeviceSlot):
+                there = moments_of_values(losses), moments_of_values(errors)
+                if number:
+                    there = merged(slot.moments[:3], there[0]), merged(slot.moments[3:], there[1])
+                slot.moments.copy_(torch.cat(there))
+                continue
+            loss, error = _moments(losses), _moments(errors)
+            if number:
+                before = slot.moments.tolist()
+                loss, error = Moments(int(before[0]), *before[1:3]) + loss, Moments(int(before[3]), *before[4:]) + error
+            slot.moments[:] = (loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2)
+
+    def _flag(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
+        """Which parameters have a gradient."""
+        flags = tuple(gradient is not None for gradient in gradients)
+        if isinstance(slot, Slot):
+            slot.used[:] = flags
+            return
+        if flags not in self._flags:
+            self._flags[flags] = torch.tensor(flags, dtype=torch.uint8).to(self._device)
+        slot.used.copy_(self._flags[flags])
+
+    @property
+    def _scale(self) -> torch.Tensor:
+        """What losses are multiplied by in this step."""
+        assert self._state is not None
+        return self._state.scaler[0]
+
+    def _set_training(self, training: bool) -> None:
+        if self.model.training != training:  # PyTorch visits every module to set what is set
+            self.model.train(training)
+
+    def _views_of(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """Every parameter's view of one of the few vectors that this process ever sees, made once."""
+        if vector.data_ptr() not in self._views:
+            self._views[vector.data_ptr()] = [place.view(vector) for place in self.layout.parameters]
+        return self._views[vector.data_ptr()]
+
+    def _seed(self, seed: int) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+
+    def _load_buffers(self) -> None:
+        state = self._state
+        assert state is not None, "load a state first"
+        for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
+            buffer.copy_(place.view(state.buffers))
+        for counter, place in zip(self._counters, self.layout.counters, strict=True):
+            counter.copy_(place.view(state.counters))
+
+
+def _examples_in(part: Part) -> int:
+    return len(part.arrays[next(iter(part.arrays))])
+
+
+def _added(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+    """Sum of two gradients; ``None`` is none. Not in place: autograd may give expanded tensors."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
+
+
+def _add(one: torch.Tensor | None, other: torch.Tensor | None, out: torch.Tensor) -> None:
+    """Sum of two gradients; ``None`` is zeros, so no -0 is left."""
+    if one is None or other is None:
+        given = other if one is None else one
+        out.zero_() if given is None else torch.add(given, 0.0, out=out)
+    else:
+        torch.add(one, other, out=out)
+
+
+def _moments(values: torch.Tensor) -> Moments:
+    """Of each example's loss or error."""
+    values = values.detach().cpu()
+    return Moments.of((values if values.dtype in NUMPYS else values.double()).numpy())

@@ -1,1 +1,0 @@
-"""Raw data to shards: scattered to sorted runs on disk, gathered into shards in stored order."""

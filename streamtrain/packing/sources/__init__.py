@@ -1,0 +1,67 @@
+"""Raw data on its way into `pack`: every kind of source gives dicts of values in a fixed order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streamtrain.errors import SourceError, complaint
+from streamtrain.packing.sources.source import Source
+
+KINDS = "a folder of images by class, .csv, .parquet, .arrow, .npz, .npy, .tar, hf:NAME or module:function"
+
+
+def open_source(source: str, label: str | None = None) -> Source:
+    """The source of that name, its kind told by its suffix or its content.
+
+    Args:
+        source: a path, a brace pattern of tars, or ``module:function``.
+        label: the field of class labels, where the source does not say.
+
+    Raises:
+        SourceError: missing, empty, unreadable, or of no kind that is known.
+    """
+    from streamtrain.packing.sources import arrays, function, hub, table, table_files, tars
+
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if not path.exists():
+        if source.startswith(hub.PREFIX):
+            return table.from_table(hub.from_hub(source), label)
+        if "{" in source or "*" in source:
+            return tars.from_pattern(source, label)
+        module, colon, name = source.partition(":")
+        if colon and name.isidentifier() and all(part.isidentifier() for part in module.split(".")):
+            return function.from_function(module, name, label)
+        raise SourceError(complaint(source, expected=KINDS, found="no such file or folder", do="check the path"))
+    if path.is_dir():
+        return _folder(path, label)
+    if path.stat().st_size == 0:
+        raise SourceError(complaint(source, expected="data", found="an empty file", do="check the path"))
+    if suffix in (".npz", ".npy"):
+        return arrays.from_arrays(path, label)
+    if suffix in table_files.SUFFIXES:
+        return table.from_table(table_files.from_files([path]), label)
+    if suffix == ".tar":
+        return tars.from_tars([path], source, label)
+    raise SourceError(complaint(source, expected=KINDS, found=f"a file ending in {suffix!r}", do="convert it"))
+
+
+def _folder(path: Path, label: str | None) -> Source:
+    from streamtrain.packing.sources import arrays, hub, images, table, table_files, tars
+
+    if any((path / name).exists() for name in hub.SAVED):
+        return table.from_table(hub.from_hub(str(path)), label)
+    found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    if not found:
+        raise SourceError(complaint(str(path), expected=KINDS, found="an empty folder", do="check the path"))
+    suffixes = {file.suffix.lower() for file in found if file.is_file()}
+    if suffixes == {".tar"}:
+        return tars.from_tars(found, str(path), label)
+    if len(suffixes) == 1 and suffixes <= set(table_files.SUFFIXES):
+        return table.from_table(table_files.from_files(found), label)
+    if suffixes == {".npy"}:
+        return arrays.from_arrays(path, label)
+    if all(file.is_dir() for file in found):
+        return images.from_class_folders(path, label)
+    there = f"a folder of {', '.join(sorted(suffixes))} and {sum(file.is_dir() for file in found)} folders"
+    raise SourceError(complaint(str(path), expected=KINDS, found=there, do="sort it out or use module:function"))

@@ -1,0 +1,157 @@
+"""All that can be refused before Ray starts: the fields, the labels, and the user's functions on a few examples."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamtrain.aggregate.descent.rules import rules_of
+from streamtrain.errors import ConfigError, JobError, complaint, users_code
+from streamtrain.job import Job
+from streamtrain.model.gradient import Batch, Gradient
+from streamtrain.prepare.plan import Plan
+from streamtrain.shards.codec import IMAGES
+from streamtrain.stream.reader import FIRST_LOOKED_AT
+from streamtrain.values import Arrays
+
+TRIED_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A few examples through the model on the CPU: its inputs and output, for the logged model's signature."""
+
+    inputs: tuple[NDArray[Any], ...]
+    output: NDArray[Any] | None
+
+
+def preflight(plan: Plan) -> Trial:
+    """Tries the job on the first examples of the data set.
+
+    Raises:
+        ConfigError: a field cannot be an input; a group of sgd.groups has no parameter.
+        JobError: the model, its loss, error or transform fails or returns something of another form.
+    """
+    _check_fields(plan)
+    job = dataclasses.replace(plan.job, device="cpu", compile=False)
+    gradient = Gradient(job)
+    rules_of(job.sgd, gradient.layout)
+    examples = min(TRIED_EXAMPLES, plan.order.examples)
+    reader = plan.reader("train")
+    reader.expect([(0, min(FIRST_LOOKED_AT, len(reader)))])
+    first, arrays = reader.first_good(), reader.read(0, examples)
+    arrays, examples = (arrays, len(next(iter(arrays.values())))) if arrays else (first, 1)
+    _check_arrays(arrays)
+    batch = gradient.batch(arrays)
+    for name in (*job.data.inputs, job.data.target):
+        if name not in batch:
+            found = ", ".join(sorted(batch))
+            raise JobError(complaint("data.transform", expected=f"a field {name!r}", found=found, do="return it too"))
+    gradient.model.eval()
+    with torch.no_grad():
+        output = gradient.output(batch)
+        raw = arrays.get(job.data.target)
+        if raw is not None and np.array_equal(batch[job.data.target].numpy(), raw):
+            _check_labels(plan, output)
+        _check_losses(gradient, output, batch, examples)
+    _check_smallest_part(gradient, plan, batch)
+    inputs = tuple(tensor.cpu().numpy() for tensor in gradient.inputs(batch))
+    return Trial(inputs, output.float().numpy() if isinstance(output, torch.Tensor) else None)
+
+
+def _check_fields(plan: Plan) -> None:
+    for name in plan.job.data.fields_read:
+        field = plan.manifest.field_named(name)
+        if field is None:
+            found = ", ".join(f.name for f in plan.manifest.fields)
+            do = "set data.inputs, data.target and data.extra"
+            raise ConfigError(complaint(plan.place, expected=f"a field {name!r}", found=found, do=do))
+        if plan.job.data.map is not None:
+            continue
+        resized = plan.job.data.image_size is not None and field.member.rpartition(".")[2] in IMAGES
+        if field.dtype is None or (field.shape is None and not resized):
+            kind = "text, JSON or bytes" if field.dtype is None else "arrays whose shape varies"
+            raise ConfigError(
+                complaint(
+                    f"{plan.place}, field {name!r}",
+                    expected="arrays of one shape",
+                    found=kind,
+                    do="set data.map (or data.image_size for images), pack them in one shape, or leave the field out",
+                )
+            )
+
+
+def _check_arrays(arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufc":
+            expected, do = "numbers", "turn it into numbers in data.map, or leave it out of what data.map returns"
+            raise JobError(complaint(f"field {name!r}", expected=expected, found=f"{array.dtype}", do=do))
+
+
+def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) -> None:
+    both = zip(("loss", "error"), gradient.losses(output, batch), strict=True)
+    for name, values in (*both, *((f"metrics, {n!r}", v) for n, v in gradient.metrics(output, batch).items())):
+        shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+        if shape != (examples,):
+            raise JobError(
+                complaint(
+                    name,
+                    expected=f"one value an example, shape ({examples},)",
+                    found=str(shape),
+                    do='do not average over examples, e.g. use reduction="none"',
+                )
+            )
+
+
+def _check_labels(plan: Plan, output: Any) -> None:
+    """All labels against the model's classes, for the built-in cross-entropy, from the manifest alone."""
+    field = plan.manifest.field_named(plan.job.data.target)
+    if plan.job.loss != "cross_entropy" or field is None or field.high is None:
+        return
+    classes = output.shape[1]
+    if field.high >= classes or (field.low or 0) < 0:
+        raise JobError(
+            complaint(
+                f"{plan.place}, field {field.name!r}",
+                expected=f"labels from 0 to {classes - 1}, the model's {classes} outputs",
+                found=f"{field.low} to {field.high}",
+                do="give the model an output for each class, or mend the labels",
+            )
+        )
+
+
+def _check_smallest_part(gradient: Gradient, plan: Plan, batch: Batch) -> None:
+    """A backward of the smallest part that a lane gives in a pass: in training mode BatchNorm refuses one example."""
+    smallest = min(plan.order.smallest_part(), len(next(iter(batch.values()))))
+    part = {name: tensor[:smallest] for name, tensor in batch.items()}
+    gradient.model.train()
+    last = plan.order.minibatch(plan.order.position(plan.order.steps - 1))
+    try:
+        losses, _ = gradient.losses(gradient.output(part), part)
+        with users_code("the model's backward"):
+            torch.autograd.backward(losses.sum())
+    except JobError as error:
+        if smallest < plan.order.smallest_part():
+            raise
+        raise JobError(
+            f"{error}; a lane's part of the last minibatch of {last.examples} is as small as {smallest}: "
+            "another batch_size, lanes or mode.max_examples changes that"
+        ) from error
+
+
+def check_cpus(job: Job, cpus: int | None) -> None:
+    """Refuses more workers than this machine has cores, before Ray is started on it."""
+    if job.device == "cpu" and cpus is not None and job.least_workers * job.threads > cpus:
+        raise ConfigError(
+            complaint(
+                "workers",
+                expected=f"at most {cpus // job.threads} on this machine's {cpus} CPUs at {job.threads} thread(s) each",
+                found=str(job.least_workers),
+                do="lower workers, or set RAY_ADDRESS to a cluster",
+            )
+        )

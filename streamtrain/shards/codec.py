@@ -1,0 +1,321 @@
+"""Values of fields to members of a tar, and what a member holds.
+
+integers, booleans       NAME.cls   decimal digits, zero-padded to one width over the data set; NAME.npy (int64)
+                                    where any of them is negative
+other numbers, arrays    NAME.npy   one dtype and shape over the data set
+JPEG, PNG, WebP bytes    NAME.jpg, .png, .webp   as they are
+str, dict and list       NAME.txt, NAME.json
+other bytes              NAME.bin
+
+In a block every field is NAME.npy, integers as int64, with the examples as first axis.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamtrain.errors import SourceError, complaint, one_line
+from streamtrain.shards.manifest import Field
+
+MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
+IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""What Pillow may take an image for; of others it would start programs (PostScript), or draw what they describe."""
+
+Form = tuple[str | None, tuple[int, ...] | None]
+"""Dtype and shape of a decoded example."""
+
+
+class Seen(TypedDict):
+    """A field's range, where it is integers, and whether its examples' shapes vary; as JSON's types."""
+
+    low: int | None
+    high: int | None
+    varies: bool
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A member that is taken over unchanged, with its extension."""
+
+    extension: str
+    data: bytes
+
+
+class FieldEncoder:
+    """Encodes one field of every example, and holds all of them to the first one's form.
+
+    Args:
+        name: of the field; letters, digits, ``_`` and ``-``.
+        classes: names of its values, where they stand for classes.
+
+    Raises:
+        SourceError: from ``encode``, naming the example and the field.
+    """
+
+    def __init__(self, name: str, classes: tuple[str, ...] | None = None) -> None:
+        self._name, self._classes = name, classes
+        self._member = ""
+        self._form: Form | None = None
+        self._header = b""
+        self._taken_over = False
+        self.low: int | None = None
+        self.high: int | None = None
+
+    @property
+    def member(self) -> str:
+        """The extension of the field's members, once all are encoded."""
+        return f"{self._name}.npy" if self.low is not None and self.low < 0 else self._member
+
+    @property
+    def counts(self) -> bool:
+        """Whether the values are integers; then ``encode`` gives their decimal digits."""
+        return self._member.rpartition(".")[2] == "cls"
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether members are taken over from other tars, byte by byte."""
+        return self._taken_over
+
+    @property
+    def row_type(self) -> np.dtype[Any] | None:
+        """The type of one example's value where all have one dtype and shape, little-endian; else ``None``."""
+        if self.counts:
+            return np.dtype("<i8")
+        if self._form is None or self._member.rpartition(".")[2] != "npy":
+            return None
+        dtype, shape = self._form
+        return np.dtype((np.dtype(dtype).newbyteorder("<"), shape))
+
+    def field(self, *, in_blocks: bool) -> Field:
+        """The field's entry in the manifest, once all are encoded."""
+        member = f"{self._name}.npy" if in_blocks else self.member
+        return Field(self._name, member, *(self._form or (None, None)), self.low, self.high, self._classes)
+
+    @property
+    def seen(self) -> Seen:
+        """What `absorb` needs to know of the examples that this encoder has encoded."""
+        return {"low": self.low, "high": self.high, "varies": self._form is not None and self._form[1] is None}
+
+    def absorb(self, seen: Seen) -> None:
+        """Takes in what another encoder of the same field, which began as a copy of this one, has seen."""
+        if seen["low"] is not None and seen["high"] is not None:
+            self.low = seen["low"] if self.low is None else min(self.low, seen["low"])
+            self.high = seen["high"] if self.high is None else max(self.high, seen["high"])
+        if seen["varies"] and self._form is not None:
+            self._form = (self._form[0], None)
+
+    def finish(self, data: bytes) -> bytes:
+        """What ``encode`` gave, as it is stored once all are encoded: integers all in the same number of bytes."""
+        if not self.counts or self.low is None:
+            return data
+        if self.low < 0:
+            return npy_header(np.empty((), "<i8")) + int(data).to_bytes(8, "little", signed=True)
+        return data.rjust(len(str(self.high)), b"0")
+
+    def encode(self, value: Any, where: str) -> bytes:
+        """The member's content, up to ``finish``; ``where`` names the example in errors."""
+        if isinstance(value, Raw):
+            return self._raw(value, where)
+        if isinstance(value, bool | int | np.integer | np.bool_):
+            self._same_member(f"{self._name}.cls", where)
+            return self._number(int(value), where)
+        if isinstance(value, np.str_ | np.bytes_):
+            value = value.item()
+        if isinstance(value, np.ndarray | np.generic | int | float):
+            return self._array(np.asarray(value), where)
+        if isinstance(value, bytes | bytearray | memoryview):
+            data = bytes(value)
+            return self._raw(Raw(f"{self._name}.{_kind(data)}", data), where)
+        if isinstance(value, str):
+            return self._raw(Raw(f"{self._name}.txt", value.encode()), where)
+        if isinstance(value, dict | list):
+            return self._raw(Raw(f"{self._name}.json", self._json(value, where)), where)
+        expected = "a number, array, bytes, str, dict or list"
+        raise self._wrong(where, expected, type(value).__name__, "convert it in the source")
+
+    def row(self, value: Any, where: str) -> NDArray[Any]:
+        """The same as an array of ``row_type``, for fields that have one."""
+        encoded = self.encode(value, where)
+        if self.counts:
+            return np.array(int(encoded), "<i8")
+        found = read_npy(encoded)
+        return found.astype(found.dtype.newbyteorder("<"), order="C", copy=False)
+
+    def column(self, values: NDArray[Any], where: Callable[[int], str]) -> NDArray[Any]:
+        """Many examples' values at once, first axis the example, as an array of ``row_type``.
+
+        Raises:
+            SourceError: as from ``encode``, naming the first example that is not as it must be.
+        """
+        if values.dtype.kind in "iub" and values.ndim == 1:
+            self._same_member(f"{self._name}.cls", where(0))
+            for at in (int(values.argmin()), int(values.argmax())):
+                self._number(int(values[at]), where(at))
+            return values.astype("<i8", copy=False)
+        bad = 0
+        if values.dtype.kind in "fc":
+            finite = np.isfinite(values).reshape(len(values), -1)
+            bad = 0 if finite.all() else int(np.argmin(finite.all(axis=1)))
+        self._array(values[bad], where(bad))
+        return values.astype(values.dtype.newbyteorder("<"), order="C", copy=False)
+
+    def stored(self, row: NDArray[Any]) -> bytes:
+        """A value of ``row_type`` as the content of its member."""
+        return self.finish(b"%d" % row.item()) if self.counts else self._header + row.tobytes()
+
+    def _raw(self, raw: Raw, where: str) -> bytes:
+        self._same_member(raw.extension, where)
+        kind = raw.extension.rpartition(".")[2]
+        if kind == "cls":
+            text = raw.data.strip()
+            if not text.isdigit() or len(text) > 4000:
+                raise self._wrong(where, "a whole number of at least 0", repr(text[:20]), "mend it")
+            return self._number(int(text), where)
+        try:
+            form = form_of(raw.extension, raw.data)
+        except (OSError, ValueError) as error:
+            raise self._wrong(where, f"a readable .{kind}", one_line(error), "mend or remove it") from None
+        if self._form is None:
+            self._form, self._taken_over = form, True
+        elif self._form != form:
+            if kind == "npy":
+                raise self._wrong(where, _shown(self._form), _shown(form), "bring all to one dtype and shape")
+            self._form = (form[0], None)
+        return raw.data
+
+    def _number(self, number: int, where: str) -> bytes:
+        if not -(1 << 63) <= number < 1 << 63:
+            raise self._wrong(where, "a whole number of 64 bits with sign", str(number), "convert it in the source")
+        self.low = number if self.low is None else min(self.low, number)
+        self.high = number if self.high is None else max(self.high, number)
+        self._form = ("int64", ())
+        return b"%d" % number
+
+    def _array(self, array: np.ndarray[Any, Any], where: str) -> bytes:
+        self._same_member(f"{self._name}.npy", where)
+        if array.dtype.hasobject or array.dtype.kind not in "biufc":
+            raise self._wrong(where, "numbers", f"dtype {array.dtype}", "convert it in the source")
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
+        form = (array.dtype.name, array.shape)
+        if self._form is None:
+            self._form, self._header = form, npy_header(array)
+        if form != self._form:
+            raise self._wrong(where, _shown(self._form), _shown(form), "bring all examples to one dtype and shape")
+        if array.dtype.kind in "fc" and not np.isfinite(array).all():
+            raise self._wrong(where, "finite numbers", "NaN or infinity", "mend or remove the example")
+        return self._header + array.tobytes()
+
+    def _json(self, value: object, where: str) -> bytes:
+        try:
+            return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError) as error:
+            raise self._wrong(where, "what JSON can hold", one_line(error), "convert it in the source") from None
+
+    def _same_member(self, member: str, where: str) -> None:
+        if not self._member:
+            if not re.fullmatch("[a-z0-9_.-]{1,64}", member):
+                expected = "an extension of at most 64 of a-z, 0-9, _, - and dots"
+                raise self._wrong(where, expected, repr(member), "rename it")
+            self._member = member
+        if member != self._member:
+            raise self._wrong(where, f"a .{self._member} as in the first example", f".{member}", "use one kind")
+
+    def _wrong(self, where: str, expected: str, found: str, do: str) -> SourceError:
+        return SourceError(complaint(f"{where}, field {self._name!r}", expected=expected, found=found, do=do))
+
+
+def form_of(extension: str, data: bytes) -> Form:
+    """Dtype and shape of what a member decodes to; ``None`` for text, JSON and bytes.
+
+    Looks at headers only: an image whose pixels are damaged is not noticed.
+
+    Raises:
+        OSError, ValueError: it is not what its extension says.
+    """
+    kind = extension.rpartition(".")[2]
+    if kind == "cls":
+        return "int64", ()
+    if kind == "npy":
+        return _array_form(data)
+    return _image_form(data) if kind in IMAGES else (None, None)
+
+
+def _array_form(data: bytes) -> Form:
+    dtype, shape, _, _ = _array_header(data)
+    return dtype.name, shape
+
+
+def _array_header(data: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
+    """Type, shape, whether in Fortran's order, and where the content begins; which is as long as they say."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of the npy format")
+    old = version == (1, 0)
+    read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read_header(stream)
+    except Exception as error:  # numpy lets through whatever its parser raises, e.g. tokenize's errors
+        raise ValueError(one_line(error)) from None
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if expected != found:
+        raise ValueError(f"{found} bytes of content for {dtype} of shape {shape}")
+    return dtype, shape, fortran, stream.tell()
+
+
+def _image_form(data: bytes) -> Form:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            depth = () if plain_mode(image.mode) == "L" else (3,)
+            return "uint8", (image.height, image.width, *depth)
+    except UnidentifiedImageError:
+        raise ValueError("no image that Pillow knows") from None  # its own message holds an address in memory
+    except (Image.DecompressionBombError, SyntaxError) as error:
+        raise ValueError(str(error)) from None
+
+
+def read_npy(data: bytes) -> NDArray[Any]:
+    """The array of an ``.npy`` member.
+
+    Raises:
+        ValueError: it is not one, or of another length than its header says.
+    """
+    dtype, shape, fortran, start = _array_header(data)
+    content = memoryview(data)[start:] if len(data) > start else None  # an array of nothing has no buffer
+    return np.ndarray(shape, dtype, content, order="F" if fortran else "C").copy("K")
+
+
+def npy_header(array: np.ndarray[Any, Any]) -> bytes:
+    """The bytes before an array's content in ``.npy``, format 1.0."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+    return stream.getvalue()
+
+
+def plain_mode(mode: str) -> str:
+    """The mode that an image is decoded to: grey or colour, without alpha."""
+    return "L" if mode in ("1", "L", "LA", "I", "I;16", "F") else "RGB"
+
+
+def _kind(data: bytes) -> str:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), "bin")
+
+
+def _shown(form: Form) -> str:
+    return f"{form[0]} of shape {form[1]}"

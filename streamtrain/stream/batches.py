@@ -1,0 +1,334 @@
+"""`st.open`: a data set for plain PyTorch loops and WebDataset pipelines, without jobs, Ray or MLflow.
+
+The same reading and the same order as in a run: minibatches are a function of (data set, seed, batch size, lanes).
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from streamtrain.errors import ConfigError, complaint
+from streamtrain.job import CACHE_BYTES
+from streamtrain.order import Order, Reshuffle, lane, passes_of
+from streamtrain.stream.ahead.copies import Copies
+from streamtrain.stream.examples import Decoding, Map
+from streamtrain.stream.fetch.cache import cache_folder
+from streamtrain.stream.opening import files_for_reading, open_dataset, shards_of
+from streamtrain.stream.reader import Reader
+from streamtrain.values import Arrays, Position, Selection
+
+if TYPE_CHECKING:
+    Batch = dict[str, Any]
+    BatchDataset = IterableDataset[Batch]
+    SampleDataset = IterableDataset[dict[str, Any]]
+else:
+    BatchDataset = SampleDataset = IterableDataset
+
+Made = TypeVar("Made")
+
+SAMPLES_AT_ONCE = 256
+STATE_VERSION = 1
+
+
+def open(  # noqa: A001  # `st.open` says what it does
+    url: str | Path,
+    split: str = "train",
+    *,
+    fields: Sequence[str] | None = None,
+    map: Map | None = None,
+    image_size: tuple[int, int] | None = None,
+    decode_threads: int = 1,
+    on_bad_example: Literal["stop", "skip"] = "stop",
+    verify: bool = True,
+    cache: str | Path | None = None,
+    cache_bytes: int = CACHE_BYTES,
+) -> Examples:
+    """One split of a data set that `pack` made, or of a folder with ``train/*.tar`` and so on.
+
+    Args:
+        url: the data set's folder, or a URL of it.
+        fields: those to read; all by default.
+        map: function from one decoded example to a dict of arrays or numbers of one form.
+        image_size: height and width that images are brought to.
+        decode_threads: threads that decode what is not stored as arrays.
+        on_bad_example: stop with its key, or skip it and note it in ``skipped``.
+        verify: check every shard's checksum when it is first opened.
+        cache: folder for the shards of a URL, shared by all processes of the host; the user's cache by default.
+        cache_bytes: bound on that folder.
+
+    Raises:
+        ConfigError, DataError: no such data set, split or field.
+    """
+    manifest = open_dataset(str(url))
+    fetched = functools.partial(files_for_reading, str(url), manifest, cache_folder(cache), cache_bytes)
+    files = shards_of(str(url), fetched, verify=verify)
+    names = tuple(fields) if fields is not None else tuple(field.name for field in manifest.fields)
+    decoding = Decoding(map, image_size, decode_threads, on_bad_example)
+    reader = Reader(files, manifest, split, names, decoding)
+    starts = manifest.splits[split].shards
+    shards = [starts.start(index) for index in range(len(starts) + 1)]
+    return Examples(reader, f"{manifest.digest}/{split}", shards)
+
+
+class Examples:
+    """The examples of a split by their number in the stored order; see `open`."""
+
+    def __init__(self, reader: Reader, identity: str, shards: Sequence[int]) -> None:
+        self.reader, self.identity, self.shards = reader, identity, shards
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, numbers: int | slice) -> Arrays:
+        """Examples as arrays, first axis the example; one example without that axis."""
+        if isinstance(numbers, int):
+            number = range(len(self))[numbers]
+            return {name: array[0] for name, array in self.reader.read(number, number + 1).items()}
+        start, stop, step = numbers.indices(len(self))
+        if step != 1 or start >= stop:
+            raise IndexError(f"{numbers}: a range of examples with step 1")
+        return self.reader.read(start, stop)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        lanes: int = 1,
+        lane: int | None = None,
+        reshuffle: Reshuffle = "stored",
+        seed: int = 0,
+        drop_last: bool = False,
+        device: str | torch.device | None = None,
+        ahead: int = 0,
+    ) -> Batches:
+        """Minibatches as tensors; texts, bytes and dicts as lists.
+
+        Args:
+            batch_size: examples of a minibatch, over all lanes; a multiple of ``lanes``.
+            lanes, lane: of several processes, each takes one lane's part of every minibatch (rank, world size).
+            reshuffle: order of the passes after the first; see `Epochs`.
+            seed: of the orders of the passes after the first.
+            drop_last: leave the short last minibatch of a pass out.
+            device: where the tensors go; to a GPU through pinned memory and on a stream of its own.
+            ahead: minibatches read and copied ahead, by a thread.
+
+        Raises:
+            ConfigError: a size or number that does not fit.
+        """
+        try:
+            order = Order(len(self), lanes, batch_size)
+        except ValueError as error:
+            raise ConfigError(f"batches: {error}; change batch_size or lanes") from None
+        if lane is not None and not 0 <= lane < lanes:
+            raise ConfigError(complaint("lane", expected=f"0 to {lanes - 1}", found=str(lane), do="change it"))
+        chosen = Choice(order, lane, reshuffle, seed, drop_last)
+        if not chosen.steps:
+            expected, do = "at least one full minibatch", "lower batch_size or set drop_last=False"
+            raise ConfigError(complaint("batches", expected=expected, found=f"{len(self)} examples", do=do))
+        if lane is not None and reshuffle == "stored":
+            self.reader.expect(order.left(range(lane, lane + 1), 0))
+        return Batches(self, chosen, None if device is None else torch.device(device), ahead)
+
+    def samples(self) -> Samples:
+        """The examples as WebDataset's samples, for the front of a `webdataset.DataPipeline`."""
+        return Samples(self.reader)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which examples, in which order; see `Examples.batches`."""
+
+    order: Order
+    lane: int | None
+    reshuffle: Reshuffle
+    seed: int
+    drop_last: bool
+
+    @property
+    def steps(self) -> int:
+        """Minibatches of a pass."""
+        return self.order.used // self.order.batch_size if self.drop_last else self.order.steps
+
+
+class Batches(BatchDataset):
+    """Minibatches, each a dict of tensors with the example along the first axis.
+
+    The position is the one truth: ``iter`` goes on from it to the end of the pass, whoever iterated before, and the
+    next ``iter`` makes the next pass. `state_dict` holds the position after the minibatch last given.
+    In a `DataLoader` use ``batch_size=None`` and no workers: threads read ahead (``ahead``, ``decode_threads``), and
+    the position stays in this process.
+    """
+
+    def __init__(self, examples: Examples, choice: Choice, device: torch.device | None, ahead: int) -> None:
+        super().__init__()
+        self._examples, self._choice, self._device, self._ahead = examples, choice, device, ahead
+        order = choice.order
+        self._passes = passes_of(choice.reshuffle, order.examples, examples.shards, choice.seed)
+        self._position = Position(0, 0)
+        self._sought = 0
+
+    @property
+    def position(self) -> Position:
+        """Passes done, and minibatches of the present one."""
+        return self._position
+
+    def __len__(self) -> int:
+        """Minibatches of a pass."""
+        return self._choice.steps
+
+    def seek(self, position: Position) -> None:
+        """Goes to a position, at once, also in the middle of an iteration.
+
+        Raises:
+            IndexError: there is none such.
+        """
+        if position.pass_index < 0 or not 0 <= position.step <= len(self):
+            raise IndexError(f"{position} of passes of {len(self)} minibatches")
+        self._position = Position(*_carried(position, len(self)))
+        self._sought += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and what it is a position in; JSON's types."""
+        return {**self._identity(), "pass_index": self._position.pass_index, "step": self._position.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to the position of a `state_dict`, whatever ``lane`` it was saved with.
+
+        Raises:
+            ConfigError: it is of another data set, order or batch size.
+        """
+        for name, ours in self._identity().items():
+            if state.get(name) != ours:
+                do = "load it into batches like those it was saved from"
+                raise ConfigError(complaint(f"state, {name}", expected=repr(ours), found=repr(state.get(name)), do=do))
+        self.seek(Position(int(state["pass_index"]), int(state["step"])))
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            sought, pass_index = self._sought, self._position.pass_index
+            for step, batch in self._made(self._position):
+                if sought != self._sought:
+                    break
+                self._position = Position(*_carried(Position(pass_index, step + 1), len(self)))
+                if batch:  # else all its examples were skipped
+                    yield batch
+            if sought == self._sought:
+                return
+
+    def _identity(self) -> dict[str, Any]:
+        choice = self._choice
+        return {
+            "version": STATE_VERSION,
+            "data": self._examples.identity,
+            "batch_size": choice.order.batch_size,
+            "lanes": choice.order.lanes,
+            "reshuffle": choice.reshuffle,
+            "seed": choice.seed,
+            "drop_last": choice.drop_last,
+        }
+
+    def _made(self, first: Position) -> Iterator[tuple[int, Batch]]:
+        """Every minibatch from ``first`` to the end of its pass, with its step."""
+        if get_worker_info() is not None:
+            do = "set num_workers=0, and batches(ahead=…) or open(decode_threads=…) to read in other threads"
+            raise ConfigError(complaint("DataLoader", expected="no workers", found="some", do=do))
+        steps = range(first.step, len(self))
+        if self._device is None and not self._ahead:
+            return ((step, self._read(first.pass_index, step)) for step in steps)
+        depth = max(self._ahead, 1)
+        if self._device is None:
+            return _ahead(lambda step: self._read(first.pass_index, step), steps, depth)
+        copies = Copies(self._device)
+        coming = _ahead(lambda step: copies.begin(self._read(first.pass_index, step)), steps, depth)
+        return ((step, copies.arrived(*begun)) for step, begun in coming)
+
+    def _read(self, pass_index: int, step: int) -> Batch:
+        return _tensors(self._examples.reader.select(self._selection(pass_index, step)))
+
+    def _selection(self, pass_index: int, step: int) -> Selection:
+        choice = self._choice
+        if choice.order.lanes == 1:
+            start = step * choice.order.batch_size
+            stop = min(start + choice.order.batch_size, choice.order.used)
+            return self._passes.stored(pass_index, start, stop)
+        parts = choice.order.minibatch(Position(pass_index, step)).parts
+        chosen = parts if choice.lane is None else parts[choice.lane : choice.lane + 1]
+        found = [self._passes.stored(pass_index, part.start, part.stop) for part in chosen if part.examples]
+        return _joined(found)
+
+
+class Samples(SampleDataset):
+    """Dicts as WebDataset's readers give them: ``__key__``, ``__url__`` and the members' bytes by extension.
+
+    An example of a block is a sample of its own, with its row of every array.
+    In a `DataLoader` each worker gives an equal run of the stored order.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self._reader = reader
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        info = get_worker_info()
+        part = lane(len(self._reader), info.num_workers if info else 1, info.id if info else 0)
+        for start in range(part.start, part.stop, SAMPLES_AT_ONCE):
+            yield from self._reader.samples(start, min(start + SAMPLES_AT_ONCE, part.stop))
+
+
+def _carried(position: Position, steps: int) -> tuple[int, int]:
+    """The end of a pass is the beginning of the next."""
+    return (position.pass_index + 1, 0) if position.step == steps else (position.pass_index, position.step)
+
+
+def _joined(selections: Sequence[Selection]) -> Selection:
+    import numpy as np
+
+    if any(isinstance(selection, np.ndarray) for selection in selections):
+        return np.concatenate([np.asarray(selection) for selection in selections])
+    return tuple(run for selection in selections for run in selection)
+
+
+def _tensors(arrays: Arrays) -> Batch:
+    return {name: torch.from_numpy(a) if a.dtype.kind in "biufc" else a.tolist() for name, a in arrays.items()}
+
+
+def _ahead(make: Callable[[int], Made], steps: Sequence[int], depth: int) -> Iterator[tuple[int, Made]]:
+    """``make`` of every step, made by a thread up to ``depth`` steps ahead; what it raises is raised here."""
+    made: queue.Queue[tuple[int, Made | BaseException]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def run() -> None:
+        for step in steps:
+            try:
+                batch: Made | BaseException = make(step)
+            except BaseException as error:
+                batch = error
+            while not stopped.is_set():
+                try:
+                    made.put((step, batch), timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if stopped.is_set() or isinstance(batch, BaseException):
+                return
+
+    thread = threading.Thread(target=run, name="batches-ahead", daemon=True)
+    thread.start()
+    try:
+        for _ in steps:
+            step, batch = made.get()
+            if isinstance(batch, BaseException):
+                raise batch
+            yield step, batch
+    finally:
+        stopped.set()
+        thread.join()
