@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from streamtrain.errors import ConfigError, complaint
+
+WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+TYPES = (*WHOLE, "float16", "float32", "float64", "text", "category")
+"""What a column of a table can be made."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,18 @@ class PackOptions:
     """A shard ends after this many examples; then shard-bytes does not count."""
     label: str | None = None
     """Field or column of class labels, where the source does not say."""
+    types: tuple[str, ...] = ()
+    """Types of columns of a table that are not to be told from their values, e.g. zip=text id=int64 price=float32."""
+    columns: tuple[str, ...] = ()
+    """Columns of a table that are taken; by default all."""
+    drop: tuple[str, ...] = ()
+    """Columns of a table that are left out."""
+    missing: Literal["refuse", "nan", "mean", "drop"] = "refuse"
+    """Cells of a table without a value: refused, kept as NaN, filled with the column's mean, or their rows left out."""
+    mask: bool = False
+    """Beside each field of a table with missing values one of booleans, NAME_missing, that tells which they were."""
+    categories: tuple[str, ...] | None = None
+    """Columns of texts that become numbers of a vocabulary; by default those of few texts that come often."""
     blocks: bool | None = None
     """Many examples in one sample of the tar, as column arrays; by default where they are small and of one shape."""
     memory_bytes: int = 1 << 30
@@ -40,5 +57,17 @@ class PackOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(complaint(name, expected="at least 1", found=str(value), do="raise it"))
+        for word in self.types:
+            if word.rpartition("=")[2] not in TYPES or "=" not in word:
+                expected, do = f"NAME=TYPE, of {', '.join(TYPES)}", "write e.g. --types zip=text"
+                raise ConfigError(complaint("types", expected=expected, found=repr(word), do=do))
+        for name in sorted({*self.columns, *self.type_of, *(self.categories or ())} & set(self.drop)):
+            do = "name it once"
+            raise ConfigError(complaint("drop", expected="other columns", found=f"{name!r}, which is asked for", do=do))
         if self.seed < 0:
             raise ConfigError(complaint("seed", expected="at least 0", found=str(self.seed), do="change it"))
+
+    @property
+    def type_of(self) -> dict[str, str]:
+        """``types`` by the column's name."""
+        return {name: kind for name, _, kind in (word.rpartition("=") for word in self.types)}

@@ -127,7 +127,8 @@ def _made(
     progress: Progress | None,
     spread: Spread | None,
 ) -> Manifest:
-    opened = open_source(source, options.label or (before.label if before else None))
+    label = options.label or (before.label if before else None)
+    opened = open_source(source, dataclasses.replace(options, label=label))
     if before is not None:
         opened = growing.continued(opened, before, dest)
     spread = spread or Here()
@@ -263,7 +264,9 @@ def _encoders(source: Source) -> dict[str, FieldEncoder]:
     """
     for where, values in source.examples(0):
         _check_names(source.name, values, source.label)
-        encoders = {name: FieldEncoder(name, source.classes.get(name)) for name in sorted(values)}
+        encoders = {
+            name: FieldEncoder(name, source.classes.get(name), source.notes.get(name)) for name in sorted(values)
+        }
         for name, encoder in encoders.items():
             encoder.encode(values[name], where)
         return encoders

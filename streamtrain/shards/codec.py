@@ -44,6 +44,23 @@ class Seen(TypedDict):
 
 
 @dataclass(frozen=True)
+class FieldNotes:
+    """What a source knows of a field before its values are seen.
+
+    Attributes:
+        columns: names of the entries along the only axis, for a vector of columns of a table.
+        unit: of its numbers, e.g. ``us since 1970-01-01 UTC``.
+        missing: whether NaN stands for missing values; else it is refused.
+        varies: whether its arrays have different lengths.
+    """
+
+    columns: tuple[str, ...] | None = None
+    unit: str | None = None
+    missing: bool = False
+    varies: bool = False
+
+
+@dataclass(frozen=True)
 class Raw:
     """A member that is taken over unchanged, with its extension."""
 
@@ -57,13 +74,15 @@ class FieldEncoder:
     Args:
         name: of the field; letters, digits, ``_`` and ``-``.
         classes: names of its values, where they stand for classes.
+        notes: what else is known of it.
 
     Raises:
         SourceError: from ``encode``, naming the example and the field.
     """
 
-    def __init__(self, name: str, classes: tuple[str, ...] | None = None) -> None:
+    def __init__(self, name: str, classes: tuple[str, ...] | None = None, notes: FieldNotes | None = None) -> None:
         self._name, self._classes = name, classes
+        self._notes = notes or FieldNotes()
         self._member = ""
         self._form: Form | None = None
         self._header = b""
@@ -99,7 +118,9 @@ class FieldEncoder:
     def field(self, *, in_blocks: bool) -> Field:
         """The field's entry in the manifest, once all are encoded."""
         member = f"{self._name}.npy" if in_blocks else self.member
-        return Field(self._name, member, *(self._form or (None, None)), self.low, self.high, self._classes)
+        dtype, shape = self._form or (None, None)
+        columns, unit = self._notes.columns, self._notes.unit
+        return Field(self._name, member, dtype, shape, self.low, self.high, self._classes, columns, unit)
 
     @property
     def seen(self) -> Seen:
@@ -163,7 +184,7 @@ class FieldEncoder:
                 self._number(int(values[at]), where(at))
             return values.astype("<i8", copy=False)
         bad = 0
-        if values.dtype.kind in "fc":
+        if values.dtype.kind in "fc" and not self._notes.missing:
             finite = np.isfinite(values).reshape(len(values), -1)
             bad = 0 if finite.all() else int(np.argmin(finite.all(axis=1)))
         self._array(values[bad], where(bad))
@@ -211,7 +232,7 @@ class FieldEncoder:
             self._form, self._header = form, npy_header(array)
         if form != self._form:
             raise self._wrong(where, _shown(self._form), _shown(form), "bring all examples to one dtype and shape")
-        if array.dtype.kind in "fc" and not np.isfinite(array).all():
+        if array.dtype.kind in "fc" and not self._notes.missing and not np.isfinite(array).all():
             raise self._wrong(where, "finite numbers", "NaN or infinity", "mend or remove the example")
         return self._header + array.tobytes()
 

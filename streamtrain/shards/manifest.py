@@ -41,6 +41,8 @@ class Field:
         shape: the decoded shape of one example; ``None`` where it varies.
         low, high: smallest and largest value, for integer scalars; else ``None``.
         classes: names of the values ``0 … n-1`` where they stand for classes; else ``None``.
+        columns: names of the entries of a vector that holds a table's columns; else ``None``.
+        unit: of the numbers, where the source has one, e.g. ``us since 1970-01-01 UTC``.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Field:
     low: int | None = None
     high: int | None = None
     classes: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -318,7 +322,8 @@ def _block(value: object) -> int:
 
 
 def _field(entry: dict[str, Any]) -> Field:
-    shape, classes = entry["shape"], entry["classes"]
+    shape, classes, columns = entry["shape"], entry["classes"], entry.get("columns")
+    unit = entry.get("unit")
     return Field(
         name=str(entry["name"]),
         member=str(entry["member"]),
@@ -327,6 +332,8 @@ def _field(entry: dict[str, Any]) -> Field:
         low=None if entry["low"] is None else int(entry["low"]),
         high=None if entry["high"] is None else int(entry["high"]),
         classes=None if classes is None else tuple(str(name) for name in classes),
+        columns=None if columns is None else tuple(str(name) for name in columns),
+        unit=None if unit is None else str(unit),
     )
 
 

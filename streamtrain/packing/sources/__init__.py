@@ -5,28 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from streamtrain.errors import SourceError, complaint
+from streamtrain.packing.options import PackOptions
 from streamtrain.packing.sources.source import Source
 
 KINDS = "a folder of images by class, .csv, .parquet, .arrow, .npz, .npy, .tar, hf:NAME or module:function"
 
 
-def open_source(source: str, label: str | None = None) -> Source:
+def open_source(source: str, options: PackOptions | None = None) -> Source:
     """The source of that name, its kind told by its suffix or its content.
 
     Args:
         source: a path, a brace pattern of tars, or ``module:function``.
-        label: the field of class labels, where the source does not say.
+        options: how it is read: which columns, of which types; the field of class labels, where it does not say.
 
     Raises:
         SourceError: missing, empty, unreadable, or of no kind that is known.
     """
-    from streamtrain.packing.sources import arrays, function, hub, table, table_files, tars
+    from streamtrain.packing.sources import arrays, function, tars
+    from streamtrain.packing.sources.tables import hub, table, table_files
 
-    path = Path(source)
+    path, options = Path(source), options or PackOptions()
+    label = options.label
     suffix = path.suffix.lower()
     if not path.exists():
         if source.startswith(hub.PREFIX):
-            return table.from_table(hub.from_hub(source), label)
+            return table.from_table(hub.from_hub(source), options)
         if "{" in source or "*" in source:
             return tars.from_pattern(source, label)
         module, colon, name = source.partition(":")
@@ -34,23 +37,26 @@ def open_source(source: str, label: str | None = None) -> Source:
             return function.from_function(module, name, label)
         raise SourceError(complaint(source, expected=KINDS, found="no such file or folder", do="check the path"))
     if path.is_dir():
-        return _folder(path, label)
+        return _folder(path, options)
     if path.stat().st_size == 0:
         raise SourceError(complaint(source, expected="data", found="an empty file", do="check the path"))
     if suffix in (".npz", ".npy"):
         return arrays.from_arrays(path, label)
     if suffix in table_files.SUFFIXES:
-        return table.from_table(table_files.from_files([path]), label)
+        return table.from_table(table_files.from_files([path]), options)
     if suffix == ".tar":
         return tars.from_tars([path], source, label)
     raise SourceError(complaint(source, expected=KINDS, found=f"a file ending in {suffix!r}", do="convert it"))
 
 
-def _folder(path: Path, label: str | None) -> Source:
-    from streamtrain.packing.sources import arrays, hub, images, table, table_files, tars
+def _folder(path: Path, options: PackOptions) -> Source:
+    from streamtrain.packing.sources import arrays, images, tars
+    from streamtrain.packing.sources.tables import hub, table, table_files
+
+    label = options.label
 
     if any((path / name).exists() for name in hub.SAVED):
-        return table.from_table(hub.from_hub(str(path)), label)
+        return table.from_table(hub.from_hub(str(path)), options)
     found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     if not found:
         raise SourceError(complaint(str(path), expected=KINDS, found="an empty folder", do="check the path"))
@@ -58,7 +64,7 @@ def _folder(path: Path, label: str | None) -> Source:
     if suffixes == {".tar"}:
         return tars.from_tars(found, str(path), label)
     if len(suffixes) == 1 and suffixes <= set(table_files.SUFFIXES):
-        return table.from_table(table_files.from_files(found), label)
+        return table.from_table(table_files.from_files(found), options)
     if suffixes == {".npy"}:
         return arrays.from_arrays(path, label)
     if all(file.is_dir() for file in found):

@@ -9,6 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from streamtrain.shards.codec import FieldNotes
+
 BATCH_BYTES = 4 << 20
 """Arrays are read by about this much at once."""
 
@@ -28,6 +30,30 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Column:
+    """What became of one column (or array, or kind of member) of a source.
+
+    Attributes:
+        name: in the source.
+        kind: its type there, e.g. ``timestamp[us, tz=UTC]`` or ``text``.
+        field: that holds it; ``None`` where it was left out.
+        became: its form there, e.g. ``float32, entry 3`` or ``12 classes``; or why it was left out.
+        low, high: its smallest and largest value, where it has numbers or times.
+        missing: cells without a value.
+        note: what was done to it that its form does not tell, e.g. ``7 missing became NaN``.
+    """
+
+    name: str
+    kind: str
+    field: str | None
+    became: str
+    low: int | float | None = None
+    high: int | float | None = None
+    missing: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Source:
     """Examples in a fixed order. It travels to other processes, so it holds no open files.
 
@@ -41,6 +67,8 @@ class Source:
         borders: numbers at which reading may begin without passing over all that come before; ``None`` for any.
         bytes: about how many all examples take, where that is known beforehand.
         files: that are read.
+        notes: what is known of a field beforehand, by its name.
+        columns: what became of every column, where the source has some.
     """
 
     name: str
@@ -52,3 +80,5 @@ class Source:
     borders: tuple[int, ...] | None = (0,)
     bytes: int | None = None
     files: tuple[Path, ...] = ()
+    notes: Mapping[str, FieldNotes] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()

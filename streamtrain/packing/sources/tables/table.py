@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import SourceError, complaint, one_line
+from streamtrain.packing.options import PackOptions
 from streamtrain.packing.sources.source import Batch, Example, Source
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class _Columns:
     classes: dict[str, int]
 
 
-def from_table(table: Table, label: str | None) -> Source:
+def from_table(table: Table, options: PackOptions) -> Source:
     """The table's rows as examples.
 
     Raises:
@@ -85,7 +86,7 @@ def from_table(table: Table, label: str | None) -> Source:
     """
     import pyarrow as pa
 
-    columns = _columns(table, label)
+    columns = _columns(table, options.label)
     classes = dict(table.classes)
     if columns.label and columns.classes:
         classes[columns.label] = tuple(columns.classes)

@@ -1,0 +1,1 @@
+"""Tables: files, and Hugging Face's data sets, whose columns become fields."""
