@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from streamtrain.prepare.jobfile import load_job
     from streamtrain.run.fleet.pack_tasks import pack
     from streamtrain.run.outcome.compare import Comparison, compare
-    from streamtrain.run.outcome.probing import probe
     from streamtrain.run.outcome.report import table
     from streamtrain.run.outcome.result import Evaluation, Result
     from streamtrain.run.train import train
+    from streamtrain.run.watching.probing import probe
     from streamtrain.stream.batches import open  # noqa: A004  # `st.open` says what it does
 
 _ERRORS = (
@@ -64,7 +64,7 @@ _LATE = {
     "open": "streamtrain.stream.batches",
     "load_job": "streamtrain.prepare.jobfile",
     "Probe": "streamtrain.landscape.probe",
-    "probe": "streamtrain.run.outcome.probing",
+    "probe": "streamtrain.run.watching.probing",
     "Comparison": "streamtrain.run.outcome.compare",
     "compare": "streamtrain.run.outcome.compare",
     "Evaluation": "streamtrain.run.outcome.result",

@@ -17,8 +17,8 @@ from streamtrain.errors import TrainingError
 from streamtrain.job import Job
 
 if TYPE_CHECKING:
-    from streamtrain.run.fleet.submitting import Cluster, Submitted
-    from streamtrain.run.outcome.status import RunStatus
+    from streamtrain.run.fleet.cluster.submitting import Cluster, Submitted
+    from streamtrain.run.watching.status import RunStatus
 
 
 SUBMIT_EXAMPLES = """\
@@ -96,7 +96,7 @@ class StopArguments:
 def run_submit(words: Sequence[str]) -> None:
     """``streamtrain submit``."""
     from streamtrain.prepare.jobfile import load_job
-    from streamtrain.run.fleet.submitting import Cluster
+    from streamtrain.run.fleet.cluster.submitting import Cluster
 
     own, flags = own_flags(words[1:], ("-h", "--help", "--address=", "--follow", "--installed"))
     given = parse(SubmitArguments, [*words[:1], *own], "streamtrain submit", SUBMIT_EXAMPLES)
@@ -115,11 +115,11 @@ def run_status(words: Sequence[str]) -> None:
     given = parse(StatusArguments, words, "streamtrain status", STATUS_EXAMPLES)
     found: Sequence[RunStatus | Submitted]
     if given.address is None and (given.run is None or Path(given.run).is_dir()):
-        from streamtrain.run.outcome.status import running, status_of
+        from streamtrain.run.watching.status import running, status_of
 
         found = running(Path("runs")) if given.run is None else [status_of(Path(given.run))]
     else:
-        from streamtrain.run.fleet.submitting import Cluster
+        from streamtrain.run.fleet.cluster.submitting import Cluster
 
         cluster = Cluster(given.address or ADDRESS)
         found = cluster.jobs() if given.run is None else [cluster.status(given.run)]
@@ -131,7 +131,7 @@ def run_status(words: Sequence[str]) -> None:
 
 def run_logs(words: Sequence[str]) -> None:
     """``streamtrain logs``."""
-    from streamtrain.run.fleet.submitting import Cluster
+    from streamtrain.run.fleet.cluster.submitting import Cluster
 
     given = parse(LogsArguments, words, "streamtrain logs", SUBMIT_EXAMPLES)
     cluster = Cluster(given.address)
@@ -142,7 +142,7 @@ def run_logs(words: Sequence[str]) -> None:
 
 def run_stop(words: Sequence[str]) -> None:
     """``streamtrain stop``."""
-    from streamtrain.run.fleet.submitting import Cluster
+    from streamtrain.run.fleet.cluster.submitting import Cluster
 
     given = parse(StopArguments, words, "streamtrain stop", SUBMIT_EXAMPLES)
     stopped = Cluster(given.address).stop(given.submission)

@@ -122,7 +122,7 @@ def run_probe(words: Sequence[str]) -> None:
     """``streamtrain probe``."""
     given = parse(ProbeArguments, words, "streamtrain probe", PROBE_EXAMPLES)
     from streamtrain.run.checkpoints.resuming import alone_in
-    from streamtrain.run.outcome.probing import command_of, folder_of, journal_probe, probe
+    from streamtrain.run.watching.probing import command_of, folder_of, journal_probe, probe
     from streamtrain.track.figures import save
     from streamtrain.track.mlflow.sync import raise_for, sync
 

@@ -19,13 +19,13 @@ from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
 from streamtrain.run.checkpoints.keeper import Keeper
-from streamtrain.run.following import wait_for_growth
-from streamtrain.run.loader_health import SKIPPED, LoaderHealth
-from streamtrain.run.outcome.probing import Probes
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.saving import Beside, save_parameters, save_result
-from streamtrain.run.outcome.status import LiveStatus
-from streamtrain.run.outcome.trace import merged
+from streamtrain.run.watching.following import wait_for_growth
+from streamtrain.run.watching.loader_health import SKIPPED, LoaderHealth
+from streamtrain.run.watching.probing import Probes
+from streamtrain.run.watching.status import LiveStatus
+from streamtrain.run.watching.trace import merged
 from streamtrain.store import write_whole
 from streamtrain.track.system import SystemMetrics
 from streamtrain.track.terminal import Terminal

@@ -8,11 +8,12 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streamtrain.errors import Interrupted, one_line
 from streamtrain.job import Job, Online
-from streamtrain.run.outcome.description import card_of
+from streamtrain.prepare.description import card_of
 from streamtrain.store import write_whole
 
 if TYPE_CHECKING:
@@ -46,43 +47,26 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
         TrainingError: what stopped the run.
         Interrupted: SIGTERM asked it to stop; a checkpoint is written.
     """
-    from streamtrain.inspect.audit import order_warning
-    from streamtrain.prepare.plan import plan as plan_of
-    from streamtrain.prepare.trial import check_cpus, preflight
-    from streamtrain.run.checkpoints.progress import Progress
-    from streamtrain.run.checkpoints.resuming import alone_in, check_settings, fixed_settings, new_folder
-    from streamtrain.run.fleet.placing import check_resources, start_ray, will_start_ray
-    from streamtrain.stream.fetch.unpacked import data_folder
+    from streamtrain.run.checkpoints.resuming import alone_in, new_folder
+    from streamtrain.run.fleet.cluster.placing import check_resources
+    from streamtrain.run.fleet.cluster.starting import start_ray
     from streamtrain.track.terminal import Terminal
 
     terminal = Terminal(quiet=quiet)
     run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
-    earlier, last = _earlier(job, run_name, resume, terminal)
-    if last is not None and job.lanes is None:  # they fix the bits; workers may be others
-        job = dataclasses.replace(job, lanes=int(last.settings["lanes"]))
-    plan = plan_of(job)
-    if last is not None and earlier is not None:
-        check_settings(last.settings, fixed_settings(plan), earlier)
-        plan = dataclasses.replace(plan, left_out=Progress.from_json(dict(last.progress)).left_out)
-    if will_start_ray():
-        check_cpus(job, os.cpu_count())
-    trial = preflight(plan)
+    prepared = _prepared(job, run_name, resume, terminal)
+    plan, last = prepared.plan, prepared.last
     tracker = _tracker(job)
-    terminal.line(
-        f"{run_name}: {plan.order.used:,} examples a pass in {plan.order.steps:,} steps, {_counted(job)} worker(s)"
-    )
-    lies = data_folder(job.data.url)
-    if lies and (warning := order_warning(lies, plan.manifest)):
-        terminal.line(warning)
+    _announce(plan, run_name, terminal)
     start_ray(terminal.line)
     check_resources(plan)
-    folder = earlier or new_folder(job.tracking.folder, run_name)
+    folder = prepared.folder or new_folder(job.tracking.folder, run_name)
     if resume:
         terminal.line(f"{folder.name}: " + (f"step {last.step:,}" if last else "no checkpoint, so from the beginning"))
     with alone_in(folder):
         tracker.begin(card_of(plan, run_name), folder, None if last is None else last.run_id)
         try:
-            result = _train(plan, trial, run_name, folder, last, tracker, terminal)
+            result = _train(plan, prepared.trial, run_name, folder, last, tracker, terminal)
         except BaseException as error:
             stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
             left = tracker.finish("killed" if stopped else "failed", str(error))
@@ -92,6 +76,52 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     if left:
         terminal.line(left)
     return dataclasses.replace(result, run_id=tracker.run_id)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A job that may start. ``folder`` and ``last``: of the run that goes on, where there is one."""
+
+    plan: Plan
+    trial: Trial
+    folder: Path | None
+    last: Checkpoint | None
+
+
+def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal) -> _Prepared:
+    """Refuses what can be refused before Ray starts.
+
+    Raises:
+        ConfigError, DataError: with what was found.
+    """
+    from streamtrain.prepare.plan import plan as plan_of
+    from streamtrain.prepare.trial import check_cpus, preflight
+    from streamtrain.run.checkpoints.progress import Progress
+    from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
+    from streamtrain.run.fleet.cluster.starting import will_start_ray
+
+    earlier, last = _earlier(job, run_name, resume, terminal)
+    if last is not None and job.lanes is None:  # they fix the bits; workers may be others
+        job = dataclasses.replace(job, lanes=int(last.settings["lanes"]))
+    plan = plan_of(job)
+    if last is not None and earlier is not None:
+        check_settings(last.settings, fixed_settings(plan), earlier)
+        plan = dataclasses.replace(plan, left_out=Progress.from_json(dict(last.progress)).left_out)
+    if will_start_ray():
+        check_cpus(job, os.cpu_count())
+    return _Prepared(plan, preflight(plan), earlier, last)
+
+
+def _announce(plan: Plan, run_name: str, terminal: Terminal) -> None:
+    """What is about to run, and a warning where the data are not as shuffled as they should be."""
+    from streamtrain.inspect.audit import order_warning
+    from streamtrain.stream.fetch.unpacked import data_folder
+
+    job, order = plan.job, plan.order
+    terminal.line(f"{run_name}: {order.used:,} examples a pass in {order.steps:,} steps, {_counted(job)} worker(s)")
+    lies = data_folder(job.data.url)
+    if lies and (warning := order_warning(lies, plan.manifest)):
+        terminal.line(warning)
 
 
 def _began() -> float:
@@ -129,10 +159,10 @@ def _train(
     from streamtrain.run.checkpoints.resuming import checkpoints_of, fixed_settings
     from streamtrain.run.controller import Controller
     from streamtrain.run.fleet.actors import RayFleet
+    from streamtrain.run.fleet.cluster.ray_private import own_ray_ended
     from streamtrain.run.fleet.metrics import RayMetrics
-    from streamtrain.run.fleet.placing import ray_is_gone
-    from streamtrain.run.outcome.status import FirstSteps
     from streamtrain.run.signals import stopped_by_signal
+    from streamtrain.run.watching.status import FirstSteps
     from streamtrain.track.tracker import Trackers
 
     def ended(why: str) -> None:
@@ -144,7 +174,7 @@ def _train(
     kept = files if job.checkpoints.enabled else None
     with (
         Keeper(job, fixed_settings(plan), kept, last, lambda: tracker.run_id) as keeper,
-        stopped_by_signal(keeper, ray_is_gone, ended),
+        stopped_by_signal(keeper, own_ray_ended, ended),
         RayFleet(plan, keeper.start, terminal.line) as fleet,
     ):
         told = Trackers(tracker, RayMetrics(run_name), FirstSteps(began, terminal))

@@ -12,8 +12,8 @@ import ray
 import torch
 
 import streamtrain as st
-from streamtrain.run import following
 from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.watching import following
 from tests.support.datasets import pack_digits, save_digits
 
 

@@ -15,8 +15,8 @@ import streamtrain as st
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.fleet.actors import RayFleet
-from streamtrain.run.fleet.placing import check_resources, living_nodes
-from streamtrain.run.fleet.room import NODE_LABEL, Place, Room
+from streamtrain.run.fleet.cluster.placing import check_resources, living_nodes
+from streamtrain.run.fleet.cluster.room import NODE_LABEL, Place, Room
 from tests.journey.test_real_runs import digest, model, scaled
 from tests.support.datasets import digits
 from tests.support.fleet import PlainFleet
@@ -90,7 +90,7 @@ def test_streamers_of_workers_on_gpus_go_where_no_gpu_is(plans: Plan, nodes: tup
 
 
 def test_what_is_waited_for_is_said(plans: Plan, nodes: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamtrain.run.fleet.room.PLACEMENT_SECONDS", 0)
+    monkeypatch.setattr("streamtrain.run.fleet.cluster.room.PLACEMENT_SECONDS", 0)
     said: list[str] = []
     gpus = changed(plans, device="cuda", streamers="cpu_nodes")
     with (

@@ -25,10 +25,10 @@ from streamtrain.errors import ShardError, WorkerLost
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.cluster.placing import check_resources
+from streamtrain.run.fleet.cluster.room import Bundle
 from streamtrain.run.fleet.members import Member
-from streamtrain.run.fleet.placing import check_resources
 from streamtrain.run.fleet.recruiting import Recruiter
-from streamtrain.run.fleet.room import Bundle
 from streamtrain.values import Skip, Update
 from tests.support.datasets import digits, pack_digits
 from tests.support.fleet import PlainFleet

@@ -19,12 +19,12 @@ from streamtrain.inspect.card import inspect_dataset
 from streamtrain.inspect.findings import linted
 from streamtrain.packing import PackOptions
 from streamtrain.packing.packing import append
+from streamtrain.prepare.description import card_of
 from streamtrain.prepare.plan import plan
-from streamtrain.run import following, loader_health
 from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
-from streamtrain.run.outcome.description import card_of
+from streamtrain.run.watching import following, loader_health
 from streamtrain.shards import fetch_manifest
 from streamtrain.store import RetryPolicy, remote
 from streamtrain.store.remote import Store

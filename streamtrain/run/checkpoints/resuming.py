@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job, Online
 from streamtrain.job.optimizers import ENDING
-from streamtrain.run.outcome.description import settings
+from streamtrain.prepare.description import settings
 from streamtrain.store import remove_partials
 from streamtrain.store.remote import Store
 

@@ -20,8 +20,8 @@ from streamtrain.aggregate.exchange.barrier import shares_memory
 from streamtrain.aggregate.exchange.collective.hosts import hosts_of
 from streamtrain.errors import ShardError, TrainingError, WorkerLost, complaint
 from streamtrain.prepare.plan import Plan
+from streamtrain.run.fleet.cluster.placing import by_network
 from streamtrain.run.fleet.members import Member, by_host, gather, kill, living, offers
-from streamtrain.run.fleet.placing import by_network
 from streamtrain.run.fleet.processes.examiner import fatal_example
 from streamtrain.run.fleet.processes.worker import Seat, Standing
 from streamtrain.run.fleet.recruiting import Recruiter

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from streamtrain.errors import StreamtrainError, TrainingError, WorkerLost, one_line
-from streamtrain.run.fleet.room import Bundle, Place
+from streamtrain.run.fleet.cluster.room import Bundle, Place
 
 ANSWER_SECONDS = 5.0
 """Within which a process answers that is not lost."""

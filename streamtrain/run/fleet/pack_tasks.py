@@ -49,7 +49,7 @@ class RayTasks:
             return 1
         import ray
 
-        from streamtrain.run.fleet.placing import start_ray
+        from streamtrain.run.fleet.cluster.starting import start_ray
 
         start_ray()
         return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]  # Ray has no types for it
@@ -69,7 +69,7 @@ def _results(function: Callable[[Any, Done], None], parts: Sequence[Any], tasks:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    from streamtrain.run.fleet.placing import start_ray
+    from streamtrain.run.fleet.cluster.starting import start_ray
 
     start_ray()
     shared = ray.put(function)

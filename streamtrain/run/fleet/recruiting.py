@@ -12,12 +12,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from streamtrain.errors import WorkerLost
 from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
+from streamtrain.run.fleet.cluster.placing import resources_of_worker, streamers_apart
+from streamtrain.run.fleet.cluster.room import Bundle, GroupBundle, Place, Room
 from streamtrain.run.fleet.members import Arrivals, Member
-from streamtrain.run.fleet.placing import resources_of_worker, streamers_apart
 from streamtrain.run.fleet.processes.examiner import Examiner
 from streamtrain.run.fleet.processes.lane_streamer import WorkersStreamer
 from streamtrain.run.fleet.processes.worker import Worker
-from streamtrain.run.fleet.room import Bundle, GroupBundle, Place, Room
 
 if TYPE_CHECKING:
     import torch

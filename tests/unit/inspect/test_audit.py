@@ -239,7 +239,7 @@ def test_train_warns_of_foreign_shards_in_no_random_order(
         raise KeyboardInterrupt
 
     write_digits(tmp_path / "bad", SORTED[::9], split="validation")
-    monkeypatch.setattr("streamtrain.run.fleet.placing.start_ray", no_ray)
+    monkeypatch.setattr("streamtrain.run.fleet.cluster.starting.start_ray", no_ray)
     data = st.Data(
         str(tmp_path / "bad"), inputs=("npy",), target="cls", transform=lambda b: {**b, "npy": b["npy"].float()}
     )

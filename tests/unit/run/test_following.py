@@ -10,10 +10,10 @@ import torch
 import streamtrain as st
 from streamtrain.errors import Interrupted
 from streamtrain.prepare.plan import grown, plan
-from streamtrain.run import following
 from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
+from streamtrain.run.watching import following
 from streamtrain.shards import Manifest, Split, read_manifest
 from streamtrain.shards.manifest import write_manifest
 from streamtrain.shards.shard_list import ShardList, shard_name

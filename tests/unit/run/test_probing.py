@@ -17,7 +17,7 @@ from streamtrain.prepare.plan import plan
 from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
-from streamtrain.run.outcome.probing import command_of, folder_of
+from streamtrain.run.watching.probing import command_of, folder_of
 from streamtrain.track.mlflow import MlflowTracker
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import RunCard

@@ -11,8 +11,8 @@ import torch
 import streamtrain as st
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import preflight
-from streamtrain.run.loader_health import LoaderHealth
 from streamtrain.run.loop import selections_from
+from streamtrain.run.watching.loader_health import LoaderHealth
 from streamtrain.values import Loading, Skip
 from tests.support.datasets import pack_digits
 from tests.support.fleet import Notebook, run

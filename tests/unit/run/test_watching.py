@@ -16,10 +16,10 @@ import streamtrain as st
 from streamtrain.errors import ConfigError
 from streamtrain.measure.cost import StepParts
 from streamtrain.run.checkpoints.resuming import alone_in
+from streamtrain.run.fleet.cluster.submitting import reason_in
 from streamtrain.run.fleet.processes.clock import Clock
-from streamtrain.run.fleet.submitting import reason_in
-from streamtrain.run.outcome.status import LiveStatus, running, status_of
-from streamtrain.run.outcome.trace import TRACED_STEPS, WARM_STEPS, merged, traced
+from streamtrain.run.watching.status import LiveStatus, running, status_of
+from streamtrain.run.watching.trace import TRACED_STEPS, WARM_STEPS, merged, traced
 from streamtrain.values import Reading, StepTimes
 from tests.support.datasets import pack_digits
 from tests.support.fleet import Notebook, run

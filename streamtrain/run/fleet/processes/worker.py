@@ -45,7 +45,7 @@ from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.processes.clock import Clock, TimedAggregator
 from streamtrain.run.fleet.processes.supply import Supply
 from streamtrain.run.loop import pooled_updates, updates
-from streamtrain.run.outcome.trace import Made, traced
+from streamtrain.run.watching.trace import Made, traced
 from streamtrain.stream.ahead.copies import batches_of
 from streamtrain.stream.ahead.streamer import StreamHandle
 from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, StepTimes, Update

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import ray
 from ray.util.accelerators import accelerators
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from streamtrain.errors import TrainingError
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.placing import grows, living_nodes, on_one_host, resources_of_worker, streamers_apart
+from streamtrain.run.fleet.cluster.placing import living_nodes, on_one_host, resources_of_worker, streamers_apart
+from streamtrain.run.fleet.cluster.ray_private import free_resources, may_grow
 
 PLACEMENT_SECONDS, GROWING_SECONDS = 120, 1800
 """Longest wait for room: for other jobs to end, and for an autoscaler's nodes."""
@@ -163,7 +163,7 @@ class Room:
         return self._groups[-1]
 
     def _wait_for(self, group: PlacementGroup, wanted: Wanted, selector: Selector) -> None:
-        patience = GROWING_SECONDS if grows() else PLACEMENT_SECONDS
+        patience = GROWING_SECONDS if may_grow() else PLACEMENT_SECONDS
         began = told = time.monotonic()
         while not group.wait(1):
             now, free = time.monotonic(), _free(wanted, selector)
@@ -187,6 +187,5 @@ def without_gpus() -> Selector:
 
 def _free(wanted: Wanted, selector: Selector) -> str:
     """What the cluster has of what is wanted, on the nodes where it is."""
-    available = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call]
-    nodes = [free for node, free in available.items() if node not in selector.get(NODE_LABEL, "")]
+    nodes = [free for node, free in free_resources().items() if node not in selector.get(NODE_LABEL, "")]
     return ", ".join(f"{kind} {sum(node.get(kind, 0) for node in nodes):g}" for kind in wanted.each)

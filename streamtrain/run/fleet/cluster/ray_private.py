@@ -1,0 +1,61 @@
+"""What is used of Ray beside its public interface, all of it here, since any of it may move between two versions.
+
+`USED` says what each is for. A test looks every one up, and so names the one that a new version of Ray has moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray._private import ray_constants, services
+
+USED = {
+    "ray._private.ray_constants.ENABLE_RAY_CLUSTER": "to listen on localhost only: there is no setting for all ports",
+    "ray._private.services.ConsolePopen": "to start Ray's processes in groups of their own",
+    "ray._private.worker._global_node": "to see that the processes which this one started have ended",
+    "ray._private.state.state.get_max_resources_from_cluster_config": "to know that an autoscaler may add nodes",
+    "ray._private.state.available_resources_per_node": "to say where there is room; publicly there are only sums",
+    "ray._raylet.AuthenticationTokenLoader.instance": "to have a changed token read, which is kept from the first time",
+}
+
+
+@contextlib.contextmanager
+def closed_to_others() -> Iterator[None]:
+    """Ray that is started in the block listens on localhost only, and its processes are in groups of their own.
+
+    Who ends this process's group, as `timeout` and shells do, must not end Ray before the checkpoint is written.
+    """
+    listens, start_process = ray_constants.ENABLE_RAY_CLUSTER, services.ConsolePopen
+    ray_constants.ENABLE_RAY_CLUSTER = False  # as Ray itself does on macOS: no other machine is to join
+    services.ConsolePopen = functools.partial(start_process, process_group=0)  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = listens
+        services.ConsolePopen = start_process  # type: ignore[misc]
+
+
+def read_token_again() -> None:
+    """The token in the environment has changed: Ray forgets the one that it read before."""
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
+
+
+def own_ray_ended() -> bool:
+    """Whether this process started Ray, and one of the processes without which Ray does nothing has ended."""
+    node = ray._private.worker._global_node
+    started: dict[str, list[Any]] = {} if node is None else node.all_processes
+    return any(each.process.poll() is not None for kind in ("gcs_server", "raylet") for each in started.get(kind, ()))
+
+
+def may_grow() -> bool:
+    """Whether the cluster has an autoscaler that knows kinds of nodes to add."""
+    return ray._private.state.state.get_max_resources_from_cluster_config() is not None
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What every living node has and nobody uses, by the node's id and the kind of resource."""
+    return dict(ray._private.state.available_resources_per_node())  # type: ignore[no-untyped-call]
