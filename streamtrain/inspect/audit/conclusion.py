@@ -12,14 +12,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.inspect.audit.balance import class_balance
-from streamtrain.inspect.audit.drift import class_drift, feature_drift, key_trend
 from streamtrain.inspect.audit.duplicates import Duplicates, find_duplicates
-from streamtrain.inspect.audit.evidence import Evidence, holm
-from streamtrain.inspect.audit.label_runs import label_runs
 from streamtrain.inspect.audit.rows import Rows
 from streamtrain.inspect.audit.sample import Sample, draw, label_field, ranked
-from streamtrain.inspect.audit.serial import serial_correlations
+from streamtrain.inspect.audit.statistics.balance import class_balance
+from streamtrain.inspect.audit.statistics.drift import class_drift, feature_drift, key_trend
+from streamtrain.inspect.audit.statistics.evidence import Evidence, holm
+from streamtrain.inspect.audit.statistics.label_runs import label_runs
+from streamtrain.inspect.audit.statistics.period import periodicity
+from streamtrain.inspect.audit.statistics.serial import serial_correlations
 from streamtrain.shards import Manifest
 from streamtrain.shards.shard import examples
 from streamtrain.stream.fetch.shard_files import ShardFiles
@@ -159,7 +160,9 @@ def judged(sample: Sample, batch_size: int, duplicates: Duplicates | None = None
 
 def _feature_tests(name: str, sample: Sample) -> list[Evidence]:
     values = sample.features[name]
-    return [*serial_correlations(name, values, sample.lengths), *feature_drift(name, values)]
+    period = periodicity(name, ranked(values), sample.numbers, int(sample.shards.max()) + 1)
+    tests = [*serial_correlations(name, values, sample.lengths), *feature_drift(name, values)]
+    return tests if period is None else [*tests, period]
 
 
 def independent_examples(sample: Sample, batch_size: int) -> float | None:

@@ -46,6 +46,12 @@ class Sample:
     def __len__(self) -> int:
         return sum(self.lengths)
 
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Every example's number in the stored order."""
+        starts = _starts(self.examples, len(self.lengths), self.lengths[0])
+        return np.concatenate([np.arange(s, s + length) for s, length in zip(starts, self.lengths, strict=True)])
+
 
 def stretches(examples: int, wanted: int) -> list[tuple[int, int]]:
     """Ranges ``[start, stop)`` of at most ``wanted`` examples in all: everything, or evenly spread ones."""
@@ -53,8 +59,12 @@ def stretches(examples: int, wanted: int) -> list[tuple[int, int]]:
         return [(0, examples)]
     count = min(wanted, STRETCHES, max(4, wanted // STRETCH))
     length = wanted // count
-    starts = np.linspace(0, examples - length, count).astype(int)
-    return [(int(start), int(start) + length) for start in starts]
+    return [(start, start + length) for start in _starts(examples, count, length)]
+
+
+def _starts(examples: int, count: int, length: int) -> list[int]:
+    """Of evenly spread stretches of one length, the first at the beginning and the last at the end."""
+    return [int(start) for start in np.linspace(0, examples - length, count)]
 
 
 def label_field(manifest: Manifest) -> Field | None:

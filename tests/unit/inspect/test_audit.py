@@ -13,11 +13,11 @@ from streamtrain.cli.command import main
 from streamtrain.errors import ShardError
 from streamtrain.inspect.audit import audit, order_warning, report
 from streamtrain.inspect.audit.conclusion import ALPHA, judged
-from streamtrain.inspect.audit.drift import key_trend
-from streamtrain.inspect.audit.evidence import holm
-from streamtrain.inspect.audit.label_runs import label_runs, moments, pairs_at
 from streamtrain.inspect.audit.sample import Sample, key_places, ranked, stretches
-from streamtrain.inspect.audit.serial import moments as serial_moments
+from streamtrain.inspect.audit.statistics.drift import key_trend
+from streamtrain.inspect.audit.statistics.evidence import Evidence, holm
+from streamtrain.inspect.audit.statistics.label_runs import label_runs, moments, pairs_at
+from streamtrain.inspect.audit.statistics.serial import moments as serial_moments
 from streamtrain.packing import PackOptions, pack
 from streamtrain.shards import scan_foreign
 from streamtrain.stream.fetch.shard_files import LocalFiles
@@ -61,11 +61,19 @@ def test_holms_correction() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
+def _name(test: Evidence) -> tuple[str, str, int]:
+    return (
+        test.statistic,
+        test.subject,
+        0 if test.statistic == "period" else test.scale,
+    )  # the least likely period varies
+
+
 @pytest.mark.parametrize(("lengths", "classes"), [((1000,), 10), ((250,) * 4, 300)])
 def test_false_alarms_are_as_rare_as_stated(lengths: tuple[int, ...], classes: int) -> None:
-    """500 uniformly random orders: each test's p-value is below 5 % in some 5 % of them, any at all below α in α."""
+    """200 uniformly random orders: each test's p-value is below 5 % in some 5 % of them, any at all below α in α."""
     generator = np.random.default_rng(classes + len(lengths))
-    n, trials = sum(lengths), 500
+    n, trials = sum(lengths), 200
     labels = generator.geometric(3 / classes, n)  # common and rare classes
     features = {"skewed": generator.lognormal(size=n), "few values": generator.integers(0, 3, n).astype(float)}
     low: Counter[tuple[str, str, int]] = Counter()
@@ -74,13 +82,45 @@ def test_false_alarms_are_as_rare_as_stated(lengths: tuple[int, ...], classes: i
         order = generator.permutation(n)
         shuffled = {name: values[order] for name, values in features.items()}
         found = judged(Sample(lengths, labels[order], shuffled, np.arange(n) // 130, n), 128)
-        low.update((test.statistic, test.subject, test.scale) for test in found.tests if test.p_value < 0.05)
-        low.update({(test.statistic, test.subject, test.scale): 0 for test in found.tests})
+        low.update(_name(test) for test in found.tests if test.p_value < 0.05)
+        low.update({_name(test): 0 for test in found.tests})
         alarms.append(not found.shuffled)
     assert len(low) >= 10
     for name, count in low.items():
-        assert 0.01 < count / trials < 0.085, (name, count)  # pairs that are counted are few values: conservative
-    assert np.mean(alarms) < 0.02
+        assert 0.0 < count / trials < 0.11, (name, count)  # pairs that are counted are few values: conservative
+    assert np.mean(alarms) < 0.035
+
+
+@pytest.mark.parametrize(("n", "rare"), [(40, 3), (1000, 5), (5000, 15)])
+def test_a_rare_class_or_feature_is_no_alarm(n: int, rare: int) -> None:
+    """Two neighbours of a class of 15 among 5,000 happen once in 22 uniformly random orders."""
+    generator = np.random.default_rng(n)
+    labels = (np.arange(n) < rare).astype(np.int64)
+    alarms = 0
+    for _ in range(100):
+        order = generator.permutation(labels)
+        features = {"label's number": order.astype(float), "noise": generator.normal(size=n)}
+        alarms += not judged(Sample((n,), order, features, np.arange(n) * 4 // n, n), 128).shuffled
+    assert alarms <= 5  # of 100 at 1 %: more than 5 happen once in 1,900 times
+
+
+def test_rare_examples_that_lie_together_are_an_alarm() -> None:
+    labels = np.zeros(5000, np.int64)
+    labels[2000:2015] = 1
+    found = judged(
+        Sample((5000,), labels, {"label's number": labels.astype(float)}, np.arange(5000) // 1250, 5000), 128
+    )
+    assert not found.shuffled
+
+
+@pytest.mark.parametrize("sources", [7, 40, 300])
+def test_sources_that_were_written_in_turn_are_found_by_their_period(sources: int) -> None:
+    """A round-robin over sources, each of its own mixture, of which no single distance shows much."""
+    generator = np.random.default_rng(sources)
+    n, means = 24_000, generator.normal(scale=0.45, size=sources)
+    values = generator.normal(size=n) + np.tile(means, n // sources + 1)[:n]
+    found = judged(Sample((n,), None, {"x": values}, np.arange(n) * sources // n, n), 128)
+    assert not found.shuffled and found.tests[0].statistic == "period" and found.tests[0].scale % sources == 0
 
 
 def kinds(folder: Path, orders: dict[str, list[int]]) -> dict[str, str]:

@@ -6,16 +6,22 @@ look random while the first thousand examples are not like the last thousand.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.inspect.audit.balance import class_balance
-from streamtrain.inspect.audit.evidence import Evidence
-from streamtrain.inspect.audit.label_runs import normal_p_value
 from streamtrain.inspect.audit.sample import ranked
+from streamtrain.inspect.audit.statistics.balance import class_balance
+from streamtrain.inspect.audit.statistics.evidence import Evidence
+from streamtrain.inspect.audit.statistics.label_runs import normal_p_value
+from streamtrain.inspect.audit.statistics.permutation import p_value
 
 PARTS = (4, 16, 64)
 SMALLEST_PART = 32
+FEWEST_UNCOMMON = 20.0
+"""Examples with another than the commonest value that a part must expect, for χ² to hold far out in its tail."""
 
 
 def feature_drift(name: str, values: NDArray[np.float64]) -> list[Evidence]:
@@ -23,21 +29,28 @@ def feature_drift(name: str, values: NDArray[np.float64]) -> list[Evidence]:
 
     With ranks r, of part g the mean r̄_g over n_g examples: H = (n-1) Σ n_g (r̄_g - r̄)² / Σ (r - r̄)², which
     corrects for ties; χ² of parts - 1 degrees of freedom. The effect is η² = H/(n-1), the share of the ranks'
-    variance that lies between the parts.
+    variance that lies between the parts. By shuffling where values are rare.
     """
     from scipy.stats import chi2
 
     z, n = ranked(values), len(values)
+    uncommon = n - int(np.unique(values, return_counts=True)[1].max())
     found = []
     for parts, groups in _partitions(n):
-        sizes = np.bincount(groups)
-        between = float((np.bincount(groups, z) ** 2 / sizes).sum()) / n
+        between = _between(groups, z)
         says = (
             f"{name} between {parts} consecutive parts: {between:.2%} of its variance, {(parts - 1) / n:.2%} expected"
         )
-        p_value = float(chi2.sf((n - 1) * between, parts - 1))
-        found.append(Evidence("drift over parts", name, parts, p_value, between, says))
+        approximate = float(chi2.sf((n - 1) * between, parts - 1))
+        rare = uncommon / parts < FEWEST_UNCOMMON
+        probability = p_value(z, functools.partial(_between, groups), approximate, rare=rare)
+        found.append(Evidence("drift over parts", name, parts, probability, between, says))
     return found
+
+
+def _between(groups: NDArray[np.int64], z: NDArray[Any]) -> float:
+    """The share of the ranks' variance that lies between groups."""
+    return float((np.bincount(groups, z) ** 2 / np.bincount(groups)).sum()) / len(z)
 
 
 def class_drift(labels: NDArray[np.int64]) -> list[Evidence]:

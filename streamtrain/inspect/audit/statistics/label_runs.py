@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.inspect.audit.evidence import Evidence
+from streamtrain.inspect.audit.statistics.evidence import Evidence
+from streamtrain.inspect.audit.statistics.permutation import has_rare_values, p_value
 
 FEW = 25
-"""Expected pairs below which they are counted as Poisson's instead of as a normal variable."""
+"""Expected pairs below which their number is not taken for a normal variable."""
 
 
 def label_runs(labels: NDArray[np.int64], lengths: tuple[int, ...]) -> Evidence | None:
@@ -25,7 +27,7 @@ def label_runs(labels: NDArray[np.int64], lengths: tuple[int, ...]) -> Evidence 
         Var J = m a + 2s b + (m(m-1) - 2s) d - m²a²,    b = Σ n_c(n_c-1)(n_c-2) / n(n-1)(n-2)
                 d = [Σ_{c≠e} n_c(n_c-1) n_e(n_e-1) + Σ n_c(n_c-1)(n_c-2)(n_c-3)] / n(n-1)(n-2)(n-3)
 
-    Normal for large n; Poisson's where few equal pairs are expected. Two-sided.
+    Normal for large n; by shuffling where few equal pairs are expected or a class is rare. Two-sided.
 
     Returns:
         ``None`` where all labels are one class, or all different. The effect is (J - E J) / (m - E J): 1 for
@@ -37,12 +39,20 @@ def label_runs(labels: NDArray[np.int64], lengths: tuple[int, ...]) -> Evidence 
         return None
     mean, variance = moments(counts, n, pairs, couples)
     borders = np.cumsum(lengths)[:-1] - 1
-    equal = labels[1:] == labels[:-1]
-    equal[borders] = False
-    found = int(equal.sum())
+    found = _equal_pairs(borders, labels)
     effect = (found - mean) / (pairs - mean)
     says = f"neighbours of one class: {found / pairs:.2%} of the pairs, {mean / pairs:.2%} expected"
-    return Evidence("runs", "classes", 1, _two_sided(found, mean, variance), effect, says)
+    approximate = normal_p_value(found, mean, variance)
+    rare = mean < FEW or has_rare_values(labels)
+    probability = p_value(labels, lambda order: abs(_equal_pairs(borders, order) - mean), approximate, rare=rare)
+    return Evidence("runs", "classes", 1, probability, effect, says)
+
+
+def _equal_pairs(borders: NDArray[np.int64], labels: NDArray[Any]) -> int:
+    """Neighbours of one class within a stretch."""
+    equal = labels[1:] == labels[:-1]
+    equal[borders] = False
+    return int(equal.sum())
 
 
 def pairs_at(lengths: tuple[int, ...], lag: int) -> tuple[int, int]:
@@ -65,11 +75,3 @@ def moments(counts: NDArray[np.float64], n: int, pairs: int, couples: int) -> tu
     d = float(two.sum() ** 2 - (two**2).sum() + four.sum()) / (n * (n - 1) * (n - 2) * (n - 3))
     variance = pairs * a + 2 * couples * b + (pairs * (pairs - 1) - 2 * couples) * d - (pairs * a) ** 2
     return pairs * a, variance
-
-
-def _two_sided(found: int, mean: float, variance: float) -> float:
-    if mean >= FEW:
-        return normal_p_value(found, mean, variance)
-    from scipy.stats import poisson
-
-    return float(min(1.0, 2 * min(poisson.cdf(found, mean), poisson.sf(found - 1, mean))))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Statistic = Literal["runs", "serial correlation", "balance over shards", "drift over parts"]
+Statistic = Literal["runs", "serial correlation", "balance over shards", "drift over parts", "period"]
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.inspect.audit.evidence import Evidence, Statistic
+from streamtrain.inspect.audit.statistics.evidence import Evidence, Statistic
+from streamtrain.inspect.audit.statistics.permutation import p_value
 
 FEWEST = 5
 """Examples of a class that a group must expect, for χ² to be a fair approximation (Cochran 1954)."""
+ENOUGH = 20.0
+"""The same for it to be one far out in its tail, where alarms are given."""
 
 
 def class_balance(statistic: Statistic, labels: NDArray[np.int64], groups: NDArray[np.int64]) -> Evidence | None:
@@ -32,15 +37,24 @@ def class_balance(statistic: Statistic, labels: NDArray[np.int64], groups: NDArr
     rows, columns = int(group.max()) + 1, int(label.max()) + 1
     if rows < 2 or columns < 2:
         return None
-    table = np.bincount(group * columns + label, minlength=rows * columns).reshape(rows, columns).astype(np.float64)
-    n = table.sum()
-    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / n
-    chi_squared = float(((table - expected) ** 2 / expected).sum())
+    n = len(label)
+    expected = np.outer(np.bincount(group), np.bincount(label)) / n
+    chi_squared = _chi_squared(expected, group, label)
     degrees = (rows - 1) * (columns - 1)
     effect = math.sqrt(chi_squared / (n * min(rows - 1, columns - 1)))
     found = f"χ² {chi_squared:,.0f} with {degrees:,} degrees of freedom, Cramér's V {effect:.3f}"
     says = f"shares of the classes over {rows} {statistic.rpartition(' ')[2]}: {found}"
-    return Evidence(statistic, "classes", rows, float(chi2.sf(chi_squared * (n - 1) / n, degrees)), effect, says)
+    approximate = float(chi2.sf(chi_squared * (n - 1) / n, degrees))
+    rare = expected.min() < ENOUGH
+    probability = p_value(label, functools.partial(_chi_squared, expected, group), approximate, rare=rare)
+    return Evidence(statistic, "classes", rows, probability, effect, says)
+
+
+def _chi_squared(expected: NDArray[np.float64], group: NDArray[np.int64], label: NDArray[Any]) -> float:
+    """X² of an order."""
+    rows, columns = expected.shape
+    table = np.bincount(group * columns + label, minlength=rows * columns).reshape(rows, columns)
+    return float(((table - expected) ** 2 / expected).sum())
 
 
 def _large_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:

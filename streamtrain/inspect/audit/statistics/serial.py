@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.inspect.audit.evidence import Evidence
-from streamtrain.inspect.audit.label_runs import normal_p_value, pairs_at
 from streamtrain.inspect.audit.sample import ranked
+from streamtrain.inspect.audit.statistics.evidence import Evidence
+from streamtrain.inspect.audit.statistics.label_runs import normal_p_value, pairs_at
+from streamtrain.inspect.audit.statistics.permutation import has_rare_values, p_value
 
 LAGS = (1, 2, 4, 16, 64, 256)
 
@@ -23,22 +28,35 @@ def serial_correlations(name: str, values: NDArray[np.float64], lengths: tuple[i
         Var C = m (n² - S₄)/n(n-1) + 2s (2S₄ - n²)/n(n-1)(n-2)
                 + (m(m-1) - 2s) (3n² - 6S₄)/n(n-1)(n-2)(n-3) - (E C)²
 
-    The effect is C/m, the correlation.
+    By shuffling where values are rare. The effect is C/m, the correlation.
     """
     z, n = ranked(values), len(values)
     fourth = float((z**4).sum())
     places = np.concatenate([np.arange(each) for each in lengths])
+    rare = has_rare_values(values)
     found = []
     for lag in LAGS:
         pairs, couples = pairs_at(lengths, lag)
         if lag > min(lengths) // 4 or pairs < 20:
             break
-        total = float((z[lag:] * z[:-lag])[places[lag:] >= lag].sum())
         mean, variance = moments(n, fourth, pairs, couples)
-        effect = total / pairs
-        says = f"{name} and that of the example {lag} further on: correlation {effect:+.4f}"
-        found.append(Evidence("serial correlation", name, lag, normal_p_value(total, mean, variance), effect, says))
+        products = functools.partial(_products, lag=lag, within=places[lag:] >= lag)
+        total = products(z)
+        approximate = normal_p_value(total, mean, variance)
+        distance = functools.partial(_distance, products, mean)
+        probability = p_value(z, distance, approximate, rare=rare)
+        says = f"{name} and that of the example {lag} further on: correlation {total / pairs:+.4f}"
+        found.append(Evidence("serial correlation", name, lag, probability, total / pairs, says))
     return found
+
+
+def _products(z: NDArray[Any], lag: int, within: NDArray[np.bool_]) -> float:
+    """C of an order."""
+    return float((z[lag:] * z[:-lag])[within].sum())
+
+
+def _distance(products: Callable[[NDArray[Any]], float], mean: float, z: NDArray[Any]) -> float:
+    return abs(products(z) - mean)
 
 
 def moments(n: int, fourth: float, pairs: int, couples: int) -> tuple[float, float]:
