@@ -14,7 +14,7 @@ import tyro
 from streamtrain.cli.flags import own_flags, parse, with_mode
 from streamtrain.cli.run_commands import resume_of
 from streamtrain.errors import TrainingError
-from streamtrain.job import Job
+from streamtrain.job import RUNS, Job
 
 if TYPE_CHECKING:
     from streamtrain.run.fleet.cluster.submitting import Cluster, Submitted
@@ -117,7 +117,7 @@ def run_status(words: Sequence[str]) -> None:
     if given.address is None and (given.run is None or Path(given.run).is_dir()):
         from streamtrain.run.watching.status import running, status_of
 
-        found = running(Path("runs")) if given.run is None else [status_of(Path(given.run))]
+        found = running(Path(RUNS)) if given.run is None else [status_of(Path(given.run))]
     else:
         from streamtrain.run.fleet.cluster.submitting import Cluster
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from streamtrain.cli.flags import parse, with_mode
-from streamtrain.job import Job
+from streamtrain.job import RUNS, Job
 
 TRAIN_HELP = """\
 usage: streamtrain train JOB.py [--mode online|epochs] [--any.setting VALUE ...] [--resume[=RUN]] [--json]
@@ -121,26 +121,26 @@ def resume_of(flags: Iterable[str]) -> tuple[bool | str, list[str]]:
 def run_probe(words: Sequence[str]) -> None:
     """``streamtrain probe``."""
     given = parse(ProbeArguments, words, "streamtrain probe", PROBE_EXAMPLES)
-    from streamtrain.run.checkpoints.resuming import alone_in
-    from streamtrain.run.watching.probing import command_of, folder_of, journal_probe, probe
+    from streamtrain.run.folder import RunFolder
+    from streamtrain.run.watching.probing import command_of, journal_probe, probe
     from streamtrain.track.figures import save
     from streamtrain.track.mlflow.sync import raise_for, sync
 
-    folder = folder_of(given.run)
+    folder = RunFolder.of(given.run)
     file, flags = (str(given.job), []) if given.job is not None else command_of(folder)
     job = declared_job(file, resume_of(flag for flag in flags if flag != "--json")[1])
     found = probe(job, given.run, examples=given.examples, iterations=given.iterations)
     print(json.dumps(found.summary()) if given.json else found.words)
-    save(found.figure(), given.figure or folder / "probe.png")
+    save(found.figure(), given.figure or folder.probe_figure)
     if given.log:
-        with alone_in(folder, "--log"):
+        with folder.alone("--log"):
             journal_probe(found, folder)
-        raise_for([sync(folder, None)])
+        raise_for([sync(folder.path, None)])
 
 
 def run_compare(words: Sequence[str]) -> None:
     """``streamtrain compare``."""
-    from streamtrain.run.checkpoints.resuming import new_folder
+    from streamtrain.run.folder import RunFolder
     from streamtrain.run.outcome.compare import compare, log_comparison
     from streamtrain.track.mlflow import default_uri
 
@@ -149,6 +149,6 @@ def run_compare(words: Sequence[str]) -> None:
     comparison = compare(given.first, given.second, uri=given.uri)
     print(json.dumps(comparison.summary()) if given.json else comparison.table)
     if given.log:
-        left = log_comparison(comparison, new_folder("runs", "compare"), given.uri or default_uri(), given.experiment)
+        left = log_comparison(comparison, RunFolder.new(RUNS, "compare"), given.uri or default_uri(), given.experiment)
         if left:
             print(left, file=sys.stderr)

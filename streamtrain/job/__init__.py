@@ -7,10 +7,11 @@ from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.job import Job
 from streamtrain.job.mode import Epochs, Online
 from streamtrain.job.optimizers import SGD, Group, Schedule
-from streamtrain.job.tracking import Tracking
+from streamtrain.job.tracking import RUNS, Tracking
 
 __all__ = [
     "CACHE_BYTES",
+    "RUNS",
     "SGD",
     "Checkpoints",
     "Data",

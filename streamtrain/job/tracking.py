@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from streamtrain.checks import require, require_count, require_finite
 
+RUNS = "runs"
+"""Where runs' folders are made, and looked for, unless a job says otherwise."""
+
 
 @dataclass(frozen=True)
 class Tracking:
@@ -19,7 +22,7 @@ class Tracking:
     """MLflow experiment."""
     run_name: str | None = None
     """Name of the run; the job's file and mode by default."""
-    folder: str = "runs"
+    folder: str = RUNS
     """Folder for the run's own files: journal, best parameters, figures."""
     log_every: int = 10
     """Steps that one point of the minibatch curves is the mean of."""

@@ -19,10 +19,11 @@ from streamtrain.measure.risk import pooled, risk_readings
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
 from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.run.folder import OptionalFiles, RunFolder
 from streamtrain.run.outcome.result import Evaluation, Result
-from streamtrain.run.outcome.saving import Beside, save_parameters, save_result
+from streamtrain.run.outcome.saving import save_parameters, save_result
 from streamtrain.run.watching.following import wait_for_growth
-from streamtrain.run.watching.loader_health import SKIPPED, LoaderHealth
+from streamtrain.run.watching.loader_health import LoaderHealth
 from streamtrain.run.watching.probing import Probes
 from streamtrain.run.watching.status import LiveStatus
 from streamtrain.run.watching.trace import merged
@@ -93,11 +94,12 @@ class Controller:
     def __init__(
         self, plan: Plan, fleet: Fleet, tracker: Tracker, terminal: Terminal, folder: Path, keeper: Keeper
     ) -> None:
-        self._plan, self._fleet, self._tracker, self._terminal, self._folder = plan, fleet, tracker, terminal, folder
+        self._plan, self._fleet, self._tracker, self._terminal = plan, fleet, tracker, terminal
+        self._folder = RunFolder(folder)
         self._is_online = isinstance(plan.job.mode, Online)
         self._keeper, self._recoveries, self._workers = keeper, 0, 0
-        self._parts, self._traced, self._beside = StepParts(), False, Beside(terminal.line)
-        self._probes = Probes(plan, tracker, terminal, folder)
+        self._parts, self._traced, self._optional = StepParts(), False, OptionalFiles(terminal.line)
+        self._probes = Probes(plan, tracker, terminal, self._folder)
         self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
         self._take_up()
 
@@ -120,8 +122,8 @@ class Controller:
                     self._begin_again(lost)
                 return self._online(mode) if isinstance(mode, Online) else self._epochs(mode)
             except NonFiniteError as error:
-                file, parameters = self._folder / "last_good.safetensors", self._fleet.snapshot()
-                with self._beside(file):
+                file, parameters = self._folder.last_good, self._fleet.snapshot()
+                with self._optional.writing(file):
                     save_parameters(file, parameters)
                     error = error.with_parameters_in(str(file))
                 raise error from None
@@ -173,7 +175,7 @@ class Controller:
             progress.stopping = progress.stopping.after(at, evaluation.generalization.error.mean)
             if progress.stopping.improved or progress.best is None:
                 progress.best, self._best = evaluation, self._fleet.snapshot()
-                with self._beside(file := self._folder / "best.safetensors"):
+                with self._optional.writing(file := self._folder.best):
                     save_parameters(file, self._best)
             if progress.stopping.should_stop:
                 unit = "passes" if of_passes else "examples"
@@ -202,7 +204,7 @@ class Controller:
             examples = sum(update.loss.count for update in done)
             self._progress.used += examples
             self._note(done, examples / seconds)
-            with self._beside(self._folder / SKIPPED):
+            with self._optional.writing(self._folder.skipped_lists):
                 self._loader.note(self._fleet, done[-1].step, seconds)
             self._tell(examples / seconds, pooled(Risk(u.loss, u.error) for u in done if not u.skipped).loss.mean)
             if self._plan.job.profile and not self._traced:
@@ -234,8 +236,8 @@ class Controller:
         """A file and an artifact, once all workers have theirs."""
         traces = [trace for trace in self._fleet.traces() if trace is not None]
         if len(traces) == self._fleet.workers:
-            self._traced, file = True, self._folder / "trace.json"
-            with self._beside(file):
+            self._traced, file = True, self._folder.trace
+            with self._optional.writing(file):
                 write_whole(file, merged(traces).encode())
                 self._tracker.artifact(file, "profile")
                 told = f"a trace of {len(traces)} worker(s) is in {file}"
@@ -351,7 +353,7 @@ class Controller:
 
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
-        save_result(self._folder / "parameters.safetensors", parameters)  # before anything that may fail
+        save_result(self._folder.parameters, parameters)  # before anything that may fail
         self._keeper.keep_best(chosen, parameters)
         order, now, last = self._plan.order, time.time(), self._progress.step - 1
         self._fleet.restore(parameters)
@@ -378,7 +380,7 @@ class Controller:
             progressive=self._progress.progressive.total,
             progressive_passes=tuple(self._progress.passes.whole),
             parameters=parameters,
-            folder=self._folder,
+            folder=self._folder.path,
         )
 
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from streamtrain.errors import Interrupted, one_line
 from streamtrain.job import Job, Online
 from streamtrain.prepare.description import card_of
+from streamtrain.run.folder import RunFolder
 from streamtrain.store import write_whole
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from streamtrain.prepare.plan import Plan
     from streamtrain.prepare.trial import Trial
     from streamtrain.run.checkpoints.checkpoint_files import Checkpoint
@@ -47,7 +46,6 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
         TrainingError: what stopped the run.
         Interrupted: SIGTERM asked it to stop; a checkpoint is written.
     """
-    from streamtrain.run.checkpoints.resuming import alone_in, new_folder
     from streamtrain.run.fleet.cluster.placing import check_resources
     from streamtrain.run.fleet.cluster.starting import start_ray
     from streamtrain.track.terminal import Terminal
@@ -60,17 +58,17 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     _announce(plan, run_name, terminal)
     start_ray(terminal.line)
     check_resources(plan)
-    folder = prepared.folder or new_folder(job.tracking.folder, run_name)
+    folder = prepared.folder or RunFolder.new(job.tracking.folder, run_name)
     if resume:
         terminal.line(f"{folder.name}: " + (f"step {last.step:,}" if last else "no checkpoint, so from the beginning"))
-    with alone_in(folder):
-        tracker.begin(card_of(plan, run_name), folder, None if last is None else last.run_id)
+    with folder.alone():
+        tracker.begin(card_of(plan, run_name), folder.path, None if last is None else last.run_id)
         try:
-            result = _train(plan, prepared.trial, run_name, folder, last, tracker, terminal)
+            result = _train(prepared, run_name, folder, tracker, terminal)
         except BaseException as error:
             stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
             left = tracker.finish("killed" if stopped else "failed", str(error))
-            terminal.line(left or f"{run_name}: what was measured is in {folder}{_and_in_mlflow(tracker)}")
+            terminal.line(left or f"{run_name}: what was measured is in {folder.path}{_and_in_mlflow(tracker)}")
             raise
         left = tracker.finish("finished", result.stop_reason)
     if left:
@@ -84,7 +82,7 @@ class _Prepared:
 
     plan: Plan
     trial: Trial
-    folder: Path | None
+    folder: RunFolder | None
     last: Checkpoint | None
 
 
@@ -105,7 +103,7 @@ def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal) -
         job = dataclasses.replace(job, lanes=int(last.settings["lanes"]))
     plan = plan_of(job)
     if last is not None and earlier is not None:
-        check_settings(last.settings, fixed_settings(plan), earlier)
+        check_settings(last.settings, fixed_settings(plan), earlier.path)
         plan = dataclasses.replace(plan, left_out=Progress.from_json(dict(last.progress)).left_out)
     if will_start_ray():
         check_cpus(job, os.cpu_count())
@@ -137,26 +135,26 @@ def _counted(job: Job) -> str:
     return str(most) if least == most else f"{least} to {most}"
 
 
-def _earlier(job: Job, run_name: str, resume: bool | str, terminal: Terminal) -> tuple[Path | None, Checkpoint | None]:
+def _earlier(
+    job: Job, run_name: str, resume: bool | str, terminal: Terminal
+) -> tuple[RunFolder | None, Checkpoint | None]:
     """The folder of the run that shall go on, and its last good checkpoint."""
     from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
-    from streamtrain.run.checkpoints.resuming import checkpoints_of, folder_to_resume
+    from streamtrain.run.folder import folder_to_resume
 
     if not resume:
         return None, None
     folder = folder_to_resume(job, run_name, resume if isinstance(resume, str) else None)
     if folder is None:
         return None, None
-    return folder, CheckpointFiles(checkpoints_of(job, folder), 1, terminal.line).newest()
+    return folder, CheckpointFiles(folder.checkpoints(job.checkpoints.folder), 1, terminal.line).newest()
 
 
-def _train(
-    plan: Plan, trial: Trial, run_name: str, folder: Path, last: Checkpoint | None, tracker: Tracker, terminal: Terminal
-) -> Result:
+def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Tracker, terminal: Terminal) -> Result:
     """From the last checkpoint, or the beginning, to the result, which is kept."""
     from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
     from streamtrain.run.checkpoints.keeper import Keeper
-    from streamtrain.run.checkpoints.resuming import checkpoints_of, fixed_settings
+    from streamtrain.run.checkpoints.resuming import fixed_settings
     from streamtrain.run.controller import Controller
     from streamtrain.run.fleet.actors import RayFleet
     from streamtrain.run.fleet.cluster.ray_private import own_ray_ended
@@ -169,17 +167,19 @@ def _train(
         tracker.finish("killed", why)
         terminal.line(f"{run_name}: {why}")
 
-    job, began = plan.job, _began()
-    files = CheckpointFiles(checkpoints_of(job, folder), job.checkpoints.keep, terminal.line)
+    began = _began()
+    plan = prepared.plan
+    job = plan.job
+    files = CheckpointFiles(folder.checkpoints(job.checkpoints.folder), job.checkpoints.keep, terminal.line)
     kept = files if job.checkpoints.enabled else None
     with (
-        Keeper(job, fixed_settings(plan), kept, last, lambda: tracker.run_id) as keeper,
+        Keeper(job, fixed_settings(plan), kept, prepared.last, lambda: tracker.run_id) as keeper,
         stopped_by_signal(keeper, own_ray_ended, ended),
         RayFleet(plan, keeper.start, terminal.line) as fleet,
     ):
-        told = Trackers(tracker, RayMetrics(run_name), FirstSteps(began, terminal))
-        result = Controller(plan, fleet, told, terminal, folder, keeper).run()
-    for problem in _keep(plan, trial, run_name, result, tracker):
+        trackers = Trackers(tracker, RayMetrics(run_name), FirstSteps(began, terminal))
+        result = Controller(plan, fleet, trackers, terminal, folder.path, keeper).run()
+    for problem in _keep(plan, prepared.trial, run_name, result, tracker):
         terminal.line(problem)
     return result
 
@@ -203,13 +203,15 @@ def _keep(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: Trac
     """
     from streamtrain.run.outcome.report import description, figures
 
+    folder = RunFolder(result.folder)
+
     def draw() -> None:
         for file in figures(result):
             tracker.artifact(file, "figures")
 
     def write_result() -> None:
-        write_whole(result.folder / "result.json", json.dumps(result.summary(), indent=1).encode())
-        tracker.artifact(result.folder / "result.json", "result")
+        write_whole(folder.result, json.dumps(result.summary(), indent=1).encode())
+        tracker.artifact(folder.result, "result")
 
     def log_model() -> None:
         if plan.job.tracking.enabled and plan.job.tracking.log_model:
@@ -217,10 +219,10 @@ def _keep(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: Trac
             if trial.output is None:
                 tracker.tag("model.signature", "none: MLflow's signatures cannot say the form of what it returns")
 
-    tracker.artifact(result.folder / "parameters.safetensors", "parameters")
+    tracker.artifact(folder.parameters, "parameters")
     tracker.tag("verdict", result.verdict)
     tracker.describe(description(run_name, result))
-    for what, keep in (("result.json", write_result), ("figures", draw), ("the model for MLflow", log_model)):
+    for what, keep in ((folder.result.name, write_result), ("figures", draw), ("the model for MLflow", log_model)):
         try:
             keep()
         except Exception as error:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from streamtrain.errors import one_line
 from streamtrain.store import masked
-from streamtrain.track.journal import Backlog, Entry, entries_of
+from streamtrain.track.journal import FILE, Backlog, Entry, entries_of
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 TRIES = 4
@@ -166,4 +166,4 @@ def _halves(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
 
 def first_begin(folder: Path) -> Entry:
     """The entry that began a folder's journal."""
-    return next(entries_of(folder / "journal.jsonl"))
+    return next(entries_of(folder / FILE))

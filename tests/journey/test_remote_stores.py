@@ -217,7 +217,7 @@ def test_a_run_goes_on_when_the_store_comes_back(
     s3: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its connections die after the first stint, and no new one is any good for a while."""
-    monkeypatch.setattr(loader_health, "TOLD_SECONDS", 0.01)
+    monkeypatch.setattr(loader_health, "WORTH_SAYING_SECONDS", 0.01)
     faults, said, largest = Faults(rate=0.0), io.StringIO(), max(file.stat().st_size for file in folder.glob("*/*.tar"))
 
     class Cut(PlainFleet):

@@ -11,6 +11,7 @@ from typing import Any
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.measure.comparison import Difference, Point, differences
+from streamtrain.run.folder import RESULT, RunFolder
 from streamtrain.run.outcome.result import Result
 from streamtrain.values import Reading
 
@@ -94,15 +95,16 @@ def compare(first: Result | str | Path, second: Result | str | Path, *, uri: str
     return Comparison(names, found, notes)
 
 
-def log_comparison(comparison: Comparison, folder: Path, uri: str, experiment: str) -> str | None:
+def log_comparison(comparison: Comparison, folder: RunFolder, uri: str, experiment: str) -> str | None:
     """Draws the figures into ``folder``, which exists, and logs all to MLflow; a line about what that has not taken."""
     from streamtrain.track.figures import comparison_figure, save
     from streamtrain.track.mlflow import MlflowTracker
     from streamtrain.track.tracker import RunCard
 
     tracker = MlflowTracker(uri)
-    tags = {"comparison.first": comparison.names[0], "comparison.second": comparison.names[1]}
-    tracker.begin(RunCard(f"{comparison.names[0]} against {comparison.names[1]}", experiment, {}, tags, ()), folder)
+    first, second = comparison.names
+    tags = {"comparison.first": first, "comparison.second": second}
+    tracker.begin(RunCard(f"{first} against {second}", experiment, {}, tags, ()), folder.path)
     for name, found in comparison.differences.items():
         now = time.time()
         for suffix in ("", "_standard_error"):
@@ -112,7 +114,7 @@ def log_comparison(comparison: Comparison, folder: Path, uri: str, experiment: s
                     for d in found
                 ]
             )
-        file = folder / f"comparison_{name}.png"
+        file = folder.comparison_figure(name)
         save(comparison_figure(found, comparison.names, name.replace("_", " ")), file)
         tracker.artifact(file, "figures")
     tracker.describe(comparison.table)
@@ -122,14 +124,14 @@ def log_comparison(comparison: Comparison, folder: Path, uri: str, experiment: s
 def _summary(run: Result | str | Path, uri: str | None) -> dict[str, Any]:
     if isinstance(run, Result):
         return run.summary()
-    file = Path(run) / "result.json"
+    file = RunFolder(Path(run)).result
     if not file.is_file():
         from streamtrain.track.mlflow.fetch import fetch
 
-        found = fetch(str(run), "result/result.json", uri)
+        found = fetch(str(run), f"result/{RESULT}", uri)
         if found is None:
             do = "name a finished run's folder or its MLflow run id"
-            raise ConfigError(complaint(str(run), expected="a run with result.json", found="none", do=do))
+            raise ConfigError(complaint(str(run), expected=f"a run with {RESULT}", found="none", do=do))
         return dict(json.loads(found))
     return dict(json.loads(file.read_text()))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.result import Result
 from streamtrain.values import Moments
 
@@ -67,6 +68,7 @@ def figures(result: Result) -> Iterator[Path]:
     from streamtrain.track.figures import risk_figure, save
     from streamtrain.track.interactive import risk_page, save_page
 
+    folder = RunFolder(result.folder)
     online = result.mode == "online"
     points = result.evaluations
     along = [point.examples_used if online else point.passes for point in points]
@@ -89,12 +91,12 @@ def figures(result: Result) -> Iterator[Path]:
             chosen=points.index(result.chosen),
             title=f"Generalization gap of the {'surrogate loss' if which == 'loss' else 'error'}, {result.mode}",
         )
-        file = result.folder / f"risk_{which}.png"
+        file = folder.risk_figure(which)
         save(figure, file)
         yield file
     title = f"Generalization gap, {result.mode}"
     page = risk_page(
         along, empirical, generalization, unit=unit, progressive=progressive, unbiased=unbiased, title=title
     )
-    save_page(page, result.folder / "risk.html")
-    yield result.folder / "risk.html"
+    save_page(page, folder.risk_page)
+    yield folder.risk_page

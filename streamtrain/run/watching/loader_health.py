@@ -6,17 +6,16 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import astuple
-from pathlib import Path
 from typing import Protocol
 
 from streamtrain.errors import ShardError, complaint
 from streamtrain.prepare.plan import Plan
+from streamtrain.run.folder import RunFolder
 from streamtrain.store import write_whole
 from streamtrain.track.tracker import Tracker
 from streamtrain.values import Loading, Reading, Skip
 
-SKIPPED = "skipped"
-TOLD_SECONDS = 1.0
+WORTH_SAYING_SECONDS = 1.0
 """Of waiting, all workers together, between two stints' ends."""
 
 
@@ -46,7 +45,7 @@ class LoaderHealth:
         self,
         plan: Plan,
         tracker: Tracker,
-        folder: Path,
+        folder: RunFolder,
         skipped: dict[tuple[str, int], Skip] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -78,7 +77,7 @@ class LoaderHealth:
         }
         self._tracker.log([Reading(f"loader/{name}", value, step, now) for name, value in values.items()])
         again, waited = loading.retries - before.retries, loading.waited - before.waited
-        if again > 0 and waited >= TOLD_SECONDS:
+        if again > 0 and waited >= WORTH_SAYING_SECONDS:
             self._say(f"waited {waited:.1f} s for {self._plan.place}: {again} requests failed and were tried again")
         self._before = loading
         if len(self._skipped) > listed:
@@ -90,7 +89,7 @@ class LoaderHealth:
             json.dumps({"split": split, "number": number, "example": skip.example, "reason": skip.reason})
             for (split, number), skip in sorted(self._skipped.items())
         ]
-        file = self._folder / f"{SKIPPED}_{len(lines)}.jsonl"
+        file = self._folder.skipped(len(lines))
         try:
             write_whole(file, "\n".join(lines).encode() + b"\n")
             self._tracker.artifact(file, "skipped")
@@ -102,5 +101,5 @@ class LoaderHealth:
         if skipped > most:
             (split, number), last = max(self._skipped.items())
             where = f"{last.example} ({split} {number})"
-            expected, do = f"at most {most} bad examples", "mend the data, or raise data.max_bad_examples"
+            expected, do = f"at most {most} bad examples", "repair the data, or raise data.max_bad_examples"
             raise ShardError(complaint(where, expected=expected, found=f"{skipped} so far; {last.reason}", do=do))

@@ -15,9 +15,9 @@ from streamtrain.landscape.probe import Probe, Prober
 from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.progress import Progress
-from streamtrain.run.checkpoints.resuming import FINISHED, checkpoints_of
+from streamtrain.run.folder import RunFolder
 from streamtrain.store import write_whole
-from streamtrain.track.journal import FILE, Journal, entries_of
+from streamtrain.track.journal import Journal, entries_of
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker
 from streamtrain.values import Reading
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ITERATIONS = 20
 """Products with the Hessian of a probe on the way, at most."""
 PLACE = "probes"
+"""Of probes among the artifacts of a run."""
 
 
 def probe(job: Job, run: Path, *, examples: int = 2000, iterations: int = 40) -> Probe:
@@ -46,30 +47,23 @@ def probe(job: Job, run: Path, *, examples: int = 2000, iterations: int = 40) ->
     return Prober(plan(job), examples=examples, iterations=iterations).probe(tensors, step)
 
 
-def folder_of(run: Path) -> Path:
-    """The run's folder, given itself, a file in it or one of its checkpoints."""
-    if run.is_dir():
-        return run
-    return run.parent.parent if run.parent.name == "checkpoints" else run.parent
-
-
-def command_of(folder: Path) -> tuple[str, list[str]]:
+def command_of(folder: RunFolder) -> tuple[str, list[str]]:
     """Job file and flags of the `streamtrain train` that began a run, by its journal.
 
     Raises:
         ConfigError: something else began it, or a secret in the command is not in the journal.
     """
-    first = next(entries_of(folder / FILE), None) if (folder / FILE).is_file() else None
-    command = str(first["card"]["tags"].get("command", "")) if first is not None else f"no {FILE}"
+    first = next(entries_of(folder.journal), None) if folder.journal.is_file() else None
+    command = str(first["card"]["tags"].get("command", "")) if first is not None else f"no {folder.journal.name}"
     words = shlex.split(command)
     if words[1:2] != ["train"] or len(words) < 3 or "***" in command:
         do = "name the job file, --job JOB.py"
         expected = "a run that `streamtrain train` began"
-        raise ConfigError(complaint(f"probe, {folder}", expected=expected, found=command or "no command", do=do))
+        raise ConfigError(complaint(f"probe, {folder.path}", expected=expected, found=command or "no command", do=do))
     return words[2], words[3:]
 
 
-def readings(found: Probe, step: int, time: float) -> list[Reading]:
+def readings_of(found: Probe, step: int, time: float) -> list[Reading]:
     """The numbers of a probe after ``step`` updates, under ``probe/``; those that there are."""
     at, ends, through = found.curvature, found.spectrum, found.through_time
     values = {
@@ -89,46 +83,49 @@ def readings(found: Probe, step: int, time: float) -> list[Reading]:
     return [Reading(f"probe/{name}", value, last, time) for name, value in values.items() if value is not None]
 
 
-def files(found: Probe, step: int, folder: Path) -> Iterator[Path]:
+def write_files(found: Probe, step: int, folder: RunFolder) -> Iterator[Path]:
     """Writes a probe after ``step`` updates below the run's folder: its figure, its words, its numbers."""
     from streamtrain.track.figures import save
 
-    (folder / PLACE).mkdir(exist_ok=True)
-    name = folder / PLACE / f"probe_{step:09d}"
-    save(found.figure(), name.with_suffix(".png"))
-    write_whole(name.with_suffix(".txt"), (found.words + "\n").encode())
-    write_whole(name.with_suffix(".json"), json.dumps(found.summary(), indent=1).encode())
-    yield from (name.with_suffix(end) for end in (".png", ".txt", ".json"))
+    folder.probes.mkdir(exist_ok=True)
+    figure, words, numbers = (folder.probe(step, ending) for ending in (".png", ".txt", ".json"))
+    save(found.figure(), figure)
+    write_whole(words, (found.words + "\n").encode())
+    write_whole(numbers, json.dumps(found.summary(), indent=1).encode())
+    yield from (figure, words, numbers)
 
 
-def journal_probe(found: Probe, folder: Path) -> None:
+def journal_probe(found: Probe, folder: RunFolder) -> None:
     """Adds a probe to the journal of a run that is not going on, for `sync` to deliver; points that it has are left.
 
     Raises:
         ConfigError: it was not tracked, or after how many updates the probe was made is not known.
     """
-    if not (folder / FILE).is_file() or found.step is None:
+    if not folder.journal.is_file() or found.step is None:
         do = "name the folder or a checkpoint of a run that was tracked, or leave --log out"
-        missing = "no number of updates" if (folder / FILE).is_file() else f"no {FILE}"
-        raise ConfigError(complaint(f"--log, {folder}", expected="a run's journal", found=missing, do=do))
-    there = {(name, at) for entry in entries_of(folder / FILE) for name, _, at, _ in entry.get("readings", ())}
-    new = [each for each in readings(found, found.step, time.time()) if (each.name, each.step) not in there]
-    journal = Journal(folder)
+        missing = "no number of updates" if folder.journal.is_file() else f"no {folder.journal.name}"
+        raise ConfigError(complaint(f"--log, {folder.path}", expected="a run's journal", found=missing, do=do))
+    there = {(name, at) for entry in entries_of(folder.journal) for name, _, at, _ in entry.get("readings", ())}
+    new = [each for each in readings_of(found, found.step, time.time()) if (each.name, each.step) not in there]
+    journal = Journal(folder.path)
     journal.append("readings", readings=[(each.name, each.value, each.step, each.time) for each in new])
     journal.append("tags", tags={"probe.point": found.point})
-    for file in files(found, found.step, folder):
-        journal.append("artifact", file=str(file.relative_to(folder)), place=PLACE)
+    for file in write_files(found, found.step, folder):
+        journal.append("artifact", file=str(file.relative_to(folder.path)), place=PLACE)
     journal.close()
 
 
 class Probes:
     """Those on the way of a run, every `Job.probe_every` updates, made in this process while the workers wait.
 
-    They change no bit. One that fails is told in a line and is the last; the run goes on.
+    They change no bit. A line says so where one fails, and it is the last; the run goes on.
     """
 
-    def __init__(self, plan: Plan, tracker: Tracker, terminal: Terminal, folder: Path) -> None:
-        self._plan, self._tracker, self._terminal, self._folder = plan, tracker, terminal, folder
+    def __init__(self, plan: Plan, tracker: Tracker, terminal: Terminal, folder: RunFolder) -> None:
+        self._plan = plan
+        self._tracker = tracker
+        self._terminal = terminal
+        self._folder = folder
         self._every = plan.job.probe_every
         self._prober: Prober | None = None
 
@@ -147,7 +144,7 @@ class Probes:
                 job = self._plan.job
                 self._prober = Prober(self._plan, examples=job.probe_examples, iterations=ITERATIONS)
             found = self._prober.probe(tensors, step)
-            for file in files(found, step, self._folder):
+            for file in write_files(found, step, self._folder):
                 self._tracker.artifact(file, PLACE)
         except Exception as error:  # the user's model may not bend twice, or the disk be full
             self._every = None
@@ -157,7 +154,7 @@ class Probes:
         progress.probing.spend(time.monotonic() - began)
         now = time.time()
         costs = progress.probing.readings(progress.seconds, step - 1, now)
-        self._tracker.log([*readings(found, step, now), *costs])
+        self._tracker.log([*readings_of(found, step, now), *costs])
         self._tracker.tag("probe.point", found.point)
         self._terminal.line(f"probe {found.short}")
 
@@ -167,9 +164,11 @@ def _parameters(job: Job, run: Path) -> tuple[Mapping[str, torch.Tensor], int | 
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = run / "parameters.safetensors" if run.is_dir() else run
+    folder = RunFolder.of(run)
+    file = folder.parameters if run.is_dir() else run
     if run.is_dir() and not file.exists():
-        last = CheckpointFiles(checkpoints_of(job, run.absolute()), 1, lambda _: None).newest()
+        place = RunFolder(run.absolute()).checkpoints(job.checkpoints.folder)
+        last = CheckpointFiles(place, 1, lambda _: None).newest()
         if last is not None:
             return _evaluated(last.tensors), last.step
     try:
@@ -180,9 +179,8 @@ def _parameters(job: Job, run: Path) -> tuple[Mapping[str, torch.Tensor], int | 
         raise ConfigError(complaint(str(file), expected="saved parameters", found=found, do=do)) from None
     if "uses" in loaded and file.stem.isdecimal():
         return _evaluated(loaded), int(file.stem)
-    result = file.parent / FINISHED
-    kept = file.name == "parameters.safetensors" and result.is_file()
-    return loaded, int(json.loads(result.read_bytes())["chosen_step"]) if kept else None
+    kept = file == folder.parameters and folder.finished
+    return loaded, int(json.loads(folder.result.read_bytes())["chosen_step"]) if kept else None
 
 
 def _evaluated(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

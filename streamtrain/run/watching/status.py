@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from streamtrain.errors import ConfigError, complaint
-from streamtrain.run.checkpoints.resuming import FINISHED, LOCK
+from streamtrain.run.folder import RunFolder, running_below
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker
 from streamtrain.values import Reading
-
-FILE = "status.json"
 
 
 @dataclass(frozen=True)
@@ -58,12 +53,12 @@ class LiveStatus:
             f"{duration(self.seconds_left)} left at most",
         )
 
-    def keep(self, folder: Path) -> None:
+    def keep(self, folder: RunFolder) -> None:
         """Puts it into the run's folder in place of the one before; not made to outlive a crash of the machine."""
-        fresh = folder / f".{FILE}"
+        fresh = folder.status.with_name(f".{folder.status.name}")
         with contextlib.suppress(OSError):  # on a full disk it is an old one; who runs into that says so
             fresh.write_text(json.dumps(asdict(self)))
-            fresh.replace(folder / FILE)
+            fresh.replace(folder.status)
 
 
 class FirstSteps(NoTracker):
@@ -74,12 +69,14 @@ class FirstSteps(NoTracker):
     """
 
     def __init__(self, began: float, terminal: Terminal) -> None:
-        self._began, self._terminal, self._told = began, terminal, False
+        self._began = began
+        self._terminal = terminal
+        self._is_said = False
 
     def log(self, readings: Sequence[Reading]) -> None:
-        """See `Tracker`."""
-        if not self._told:
-            self._told = True
+        """The first points mean that the first stint has ended; what they say does not matter here."""
+        if not self._is_said:
+            self._is_said = True
             self._terminal.line(f"first steps after {time.time() - self._began:.1f} s")
 
 
@@ -112,31 +109,18 @@ def status_of(folder: Path) -> RunStatus:
     Raises:
         ConfigError: there is none.
     """
-    if not (folder / LOCK).exists():
-        found = "another folder" if folder.is_dir() else "no such folder"
-        do = "`streamtrain status` lists those below runs/ that are running"
-        raise ConfigError(complaint(str(folder), expected="a run's folder", found=found, do=do))
-    state = "running" if _locked(folder / LOCK) else "finished" if (folder / FINISHED).exists() else "stopped"
-    file = folder / FILE
-    return RunStatus(folder, state, LiveStatus(**json.loads(file.read_text())) if file.exists() else None)
+    run = RunFolder(folder)
+    state = run.state()
+    status = LiveStatus(**json.loads(run.status.read_text())) if run.status.exists() else None
+    return RunStatus(folder, state, status)
 
 
 def running(parent: Path) -> list[RunStatus]:
     """The runs below ``parent`` that are running, the first one first."""
-    found = [status_of(lock.parent) for lock in sorted(parent.glob(f"*/{LOCK}"), key=os.path.getmtime)]
-    return [each for each in found if each.state == "running"]
+    return [status_of(folder.path) for folder in running_below(parent)]
 
 
 def duration(seconds: float) -> str:
     """In minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _locked(file: Path) -> bool:
-    with file.open() as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False

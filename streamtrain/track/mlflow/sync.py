@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import ConfigError, TrackingError, complaint, one_line
+from streamtrain.job import RUNS
 from streamtrain.store import masked
 from streamtrain.track.delivery import Delivered, deliver_once, first_begin
 from streamtrain.track.journal import FILE, REFUSED, Backlog
@@ -52,7 +53,7 @@ def folders_with_journals(named: Sequence[Path]) -> list[Path]:
         if not (folder / FILE).is_file():
             do = "name runs' folders, as a run prints them"
             raise ConfigError(complaint(str(folder), expected=f"a run's folder with {FILE}", found="none", do=do))
-    return list(named) or sorted(file.parent for file in Path("runs").glob(f"*/{FILE}"))
+    return list(named) or sorted(file.parent for file in Path(RUNS).glob(f"*/{FILE}"))
 
 
 def sync(folder: Path, uri: str | None) -> Synced:

@@ -10,6 +10,7 @@ import torch
 
 import streamtrain as st
 from streamtrain.measure.comparison import Point, differences
+from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.compare import log_comparison
 from tests.support.datasets import pack_digits
 from tests.support.fleet import run
@@ -82,8 +83,8 @@ def test_a_comparison_goes_to_mlflow_with_its_figures(
 
     comparison = st.compare(*results)
     uri = store_uri
-    (tmp_path / "compare").mkdir()
-    assert log_comparison(comparison, tmp_path / "compare", uri, "tests") is None
+    folder = RunFolder.new(str(tmp_path), "compare")
+    assert log_comparison(comparison, folder, uri, "tests") is None
     client = mlflow.MlflowClient(uri)
     (logged,) = client.search_runs(["1"])
     assert logged.info.run_name == "online against epochs"

@@ -11,6 +11,7 @@ import torch
 import streamtrain as st
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import preflight
+from streamtrain.run.folder import RunFolder
 from streamtrain.run.loop import selections_from
 from streamtrain.run.watching.loader_health import LoaderHealth
 from streamtrain.values import Loading, Skip
@@ -77,7 +78,7 @@ class Lossy:
 @pytest.mark.parametrize("after", [Loading(0.5, 500, 2), Loading(0.5, 1500, 2)])
 def test_bad_examples_that_a_new_worker_meets_are_listed(job: st.Job, tmp_path: Path, after: Loading) -> None:
     notebook, readers = Kept(), Lossy()
-    health = LoaderHealth(plan(job), notebook, tmp_path)
+    health = LoaderHealth(plan(job), notebook, RunFolder(tmp_path))
     health.note(readers, 10, 1.0)
     readers.found = after, [4, 5]
     health.note(readers, 20, 1.0)

@@ -15,9 +15,9 @@ import torch
 import streamtrain as st
 from streamtrain.errors import ConfigError
 from streamtrain.measure.cost import StepParts
-from streamtrain.run.checkpoints.resuming import alone_in
 from streamtrain.run.fleet.cluster.submitting import reason_in
 from streamtrain.run.fleet.processes.clock import Clock
+from streamtrain.run.folder import RunFolder
 from streamtrain.run.watching.status import LiveStatus, running, status_of
 from streamtrain.run.watching.trace import TRACED_STEPS, WARM_STEPS, merged, traced
 from streamtrain.values import Reading, StepTimes
@@ -109,7 +109,7 @@ def test_traces_of_workers_are_put_on_one_clock_and_told_apart() -> None:
 def test_a_runs_folder_says_how_far_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "digits-epochs-1"
     folder.mkdir(parents=True)
-    with alone_in(folder):
+    with RunFolder(folder).alone():
         assert str(status_of(folder)).splitlines()[1] == "  before its first steps"
         run(job(tmp_path), folder)
         found = status_of(folder)
