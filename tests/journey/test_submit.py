@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from tests.support.cluster import PATIENCE, Head, ray_head
 from tests.support.command import ROOT
 from tests.support.datasets import pack_digits
+from tests.support.wheel import build_wheel, install_in_folder
 
 NEIGHBOUR = """
 import torch
@@ -71,20 +71,8 @@ def write(folder: Path, model: str = "model", passes: int = 2) -> Path:
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
     """A folder in which this package is installed from its wheel, as users have it."""
-    copy = tmp_path / "copy"  # building leaves files behind
-    shutil.copytree(ROOT / "streamtrain", copy / "streamtrain", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    quiet = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
-    pip("wheel", *quiet, "--no-build-isolation", f"--wheel-dir={tmp_path}", str(copy))
-    (built,) = tmp_path.glob("streamtrain-*.whl")
-    pip("install", *quiet, f"--target={tmp_path / 'site'}", str(built))
+    install_in_folder(build_wheel(tmp_path), tmp_path / "site")
     return tmp_path / "site"
-
-
-def pip(*words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_job_is_shipped_with_what_a_wheel_installed_followed_and_listed(head: Head, job: Path, wheel: Path) -> None:
