@@ -128,7 +128,7 @@ def _made(
     spread: Spread | None,
 ) -> Manifest:
     label = options.label or (before.label if before else None)
-    opened = open_source(source, dataclasses.replace(options, label=label))
+    opened = open_source(source, dataclasses.replace(options, label=label), before)
     if before is not None:
         opened = growing.continued(opened, before, dest)
     spread = spread or Here()

@@ -52,12 +52,14 @@ class FieldNotes:
         unit: of its numbers, e.g. ``us since 1970-01-01 UTC``.
         missing: whether NaN stands for missing values; else it is refused.
         varies: whether its arrays have different lengths.
+        wide: whether its whole numbers need 64 bits without sign, and are stored as arrays.
     """
 
     columns: tuple[str, ...] | None = None
     unit: str | None = None
     missing: bool = False
     varies: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ class FieldEncoder:
         """The member's content, up to ``finish``; ``where`` names the example in errors."""
         if isinstance(value, Raw):
             return self._raw(value, where)
+        if self._notes.wide:
+            return self._array(np.asarray(value), where)
         if isinstance(value, bool | int | np.integer | np.bool_):
             self._same_member(f"{self._name}.cls", where)
             return self._number(int(value), where)
@@ -178,7 +182,7 @@ class FieldEncoder:
         Raises:
             SourceError: as from ``encode``, naming the first example that is not as it must be.
         """
-        if values.dtype.kind in "iub" and values.ndim == 1:
+        if values.dtype.kind in "iub" and values.ndim == 1 and not self._notes.wide:
             self._same_member(f"{self._name}.cls", where(0))
             for at in (int(values.argmin()), int(values.argmax())):
                 self._number(int(values[at]), where(at))

@@ -7,29 +7,32 @@ from pathlib import Path
 from streamtrain.errors import SourceError, complaint
 from streamtrain.packing.options import PackOptions
 from streamtrain.packing.sources.source import Source
+from streamtrain.shards.manifest import Manifest
 
 KINDS = "a folder of images by class, .csv, .parquet, .arrow, .npz, .npy, .tar, hf:NAME or module:function"
 
 
-def open_source(source: str, options: PackOptions | None = None) -> Source:
+def open_source(source: str, options: PackOptions | None = None, like: Manifest | None = None) -> Source:
     """The source of that name, its kind told by its suffix or its content.
 
     Args:
         source: a path, a brace pattern of tars, or ``module:function``.
         options: how it is read: which columns, of which types; the field of class labels, where it does not say.
+        like: the data set that the examples are added to.
 
     Raises:
         SourceError: missing, empty, unreadable, or of no kind that is known.
     """
     from streamtrain.packing.sources import arrays, function, tars
-    from streamtrain.packing.sources.tables import hub, table, table_files
+    from streamtrain.packing.sources.tables import table
+    from streamtrain.packing.sources.tables.reading import hub, table_files
 
     path, options = Path(source), options or PackOptions()
     label = options.label
     suffix = path.suffix.lower()
     if not path.exists():
         if source.startswith(hub.PREFIX):
-            return table.from_table(hub.from_hub(source), options)
+            return table.from_table(hub.from_hub(source), options, like)
         if "{" in source or "*" in source:
             return tars.from_pattern(source, label)
         module, colon, name = source.partition(":")
@@ -37,34 +40,36 @@ def open_source(source: str, options: PackOptions | None = None) -> Source:
             return function.from_function(module, name, label)
         raise SourceError(complaint(source, expected=KINDS, found="no such file or folder", do="check the path"))
     if path.is_dir():
-        return _folder(path, options)
+        return _folder(path, options, like)
     if path.stat().st_size == 0:
         raise SourceError(complaint(source, expected="data", found="an empty file", do="check the path"))
     if suffix in (".npz", ".npy"):
         return arrays.from_arrays(path, label)
     if suffix in table_files.SUFFIXES:
-        return table.from_table(table_files.from_files([path]), options)
+        return table.from_table(table_files.from_files([path], tuple(options.type_of)), options, like)
     if suffix == ".tar":
         return tars.from_tars([path], source, label)
     raise SourceError(complaint(source, expected=KINDS, found=f"a file ending in {suffix!r}", do="convert it"))
 
 
-def _folder(path: Path, options: PackOptions) -> Source:
+def _folder(path: Path, options: PackOptions, like: Manifest | None) -> Source:
     from streamtrain.packing.sources import arrays, images, tars
-    from streamtrain.packing.sources.tables import hub, table, table_files
+    from streamtrain.packing.sources.tables import table
+    from streamtrain.packing.sources.tables.reading import hub, table_files
 
     label = options.label
-
     if any((path / name).exists() for name in hub.SAVED):
-        return table.from_table(hub.from_hub(str(path)), options)
+        return table.from_table(hub.from_hub(str(path)), options, like)
     found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     if not found:
         raise SourceError(complaint(str(path), expected=KINDS, found="an empty folder", do="check the path"))
     suffixes = {file.suffix.lower() for file in found if file.is_file()}
     if suffixes == {".tar"}:
         return tars.from_tars(found, str(path), label)
-    if len(suffixes) == 1 and suffixes <= set(table_files.SUFFIXES):
-        return table.from_table(table_files.from_files(found), options)
+    tables, markers = table_files.found_tables(path)
+    if tables:
+        found_table = table_files.from_files(tables, tuple(options.type_of), path, markers)
+        return table.from_table(found_table, options, like)
     if suffixes == {".npy"}:
         return arrays.from_arrays(path, label)
     if all(file.is_dir() for file in found):

@@ -1,271 +1,243 @@
-"""Tables: the label, other columns of numbers as one vector ``features``, every other column a field.
+"""Tables: numbers side by side as one vector ``features``, every other column a field of its own.
 
-Read in batches, so a table may be larger than memory. CSV numbers become float32; the columns of other
-tables keep the type that all of them fit in.
+All rows are looked at once before (`survey`), so that types, vocabularies and what is missing are known and not
+guessed. Then they are read in batches, so a table may be larger than memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.errors import SourceError, complaint, one_line
+from streamtrain.errors import SourceError, complaint
 from streamtrain.packing.options import PackOptions
-from streamtrain.packing.sources.source import Batch, Example, Source
+from streamtrain.packing.sources.source import Batch, Column, Example, Source
+from streamtrain.packing.sources.tables.arrow_forms import shown_type
+from streamtrain.packing.sources.tables.cells import Cells, Leaf, as_lists, leaves_of, read_cells
+from streamtrain.packing.sources.tables.layout import FEATURES, Layout, Single, field_name, lay_out
+from streamtrain.packing.sources.tables.rows import Rows, Table
+from streamtrain.packing.sources.tables.survey import survey
+from streamtrain.shards.manifest import Manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FEATURES = "features"
+Values = NDArray[Any] | list[Any]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Consecutive rows of one file (or other part), whose first has number ``first`` there."""
-
-    part: str
-    first: int
-    batch: pa.RecordBatch
-
-    def place(self, row: int) -> str:
-        """One of them, for errors."""
-        return f"{self.part}, row {self.first + row}"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of one schema. It travels to other processes, so it holds no open files.
-
-    Attributes:
-        name: as the user gave it.
-        schema: of all rows.
-        read: the rows from a number on; of some columns, in the order and of the types of a schema.
-        text: whether it is text, whose numbers' types were guessed.
-        classes: names of the values of a column that stand for classes.
-        count, borders, bytes, files: as of `Source`.
-    """
-
-    name: str
-    schema: pa.Schema
-    read: Callable[[int, pa.Schema], Iterator[Rows]]
-    text: bool
-    count: int | None
-    borders: tuple[int, ...] | None
-    bytes: int | None
-    files: tuple[Path, ...]
-    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Which column becomes what; ``classes`` maps the label's text to its number, where it is text.
-
-    In ``schema`` the numbers of a CSV but for the label are float64, since pyarrow would take a column for
-    integers that begins with some.
-    """
-
-    schema: pa.Schema
-    label: str | None
-    features: tuple[str, ...]
-    dtype: np.dtype[Any]
-    others: tuple[str, ...]
-    classes: dict[str, int]
-
-
-def from_table(table: Table, options: PackOptions) -> Source:
-    """The table's rows as examples.
+def from_table(table: Table, options: PackOptions, like: Manifest | None = None) -> Source:
+    """The table's rows as examples; ``like`` is the data set that they are added to.
 
     Raises:
-        SourceError: no such column as the label's, or two of one name; an empty, NaN or infinite number.
+        SourceError: no such column as an option names; a cell that no field keeps, or an empty one.
     """
-    import pyarrow as pa
-
-    columns = _columns(table, options.label)
-    classes = dict(table.classes)
-    if columns.label and columns.classes:
-        classes[columns.label] = tuple(columns.classes)
-    of_label = None if columns.label is None else columns.schema.field(columns.label).type
-    plain = of_label is None or _is_text(of_label) or _is_number(of_label) or pa.types.is_boolean(of_label)
+    options, label = _resolved(table, options)
+    left_out = dict(_left_out(table, options, label))
+    leaves = [
+        dataclasses.replace(leaf, filled=leaf.name == label)
+        for column in table.schema
+        if column.name not in left_out
+        for leaf in leaves_of(column.name, column.type, options.type_of.get(column.name))
+    ]
+    if not leaves:
+        found, do = "none that is taken", "change --columns or --drop"
+        raise SourceError(complaint(table.name, expected="columns", found=found, do=do))
+    summaries = survey(table.read(0, _schema(table, leaves)), leaves, label, table.classes)
+    layout = lay_out(table, summaries, options, label, like)
+    kept = None
+    if layout.drops:
+        kept = sum(len(chosen.places) for chosen in _chosen(table, layout, 0, only_drops=True))
+    arrays = not any(s.make in ("text", "bytes", "objects") or layout.notes[s.field].varies for s in layout.singles)
     return Source(
         table.name,
-        partial(_examples, table, columns),
-        table.count,
-        columns.label,
-        classes,
-        batches=partial(_batches, table, columns) if plain and not columns.others else None,
-        borders=table.borders,
+        partial(_examples, table, layout),
+        table.count if kept is None else kept,
+        layout.label,
+        layout.classes,
+        batches=partial(_batches, table, layout) if arrays else None,
+        borders=table.borders if kept is None else (0,),
         bytes=table.bytes,
         files=table.files,
+        notes=layout.notes,
+        columns=tuple(_reported(table, layout, left_out)),
     )
 
 
-def checked(schema: pa.Schema, where: str) -> pa.Schema:
-    """The schema, where its names can be told apart.
+def _resolved(table: Table, options: PackOptions) -> tuple[PackOptions, str | None]:
+    """The options with the columns' names as the table has them, and the label's.
 
     Raises:
-        SourceError: names that are not text, or two alike.
+        SourceError: no such column.
     """
-    try:
-        names = schema.names
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            complaint(where, expected="text in UTF-8", found=one_line(error), do="save the file as UTF-8")
-        ) from None
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SourceError(
-            complaint(where, expected="columns of different names", found=f"{twice[0]!r} twice", do="rename one")
-        )
-    return schema
+    names = table.schema.names
+
+    def named(name: str, option: str) -> str:
+        alike = [column for column in names if column == name] or [c for c in names if field_name(c) == name]
+        if len(alike) == 1:
+            return str(alike[0])
+        found = ", ".join(map(str, names))
+        raise SourceError(complaint(table.name, expected=f"a column {name!r}", found=found, do=f"set --{option}"))
+
+    label = options.label or next((name for name in names if name == "label"), None)
+    types = {
+        name if name == FEATURES and name not in names else named(name, "types"): kind
+        for name, kind in options.type_of.items()
+    }
+    return (
+        dataclasses.replace(
+            options,
+            columns=tuple(named(name, "columns") for name in options.columns),
+            drop=tuple(named(name, "drop") for name in options.drop),
+            categories=None
+            if options.categories is None
+            else tuple(named(n, "categories") for n in options.categories),
+            types=tuple(f"{name}={kind}" for name, kind in types.items()),
+        ),
+        None if label is None else named(label, "label"),
+    )
 
 
-def _columns(table: Table, label: str | None) -> _Columns:
+def _left_out(table: Table, options: PackOptions, label: str | None) -> Iterator[tuple[str, str]]:
+    """Columns that are not looked at, and why."""
+    for name in table.schema.names:
+        if name == label or name in options.columns:
+            continue
+        if name in options.drop:
+            yield name, "left out as asked (--drop)"
+        elif options.columns:
+            yield name, "left out as asked (--columns)"
+        elif name in table.nameless:
+            yield name, f"left out: {table.nameless[name]}"
+
+
+def _reported(table: Table, layout: Layout, left_out: Mapping[str, str]) -> Iterator[Column]:
+    """What became of all columns, in their order in the table."""
+    for column in table.schema:
+        if column.name in left_out:
+            yield Column(column.name, shown_type(column.type), None, left_out[column.name])
+        yield from (found for found in layout.columns if found.name.partition(".")[0] == column.name)
+    for marker in table.markers:
+        yield Column(marker, "file", None, "left out: a marker without rows")
+
+
+def _schema(table: Table, leaves: Sequence[Leaf]) -> pa.Schema:
+    """The part of the schema that the columns need."""
     import pyarrow as pa
 
-    schema = table.schema
-    label = label or ("label" if "label" in schema.names else None)
-    if label is not None and label not in schema.names:
-        raise SourceError(
-            complaint(table.name, expected=f"a column {label!r}", found=", ".join(schema.names), do="set --label")
-        )
-    numeric = [f for f in schema if f.name != label and _is_number(f.type)]
-    dtype = np.dtype(np.float32)
-    if table.text:
-        schema = pa.schema([pa.field(f.name, pa.float64()) if f in numeric else f for f in schema])
-    elif numeric:
-        dtype = np.result_type(*(f.type.to_pandas_dtype() for f in numeric))
-    classes: dict[str, int] = {}
-    if label is not None and _is_text(schema.field(label).type):
-        only = pa.schema([schema.field(label)])
-        found = {value for rows in table.read(0, only) for value in rows.batch.column(0).unique().to_pylist()}
-        if found & {None, ""}:
-            raise _empty_cell(f"{table.name}, column {label!r}")
-        classes = {value: number for number, value in enumerate(sorted(found))}
-    taken = {label, *(f.name for f in numeric)}
-    others = tuple(name for name in schema.names if name not in taken)
-    if numeric and FEATURES in (label, *others):
-        expected = f"no column {FEATURES!r} beside columns of numbers, which get that name together"
-        raise SourceError(complaint(table.name, expected=expected, found="one", do="rename it or drop the others"))
-    return _Columns(schema, label, tuple(f.name for f in numeric), dtype, others, classes)
+    names = dict.fromkeys(leaf.path[0] for leaf in leaves)
+    return pa.schema([table.schema.field(name) for name in names])
 
 
-def _examples(table: Table, columns: _Columns, start: int) -> Iterator[Example]:
-    for rows in table.read(start, columns.schema):
-        features = _features(rows, columns)
-        labels = None if columns.label is None else rows.batch.column(columns.label).to_pylist()
-        others = {name: _values(rows.place(0), name, rows.batch.column(name)) for name in columns.others}
-        for index in range(rows.batch.num_rows):
-            values = {name: column[index] for name, column in others.items()}
-            empty = next((name for name, value in values.items() if value is None), None)
-            if empty is not None:
-                raise _empty_cell(f"{rows.place(index)}, column {empty!r}")
-            if features is not None:
-                values[FEATURES] = features[index]
-            if labels is not None:
-                values[columns.label or ""] = _label(rows.place(index), labels[index], columns)
-            yield rows.place(index), values
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """Rows that are taken: their cells, and their places."""
+
+    cells: Mapping[Leaf, Cells]
+    rows: Rows
+    places: NDArray[np.int64]
+
+    def place(self, number: int) -> str:
+        """One of them, for errors."""
+        return self.rows.place(int(self.places[number]))
 
 
-def _batches(table: Table, columns: _Columns, start: int, stop: int | None) -> Iterator[Batch]:
-    for rows in table.read(start, columns.schema):
-        values: dict[str, NDArray[Any]] = {}
-        features = _features(rows, columns)
+def _chosen(table: Table, layout: Layout, start: int, *, only_drops: bool = False) -> Iterator[_Chosen]:
+    """The rows from example ``start`` on, some at a time, without those that are left out."""
+    leaves = layout.drops if only_drops else (*layout.vector, *(single.leaf for single in layout.singles))
+    schema = _schema(table, leaves)
+    skip = start if layout.drops else 0
+    for rows in table.read(0 if layout.drops else start, schema):
+        cells = {leaf: read_cells(leaf, rows) for leaf in leaves}
+        places = np.arange(rows.batch.num_rows)
+        if layout.drops:
+            absent = np.zeros(len(places), bool)
+            for leaf in layout.drops:
+                gaps = cells[leaf].gaps
+                absent |= cells[leaf].missing if gaps is None else cells[leaf].missing | (gaps > 0)
+            places = np.flatnonzero(~absent)
+            taken = places[skip:]
+            skip -= len(places) - len(taken)
+            places = taken
+        if len(places):
+            yield _Chosen(cells, rows, places)
+
+
+def _columns(table: Table, layout: Layout, start: int) -> Iterator[tuple[dict[str, Values], Callable[[int], str]]]:
+    """All fields of the rows from example ``start`` on, some at a time, and where they stand."""
+    for chosen in _chosen(table, layout, start):
+        values: dict[str, Values] = {}
+        if layout.vector:
+            values[FEATURES] = _vector(layout, chosen)
+        for single in layout.singles:
+            values[single.field] = _values(single, layout, chosen)
+        for mask, leaves in layout.masks.items():
+            missing = np.stack([chosen.cells[leaf].missing[chosen.places] for leaf in leaves], axis=1)
+            values[mask] = missing[:, 0] if mask != f"{FEATURES}_missing" else missing
+        yield values, chosen.place
+
+
+def _vector(layout: Layout, chosen: _Chosen) -> NDArray[Any]:
+    """The columns of numbers side by side, shape (rows, columns)."""
+    vector = np.empty((len(chosen.places), len(layout.vector)), layout.dtype)
+    for entry, leaf in enumerate(layout.vector):
+        cells = chosen.cells[leaf]
+        values = np.asarray(cells.values)
+        with np.errstate(over="ignore"):  # where a narrower type was asked for, the encoder refuses what is infinite
+            vector[:, entry] = values[chosen.places]
+        if leaf in layout.fills:
+            vector[cells.missing[chosen.places], entry] = layout.fills[leaf]
+    return vector
+
+
+def _values(single: Single, layout: Layout, chosen: _Chosen) -> Values:
+    """One column's values as its field holds them."""
+    cells, places = chosen.cells[single.leaf], chosen.places
+    if single.make == "class" and single.texts:
+        return _codes(single, chosen)
+    if isinstance(cells.values, np.ndarray):
+        values = cells.values[places]
+        if single.make == "objects":
+            return [as_lists(value) for value in values]
+        if single.fill is not None and values.ndim == 1:
+            values = np.where(cells.missing[places], single.fill, values)
+        return list(values) if layout.notes[single.field].varies else values
+    listed = [cells.values[place] for place in places.tolist()]
+    if single.fill == "":
+        return ["" if value is None else value for value in listed]
+    if single.make == "array":
+        return listed if layout.notes[single.field].varies else np.stack(listed)
+    return [as_lists(value) for value in listed] if single.leaf.form.what == "array" else listed
+
+
+def _codes(single: Single, chosen: _Chosen) -> NDArray[np.int64]:
+    """The numbers of a column's texts in its vocabulary."""
+    numbers = {text: number for number, text in enumerate(single.texts)}
+    values = chosen.cells[single.leaf].values
+    codes = np.empty(len(chosen.places), np.int64)
+    for at, place in enumerate(chosen.places.tolist()):
+        value = single.fill if values[place] is None else values[place]
+        if value not in numbers:
+            where, do = f"{chosen.place(at)}, column {single.leaf.name!r}", "it changed while it was read: pack again"
+            raise SourceError(complaint(where, expected="one of the texts found before", found=repr(value), do=do))
+        codes[at] = numbers[value]
+    return codes
+
+
+def _examples(table: Table, layout: Layout, start: int) -> Iterator[Example]:
+    for values, place in _columns(table, layout, start):
+        for row in range(len(next(iter(values.values())))):
+            yield place(row), {name: column[row] for name, column in values.items()}
+
+
+def _batches(table: Table, layout: Layout, start: int, stop: int | None) -> Iterator[Batch]:
+    for values, place in _columns(table, layout, start):
         taken = None if stop is None else stop - start
-        if features is not None:
-            values[FEATURES] = features[:taken]
-        if columns.label is not None:
-            values[columns.label] = _labels(rows, columns)[:taken]
-        yield Batch(values, rows.place)
-        start += rows.batch.num_rows
+        yield Batch({name: np.asarray(column)[:taken] for name, column in values.items()}, place)
+        start += len(next(iter(values.values())))
         if stop is not None and start >= stop:
             return
-
-
-def _labels(rows: Rows, columns: _Columns) -> NDArray[Any]:
-    """The labels as `_label` gives them one by one, shape (rows,)."""
-    import pyarrow as pa
-    import pyarrow.compute
-
-    column = rows.batch.column(columns.label)
-    if column.null_count:
-        empty = pyarrow.compute.index(column.is_null(), True).as_py()
-        raise _empty_cell(f"{rows.place(empty)}, column {columns.label!r}")
-    if columns.classes:
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        names = pa.array(columns.classes, column.type)
-        found: NDArray[Any] = pyarrow.compute.index_in(column, value_set=names).to_numpy(zero_copy_only=False)
-        return found.astype(np.int64)
-    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return values.astype(np.float64) if values.dtype.kind == "f" else values
-
-
-def _features(rows: Rows, columns: _Columns) -> NDArray[Any] | None:
-    """The columns of numbers side by side, shape (rows, columns); all finite."""
-    if not columns.features:
-        return None
-    parts = []
-    for name in columns.features:
-        values = rows.batch.column(name).to_numpy(zero_copy_only=False)
-        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is infinite then, or was NaN
-            bad = np.flatnonzero(~np.isfinite(values.astype(np.float64).astype(np.result_type(columns.dtype, "f4"))))
-        if bad.size:
-            found = "an empty or NaN cell" if np.isnan(values[bad[0]]) else str(values[bad[0]])
-            where = f"{rows.place(int(bad[0]))}, column {name!r}"
-            expected = f"a finite number ({columns.dtype})"
-            raise SourceError(complaint(where, expected=expected, found=found, do="mend or remove the row"))
-        parts.append(values.astype(columns.dtype))
-    return np.stack(parts, axis=1)
-
-
-def _label(where: str, value: Any, columns: _Columns) -> Any:
-    if columns.classes:
-        return columns.classes[value]
-    if value is None:
-        raise _empty_cell(f"{where}, column {columns.label!r}")
-    return value
-
-
-def _values(where: str, name: str, column: pa.Array) -> list[Any]:
-    """A column's values: lists of numbers as arrays, Hugging Face's images ``{bytes, path}`` as their bytes."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
-        inner = kind.value_type
-        while pa.types.is_list(inner) or pa.types.is_fixed_size_list(inner) or pa.types.is_large_list(inner):
-            inner = inner.value_type
-        if not (pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_boolean(inner)):
-            return list(column.to_pylist())
-        try:
-            dtype = inner.to_pandas_dtype()
-            return [None if value is None else np.array(value, dtype) for value in column.to_pylist()]
-        except (TypeError, ValueError) as error:
-            place = f"{where} and after, column {name!r}"
-            expected = "lists of equal length without empty places"
-            raise SourceError(complaint(place, expected=expected, found=one_line(error), do="mend them")) from None
-    if pa.types.is_struct(kind) and "bytes" in {kind.field(i).name for i in range(kind.num_fields)}:
-        return [None if value is None else value["bytes"] for value in column.to_pylist()]
-    return list(column.to_pylist())
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
-
-
-def _empty_cell(where: str) -> SourceError:
-    return SourceError(complaint(where, expected="a value", found="an empty cell", do="fill it or remove the row"))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamtrain.errors import SourceError, complaint, one_line
 from streamtrain.packing.sources.source import BATCH_BYTES
-from streamtrain.packing.sources.tables.table import Rows, Table, checked
+from streamtrain.packing.sources.tables.rows import Rows, Table, checked
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,0 +1,1 @@
+"""Where the rows of tables come from: text, binary files, and Hugging Face's data sets."""
