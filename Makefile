@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-.PHONY: demo test chaos clusters chapter8 data ui lint types imports lock
+.PHONY: demo test chaos clusters coverage chapter8 data ui lint types imports lock
 
 demo: $(VENV)/ready data  ## environment, data, both modes, where to look
 	$(BIN)/python jobs/demo.py
@@ -18,6 +18,10 @@ chaos: $(VENV)/ready  ## kills processes of a run at random: make chaos KILLS=30
 
 clusters: $(VENV)/ready  ## what cluster/ describes, really started: as root, with sshd, rsync and ip
 	$(BIN)/python -m pytest -m clusters $(PYTEST_FLAGS)
+
+coverage: $(VENV)/ready  ## every ± and every stated rate against known answers; the table goes to build/coverage.md
+	mkdir -p build
+	COVERAGE_TABLE=build/coverage.md $(BIN)/python -m pytest -m coverage tests/coverage $(PYTEST_FLAGS)
 
 ui: $(VENV)/ready  ## MLflow's pages on this folder's runs
 	$(BIN)/streamtrain ui

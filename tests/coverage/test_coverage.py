@@ -1,0 +1,54 @@
+"""Every ± and every promised rate against a known answer; the slow ones, and the table, by `make coverage`."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.coverage import audit_alarms
+from tests.coverage.simulation import CHANCE, Row, Simulation, interval, rate, table
+
+FAST: dict[str, Simulation] = {"audit": audit_alarms.fast}
+SLOW: dict[str, Simulation] = {"audit": audit_alarms.slow}
+PAGE = "COVERAGE_TABLE"
+"""Variable that names a file for the table."""
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[list[Row]]:
+    rows: list[Row] = []
+    yield rows
+    if rows and os.environ.get(PAGE):
+        Path(os.environ[PAGE]).write_text(table(rows) + "\n")
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_few_cells_hold(name: str) -> None:
+    check(FAST[name]())
+
+
+@pytest.mark.coverage
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", SLOW)
+def test_everything_holds(name: str, page: list[Row]) -> None:
+    rows = SLOW[name]()
+    page += rows
+    check(rows)
+
+
+def check(rows: list[Row]) -> None:
+    wrong = [row for row in rows if not row.holds]
+    assert rows and not wrong, "\n".join(f"{row.quantity} ({row.truth}): {row.found}, {row.claimed}" for row in wrong)
+
+
+def test_what_is_wrong_is_found() -> None:
+    """An error half as large as it should be, one twice as large, and a rate that is three times the stated."""
+    import numpy as np
+
+    values = np.random.default_rng(0).normal(size=400)
+    assert interval("right", 0.0, values, np.full(400, 1.0)).holds
+    assert not interval("half", 0.0, values, np.full(400, 0.5)).holds
+    assert not interval("double", 0.0, values, np.full(400, 2.0)).holds
+    assert not rate("alarms", "none", [number % 7 == 0 for number in range(400)], at_most=0.05).holds
+    assert CHANCE > 3
