@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from streamtrain.measure.risk import pooled
 from streamtrain.values import Moments, Reading, Risk
 
-MOST_PARTS, LEAST_PARTS = 50, 10
+MOST_PARTS, LEAST_PARTS = 64, 4
 """Of the held-out examples: more are joined, and with fewer the spread of their differences says too little."""
 
 

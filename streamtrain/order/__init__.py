@@ -10,13 +10,14 @@ from streamtrain.order.minibatch import Order
 from streamtrain.order.passes import Passes, Reshuffle, passes_of
 from streamtrain.order.randomness import lane_seed
 from streamtrain.order.segments import SegmentedOrder
-from streamtrain.order.slices import evaluation_slices
+from streamtrain.order.slices import evaluation_slice, evaluation_slices
 
 __all__ = [
     "Order",
     "Passes",
     "Reshuffle",
     "SegmentedOrder",
+    "evaluation_slice",
     "evaluation_slices",
     "lane",
     "lane_seed",

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from streamtrain.order.lanes import lane
 from streamtrain.values import Lane
 
+PARTS, LARGEST_SLICE = 64, 500
+"""Slices that few examples are cut into; and the most examples that a worker evaluates at once."""
+
 
 def evaluation_slices(ranges: Sequence[Lane], wanted: int, slice_size: int) -> tuple[tuple[int, int], ...]:
     """Disjoint ``(start, stop)`` inside ``ranges``, each of at most ``slice_size`` examples.
@@ -25,6 +28,14 @@ def evaluation_slices(ranges: Sequence[Lane], wanted: int, slice_size: int) -> t
         room, part = lane(examples, count, index), lane(wanted, count, index)
         slices += _inside(ranges, room.start, room.start + part.stop - part.start)
     return tuple(slices)
+
+
+def evaluation_slice(examples: int) -> int:
+    """Examples of a slice, so that ``examples`` make at least 50 of them, as far as they reach, and none is too large.
+
+    Two measurements on the same examples are compared slice by slice, which takes some dozens of them.
+    """
+    return max(1, min(LARGEST_SLICE, -(-examples // PARTS)))
 
 
 def _inside(ranges: Sequence[Lane], start: int, stop: int) -> list[tuple[int, int]]:

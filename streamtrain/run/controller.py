@@ -16,8 +16,8 @@ from streamtrain.job import Epochs, Online, Stale
 from streamtrain.measure.cost import StepParts
 from streamtrain.measure.gap import Parts, gap_readings
 from streamtrain.measure.risk import pooled, risk_readings
-from streamtrain.order import evaluation_slices
-from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
+from streamtrain.order import evaluation_slice, evaluation_slices
+from streamtrain.prepare.plan import Plan
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.folder import OptionalFiles, RunFolder
 from streamtrain.run.outcome.result import Evaluation, Result
@@ -313,7 +313,8 @@ class Controller:
         order, started = self._plan.order, time.monotonic()
         held_out = self._plan.manifest.splits["validation"].examples
         used = order.ranges
-        empirical = pooled(self._fleet.evaluate("train", evaluation_slices(used, held_out, EVALUATION_SLICE)))
+        slices = evaluation_slices(used, held_out, evaluation_slice(held_out))
+        empirical = pooled(self._fleet.evaluate("train", slices))
         generalization = self._risks_on_all("validation")
         evaluation = Evaluation(
             step=self._progress.step,
@@ -349,7 +350,8 @@ class Controller:
     def _risks_on_all(self, split: str) -> list[Risk]:
         """Slice by slice."""
         examples = self._plan.manifest.splits[split].examples
-        return self._fleet.evaluate(split, evaluation_slices([Lane(0, 0, examples)], examples, EVALUATION_SLICE))
+        slices = evaluation_slices([Lane(0, 0, examples)], examples, evaluation_slice(examples))
+        return self._fleet.evaluate(split, slices)
 
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.coverage import audit_alarms
+from tests.coverage import audit_alarms, verdicts
 from tests.coverage.simulation import CHANCE, Row, Simulation, interval, rate, table
 
-FAST: dict[str, Simulation] = {"audit": audit_alarms.fast}
-SLOW: dict[str, Simulation] = {"audit": audit_alarms.slow}
+FAST: dict[str, Simulation] = {"audit": audit_alarms.fast, "verdict": verdicts.fast}
+SLOW: dict[str, Simulation] = {"audit": audit_alarms.slow, "verdict": verdicts.slow}
 PAGE = "COVERAGE_TABLE"
 """Variable that names a file for the table."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from streamtrain.measure.verdict import largest_gap
 from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.result import Result
 from streamtrain.values import Moments
@@ -24,7 +25,7 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "error, held out": lambda r: _error(r.chosen.generalization.error),
     "error, gap": lambda r: f"{r.chosen.gap_of_error.value:+.2%} ± {r.chosen.gap_of_error.standard_error:.2%}",
     "error, test": lambda r: "" if r.test is None else _error(r.test.error),
-    "verdict": lambda r: r.verdict,
+    "verdict": lambda r: _verdict(r),
     "gradient norm at stop": lambda r: f"{r.gradient_norm_at_stop:.3f}",
 }
 
@@ -51,6 +52,14 @@ def _progressive(result: Result) -> str:
     if result.progressive_passes:
         return f"{_loss(result.progressive_passes[0].loss)} in pass 1"
     return "" if result.chosen.progressive is None else _loss(result.chosen.progressive.loss)
+
+
+def _verdict(result: Result) -> str:
+    """Where no gap is seen, with the size that it would have to have."""
+    if result.verdict != "no gap seen":
+        return result.verdict
+    last = result.evaluations[-1]
+    return f"no gap seen (below {largest_gap(last.empirical.loss, last.generalization.loss):.2g})"
 
 
 def _error(moments: Moments) -> str:

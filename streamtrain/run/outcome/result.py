@@ -83,7 +83,7 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
-        """``underfitting``, ``fitting`` or ``overfitting``; the rule stands in `streamtrain.measure.verdict`."""
+        """In words of two or three; the rule stands in `streamtrain.measure.verdict`."""
         return verdict(
             [evaluation.empirical.loss for evaluation in self.evaluations],
             [evaluation.generalization.loss for evaluation in self.evaluations],
