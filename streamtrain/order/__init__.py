@@ -4,7 +4,7 @@ Everything here is a function of (examples, lanes, batch size); nothing is remem
 grows with the number of examples.
 """
 
-from streamtrain.order.hosting import lanes_of_worker
+from streamtrain.order.hosting import hosting_of, lanes_of_worker
 from streamtrain.order.lanes import lane, lanes_of
 from streamtrain.order.minibatch import Order
 from streamtrain.order.passes import Passes, Reshuffle, passes_of
@@ -19,6 +19,7 @@ __all__ = [
     "SegmentedOrder",
     "evaluation_slice",
     "evaluation_slices",
+    "hosting_of",
     "lane",
     "lane_seed",
     "lanes_of",

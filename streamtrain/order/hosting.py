@@ -9,3 +9,8 @@ def lanes_of_worker(lanes: int, workers: int, worker: int) -> range:
     """The lanes of ``worker`` of ``workers``; empty where there are more workers than lanes."""
     hosted = lane(lanes, workers, worker)
     return range(hosted.start, hosted.stop)
+
+
+def hosting_of(lanes: int, workers: int) -> tuple[range, ...]:
+    """The lanes of every worker; together all, in order."""
+    return tuple(lanes_of_worker(lanes, workers, worker) for worker in range(workers))

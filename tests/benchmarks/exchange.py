@@ -28,7 +28,15 @@ from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchang
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, open_store
 from streamtrain.aggregate.exchange.collective.wire import connect
 from streamtrain.aggregate.exchange.contract import Exchange
-from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_block, shared_block
+from streamtrain.aggregate.exchange.memory import (
+    Capacity,
+    Handle,
+    Memory,
+    block_size,
+    open_block,
+    private_memory,
+    shared_block,
+)
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.job import SGD
@@ -76,14 +84,14 @@ def ours(pipe: Connection, rank: int, world: int, kind: str, megabytes: float, f
 def shared(folder: Path, layout: Layout, aggregator: Aggregator, rank: int, world: int) -> Exchange:
     """Its workers find each other by files."""
     if rank == 0:
-        block, handle = shared_block(block_size(layout, SETTINGS, world, world))
+        block, handle = shared_block(block_size(layout, SETTINGS, Capacity(world, world)))
         tell(folder / "handle", handle.process, handle.descriptor)
     else:
         block = open_block(Handle(*told(folder / "handle")))
     tell(folder / f"process{rank}", os.getpid())
     processes = {peer: told(folder / f"process{peer}")[0] for peer in range(world)}
     hosting = [range(worker, worker + 1) for worker in range(world)]
-    return SharedExchange(Memory(layout, SETTINGS, world, world, block), aggregator, hosting, rank, processes)
+    return SharedExchange(Memory(layout, SETTINGS, Capacity(world, world), block), aggregator, hosting, rank, processes)
 
 
 def collective(folder: Path, layout: Layout, _: Aggregator, rank: int, world: int) -> Exchange:
@@ -93,7 +101,7 @@ def collective(folder: Path, layout: Layout, _: Aggregator, rank: int, world: in
         tell(folder / "port", address.port)
     address = Address("127.0.0.1", told(folder / "port")[0])
     hosts = Membership(rank, tuple(range(worker, worker + 1) for worker in range(world)))
-    memory = Memory(layout, SETTINGS, world, 1, private_block(block_size(layout, SETTINGS, world, 1)))
+    memory = private_memory(layout, SETTINGS, Capacity(world))
     whole = Aggregator(layout, SETTINGS, batch_size=world, total_steps=1, worker=0, workers=1)
     crew = Membership(0, (hosts.hosting[rank],))
     exchange = CollectiveExchange(layout, whole, memory, hosts, crew, {0: os.getpid()}, connect(address, hosts))

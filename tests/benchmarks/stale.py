@@ -24,13 +24,14 @@ from typing import Any
 from ray import cloudpickle
 
 import streamtrain as st
+from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.job import Synchronous
 from streamtrain.measure.risk import pooled
 from streamtrain.model.gradient import Gradient
-from streamtrain.order import evaluation_slices
+from streamtrain.order import evaluation_slices, hosting_of
 from streamtrain.prepare.jobfile import load_job
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan, plan
-from streamtrain.run.fleet.processes.worker import Seat, Worker
+from streamtrain.run.fleet.processes.worker import Worker
 from streamtrain.values import Lane
 from tests.benchmarks.rounds import machine
 
@@ -56,7 +57,7 @@ def work(pipe: Connection, index: int, pickled: bytes) -> None:  # type: ignore[
         worker._gradient = SlowGradient(plans.job)
     pipe.send((os.getpid(), worker.offer_memory(0) if index == 0 else None))
     handle, processes = pipe.recv()
-    worker.join(Seat(index, 2, 0, handle, processes, None))
+    worker.join(Seat(index, hosting_of(plans.order.lanes, 2), 0, handle, processes))
     pipe.send("joined")
     pipe.recv()
     began = time.perf_counter()

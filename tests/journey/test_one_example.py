@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import streamtrain as st
+from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.inspect.card import inspect_dataset
 from streamtrain.measure.risk import risk_readings
+from streamtrain.order import hosting_of
 from streamtrain.packing import PackOptions
 from streamtrain.prepare.plan import plan
-from streamtrain.run.fleet.processes.worker import Seat, Worker
+from streamtrain.run.fleet.processes.worker import Worker
 from streamtrain.shards import stored_order
 from streamtrain.track.mlflow import MlflowTracker
 from streamtrain.track.tracker import RunCard
@@ -58,7 +60,7 @@ def test_one_example(tmp_path: Path) -> None:
     # gradient: a worker reaches that step; the example's loss is in its lane's contribution before the update
     worker = Worker(plans)
     worker.offer_memory(0)
-    worker.join(Seat(0, 1, 0, None, {0: os.getpid()}, None))
+    worker.join(Seat(0, hosting_of(plans.order.lanes, 1), 0, None, {0: os.getpid()}))
     worker.advance(step)
     before = worker.snapshot()
     twin = model()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.exchange.memory import Memory, block_size, open_file, shared_block
+from streamtrain.aggregate.exchange.memory import Capacity, Memory, block_size, open_file, shared_block
 from streamtrain.aggregate.exchange.pool import Claim, Pool
 from streamtrain.aggregate.saved import restore, tensors_of
 from streamtrain.aggregate.vector import Layout, layout_of
@@ -27,8 +27,8 @@ class Crowd:
 
     def __init__(self, backup: int, pass_steps: int, memory: Memory | None = None) -> None:
         self.layout: Layout = layout_of(torch.nn.Linear(2, 1))
-        block, self.handle = shared_block(block_size(self.layout, SGD(), LANES, 3, 1, backup))
-        self.memory, self.pass_steps = Memory(self.layout, SGD(), LANES, 3, block, 1, backup), pass_steps
+        block, self.handle = shared_block(block_size(self.layout, SGD(), Capacity(LANES, 3, 1, backup)))
+        self.memory, self.pass_steps = Memory(self.layout, SGD(), Capacity(LANES, 3, 1, backup), block), pass_steps
         self.updates: list[Update] = []
         self.numbers = itertools.count(2**40)
         self.dead: set[int] = set()

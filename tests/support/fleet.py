@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.job import Job
+from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
-from streamtrain.run.fleet.processes.worker import Seat, Worker
+from streamtrain.run.fleet.processes.worker import Worker
 from streamtrain.run.outcome.result import Result
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker, Tracker
@@ -61,7 +63,8 @@ class PlainFleet:
     def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
         self.worker = Worker(self.plans, start)
         step = 0 if start is None else start[1]
-        self.worker.join(Seat(0, 1, step, self.worker.offer_memory(step), {0: os.getpid()}, None))
+        meeting = self.worker.offer_memory(step)
+        self.worker.join(Seat(0, hosting_of(self.plans.order.lanes, 1), step, meeting, {0: os.getpid()}))
 
     def recovered(self) -> list[Recovery]:
         return []

@@ -25,13 +25,14 @@ from streamtrain.aggregate.exchange.collective.wire import Wire, connect
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange
 from streamtrain.aggregate.exchange.memory import (
+    Capacity,
     DeviceMemory,
     Handle,
     Memory,
     block_size,
     open_block,
     open_file,
-    private_block,
+    private_memory,
     shared_block,
 )
 from streamtrain.aggregate.exchange.pool import Claim, Pool
@@ -39,7 +40,7 @@ from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.job import SGD, Data, Group, Job, Schedule
 from streamtrain.model.gradient import Gradient
-from streamtrain.order import Order, lanes_of_worker, passes_of
+from streamtrain.order import Order, hosting_of, passes_of
 from streamtrain.run.fleet.processes.clock import Clock
 from streamtrain.run.loop import pooled_updates, selections_from, updates
 from streamtrain.values import Arrays, Selection, Update
@@ -149,7 +150,7 @@ class Member:
 
     def take_seat(self, worker: int, workers: int) -> None:
         self.worker, self.workers = worker, workers
-        self.hosting = [lanes_of_worker(LANES, workers, each) for each in range(workers)]
+        self.hosting = hosting_of(LANES, workers)
         self.lanes = self.hosting[worker]
 
     def aggregator(self, worker: int, workers: int) -> Aggregator:
@@ -164,14 +165,14 @@ class Member:
 
     def make_block(self) -> Handle:
         layout = self.gradient.layout
-        block, handle = shared_block(block_size(layout, self.job.sgd, LANES, self.workers))
-        self.memory = Memory(layout, self.job.sgd, LANES, self.workers, block)
+        block, handle = shared_block(block_size(layout, self.job.sgd, Capacity(LANES, self.workers)))
+        self.memory = Memory(layout, self.job.sgd, Capacity(LANES, self.workers), block)
         self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
         return handle
 
     def join_shared(self, handle: Handle, processes: Sequence[int]) -> None:
         if self.memory is None:
-            self.memory = Memory(self.gradient.layout, self.job.sgd, LANES, self.workers, open_block(handle))
+            self.memory = Memory(self.gradient.layout, self.job.sgd, Capacity(LANES, self.workers), open_block(handle))
         self.exchange = SharedExchange(
             self.memory,
             self.aggregator(self.worker, self.workers),
@@ -184,7 +185,7 @@ class Member:
         """Every worker as a host of its own."""
         if self.memory is None:
             layout, sgd = self.gradient.layout, self.job.sgd
-            self.memory = Memory(layout, sgd, LANES, 1, private_block(block_size(layout, sgd, LANES, 1)))
+            self.memory = private_memory(layout, sgd, Capacity(LANES))
             self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
         self.memory.reset(step)
         hosts, crew = Membership(self.worker, tuple(self.hosting)), Membership(0, (self.lanes,))
@@ -213,7 +214,7 @@ class Member:
         lanes = [self.hosting[end - size : end] for size, end in zip(sizes, ends, strict=True)]
         hosts = Membership(host, tuple(range(each[0].start, each[-1].stop) for each in lanes))
         if self.memory is None:
-            self.memory = Memory(self.gradient.layout, self.job.sgd, LANES, self.workers, open_block(handle))
+            self.memory = Memory(self.gradient.layout, self.job.sgd, Capacity(LANES, self.workers), open_block(handle))
         wire = None if crew.worker else connect(address, hosts)
         self.collect(hosts, crew, dict(enumerate(processes[first:end])), wire)
 
@@ -235,15 +236,15 @@ class Member:
 
     def make_pool(self, bound: int, backup: int = 0) -> Handle:
         layout, sgd = self.gradient.layout, self.job.sgd
-        block, handle = shared_block(block_size(layout, sgd, LANES, self.workers, bound + 1, backup))
-        self.memory = Memory(layout, sgd, LANES, self.workers, block, bound + 1, backup)
+        block, handle = shared_block(block_size(layout, sgd, Capacity(LANES, self.workers, bound + 1, backup)))
+        self.memory = Memory(layout, sgd, Capacity(LANES, self.workers, bound + 1, backup), block)
         self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
         return handle
 
     def join_pool(self, handle: Handle, bound: int, backup: int = 0, pass_steps: int = 0) -> Pool:
         if self.memory is None:
             layout, sgd = self.gradient.layout, self.job.sgd
-            self.memory = Memory(layout, sgd, LANES, self.workers, open_block(handle), bound + 1, backup)
+            self.memory = Memory(layout, sgd, Capacity(LANES, self.workers, bound + 1, backup), open_block(handle))
         self.worker, self.workers = 0, 1  # whoever makes an update makes all of it
         self.exchange = pool = Pool(
             self.memory, self.aggregator(self.worker, self.workers), open_file(handle), pass_steps

@@ -6,11 +6,13 @@ exchanges is how the slots reach the aggregators; the sums, their order and the 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
+from streamtrain.aggregate.exchange.barrier import Barrier
 from streamtrain.aggregate.state import DeviceSlot, Slot, State
 from streamtrain.values import Norms, Update
 
@@ -25,23 +27,42 @@ class Pending:
     norms: Norms | None
 
 
-class Exchange(Protocol):
-    """See the module. One object in each worker."""
+class Exchange(ABC):
+    """What every exchange is to its worker: a state in a double buffer, and a meeting that makes the next one.
+
+    Args:
+        words: of the memory; the first says how many updates are in the state.
+        states: both halves; the current one is ``states[step % 2]``.
+        barrier: where the workers who share the memory wait for each other.
+    """
+
+    def __init__(self, words: memoryview, states: Sequence[State], barrier: Barrier) -> None:
+        self._words, self._states, self._barrier = words, states, barrier
+        self._step = int(words[0])
 
     @property
     def step(self) -> int:
         """Updates in the current state, the same in all workers between two meetings."""
+        return self._step
 
     @property
     def state(self) -> State:
         """The current state: nobody writes to it before the next `meet`."""
+        return self._states[self._step % 2]
 
+    @property
+    def next_state(self) -> State:
+        """The other half of the double buffer, into which `meet` writes; nobody reads it before it is current."""
+        return self._states[1 - self._step % 2]
+
+    @abstractmethod
     def slot(self, lane: int) -> Slot | DeviceSlot:
         """Where the worker that hosts ``lane`` leaves its contribution before ``meet``.
 
         Asked once a step for each lane, in order, when the gradients of the lanes before are made.
         """
 
+    @abstractmethod
     def meet(self) -> Update | Pending:
         """Sums all lanes' slots, updates the other half of the state, and makes it the current one.
 
@@ -54,3 +75,14 @@ class Exchange(Protocol):
 
     def abandon(self) -> None:
         """This worker gives up; the others will raise `WorkerLost` instead of waiting for it."""
+        self._barrier.abandon()
+
+    def _commit(self, *, writes: bool) -> None:
+        """Makes the next state the current one: a step happens wholly or not at all (promise 6).
+
+        Args:
+            writes: whether this worker is the one of its memory that writes the word; the others only count.
+        """
+        self._step += 1
+        if writes:
+            self._words[0] = self._step

@@ -15,9 +15,10 @@ import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic, totals_of
+from streamtrain.aggregate.exchange.barrier import Alone
 from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut
 from streamtrain.aggregate.exchange.collective.group import Membership, leave_group, lost_workers, send
-from streamtrain.aggregate.exchange.contract import Pending
+from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.memory import DeviceMemory
 from streamtrain.aggregate.state import DeviceSlot, State
 from streamtrain.aggregate.tree import mean_of, tree_sum_, whole_subtrees
@@ -26,8 +27,8 @@ from streamtrain.errors import NonFiniteError
 from streamtrain.values import Moments, Update
 
 
-class DeviceExchange:
-    """See the module and `Exchange`.
+class DeviceExchange(Exchange):
+    """The exchange of workers that compute on a device each.
 
     Args:
         layout: of the model.
@@ -45,8 +46,9 @@ class DeviceExchange:
         memory: DeviceMemory,
         members: Membership,
     ) -> None:
+        super().__init__(memory.words, memory.states, Alone())
         self._aggregator, self._arithmetic, self._memory = aggregator, arithmetic, memory
-        self._lanes, self._others, self._step = members.lanes, members.workers > 1, int(memory.words[0])
+        self._lanes, self._others = members.lanes, members.workers > 1
         mine, gradients = members.hosting[members.worker], [slot.gradient for slot in memory.slots]
         nodes = whole_subtrees(members.lanes, mine)
         self._mine = memory.slots[mine.start : mine.stop]
@@ -59,29 +61,19 @@ class DeviceExchange:
         ]
         self._means = [mean for bucket in self._buckets for mean in bucket.means]
 
-    @property
-    def step(self) -> int:
-        """See `Exchange`."""
-        return self._step
-
-    @property
-    def state(self) -> State:
-        """See `Exchange`."""
-        return self._memory.states[self._step % 2]
-
     def slot(self, lane: int) -> DeviceSlot:
         """See `Exchange`."""
         return self._memory.slots[lane]
 
     def abandon(self) -> None:
-        """See `Exchange`."""
+        """Leaves the group, so that the others notice."""
         if self._others:
             leave_group()
 
     def meet(self) -> Pending:
         """See `Exchange`; but returns when all that is to be done is in the device's queue."""
         memory, arithmetic, step = self._memory, self._arithmetic, self._step
-        old, new = memory.states[step % 2], memory.states[1 - step % 2]
+        old, new = self.state, self.next_state
         self._aggregator.norms.note(step, self._mine)
         for gradients in self._subtrees:
             tree_sum_(gradients)
@@ -97,7 +89,7 @@ class DeviceExchange:
         norms = self._aggregator.norms.whole(lanes, memory.norms, memory.changes) if lanes else None
         told = (outcome.norm, torch.stack(outcome.scales).amin(), outcome.goes, outcome.overflowed, outcome.stopped)
         numbers = torch.cat([totals, torch.stack([each.double() for each in told]), old.scaler[:1]])
-        self._step = memory.words[0] = step + 1
+        self._commit(writes=True)
         return Pending(step, outcome.rate, numbers, norms)
 
     def _gather(self, old: State) -> torch.Tensor:

@@ -38,6 +38,28 @@ class Handle:
     descriptor: int
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What a block has room for.
+
+    Attributes:
+        lanes: of the run.
+        workers: that may meet in it.
+        in_flight: minibatches that may be worked on at once.
+        backup: parts of each that may have been put back by the one before.
+    """
+
+    lanes: int
+    workers: int = 1
+    in_flight: int = 1
+    backup: int = 0
+
+    @property
+    def slots(self) -> int:
+        """One a lane and minibatch in flight, and those of parts that were put back."""
+        return (self.lanes + self.backup) * self.in_flight
+
+
 def state_sections(layout: Layout, *, averaged: bool, backup: int = 0) -> dict[str, tuple[int, torch.dtype]]:
     """Elements and type of every part of a `State`, in its order."""
     return {
@@ -52,14 +74,12 @@ def state_sections(layout: Layout, *, averaged: bool, backup: int = 0) -> dict[s
     }
 
 
-def _sections(
-    layout: Layout, sgd: SGD, lanes: int, workers: int, in_flight: int, backup: int
-) -> Iterator[tuple[str, int, torch.dtype]]:
+def _sections(layout: Layout, sgd: SGD, capacity: Capacity) -> Iterator[tuple[str, int, torch.dtype]]:
     """Name, elements and type of every part of the block, in its order."""
-    slots = (lanes + backup) * in_flight
-    yield "words", WORDS_A_LINE * (2 + workers), torch.int64
-    for number in range(in_flight + 1):
-        for name, (elements, dtype) in state_sections(layout, averaged=sgd.average is not None, backup=backup).items():
+    slots, averaged = capacity.slots, sgd.average is not None
+    yield "words", WORDS_A_LINE * (2 + capacity.workers), torch.int64
+    for number in range(capacity.in_flight + 1):
+        for name, (elements, dtype) in state_sections(layout, averaged=averaged, backup=capacity.backup).items():
             yield f"{name}.{number}", elements, dtype
     for slot in range(slots):
         yield f"gradient.{slot}", layout.size, layout.dtype
@@ -70,20 +90,22 @@ def _sections(
     yield "changes", 2 * pieces, torch.float64
 
 
-def block_size(layout: Layout, sgd: SGD, lanes: int, workers: int, in_flight: int = 1, backup: int = 0) -> int:
+def block_size(layout: Layout, sgd: SGD, capacity: Capacity) -> int:
     """Bytes that a block needs."""
-    sections = _sections(layout, sgd, lanes, workers, in_flight, backup)
-    return sum(_bytes(elements, dtype) for _, elements, dtype in sections)
+    return sum(_bytes(elements, dtype) for _, elements, dtype in _sections(layout, sgd, capacity))
 
 
 class Memory:
     """The block's parts as typed views.
 
     Args:
-        in_flight: minibatches that may be worked on at once.
-        backup: parts of each that may have been put back by the one before.
+        layout: of the model.
+        sgd: which decides how many vectors a state has, and in which pieces norms are taken.
+        capacity: that the block was made for.
+        block: of `block_size` bytes.
 
     Attributes:
+        in_flight, backup: as in `Capacity`.
         words: int64 words, one cache line each: updates in the state; 1 + the worker that gave up,
             or 0; then, for each worker, its arrivals and whether it sleeps. Single words are read and written whole.
         states: one more than minibatches in flight; the current one is ``states[updates % len(states)]``.
@@ -95,26 +117,20 @@ class Memory:
         changes: two more; see `StepNorms.note_change`.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        sgd: SGD,
-        lanes: int,
-        workers: int,
-        block: mmap.mmap,
-        in_flight: int = 1,
-        backup: int = 0,
-    ) -> None:
+    def __init__(self, layout: Layout, sgd: SGD, capacity: Capacity, block: mmap.mmap) -> None:
         parts: dict[str, torch.Tensor] = {}
         offset = 0
-        for name, elements, dtype in _sections(layout, sgd, lanes, workers, in_flight, backup):
+        for name, elements, dtype in _sections(layout, sgd, capacity):
             whole = torch.frombuffer(block, dtype=dtype, count=elements, offset=offset) if elements else None
             parts[name] = torch.empty(0, dtype=dtype) if whole is None else whole
             offset += _bytes(elements, dtype)
-        self._layout, self.in_flight, self.backup = layout, in_flight, backup
-        slots = (lanes + backup) * in_flight
-        self.words = memoryview(block).cast("q")[: WORDS_A_LINE * (2 + workers)]
-        self.states = tuple(State(*(parts[f"{name}.{n}"] for name in STATE_PARTS)) for n in range(in_flight + 1))
+        self._layout = layout
+        self.in_flight, self.backup = capacity.in_flight, capacity.backup
+        slots = capacity.slots
+        self.words = memoryview(block).cast("q")[: WORDS_A_LINE * (2 + capacity.workers)]
+        self.states = tuple(
+            State(*(parts[f"{name}.{number}"] for name in STATE_PARTS)) for number in range(capacity.in_flight + 1)
+        )
         self.rows = rows = parts["rows"].view(slots, -1)
         self.slots = slots_in(layout, rows, [parts[f"gradient.{slot}"] for slot in range(slots)])
         self.used = used_in(layout, rows)
@@ -160,6 +176,11 @@ class DeviceMemory:
 def private_block(size: int) -> mmap.mmap:
     """Zeroed memory of this process alone; what is never written to costs nothing."""
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+
+
+def private_memory(layout: Layout, sgd: SGD, capacity: Capacity) -> Memory:
+    """A block of this process alone."""
+    return Memory(layout, sgd, capacity, private_block(block_size(layout, sgd, capacity)))
 
 
 def shared_block(size: int) -> tuple[mmap.mmap, Handle]:

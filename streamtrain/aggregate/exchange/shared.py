@@ -20,6 +20,7 @@ from streamtrain.aggregate.descent.aggregator import Aggregator, Decision
 from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.descent.scaler import adapt
 from streamtrain.aggregate.exchange.barrier import Alone, Barrier, SharedBarrier
+from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import WORDS_A_LINE, DeviceMemory, Memory
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, mean_of, tree_sum_, whole_subtrees
@@ -27,8 +28,8 @@ from streamtrain.aggregate.vector import ALIGNMENT
 from streamtrain.values import Moments, Update
 
 
-class SharedExchange:
-    """See the module and `Exchange`.
+class SharedExchange(Exchange):
+    """The exchange of workers who share one block of memory.
 
     Args:
         memory: the block; private where there is one worker.
@@ -46,6 +47,7 @@ class SharedExchange:
         worker: int,
         processes: Mapping[int, int],
     ) -> None:
+        super().__init__(memory.words, memory.states, barrier_of(memory, worker, processes))
         self._memory, self._aggregator, slots = memory, aggregator, memory.slots
         nodes = [whole_subtrees(len(slots), hosted) for hosted in hosting]
         self._mine = hosting[worker]
@@ -57,31 +59,15 @@ class SharedExchange:
             for block, mean in zip(aggregator.blocks, means, strict=True)
         ]
         self._leads, self._clips_by_norm = worker == 0, aggregator.clips_by_norm
-        self._barrier = barrier_of(memory, worker, processes)
-        self._step = int(memory.words[0])
-
-    @property
-    def step(self) -> int:
-        """See `Exchange`."""
-        return self._step
-
-    @property
-    def state(self) -> State:
-        """See `Exchange`."""
-        return self._memory.states[self._step % 2]
 
     def slot(self, lane: int) -> Slot:
         """See `Exchange`."""
         return self._memory.slots[lane] if self._apart else self._paired[lane - self._mine.start]
 
-    def abandon(self) -> None:
-        """See `Exchange`."""
-        self._barrier.abandon()
-
     def meet(self) -> Update:
         """See `Exchange`."""
         memory, aggregator = self._memory, self._aggregator
-        old, new = memory.states[self._step % 2], memory.states[1 - self._step % 2]
+        old, new = self.state, self.next_state
         self._add_up_mine()
         self._barrier.wait()  # every lane's contribution is there
         totals, lanes = moments_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
@@ -105,9 +91,7 @@ class SharedExchange:
             decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
             if decision.skipped:
                 self._take_back(decision, old, new)
-        self._step += 1
-        if self._leads:
-            memory.words[0] = self._step
+        self._commit(writes=self._leads)
         return aggregator.norms.added(update, lanes, memory.norms, memory.changes)
 
     def _add_up_mine(self) -> None:

@@ -18,12 +18,14 @@ import ray
 
 from streamtrain.aggregate.exchange.barrier import shares_memory
 from streamtrain.aggregate.exchange.collective.hosts import hosts_of
+from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.errors import ShardError, TrainingError, WorkerLost, complaint
+from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.cluster.placing import by_network
 from streamtrain.run.fleet.members import Member, by_host, gather, kill, living, offers
 from streamtrain.run.fleet.processes.examiner import fatal_example
-from streamtrain.run.fleet.processes.worker import Seat, Standing
+from streamtrain.run.fleet.processes.worker import Standing
 from streamtrain.run.fleet.recruiting import Recruiter
 from streamtrain.values import Loading, Recovery, Risk, Skip, StepTimes, Update
 
@@ -207,15 +209,15 @@ class RayFleet:
         else:
             fresh, meeting = [], first.worker.offer_memory.remote(step)
         blocks = self._gather(offers(step, [members[host.start : host.stop] for host in hosts], fresh))
-        workers, (meeting,) = len(members), self._gather([meeting])
+        (meeting,) = self._gather([meeting])
         processes = dict(enumerate(self._gather([each.worker.process_number.remote() for each in members])))
         streams = gather(self._recruiter.streams(members, step))  # one may have to fetch a shard for it
         own = {worker: block for host, block in zip(hosts, blocks, strict=True) for worker in host}
-        seats = [
-            Seat(index, workers, step, meeting, processes, stream, hosts, own.get(index))
-            for index, stream in enumerate(streams)
-        ]
-        self._gather([each.worker.join.remote(seat) for each, seat in zip(members, seats, strict=True)])
+        hosting = hosting_of(self._plan.order.lanes, len(members))
+        seats = [Seat(index, hosting, step, meeting, processes, hosts, own.get(index)) for index in range(len(members))]
+        self._gather(
+            [each.worker.join.remote(seat, stream) for each, seat, stream in zip(members, seats, streams, strict=True)]
+        )
         self._scattered = scattered
 
     def _hand_over(self, step: int, holder: Member, members: Sequence[Member]) -> list[Member]:

@@ -10,7 +10,7 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.errors import WorkerLost
-from streamtrain.order import lanes_of_worker
+from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.cluster.placing import resources_of_worker, streamers_apart
 from streamtrain.run.fleet.cluster.room import Bundle, GroupBundle, Place, Room
@@ -84,13 +84,12 @@ class Recruiter:
         Raises:
             WorkerLost: Ray no longer knows where a streamer is.
         """
-        lanes = [lanes_of_worker(self.plan.order.lanes, len(members), index) for index in range(len(members))]
-        apart = self.apart(members)
+        hosting, apart = hosting_of(self.plan.order.lanes, len(members)), self.apart(members)
         return [
             ray.put(None)
             if each.streamer is None
             else each.streamer.stream.remote(hosted, step, apart.get(each.bundle.number))
-            for each, hosted in zip(members, lanes, strict=True)
+            for each, hosted in zip(members, hosting, strict=True)
         ]
 
     def apart(self, members: Sequence[Member]) -> dict[int, str]:

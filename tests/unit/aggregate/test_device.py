@@ -13,7 +13,11 @@ from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.exchange.collective.group import Membership
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange, settled
-from streamtrain.aggregate.exchange.memory import DeviceMemory, Memory, block_size, private_block
+from streamtrain.aggregate.exchange.memory import (
+    Capacity,
+    DeviceMemory,
+    private_memory,
+)
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.state import State
 from streamtrain.errors import NonFiniteError
@@ -80,7 +84,7 @@ def trained(job: Job, device: str | None, bad: tuple[int, ...] = ()) -> tuple[li
     )
     exchange: Exchange
     if device is None:
-        memory = Memory(layout, job.sgd, LANES, 1, private_block(block_size(layout, job.sgd, LANES, 1)))
+        memory = private_memory(layout, job.sgd, Capacity(LANES))
         gradient.write(memory.states[0], gradient.model.state_dict())
         exchange = SharedExchange(memory, aggregator, [range(LANES)], 0, {0: 0})
     else:

@@ -14,13 +14,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from streamtrain.aggregate.descent.aggregator import Aggregator, Decision
 from streamtrain.aggregate.descent.rules import CHUNK
-from streamtrain.aggregate.exchange.memory import Memory, block_size, private_block
+from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange, rest_of_state
 from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.errors import NonFiniteError, WorkerLost
 from streamtrain.job import SGD, Group, Schedule
-from streamtrain.order import lanes_of_worker
+from streamtrain.order import hosting_of
 from streamtrain.values import Update
 
 Parameters = dict[str, torch.Tensor]
@@ -162,7 +162,7 @@ def run(
 ) -> tuple[Memory, Layout, list[list[Update]], list[BaseException]]:
     """All workers as threads on one private block, STEPS steps."""
     layout = layout_of(Model(dtype))
-    memory = Memory(layout, sgd, LANES, workers, private_block(block_size(layout, sgd, LANES, workers)))
+    memory = private_memory(layout, sgd, Capacity(LANES, workers))
     write(layout.parameters, dict(Model(dtype).named_parameters()), memory.states[0].parameters)
     done: list[list[Update]] = [[] for _ in range(workers)]
     errors: list[BaseException] = []
@@ -170,7 +170,7 @@ def run(
 
     def work(worker: int) -> None:
         aggregator = Aggregator(layout, sgd, batch_size=32, total_steps=STEPS, worker=worker, workers=workers)
-        hosting = [lanes_of_worker(LANES, workers, each) for each in range(workers)]
+        hosting = hosting_of(LANES, workers)
         exchange = SharedExchange(memory, aggregator, hosting, worker, processes)
         model = Model(dtype)
         try:
@@ -327,7 +327,7 @@ def test_a_skipped_step_leaves_the_state_as_it_was() -> None:
 
 def test_buffers_are_the_mean_over_the_lanes_that_had_examples_and_integers_those_of_the_first_of_them() -> None:
     layout = layout_of(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)))
-    memory = Memory(layout, SGD(), LANES, 1, private_block(block_size(layout, SGD(), LANES, 1)))
+    memory = private_memory(layout, SGD(), Capacity(LANES))
     old, new = memory.states
     for lane, (slot, examples) in enumerate(zip(memory.slots, (0, 4, 5, 3), strict=True)):
         slot.buffers.fill_(10.0**lane)

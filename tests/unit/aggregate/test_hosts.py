@@ -2,13 +2,13 @@
 
 from streamtrain.aggregate.exchange.collective.group import Membership
 from streamtrain.aggregate.exchange.collective.hosts import hosts_of, memberships
-from streamtrain.order import lanes_of_worker
+from streamtrain.order import hosting_of
 
 
 def test_workers_of_a_host_are_one_member_between_hosts() -> None:
     hosts = hosts_of(["a", "a", "b"], together=True)
     assert hosts == (range(2), range(2, 3))
-    hosting = [lanes_of_worker(8, 3, worker) for worker in range(3)]
+    hosting = hosting_of(8, 3)
     between, crew = memberships(hosts, hosting, 1)
     assert between == Membership(0, (range(hosting[1].stop), hosting[2]))
     assert crew == Membership(1, tuple(hosting[:2]))

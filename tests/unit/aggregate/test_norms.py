@@ -9,11 +9,11 @@ import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import CHUNK
-from streamtrain.aggregate.exchange.memory import Memory, block_size, private_block
+from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.vector import layout_of, write
 from streamtrain.job import SGD
-from streamtrain.order import lanes_of_worker
+from streamtrain.order import hosting_of
 from streamtrain.values import LayerNorms, Norms, Update
 
 LANES, STEPS, EVERY = 3, 4, 2
@@ -42,13 +42,13 @@ def summed_loss(net: torch.nn.Module, step: int, lane: int) -> torch.Tensor:
 
 def exchanged(workers: int, sgd: SGD) -> list[Update]:
     layout = layout_of(model())
-    memory = Memory(layout, sgd, LANES, workers, private_block(block_size(layout, sgd, LANES, workers)))
+    memory = private_memory(layout, sgd, Capacity(LANES, workers))
     write(layout.parameters, dict(model().named_parameters()), memory.states[0].parameters)
     updates: list[Update] = []
 
     def work(worker: int) -> None:
         processes = dict.fromkeys(range(workers), os.getpid())
-        hosting = [lanes_of_worker(LANES, workers, each) for each in range(workers)]
+        hosting = hosting_of(LANES, workers)
         aggregator = Aggregator(
             layout, sgd, batch_size=15, total_steps=STEPS, worker=worker, workers=workers, norms_every=EVERY
         )

@@ -21,7 +21,15 @@ from streamtrain.aggregate.exchange import barrier as barrier_module
 from streamtrain.aggregate.exchange.barrier import SharedBarrier, sleep_while, wake
 from streamtrain.aggregate.exchange.collective import bucket
 from streamtrain.aggregate.exchange.collective.mail import Mail
-from streamtrain.aggregate.exchange.memory import Handle, Memory, block_size, open_block, private_block, shared_block
+from streamtrain.aggregate.exchange.memory import (
+    Capacity,
+    Handle,
+    Memory,
+    block_size,
+    open_block,
+    private_memory,
+    shared_block,
+)
 from streamtrain.aggregate.exchange.shared import paired
 from streamtrain.aggregate.tree import mean_of, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import layout_of
@@ -66,7 +74,7 @@ def test_tree_adds_whole_subtrees_first(lanes: int) -> None:
 def test_sums_of_siblings_are_the_leaves_of_the_same_tree(lanes: int) -> None:
     parts = [torch.randn(64, generator=torch.Generator().manual_seed(lane)) for lane in range(lanes)]
     layout, sgd = layout_of(torch.nn.Linear(64, 1, bias=False)), SGD()
-    memory = Memory(layout, sgd, lanes, 1, private_block(block_size(layout, sgd, lanes, 1)))
+    memory = private_memory(layout, sgd, Capacity(lanes))
     for part, slot in zip(parts, paired(memory.slots), strict=True):
         slot.gradient.add_(part) if slot.adds else slot.gradient.copy_(part)
     assert torch.equal(tree_sum_([slot.gradient for slot in memory.slots[::2]]), tree_sum_(parts))
@@ -200,7 +208,7 @@ def test_a_group_without_parameters_is_refused() -> None:
 
 
 def _peer(handle: Handle, parent: int, go: "Connection[int, int]") -> None:
-    memory = Memory(layout_of(torch.nn.Linear(2, 2)), SGD(), 2, 2, open_block(handle))
+    memory = Memory(layout_of(torch.nn.Linear(2, 2)), SGD(), Capacity(2, 2), open_block(handle))
     barrier = SharedBarrier(memory.words[8:9], [memory.words[16:18], memory.words[24:26]], 1, {0: parent})
     for _ in range(100):
         barrier.wait()
@@ -212,8 +220,8 @@ def _peer(handle: Handle, parent: int, go: "Connection[int, int]") -> None:
 
 def test_barrier_between_processes_and_a_killed_peer_is_noticed() -> None:
     layout = layout_of(torch.nn.Linear(2, 2))
-    block, handle = shared_block(block_size(layout, SGD(), 2, 2))
-    memory = Memory(layout, SGD(), 2, 2, block)
+    block, handle = shared_block(block_size(layout, SGD(), Capacity(2, 2)))
+    memory = Memory(layout, SGD(), Capacity(2, 2), block)
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     peer = context.Process(target=_peer, args=(handle, os.getpid(), theirs))

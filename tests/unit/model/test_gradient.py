@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamtrain.aggregate.exchange.memory import Memory, block_size, private_block
+from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
 from streamtrain.aggregate.saved import tensors_of
 from streamtrain.errors import JobError
 from streamtrain.job import Data, Job
@@ -45,7 +45,7 @@ def arrays(examples: int = 10, seed: int = 0) -> Arrays:
 
 def loaded(job: Job) -> tuple[Gradient, Memory]:
     gradient = Gradient(job)
-    memory = Memory(gradient.layout, job.sgd, 2, 1, private_block(block_size(gradient.layout, job.sgd, 2, 1)))
+    memory = private_memory(gradient.layout, job.sgd, Capacity(2))
     gradient.write(memory.states[0], gradient.model.state_dict())
     gradient.load(memory.states[0])
     return gradient, memory

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from streamtrain.aggregate.exchange.memory import Memory, block_size, private_block
+from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
 from streamtrain.aggregate.exchange.shared import paired as pairs
 from streamtrain.job import Data, Job
 from streamtrain.model import gradient as gradient_module
@@ -60,7 +60,7 @@ def lanes_filled(job: Job, together: int | None, paired: bool = False) -> tuple[
         paired: the first two lanes' sum goes to the first one's slot, the next two's to the third's.
     """
     gradient = Gradient(job)
-    memory = Memory(gradient.layout, job.sgd, 5, 1, private_block(block_size(gradient.layout, job.sgd, 5, 1)))
+    memory = private_memory(gradient.layout, job.sgd, Capacity(5))
     gradient.write(memory.states[0], gradient.model.state_dict())
     gradient.load(memory.states[0])
     if together is not None:

@@ -21,6 +21,7 @@ from streamtrain.aggregate.exchange.collective.ahead import Ahead
 from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut, goes_ahead
 from streamtrain.aggregate.exchange.collective.group import Membership, lost_workers
 from streamtrain.aggregate.exchange.collective.wire import Wire
+from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import Memory
 from streamtrain.aggregate.exchange.shared import barrier_of, moments_of, rest_of_state
 from streamtrain.aggregate.state import Slot, State
@@ -32,8 +33,8 @@ PARTS = 8
 """In which the vector travels: while one is added up the next ones come."""
 
 
-class CollectiveExchange:
-    """See the module and `Exchange`.
+class CollectiveExchange(Exchange):
+    """The exchange of workers on several hosts.
 
     When a host is lost, the others are at the same step or one further; the half before the current one is then
     still whole, since nobody writes over a state before all have the next.
@@ -60,15 +61,15 @@ class CollectiveExchange:
         wire: Wire | None,
         parameters: Sequence[torch.Tensor] = (),
     ) -> None:
+        super().__init__(memory.words, memory.states, barrier_of(memory, crew.worker, processes))
         self._aggregator, self._memory, self._lanes = aggregator, memory, hosts.lanes
-        self._step, self._wire = int(memory.words[0]), wire
+        self._wire = wire
         gradients = [slot.gradient for slot in memory.slots]
         mine, hosted = crew.hosting[crew.worker], hosts.hosting[hosts.worker]
         self._mine = memory.slots[mine.start : mine.stop]
         self._subtrees = [gradients[start:stop] for start, stop in whole_subtrees(hosts.lanes, mine)]
         nodes = whole_subtrees(hosts.lanes, hosted)
         self._leads, self._alone = wire is not None, crew.workers == 1
-        self._barrier = barrier_of(memory, crew.worker, processes)
         each = [node for lanes in crew.hosting for node in whole_subtrees(hosts.lanes, lanes)]
         self._joined: list[tuple[Node, dict[Node, torch.Tensor]]] = [
             (node, {part: gradients[part[0]][block.place] for part in each})
@@ -95,16 +96,6 @@ class CollectiveExchange:
             found if self._alone else [(block, shown[block.place]) for block in aggregator.blocks]
         )
 
-    @property
-    def step(self) -> int:
-        """See `Exchange`."""
-        return self._step
-
-    @property
-    def state(self) -> State:
-        """See `Exchange`."""
-        return self._memory.states[self._step % 2]
-
     def slot(self, lane: int) -> Slot:
         """See `Exchange`."""
         if lane == self._last_lane and not self._aggregator.norms.due(self._step):
@@ -112,8 +103,8 @@ class CollectiveExchange:
         return self._memory.slots[lane]
 
     def abandon(self) -> None:
-        """See `Exchange`: the connections close, and whoever waits for this worker or its host notices."""
-        self._barrier.abandon()
+        """Closes the connections too, so that whoever waits for this worker's host notices."""
+        super().abandon()
         self._ahead.close()
         if self._wire is not None:
             self._wire.close()
@@ -121,7 +112,7 @@ class CollectiveExchange:
     def meet(self) -> Update:
         """See `Exchange`."""
         memory, aggregator = self._memory, self._aggregator
-        old, new = memory.states[self._step % 2], memory.states[1 - self._step % 2]
+        old, new = self.state, self.next_state
         self._add_up()
         if self._wire is not None:
             with lost_workers(f"in step {self._step}"):
@@ -136,9 +127,7 @@ class CollectiveExchange:
         if self._leads:
             rest_of_state(memory.slots, memory.used, decision, old, new)
         self._barrier.wait()  # the new state is whole
-        self._step += 1
-        if self._leads:
-            memory.words[0] = self._step
+        self._commit(writes=self._leads)
         return aggregator.norms.added(update, lanes, memory.norms, memory.changes)
 
     def _add_up(self) -> None:

@@ -14,7 +14,12 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
-from streamtrain.aggregate.exchange.memory import DeviceMemory, Memory, block_size, private_block
+from streamtrain.aggregate.exchange.memory import (
+    Capacity,
+    DeviceMemory,
+    Memory,
+    private_memory,
+)
 from streamtrain.errors import StreamtrainError
 from streamtrain.model.device import prepare_process
 from streamtrain.model.gradient import Gradient
@@ -49,7 +54,7 @@ def _memory_of(gradient: Gradient, plan: Plan) -> Memory | DeviceMemory:
     """One lane's, where the model computes."""
     layout, sgd = gradient.layout, plan.job.sgd
     if plan.job.device == "cpu":
-        return Memory(layout, sgd, 1, 1, private_block(block_size(layout, sgd, 1, 1)))
+        return private_memory(layout, sgd, Capacity(1))
     return DeviceMemory(layout, sgd, 1, range(1), torch.device(plan.job.device))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import mmap
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,31 +15,16 @@ from dataclasses import dataclass
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
-from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
-from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
-from streamtrain.aggregate.exchange.collective.hosts import memberships
-from streamtrain.aggregate.exchange.collective.wire import connect
+from streamtrain.aggregate.exchange.collective.group import Address
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
-from streamtrain.aggregate.exchange.device_exchange import DeviceExchange, settled
-from streamtrain.aggregate.exchange.memory import (
-    DeviceMemory,
-    Handle,
-    Memory,
-    block_size,
-    keep_block,
-    open_file,
-    private_block,
-    shared_block,
-)
+from streamtrain.aggregate.exchange.device_exchange import settled
+from streamtrain.aggregate.exchange.join import Participant, Seat
+from streamtrain.aggregate.exchange.memory import Handle
 from streamtrain.aggregate.exchange.pool import Pool
-from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.saved import restore, tensors_of
-from streamtrain.aggregate.state import STATE_PARTS, State
-from streamtrain.job import Epochs, Stale
+from streamtrain.aggregate.state import State
 from streamtrain.model.device import prepare_process
 from streamtrain.model.gradient import Gradient, build_model
-from streamtrain.order import lanes_of_worker
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.processes.clock import Clock, TimedAggregator
 from streamtrain.run.fleet.processes.supply import Supply
@@ -62,30 +46,6 @@ class Standing:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Seat:
-    """A worker's part in a formation: who it is, of how many, and where they meet.
-
-    Attributes:
-        index, workers: this worker's among so many.
-        step: updates in the state that they begin with.
-        meeting: the block or the store of one of them; ``None`` where a worker is alone.
-        processes: process number of every worker.
-        stream: of this worker's streamer; ``None`` where the worker reads itself.
-        hosts: the workers of each host, where they meet by network.
-        block: in which the workers of this one's host meet then, where it has several.
-    """
-
-    index: int
-    workers: int
-    step: int
-    meeting: Handle | Address | None
-    processes: Mapping[int, int]
-    stream: StreamHandle | None
-    hosts: tuple[range, ...] = ()
-    block: Handle | None = None
-
-
 class Worker:
     """See the module.
 
@@ -102,13 +62,18 @@ class Worker:
         self._plan, self._start = plan, start
         self._gradient = Gradient(plan.job)
         self._supply = Supply(plan)
-        self._memory: Memory | None = None
-        self._handle: Handle | None = None
+        self._participant = Participant(
+            plan.job,
+            self._gradient.layout,
+            lanes=plan.order.lanes,
+            pass_steps=plan.order.steps,
+            fill=self._fill,
+            parameters=self._gradient.parameters,
+        )
         self._clock = Clock()
         self._trace: str | None = None
         self._made: list[Update | Pending] = []
         self._moved = time.monotonic()
-        self._current: Exchange | Pool | None = None
 
     def process_number(self) -> int:
         """This process's."""
@@ -116,12 +81,11 @@ class Worker:
 
     def make_store(self, host: str) -> Address:
         """Opens the place where workers of several hosts ask for each other; ``host`` is this one's address."""
-        address, self._store = open_store(host)
-        return address
+        return self._participant.open_store(host)
 
     def standing(self) -> Standing:
         """How far this worker is."""
-        return Standing(-1 if self._current is None else self._current.step, time.monotonic() - self._moved)
+        return Standing(self._participant.step, time.monotonic() - self._moved)
 
     def made(self) -> list[Update]:
         """Updates of the last ``advance``, also where it did not end well."""
@@ -129,42 +93,27 @@ class Worker:
 
     def take(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Has another worker's state, as ``save`` gave it, for the formation that comes."""
-        self._start, self._current = (tensors, step), None
-        self._memory = self._handle = None
+        self._start = tensors, step
+        self._participant.forget()
 
     def offer_memory(self, step: int) -> Handle | None:
         """Names the block in which the workers of one host meet, with this one's state after ``step`` updates.
 
         Makes it where there is none; it has no name where there is never more than one worker.
         """
-        if self._memory is None:
-            job, alone = self._plan.job, self._plan.job.most_workers == 1
-            size = block_size(self._gradient.layout, job.sgd, *self._room, job.backup)
-            private = alone and not job.pooled
-            block, self._handle = (private_block(size), None) if private else shared_block(size)
-            memory = self._memory_in(block)
-            self._fill(memory.states[step % len(memory.states)])
-            self._memory = memory
-        self._memory.reset(step)
-        return self._handle
+        return self._participant.offer_memory(step)
 
-    def join(self, seat: Seat) -> None:
-        """Enters the exchange."""
-        job, meeting = self._plan.job, seat.meeting
-        self._seat, self._lanes = seat, lanes_of_worker(self._plan.order.lanes, seat.workers, seat.index)
-        if isinstance(self._current, CollectiveExchange | DeviceExchange):
-            self._current.abandon()  # a process is in one group at a time
-        if job.pooled:
-            assert isinstance(meeting, Handle)
-            memory, pass_steps = self._opened(meeting), self._plan.order.steps if isinstance(job.mode, Epochs) else 0
-            self._current = Pool(memory, self._aggregator(worker=0, workers=1), open_file(meeting), pass_steps)
-            return
-        if job.device != "cpu":
-            self._current = self._on_device(meeting)
-        else:
-            self._current = self._collective(meeting) if isinstance(meeting, Address) else self._shared(meeting)
-        self._gradient.forget()
-        self._begin(seat.stream)
+    def join(self, seat: Seat, stream: StreamHandle | None = None) -> None:
+        """Enters the exchange.
+
+        Args:
+            stream: of this worker's streamer; ``None`` where the worker reads itself.
+        """
+        self._seat = seat
+        exchange = self._participant.join(seat, self._share_of)
+        if isinstance(exchange, Exchange):
+            self._gradient.forget()
+            self._begin(exchange, stream)
 
     def leave_out(self, plan: Plan) -> None:
         """Goes on without the examples that ``plan`` leaves out; ``join`` comes next."""
@@ -175,17 +124,17 @@ class Worker:
         """Goes on with a data set that has grown; ``stream`` as in ``join``, from the present step on."""
         self._plan = plan
         self._supply.extend(plan)
-        if not isinstance(self._exchange, Pool):
-            self._begin(stream)
+        if isinstance(self._exchange, Exchange):
+            self._begin(self._exchange, stream)
 
-    def _begin(self, stream: StreamHandle | None) -> None:
+    def _begin(self, exchange: Exchange, stream: StreamHandle | None) -> None:
         """Makes the loop that `advance` drives, from the exchange's step on."""
-        plan, exchange = self._plan, self._exchange
-        assert not isinstance(exchange, Pool)
-        arrays = self._clock.waited(self._supply.begin(self._lanes, exchange.step, stream))
+        plan, lanes = self._plan, self._seat.lanes
+        arrays = self._clock.waited(self._supply.begin(lanes, exchange.step, stream))
         batches = batches_of(arrays, torch.device(plan.job.device))
-        own = (plan.order, self._lanes, batches, self._gradient, exchange, self._clock)
-        self._updates = self._traced(updates(*own, plan.job.seed))
+        self._updates = self._traced(
+            updates(plan.order, lanes, batches, self._gradient, exchange, self._clock, plan.job.seed)
+        )
 
     def advance(self, step: int) -> list[Update]:
         """Trains until ``step`` updates are in the state.
@@ -202,7 +151,13 @@ class Worker:
             if isinstance(self._exchange, Pool):
                 plan, pool = self._plan, self._exchange
                 made = pooled_updates(
-                    *(plan.order, plan.pass_orders, self._read, self._gradient, pool, self._clock, plan.job.seed),
+                    plan.order,
+                    plan.pass_orders,
+                    self._read,
+                    self._gradient,
+                    pool,
+                    self._clock,
+                    plan.job.seed,
                     until=step,
                 )
                 return list(self._traced(made))
@@ -246,7 +201,7 @@ class Worker:
 
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """Makes a state dict the current state, without momentum; every worker is told."""
-        if self._memory is None or self._seat.index in (0, *(host.start for host in self._seat.hosts)):
+        if self._participant.writes_state:
             self._gradient.write(self._exchange.state, parameters)
         self._gradient.forget()
 
@@ -274,87 +229,17 @@ class Worker:
         return self._supply.skipped()
 
     @property
-    def _in_flight(self) -> int:
-        """Minibatches that are worked on at once."""
-        aggregation = self._plan.job.aggregation
-        return aggregation.bound + 1 if isinstance(aggregation, Stale) else 1
-
-    @property
     def _exchange(self) -> Exchange | Pool:
-        assert self._current is not None, "join comes first"
-        return self._current
+        return self._participant.exchange
 
     def _fill(self, state: State) -> None:
-        """The state that a formation begins with: this worker's, or a checkpoint's, or the model's initial one."""
-        if self._current is not None:
-            for part in STATE_PARTS:
-                getattr(state, part).copy_(getattr(self._current.state, part))
-            return
+        """The state that the run begins with here: the model's initial one, or a checkpoint's or another worker's."""
         self._gradient.write(state, self._gradient.model.state_dict())
         if self._start is not None:
             restore(self._gradient.layout, state, self._start[0])
 
-    @property
-    def _room(self) -> tuple[int, int, int]:
-        """Lanes, workers and minibatches in flight that a block has room for."""
-        return self._plan.order.lanes, self._plan.job.most_workers, self._in_flight
-
-    def _memory_in(self, block: mmap.mmap) -> Memory:
-        return Memory(
-            self._gradient.layout, self._plan.job.sgd, *self._room[:2], block, self._in_flight, self._plan.job.backup
-        )
-
-    def _opened(self, handle: Handle | None) -> Memory:
-        """The block; whoever made it, or has opened it before, has it already."""
-        if self._memory is None:
-            assert handle is not None
-            block, self._handle = keep_block(handle)
-            self._memory = self._memory_in(block)
-        return self._memory
-
-    def _shared(self, handle: Handle | None) -> Exchange:
-        seat = self._seat
-        aggregator = self._aggregator(seat.index, seat.workers)
-        return SharedExchange(self._opened(handle), aggregator, self._hosting, seat.index, seat.processes)
-
-    def _collective(self, address: Address) -> Exchange:
-        job, seat, layout = self._plan.job, self._seat, self._gradient.layout
-        hosts, crew = memberships(seat.hosts, self._hosting, seat.index)
-        if seat.block is None:
-            block = private_block(block_size(layout, job.sgd, hosts.lanes, 1))
-            self._take_up(memory := Memory(layout, job.sgd, hosts.lanes, 1, block))
-        else:
-            memory = self._opened(seat.block)
-        wire = connect(address, hosts, job.lost_after) if crew.worker == 0 else None
-        processes = {worker: seat.processes[seat.index - crew.worker + worker] for worker in range(crew.workers)}
-        aggregator = self._aggregator(crew.worker, crew.workers)
-        not_yet = job.micro_batch or job.precision == "fp16"  # what backward makes is not the lane's
-        ahead = () if not_yet else self._gradient.parameters
-        return CollectiveExchange(layout, aggregator, memory, hosts, crew, processes, wire, ahead)
-
-    def _on_device(self, meeting: Handle | Address | None) -> Exchange:
-        job, layout, device = self._plan.job, self._gradient.layout, torch.device(self._plan.job.device)
-        members = Membership(self._seat.index, self._hosting)
-        self._take_up(memory := DeviceMemory(layout, job.sgd, members.lanes, self._lanes, device))
-        if isinstance(meeting, Address):
-            join_group(meeting, members, device, job.lost_after)
-        aggregator = self._aggregator(self._seat.index, self._seat.workers)
-        arithmetic = DeviceArithmetic(layout, job.sgd, aggregator, device, scaled=job.precision == "fp16")
-        return DeviceExchange(layout, aggregator, arithmetic, memory, members)
-
-    def _take_up(self, memory: Memory | DeviceMemory) -> None:
-        """This worker's state in memory that it shares with nobody."""
-        self._fill(memory.states[self._seat.step % 2])
-        memory.words[0] = self._seat.step
-        self._memory = self._handle = None
-
-    @property
-    def _hosting(self) -> tuple[range, ...]:
-        """Every worker's lanes."""
-        workers = self._seat.workers
-        return tuple(lanes_of_worker(self._plan.order.lanes, workers, worker) for worker in range(workers))
-
-    def _aggregator(self, worker: int, workers: int) -> Aggregator:
+    def _share_of(self, worker: int, workers: int) -> Aggregator:
+        """The timed aggregator of a worker's share."""
         job = self._plan.job
         aggregator = TimedAggregator(
             self._gradient.layout,
