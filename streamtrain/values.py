@@ -61,6 +61,17 @@ class Minibatch:
         return sum(part.examples for part in self.parts)
 
 
+def merged_moments(one: Any, other: Any, count: Any) -> tuple[Any, Any]:
+    """Mean and sum of squared deviations of two samples together (Chan, Golub & LeVeque 1979).
+
+    Args:
+        one, other: count, mean and sum of squared deviations of each; numbers, or tensors of shape ().
+        count: of both together, at least 1.
+    """
+    delta = other[1] - one[1]
+    return one[1] + delta * other[0] / count, one[2] + other[2] + delta * delta * one[0] * other[0] / count
+
+
 @dataclass(frozen=True)
 class Moments:
     """Count, mean and sum of squared deviations of a sample, mergeable (Chan, Golub & LeVeque 1979)."""
@@ -83,9 +94,8 @@ class Moments:
         if self.count == 0 or other.count == 0:
             return other if self.count == 0 else self
         count = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * other.count / count
-        return Moments(count, mean, self.m2 + other.m2 + delta * delta * self.count * other.count / count)
+        one, two = (self.count, self.mean, self.m2), (other.count, other.mean, other.m2)
+        return Moments(count, *merged_moments(one, two, count))
 
     @property
     def variance(self) -> float:

@@ -10,20 +10,18 @@ from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import Layout, write
 from streamtrain.errors import ConfigError, complaint
 
-VECTORS = ("parameters", "momentum", "average")
 USES, PUT_BACK, SCALER = "uses", "put_back", "scaler"
 """Updates that each parameter had, in the layout's order; where there are any, parts to be offered again; where losses
 are scaled, the scaler."""
 
 
 def tensors_of(layout: Layout, state: State) -> dict[str, torch.Tensor]:
-    """Copies on the CPU under ``parameters/NAME``, ``momentum/NAME``, ``average/NAME`` and ``buffers/NAME``."""
+    """Copies on the CPU: ``parameters/NAME``, ``momentum/NAME`` and so on for every vector, and ``buffers/NAME``."""
     tensors = {USES: state.uses.detach().cpu().clone()}
     tensors |= {name: part.detach().cpu().clone() for name, part in _sometimes(state).items()}
-    for part in VECTORS:
-        vector = getattr(state, part)
-        for place in layout.parameters if len(vector) else ():
-            tensors[f"{part}/{place.name}"] = place.view(vector).detach().cpu().clone().contiguous()
+    for name, vector in state.vectors.items():
+        for place in layout.parameters:
+            tensors[f"{name}/{place.name}"] = place.view(vector).detach().cpu().clone().contiguous()
     for places, vector in ((layout.buffers, state.buffers), (layout.counters, state.counters)):
         tensors |= {f"buffers/{place.name}": place.view(vector).detach().cpu().clone().contiguous() for place in places}
     return tensors
@@ -35,8 +33,7 @@ def restore(layout: Layout, state: State, tensors: Mapping[str, torch.Tensor]) -
     Raises:
         ConfigError: they are another model's.
     """
-    parts = {part: layout.parameters for part in VECTORS if len(getattr(state, part))}
-    wanted = {f"{part}/{place.name}": place.shape for part, places in parts.items() for place in places}
+    wanted = {f"{name}/{place.name}": place.shape for name in state.vectors for place in layout.parameters}
     wanted |= {f"buffers/{place.name}": place.shape for place in (*layout.buffers, *layout.counters)}
     wanted[USES] = tuple(state.uses.shape)
     wanted |= {name: tuple(part.shape) for name, part in _sometimes(state).items()}
@@ -46,8 +43,9 @@ def restore(layout: Layout, state: State, tensors: Mapping[str, torch.Tensor]) -
             raise _anothers(name, f"shape {shape}", f"shape {found[name]}" if name in found else "no such tensor")
     for name in sorted(found.keys() - wanted.keys()):
         raise _anothers(name, "no such tensor", f"shape {found[name]}")
-    for part, places in parts.items():
-        write(places, {place.name: tensors[f"{part}/{place.name}"] for place in places}, getattr(state, part))
+    for name, vector in state.vectors.items():
+        own = {place.name: tensors[f"{name}/{place.name}"] for place in layout.parameters}
+        write(layout.parameters, own, vector)
     for places, vector in ((layout.buffers, state.buffers), (layout.counters, state.counters)):
         write(places, {place.name: tensors[f"buffers/{place.name}"] for place in places}, vector)
     state.uses.copy_(tensors[USES])

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streamtrain.aggregate.descent import scaler
+from streamtrain.aggregate.vector import Layout, write
 
-@dataclass(frozen=True)
-class Vectors:
-    """The vectors of a state at some of their elements."""
-
-    parameters: torch.Tensor
-    momentum: torch.Tensor
-    average: torch.Tensor
+Vectors = dict[str, torch.Tensor]
+"""Flat vectors in the `Layout`'s order, or the same elements of each, by name."""
+PARAMETERS, AVERAGE = "parameters", "average"
+"""Vectors of any optimizer's state, the second where an average is kept; the others are the optimizer's own."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,14 @@ class State:
     """What an update changes.
 
     Attributes:
-        parameters, momentum: flat vectors in the `Layout`'s order.
-        average: the parameters' exponential moving average; empty where none is kept.
+        vectors: the parameters, what the optimizer keeps of each, and their exponential moving average, by name.
         buffers, counters: the model's floating-point buffers (float64) and its others (int64).
         uses: updates that each parameter had, int64.
         put_back: parts that the next minibatch offers again, (1 + step, lane) each, zeros where there is none; int64.
         scaler: see `descent.scaler`; zeros where losses are not scaled.
     """
 
-    parameters: torch.Tensor
-    momentum: torch.Tensor
-    average: torch.Tensor
+    vectors: Vectors
     buffers: torch.Tensor
     counters: torch.Tensor
     uses: torch.Tensor
@@ -41,17 +38,64 @@ class State:
     scaler: torch.Tensor
     _views: dict[tuple[int, int], Vectors] = field(init=False, repr=False, compare=False, default_factory=dict)
 
-    def at(self, place: slice) -> Vectors:
-        """Views of the vectors' elements at ``place``, made once for each place."""
-        key = place.start, place.stop
-        if key not in self._views:
-            self._views[key] = Vectors(self.parameters[place], self.momentum[place], self.average[place])
-        return self._views[key]
+    @classmethod
+    def of_parts(cls, parts: Mapping[str, torch.Tensor]) -> State:
+        """The state whose `parts` these are."""
+        others = {name: parts[name] for name in PARTS}
+        return cls({name: part for name, part in parts.items() if name not in others}, **others)
+
+    @property
+    def parts(self) -> Vectors:
+        """All tensors by name, the vectors first."""
+        return self.vectors | {name: getattr(self, name) for name in PARTS}
+
+    @property
+    def parameters(self) -> torch.Tensor:
+        """The parameters' vector."""
+        return self.vectors[PARAMETERS]
 
     @property
     def evaluated(self) -> torch.Tensor:
         """The parameters that are measured and returned: the average, where one is kept."""
-        return self.average if len(self.average) else self.parameters
+        return self.vectors.get(AVERAGE, self.parameters)
+
+    def at(self, place: slice) -> Vectors:
+        """Views of the vectors' elements at ``place``, made once for each place."""
+        key = place.start, place.stop
+        if key not in self._views:
+            self._views[key] = {name: vector[place] for name, vector in self.vectors.items()}
+        return self._views[key]
+
+    def begin(self, layout: Layout, tensors: Mapping[str, torch.Tensor], *, scaled: bool) -> None:
+        """Makes this the state before the first update.
+
+        Args:
+            tensors: the model's parameters and buffers, by name.
+            scaled: whether losses are scaled.
+        """
+        write(layout.parameters, tensors, self.parameters)
+        for name, vector in self.vectors.items():
+            if name == AVERAGE:
+                vector.copy_(self.parameters)
+            elif name != PARAMETERS:
+                vector.zero_()
+        write(layout.buffers, tensors, self.buffers)
+        write(layout.counters, tensors, self.counters)
+        self.uses.zero_()
+        self.put_back.zero_()
+        self.scaler.zero_()
+        if scaled:
+            self.scaler[0] = scaler.FIRST
+
+    def copy_from(self, other: State) -> None:
+        """Takes all of another state's values."""
+        theirs = other.parts
+        for name, part in self.parts.items():
+            part.copy_(theirs[name])
+
+
+PARTS = tuple(each.name for each in fields(State) if each.init and each.name != "vectors")
+"""What a state has beside its vectors."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +110,6 @@ class DeviceSlot:
     squared_norm: torch.Tensor
     adds: bool = False
     waits: bool = False
-
-
-STATE_PARTS = tuple(each.name for each in fields(State) if each.init)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from streamtrain.aggregate.descent import scaler
-from streamtrain.aggregate.descent.device_arithmetic import merged, moments_of_values
+from streamtrain.aggregate.moments import Values, leave_moments, moments_of
 from streamtrain.aggregate.state import DeviceSlot, Slot, State
-from streamtrain.aggregate.vector import Layout, layout_of, write
+from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job
 from streamtrain.model.device import autocast_of, called, layout_of_images, placed
@@ -24,10 +23,7 @@ from streamtrain.model.objective import loss_and_error, metrics_of
 from streamtrain.values import Arrays, Moments, Risk
 
 Batch = dict[str, torch.Tensor]
-NUMPYS = (torch.float32, torch.float64)
 Gradients = tuple[torch.Tensor | None, ...]
-Values = tuple[torch.Tensor, torch.Tensor]
-"""Loss and error of each example, shape (examples,)."""
 TOGETHER_BYTES = 2**23
 """Most that lanes hold that go together, examples included: a few times what a core's cache holds."""
 OF_TRANSFORM, OF_BACKWARD = 1, 2
@@ -89,16 +85,8 @@ class Gradient:
         self._largest_lane, self._bytes_an_example = 0, 0.0
 
     def write(self, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
-        """A state dict's parameters and buffers into ``state``, with no momentum; frozen parameters are not in it."""
-        write(self.layout.parameters, tensors, state.parameters)
-        write(self.layout.buffers, {**dict(self.model.named_buffers()), **tensors}, state.buffers)
-        write(self.layout.counters, {**dict(self.model.named_buffers()), **tensors}, state.counters)
-        if len(state.average):
-            state.average.copy_(state.parameters)
-        state.momentum.zero_()
-        state.uses.zero_()
-        state.put_back.zero_()
-        state.scaler[0], state.scaler[1] = scaler.FIRST * self._scaled, 0
+        """Begins ``state`` with a state dict's parameters and buffers; frozen parameters are not in it."""
+        state.begin(self.layout, {**dict(self.model.named_buffers()), **tensors}, scaled=self._scaled)
 
     def forget(self) -> None:
         """The state last loaded was written to: the next `load` takes it again."""
@@ -161,8 +149,8 @@ class Gradient:
             batch = self.batch(arrays)
             output = self.output(batch)
             losses, errors = self.losses(output, batch)
-            metrics = {name: _moments(values) for name, values in self.metrics(output, batch).items()}
-        return Risk(_moments(losses), _moments(errors), metrics)
+            metrics = {name: moments_of(values) for name, values in self.metrics(output, batch).items()}
+        return Risk(moments_of(losses), moments_of(errors), metrics)
 
     def metrics(self, output: Any, batch: Batch) -> dict[str, torch.Tensor]:
         """Every metric of each example, shape (examples,)."""
@@ -223,7 +211,7 @@ class Gradient:
             slot = slot_of(part.lane)
             made.append((slot, self._backward(first, others, slot, part.seed)))
         for slot, values in made:
-            self._note(slot, values)
+            leave_moments(slot, values)
 
     def _counted(self, forward: Iterator[Values], batch: Batch, part: Part) -> Values | None:
         """The first forward of a lane by itself; notes what an example holds, or that this can't be told."""
@@ -301,22 +289,6 @@ class Gradient:
             _add(before, gradient, view)
         self._kept = None
 
-    @staticmethod
-    def _note(slot: Slot | DeviceSlot, pieces: Sequence[Values]) -> None:
-        """Moments of a lane's losses and errors; on another device without waiting for it."""
-        for number, (losses, errors) in enumerate(pieces):
-            if isinstance(slot, DeviceSlot):
-                there = moments_of_values(losses), moments_of_values(errors)
-                if number:
-                    there = merged(slot.moments[:3], there[0]), merged(slot.moments[3:], there[1])
-                slot.moments.copy_(torch.cat(there))
-                continue
-            loss, error = _moments(losses), _moments(errors)
-            if number:
-                before = slot.moments.tolist()
-                loss, error = Moments(int(before[0]), *before[1:3]) + loss, Moments(int(before[3]), *before[4:]) + error
-            slot.moments[:] = (loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2)
-
     def _flag(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
         """Which parameters have a gradient."""
         flags = tuple(gradient is not None for gradient in gradients)
@@ -375,9 +347,3 @@ def _add(one: torch.Tensor | None, other: torch.Tensor | None, out: torch.Tensor
         out.zero_() if given is None else torch.add(given, 0.0, out=out)
     else:
         torch.add(one, other, out=out)
-
-
-def _moments(values: torch.Tensor) -> Moments:
-    """Of each example's loss or error."""
-    values = values.detach().cpu()
-    return Moments.of((values if values.dtype in NUMPYS else values.double()).numpy())

@@ -37,7 +37,6 @@ from streamtrain.aggregate.exchange.memory import (
 )
 from streamtrain.aggregate.exchange.pool import Claim, Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
-from streamtrain.aggregate.state import STATE_PARTS
 from streamtrain.job import SGD, Data, Group, Job, Schedule
 from streamtrain.model.gradient import Gradient
 from streamtrain.order import Order, hosting_of, passes_of
@@ -202,7 +201,7 @@ class Member:
         self.gradient.write(memory.states[0], self.gradient.model.state_dict())
         if self.workers > 1:
             join_group(address, members, device)
-        arithmetic = DeviceArithmetic(self.gradient.layout, self.job.sgd, aggregator, device, scaled=False)
+        arithmetic = DeviceArithmetic(aggregator, device)
         self.exchange = DeviceExchange(self.gradient.layout, aggregator, arithmetic, memory, members)
 
     def join_hosts(self, address: Address, sizes: Sequence[int], handle: Handle, processes: Sequence[int]) -> None:
@@ -257,10 +256,9 @@ class Member:
         return {"x": x[start:stop], "label": labels[start:stop]}
 
     def sha256(self) -> str:
-        state = self.exchange.state
         digest = hashlib.sha256()
-        for part in STATE_PARTS:
-            digest.update(getattr(state, part).numpy().tobytes())
+        for part in self.exchange.state.parts.values():
+            digest.update(part.numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -316,7 +314,7 @@ def take_part(
     member: Member = HERE["member"]
     pool = member.join_pool(handle, bound)
     if dies == "updating":
-        pool_module.rest_of_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        pool_module.update_buffers = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     taken: list[Claim] = []
     claim = pool.claim
 

@@ -1,11 +1,22 @@
-"""Clipping of the mean gradient: elementwise by value, by unit (adaptive), then as a whole by norm."""
+"""Clipping of the mean gradient: elementwise by value, by unit (adaptive), then as a whole by norm.
+
+The same lines serve the host, where norms are floats, and a device, where they are tensors that nobody waits for.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
+
+from streamtrain.aggregate.descent.decision import Number
+from streamtrain.aggregate.descent.rules import Block
+from streamtrain.aggregate.state import State
+
+Norms = Any
+"""Squared norms of all pieces: an array on the host, a tensor on a device."""
 
 ADAPTIVE_FLOOR = 1e-3
 """Norm that a unit's weights count as at least, so that new zero weights can move (Brock et al. 2021, ε)."""
@@ -41,9 +52,49 @@ def norm_of(squared_norms: Iterable[float]) -> float:
     return math.sqrt(math.fsum(terms)) if all(map(math.isfinite, terms)) else math.nan
 
 
-def clip_scale(norm: float, bound: float | None) -> float:
+def clip_block(
+    block: Block, mean: torch.Tensor, old: State, norms: Norms, squared_norms: Callable[[Block, torch.Tensor], Any]
+) -> None:
+    """Clips the mean gradient of a block by value and by unit.
+
+    Args:
+        mean: changed in place.
+        norms: all pieces' squared norms before and after it, piece by piece; the block's are written.
+        squared_norms: takes those of a block's pieces.
+    """
+    rule, first, end = block.rule, 2 * block.first, 2 * (block.first + len(block.pieces))
+    before = after = squared_norms(block, mean)
+    if rule.clip_value is not None:
+        clip_value_(mean, rule.clip_value)
+    if rule.clip_adaptive is not None:
+        clip_adaptive_(mean, old.parameters[block.place], block.pieces[0].unit, rule.clip_adaptive)
+    if rule.clip_value is not None or rule.clip_adaptive is not None:
+        after = squared_norms(block, mean)
+    norms[first:end:2] = before
+    norms[first + 1 : end : 2] = after
+
+
+def clip_scales(
+    bounds: Mapping[int, float | None], norm_of_group: Callable[[int], Number], unscaled: Number
+) -> tuple[Number, ...]:
+    """The factor that clipping by norm applies to each group, by the `Rule`'s ``clipped_with``.
+
+    Args:
+        bounds: of every group's norm.
+        norm_of_group: the norm of what is clipped together.
+        unscaled: a factor of 1.
+    """
+    scales = [unscaled] * (1 + max(bounds))
+    for group, bound in bounds.items():
+        if bound is not None:
+            scales[group] = clip_scale(norm_of_group(group), bound)
+    return tuple(scales)
+
+
+def clip_scale(norm: Number, bound: float) -> Number:
     """Factor that brings ``norm`` to at most ``bound`` (Deep Learning, equation 10.49).
 
     In `torch.nn.utils.clip_grad_norm_`'s form: ``min(1, bound / (norm + 1e-6))``.
     """
-    return 1.0 if bound is None else min(1.0, bound / (norm + 1e-6))
+    scale = bound / (norm + 1e-6)
+    return scale.clamp(max=1.0) if isinstance(scale, torch.Tensor) else min(1.0, scale)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.clip import squared_norm
 from streamtrain.aggregate.descent.rules import Block, Piece
-from streamtrain.aggregate.state import DeviceSlot, Slot, State
+from streamtrain.aggregate.state import PARAMETERS, DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.values import LayerNorms, Norms, Update
 
@@ -79,7 +79,7 @@ class StepNorms:
         ):
             at = 2 * (block.first + number)
             is_kept = any(start <= piece.start < stop for start, stop in kept)
-            changes[at] = squared_norm(old.at(piece.place).parameters)
+            changes[at] = squared_norm(old.at(piece.place)[PARAMETERS])
             changes[at + 1] = 0.0 if is_kept else rate**2 * squared_norm(part)
 
     def added(self, update: Update, lanes: LaneNorms, norms: Numbers, changes: Numbers) -> Update:

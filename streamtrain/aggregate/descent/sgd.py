@@ -9,7 +9,16 @@ from __future__ import annotations
 import torch
 
 from streamtrain.aggregate.descent.rules import Rule
-from streamtrain.aggregate.state import State, Vectors
+from streamtrain.aggregate.state import AVERAGE, PARAMETERS, State, Vectors
+from streamtrain.job.optimizers import SGD
+
+MOMENTUM = "momentum"
+
+
+def vectors_of(sgd: SGD) -> tuple[str, ...]:
+    """Names of the vectors that a state has, in its order."""
+    average = () if sgd.average is None else (AVERAGE,)
+    return (PARAMETERS, MOMENTUM, *average)
 
 
 def descend(
@@ -19,54 +28,56 @@ def descend(
     old: Vectors,
     new: Vectors,
     *,
-    enters: float | torch.Tensor | None,
+    updated_before: bool | torch.Tensor,
 ) -> None:
     """One update of some elements.
 
     Args:
         gradient: of these elements; used up.
-        enters: factor with which the gradient enters the momentum: 1 minus the dampening, but for a first update;
-            ``None`` for 1.
+        updated_before: whether this is not their first update, which dampening leaves alone; for all of them, or
+            of each as a 0 or a 1 of the gradient's type.
     """
-    velocity = new.momentum
+    velocity = new[MOMENTUM]
     if rule.weight_decay:
-        gradient.add_(old.parameters, alpha=rule.weight_decay)
+        gradient.add_(old[PARAMETERS], alpha=rule.weight_decay)
     direction = gradient
     if rule.momentum:
-        damped = gradient if enters is None else gradient.mul(enters)
-        torch.add(damped, old.momentum, alpha=rule.momentum, out=velocity)
+        damped = gradient.mul(1.0 - rule.dampening * updated_before) if rule.dampening else gradient
+        torch.add(damped, old[MOMENTUM], alpha=rule.momentum, out=velocity)
         direction = gradient.add_(velocity, alpha=rule.momentum) if rule.nesterov else velocity
-    torch.add(old.parameters, direction, alpha=-learning_rate * rule.lr_factor, out=new.parameters)
+    torch.add(old[PARAMETERS], direction, alpha=-learning_rate * rule.lr_factor, out=new[PARAMETERS])
 
 
-def direction(rule: Rule, gradient: torch.Tensor, new: Vectors) -> torch.Tensor:
+def direction_of(rule: Rule, gradient: torch.Tensor, new: Vectors) -> torch.Tensor:
     """What `descend` went along: the parameters' change over minus the rate.
 
     Args:
         gradient: as `descend` left it.
     """
-    return new.momentum if rule.momentum and not rule.nesterov else gradient
+    return new[MOMENTUM] if rule.momentum and not rule.nesterov else gradient
 
 
 def keep(old: State, new: State, place: slice) -> None:
     """No update of the elements at ``place``; the average is not touched."""
-    new.parameters[place] = old.parameters[place]
-    new.momentum[place] = old.momentum[place]
+    after = new.at(place)
+    for name, before in old.at(place).items():
+        if name != AVERAGE:
+            after[name].copy_(before)
 
 
 def skip(old: State, new: State, place: slice) -> None:
     """As if the step had not been: the average stays too."""
-    keep(old, new, place)
-    if len(new.average):
-        new.average[place] = old.average[place]
+    after = new.at(place)
+    for name, before in old.at(place).items():
+        after[name].copy_(before)
 
 
-def average(old: Vectors, new: Vectors, decay: float, *, first: bool) -> None:
+def follow(old: Vectors, new: Vectors, decay: float, *, first: bool) -> None:
     """Exponential moving average of the parameters, ``a ← decay·a + (1 - decay)·θ``; at first ``θ`` itself.
 
     In the semantics of `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn(decay)`.
     """
     if first:
-        new.average.copy_(new.parameters)
+        new[AVERAGE].copy_(new[PARAMETERS])
     else:
-        torch.lerp(old.average, new.parameters, 1.0 - decay, out=new.average)
+        torch.lerp(old[AVERAGE], new[PARAMETERS], 1.0 - decay, out=new[AVERAGE])

@@ -13,13 +13,15 @@ from dataclasses import replace
 
 import torch
 
+from streamtrain.aggregate.buffers import update_buffers_on_device
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic, totals_of
+from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.exchange.barrier import Alone
 from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut
 from streamtrain.aggregate.exchange.collective.group import Membership, leave_group, lost_workers, send
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.memory import DeviceMemory
+from streamtrain.aggregate.moments import device_totals_of
 from streamtrain.aggregate.state import DeviceSlot, State
 from streamtrain.aggregate.tree import mean_of, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import Layout
@@ -80,17 +82,18 @@ class DeviceExchange(Exchange):
         with lost_workers(f"in step {step}"):
             totals = self._gather(old)
         lanes = self._aggregator.norms.of_lanes(step, memory.slots)
-        outcome, used = arithmetic.decide(step, totals, memory.norms, old), memory.used.amax(0) > 0
+        decision, used = arithmetic.decide(step, totals, memory.norms, old), memory.used.amax(0) > 0
         for block, mean in self._means:
-            arithmetic.descend(block, outcome, mean, used, (old, new), step)
+            arithmetic.descend(block, decision, mean, used, (old, new), step)
             if lanes:
                 arithmetic.note_change(block, old, new, memory.changes)
-        arithmetic.rest(memory.slots, used, outcome, old, new)
+        update_buffers_on_device(memory.slots, used, decision, old, new, scaled=self._aggregator.scaled)
         norms = self._aggregator.norms.whole(lanes, memory.norms, memory.changes) if lanes else None
-        told = (outcome.norm, torch.stack(outcome.scales).amin(), outcome.goes, outcome.overflowed, outcome.stopped)
-        numbers = torch.cat([totals, torch.stack([each.double() for each in told]), old.scaler[:1]])
+        flags = decision.goes, decision.overflowed, decision.stopped
+        rest = torch.stack([decision.norm, torch.stack(decision.scales).amin(), *(flag.double() for flag in flags)])
+        numbers = torch.cat([totals, rest, old.scaler[:1]])
         self._commit(writes=True)
-        return Pending(step, outcome.rate, numbers, norms)
+        return Pending(step, decision.rate, numbers, norms)
 
     def _gather(self, old: State) -> torch.Tensor:
         """Means and norms of all pieces; returns the minibatch's moments."""
@@ -99,7 +102,7 @@ class DeviceExchange(Exchange):
             bucket.post(send)
         for bucket in self._buckets if self._others else ():
             bucket.wait()
-        totals = totals_of(memory.slots)
+        totals = device_totals_of(memory.slots)
         for bucket in self._buckets:
             for block, mean, parts in bucket.summed:
                 mean_of(self._lanes, parts, totals[0].clamp(min=1), mean)

@@ -40,7 +40,7 @@ from streamtrain.aggregate.exchange.memory import (
 )
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
-from streamtrain.aggregate.state import STATE_PARTS, State
+from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.job import Epochs, Job, Stale
 
@@ -212,8 +212,7 @@ class Participant:
         if isinstance(meeting, Address):
             join_group(meeting, members, device, job.lost_after)
         share = share_of(seat.index, seat.workers)
-        arithmetic = DeviceArithmetic(self._layout, job.sgd, share, device, scaled=job.precision == "fp16")
-        return DeviceExchange(self._layout, share, arithmetic, memory, members)
+        return DeviceExchange(self._layout, share, DeviceArithmetic(share, device), memory, members)
 
     def _opened(self, handle: Handle | None) -> Memory:
         """The block that ``handle`` names; whoever made it, or has opened it before, has it already."""
@@ -233,6 +232,5 @@ class Participant:
         """The state that a formation begins with: the last one's, or what the run begins with."""
         if self._current is None:
             self._fill(state)
-            return
-        for part in STATE_PARTS:
-            getattr(state, part).copy_(getattr(self._current.state, part))
+        else:
+            state.copy_from(self._current.state)

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.rules import pieces_of
+from streamtrain.aggregate.descent.sgd import vectors_of
 from streamtrain.aggregate.exchange.barrier import check_machine
 from streamtrain.aggregate.exchange.lane_rows import device_slots_in, device_used_in, row_bytes, slots_in, used_in
-from streamtrain.aggregate.state import STATE_PARTS, Slot, State
+from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.job.optimizers import SGD
 from streamtrain.processes import open_lent
@@ -60,12 +61,10 @@ class Capacity:
         return (self.lanes + self.backup) * self.in_flight
 
 
-def state_sections(layout: Layout, *, averaged: bool, backup: int = 0) -> dict[str, tuple[int, torch.dtype]]:
+def state_sections(layout: Layout, sgd: SGD, *, backup: int = 0) -> dict[str, tuple[int, torch.dtype]]:
     """Elements and type of every part of a `State`, in its order."""
-    return {
-        "parameters": (layout.size, layout.dtype),
-        "momentum": (layout.size, layout.dtype),
-        "average": (layout.size if averaged else 0, layout.dtype),
+    vectors = dict.fromkeys(vectors_of(sgd), (layout.size, layout.dtype))
+    return vectors | {
         "buffers": (layout.buffer_size, torch.float64),
         "counters": (layout.counter_size, torch.int64),
         "uses": (len(layout.parameters), torch.int64),
@@ -76,15 +75,14 @@ def state_sections(layout: Layout, *, averaged: bool, backup: int = 0) -> dict[s
 
 def _sections(layout: Layout, sgd: SGD, capacity: Capacity) -> Iterator[tuple[str, int, torch.dtype]]:
     """Name, elements and type of every part of the block, in its order."""
-    slots, averaged = capacity.slots, sgd.average is not None
     yield "words", WORDS_A_LINE * (2 + capacity.workers), torch.int64
     for number in range(capacity.in_flight + 1):
-        for name, (elements, dtype) in state_sections(layout, averaged=averaged, backup=capacity.backup).items():
+        for name, (elements, dtype) in state_sections(layout, sgd, backup=capacity.backup).items():
             yield f"{name}.{number}", elements, dtype
-    for slot in range(slots):
+    for slot in range(capacity.slots):
         yield f"gradient.{slot}", layout.size, layout.dtype
-    yield "rows", slots * row_bytes(layout), torch.uint8
-    yield "claims", slots * 4, torch.int64
+    yield "rows", capacity.slots * row_bytes(layout), torch.uint8
+    yield "claims", capacity.slots * 4, torch.int64
     pieces = len(pieces_of(sgd, layout))
     yield "norms", 2 * pieces, torch.float64
     yield "changes", 2 * pieces, torch.float64
@@ -128,8 +126,10 @@ class Memory:
         self.in_flight, self.backup = capacity.in_flight, capacity.backup
         slots = capacity.slots
         self.words = memoryview(block).cast("q")[: WORDS_A_LINE * (2 + capacity.workers)]
+        names = state_sections(layout, sgd, backup=capacity.backup)
         self.states = tuple(
-            State(*(parts[f"{name}.{number}"] for name in STATE_PARTS)) for number in range(capacity.in_flight + 1)
+            State.of_parts({name: parts[f"{name}.{number}"] for name in names})
+            for number in range(capacity.in_flight + 1)
         )
         self.rows = rows = parts["rows"].view(slots, -1)
         self.slots = slots_in(layout, rows, [parts[f"gradient.{slot}"] for slot in range(slots)])
@@ -157,10 +157,10 @@ class DeviceMemory:
     """
 
     def __init__(self, layout: Layout, sgd: SGD, lanes: int, hosted: range, device: torch.device) -> None:
-        sections = state_sections(layout, averaged=sgd.average is not None).values()
+        sections = state_sections(layout, sgd).items()
         self.words = memoryview(bytearray(CACHE_LINE)).cast("q")
         self.states = tuple(
-            State(*(torch.zeros(elements, dtype=dtype, device=device) for elements, dtype in sections))
+            State.of_parts({name: torch.zeros(n, dtype=dtype, device=device) for name, (n, dtype) in sections})
             for _ in range(2)
         )
         self.rows = torch.zeros((lanes, row_bytes(layout)), dtype=torch.uint8, device=device)

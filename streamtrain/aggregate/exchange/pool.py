@@ -28,10 +28,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from streamtrain.aggregate.buffers import update_buffers
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.barrier import LOOK_SECONDS, sleep_while, wake
 from streamtrain.aggregate.exchange.memory import WORDS_A_LINE, Memory
-from streamtrain.aggregate.exchange.shared import moments_of, rest_of_state
+from streamtrain.aggregate.moments import totals_of
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import tree_sum_
 from streamtrain.errors import WorkerLost
@@ -186,7 +187,7 @@ class Pool:
         late, came = self._missing(step), np.flatnonzero(self._claims(step)[:, DONE] == step + 1)
         all_slots = self._slots(step)
         slots, used = [all_slots[row] for row in came], memory.used[self._place(step)][came]
-        totals, lanes = moments_of(slots), aggregator.norms.of_lanes(step, slots)
+        totals, lanes = totals_of(slots), aggregator.norms.of_lanes(step, slots)
         decision = aggregator.begin(step, used, old)
         for block in aggregator.blocks:
             mean = tree_sum_([slot.gradient[block.place] for slot in slots]).div_(max(totals[0].count, 1))
@@ -194,7 +195,7 @@ class Pool:
         decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
         for block in aggregator.blocks:
             aggregator.descend(block, decision, slots[0].gradient[block.place], old, new, memory.changes)
-        rest_of_state(slots, used, decision, old, new)
+        update_buffers(slots, used, decision, old, new)
         update = aggregator.norms.added(update, lanes, memory.norms, memory.changes)
         parts = tuple(self._part(step, int(row), old) for row in late)
         self._put_back(parts, new)

@@ -12,20 +12,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from streamtrain.aggregate.descent.aggregator import Aggregator, Decision
+from streamtrain.aggregate.buffers import update_buffers
+from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.decision import Decision
 from streamtrain.aggregate.descent.rules import Block
-from streamtrain.aggregate.descent.scaler import adapt
 from streamtrain.aggregate.exchange.barrier import Alone, Barrier, SharedBarrier
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import WORDS_A_LINE, DeviceMemory, Memory
+from streamtrain.aggregate.moments import totals_of
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, mean_of, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import ALIGNMENT
-from streamtrain.values import Moments, Update
+from streamtrain.values import Update
 
 
 class SharedExchange(Exchange):
@@ -70,7 +70,7 @@ class SharedExchange(Exchange):
         old, new = self.state, self.next_state
         self._add_up_mine()
         self._barrier.wait()  # every lane's contribution is there
-        totals, lanes = moments_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
+        totals, lanes = totals_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
         decision = aggregator.begin(self._step, memory.used, old)
         if self._clips_by_norm:
             for block, mean, nodes in self._shares:
@@ -84,7 +84,7 @@ class SharedExchange(Exchange):
                 self._gather(block, mean, nodes, totals[0].count, old)
                 aggregator.descend(block, decision, mean, old, new, memory.changes)
         if self._leads:
-            rest_of_state(memory.slots, memory.used, decision, old, new)
+            update_buffers(memory.slots, memory.used, decision, old, new)
 
         self._barrier.wait()  # the new state is whole
         if not self._clips_by_norm:
@@ -118,7 +118,7 @@ class SharedExchange(Exchange):
         for block, mean, _ in self._shares:
             self._aggregator.descend(block, decision, mean, old, new, self._memory.changes)
         if self._leads:
-            rest_of_state(self._memory.slots, self._memory.used, decision, old, new)
+            update_buffers(self._memory.slots, self._memory.used, decision, old, new)
         self._barrier.wait()
 
 
@@ -148,36 +148,6 @@ def means_of(aggregator: Aggregator, vector: torch.Tensor) -> list[torch.Tensor]
     ends = [block.place.stop - low for block, low in zip(blocks, lows, strict=True)]
     memory = torch.empty(max(ends), dtype=vector.dtype, device=vector.device)
     return [memory[block.place.start - low : end] for block, low, end in zip(blocks, lows, ends, strict=True)]
-
-
-def moments_of(slots: Sequence[Slot]) -> tuple[Moments, Moments]:
-    """Totals of the losses and of the errors, in lane order."""
-    loss, error = Moments(), Moments()
-    for slot in slots:
-        count, mean, m2, error_count, error_mean, error_m2 = slot.moments.tolist()
-        loss += Moments(int(count), mean, m2)
-        error += Moments(int(error_count), error_mean, error_m2)
-    return loss, error
-
-
-def rest_of_state(slots: Sequence[Slot], used: NDArray[np.uint8], decision: Decision, old: State, new: State) -> None:
-    """What is not a vector of parameters: buffers and counts.
-
-    Floating-point buffers are the mean over the lanes that had examples; others are those of the first of them,
-    which is lane 0 unless its examples were bad or late. After a skipped step all are as they were.
-    """
-    if decision.loss_scale:
-        adapt(old.scaler, new.scaler, torch.tensor(decision.overflowed, device=old.scaler.device))
-    if decision.skipped:
-        for name in ("buffers", "counters", "uses"):
-            getattr(new, name).copy_(getattr(old, name))
-        return
-    had = [slot for slot in slots if slot.moments[0]]  # some: else the step is skipped
-    if len(new.buffers):
-        new.buffers.copy_(tree_sum_([slot.buffers for slot in had]).div_(len(had)))
-    if len(new.counters):
-        new.counters.copy_(had[0].counters)
-    np.add(old.uses.numpy(), used.max(0), out=new.uses.numpy())
 
 
 def barrier_of(memory: Memory | DeviceMemory, worker: int, processes: Mapping[int, int]) -> Barrier:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from streamtrain.aggregate.descent.aggregator import Aggregator, Decision
+from streamtrain.aggregate.buffers import update_buffers
+from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.decision import Decision
 from streamtrain.aggregate.descent.rules import CHUNK
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
-from streamtrain.aggregate.exchange.shared import SharedExchange, rest_of_state
-from streamtrain.aggregate.state import STATE_PARTS
+from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.errors import NonFiniteError, WorkerLost
 from streamtrain.job import SGD, Group, Schedule
@@ -255,7 +256,7 @@ def test_promise_4_the_update_is_the_textbooks(name: str, workers: int) -> None:
     for place in layout.parameters:
         assert relative(place.view(final.parameters), expected[place.name]) < 1e-9
         if sgd.average:
-            assert relative(place.view(final.average), average[place.name]) < 1e-9
+            assert relative(place.view(final.evaluated), average[place.name]) < 1e-9
     assert [update.learning_rate for update in done[0]] == pytest.approx(
         [sgd.lr * factor(step) for step in range(STEPS)]
     )
@@ -273,7 +274,7 @@ def test_promise_5_same_bits_with_any_number_of_workers(name: str) -> None:
         memory, _, theirs, _ = run(SETTINGS[name], workers, torch.float32)
         other = memory.states[STEPS % 2]
         assert len(theirs[0]) == STEPS and theirs[0] == done[0]
-        assert all(torch.equal(getattr(one, part), getattr(other, part)) for part in STATE_PARTS)
+        assert all(torch.equal(part, other.parts[name]) for name, part in one.parts.items())
 
 
 def test_all_workers_see_the_same_updates() -> None:
@@ -297,7 +298,7 @@ def test_promise_6_a_non_finite_step_happens_not_at_all(where: str, value: float
     root = next(error for error in errors if isinstance(error, NonFiniteError))
     assert str(root).startswith("step 5: expected a finite loss and gradient, found loss")
     assert memory.words[0] == 5 and len(done[0]) == 5
-    assert torch.isfinite(memory.states[1].parameters).all() and torch.isfinite(memory.states[1].momentum).all()
+    assert all(torch.isfinite(vector).all() for vector in memory.states[1].vectors.values())
 
 
 def test_a_non_finite_step_is_passed_over_where_that_is_wanted() -> None:
@@ -309,7 +310,7 @@ def test_a_non_finite_step_is_passed_over_where_that_is_wanted() -> None:
     sgd = SGD(lr=0.1, momentum=0.9, average=0.9, nonfinite="skip", skip_limit=2)
     memory, _, done, errors = run(sgd, 2, torch.float32, each)
     assert not errors and [update.step for update in done[0] if update.skipped] == [0, 5, 6]
-    assert all(torch.isfinite(getattr(memory.states[STEPS % 2], part)).all() for part in STATE_PARTS)
+    assert all(torch.isfinite(part).all() for part in memory.states[STEPS % 2].parts.values())
     assert memory.states[0].uses.tolist() == [9, 9, 5, 5]
 
     _, _, done, errors = run(dataclasses.replace(sgd, skip_limit=1), 2, torch.float32, each)
@@ -322,7 +323,7 @@ def test_a_skipped_step_leaves_the_state_as_it_was() -> None:
 
     memory, _, done, _ = run(SGD(lr=0.1, momentum=0.9, average=0.9, nonfinite="skip"), 1, torch.float32, each)
     assert done[0][-1].skipped
-    assert all(torch.equal(*(getattr(half, part) for half in memory.states)) for part in STATE_PARTS)
+    assert all(torch.equal(part, memory.states[1].parts[name]) for name, part in memory.states[0].parts.items())
 
 
 def test_buffers_are_the_mean_over_the_lanes_that_had_examples_and_integers_those_of_the_first_of_them() -> None:
@@ -333,9 +334,9 @@ def test_buffers_are_the_mean_over_the_lanes_that_had_examples_and_integers_thos
         slot.buffers.fill_(10.0**lane)
         slot.counters.fill_(lane)
         slot.moments[0] = examples
-    rest_of_state(memory.slots, memory.used, Decision(0, 0.1), old, new)
+    update_buffers(memory.slots, memory.used, Decision(0, 0.1), old, new)
     assert set(new.buffers.tolist()) == {(10 + 100 + 1000) / 3} and new.counters.tolist() == [1]
-    rest_of_state(memory.slots, memory.used, Decision(1, 0.1, skipped=True), new, old)
+    update_buffers(memory.slots, memory.used, Decision(1, 0.1, skipped=True), new, old)
     assert torch.equal(old.buffers, new.buffers) and torch.equal(old.counters, new.counters)
 
 

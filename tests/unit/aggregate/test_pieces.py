@@ -129,7 +129,7 @@ def test_clipping_by_norm_is_pytorchs() -> None:
     parameter.grad = gradient.clone()
     torch.nn.utils.clip_grad_norm_([parameter], 2.0)
     torch.testing.assert_close(gradient * clip_scale(norm, 2.0), parameter.grad)
-    assert clip_scale(1.0, 2.0) == clip_scale(1.0, None) == 1.0
+    assert clip_scale(1.0, 2.0) == 1.0
     assert math.isnan(norm_of([1.0, math.inf])) and math.isnan(norm_of([math.nan]))
 
 

@@ -163,7 +163,7 @@ def test_the_average_is_what_is_evaluated_and_kept(job: st.Job, tmp_path: Path) 
     result, fleet = run(job, tmp_path)
     state = fleet.worker._exchange.state
     first = fleet.worker._gradient.layout.parameters[0]
-    assert torch.equal(result.parameters[first.name], first.view(state.average))
+    assert torch.equal(result.parameters[first.name], first.view(state.evaluated))
     twin = model()
     twin.load_state_dict(result.parameters)
     arrays = fleet.worker._plan.reader("validation").read(0, 180)

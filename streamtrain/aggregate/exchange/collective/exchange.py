@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from streamtrain.aggregate.buffers import update_buffers
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.exchange.collective.ahead import Ahead
@@ -23,7 +24,8 @@ from streamtrain.aggregate.exchange.collective.group import Membership, lost_wor
 from streamtrain.aggregate.exchange.collective.wire import Wire
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import Memory
-from streamtrain.aggregate.exchange.shared import barrier_of, moments_of, rest_of_state
+from streamtrain.aggregate.exchange.shared import barrier_of
+from streamtrain.aggregate.moments import totals_of
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, mean_of, node_sum_, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import Layout
@@ -118,14 +120,14 @@ class CollectiveExchange(Exchange):
             with lost_workers(f"in step {self._step}"):
                 self._talk(self._wire, old, new)
         self._barrier.wait()  # the means of all lanes' gradients are there
-        totals, lanes = moments_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
+        totals, lanes = totals_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
         begun = aggregator.begin(self._step, memory.used, old)
         decision, update = aggregator.decide(begun, totals, memory.norms.tolist())
         if decision.skipped or not self._at_once:
             for block, mean in self._means:
                 aggregator.descend(block, decision, mean, old, new, memory.changes)
         if self._leads:
-            rest_of_state(memory.slots, memory.used, decision, old, new)
+            update_buffers(memory.slots, memory.used, decision, old, new)
         self._barrier.wait()  # the new state is whole
         self._commit(writes=self._leads)
         return aggregator.norms.added(update, lanes, memory.norms, memory.changes)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamtrain.aggregate.descent.aggregator import Aggregator, Decision
+from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.decision import Decision
 from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.state import State
 from streamtrain.values import StepTimes

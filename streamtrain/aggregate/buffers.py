@@ -1,0 +1,67 @@
+"""What an update changes beside the vectors: the model's buffers, counts of updates, and the loss's scale.
+
+Floating-point buffers become the mean over the lanes that had examples; others are those of the first of them, which
+is lane 0 unless its examples were bad or late. After a skipped step all are as they were, but for the scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamtrain.aggregate.descent.decision import Decision, DeviceDecision
+from streamtrain.aggregate.descent.scaler import adapt
+from streamtrain.aggregate.state import DeviceSlot, Slot, State
+from streamtrain.aggregate.tree import tree_sum_
+
+
+def update_buffers(slots: Sequence[Slot], used: NDArray[np.uint8], decision: Decision, old: State, new: State) -> None:
+    """Writes these parts of the new state; by one worker of those who share it.
+
+    Args:
+        slots: of the lanes, in order; what their buffers hold is used up.
+        used: shape (lanes, parameters), 1 where a lane has a gradient.
+    """
+    if decision.loss_scale:
+        adapt(old.scaler, new.scaler, torch.tensor(decision.overflowed, device=old.scaler.device))
+    if decision.skipped:
+        new.buffers.copy_(old.buffers)
+        new.counters.copy_(old.counters)
+        new.uses.copy_(old.uses)
+        return
+    had = [slot for slot in slots if slot.moments[0]]  # some: else the step is skipped
+    if len(new.buffers):
+        new.buffers.copy_(tree_sum_([slot.buffers for slot in had]).div_(len(had)))
+    if len(new.counters):
+        new.counters.copy_(had[0].counters)
+    np.add(old.uses.numpy(), used.max(0), out=new.uses.numpy())
+
+
+def update_buffers_on_device(
+    slots: Sequence[DeviceSlot],
+    used: torch.Tensor,
+    decision: DeviceDecision,
+    old: State,
+    new: State,
+    *,
+    scaled: bool,
+) -> None:
+    """The same without waiting for the device.
+
+    Args:
+        used: of each parameter, whether a lane has a gradient.
+        scaled: whether losses are scaled.
+    """
+    had = torch.stack([slot.moments[0] > 0 for slot in slots])
+    if len(new.buffers):
+        whole = tree_sum_([torch.where(lane, slot.buffers, 0.0) for lane, slot in zip(had, slots, strict=True)])
+        new.buffers.copy_(torch.where(decision.goes, whole / had.sum().clamp(min=1), old.buffers))
+    if len(new.counters):
+        first = torch.index_select(torch.stack([slot.counters for slot in slots]), 0, had.int().argmax().view(1))
+        new.counters.copy_(torch.where(decision.goes, first[0], old.counters))
+    new.uses.copy_(torch.where(decision.goes, old.uses + used, old.uses))
+    if scaled:
+        adapt(old.scaler, new.scaler, decision.overflowed)

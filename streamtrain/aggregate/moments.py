@@ -1,0 +1,74 @@
+"""Moments of losses and errors: left in a lane's slot, and added up over the lanes; on the host or on a device.
+
+The formulas are those of `streamtrain.values`. On a device a sample's moments are a tensor of shape (3,), float64:
+count, mean, and sum of squared deviations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from streamtrain.aggregate.state import DeviceSlot, Slot
+from streamtrain.values import Moments, merged_moments
+
+KNOWN_TO_NUMPY = (torch.float32, torch.float64)
+Values = tuple[torch.Tensor, torch.Tensor]
+"""Loss and error of each example, shape (examples,)."""
+
+
+def moments_of(values: torch.Tensor) -> Moments:
+    """Of each example's loss or error; waits for the device where there is one."""
+    values = values.detach().cpu()
+    return Moments.of((values if values.dtype in KNOWN_TO_NUMPY else values.double()).numpy())
+
+
+def leave_moments(slot: Slot | DeviceSlot, pieces: Sequence[Values]) -> None:
+    """Leaves the moments of a lane's losses and errors in its slot; on a device without waiting for it.
+
+    Args:
+        pieces: of the lane's examples; none where it has none, and the slot says so already.
+    """
+    if not pieces:
+        return
+    if isinstance(slot, DeviceSlot):
+        both = ([device_moments_of(values) for values in each] for each in zip(*pieces, strict=True))
+        slot.moments.copy_(torch.cat([_merged_on_device(each) for each in both]))
+        return
+    loss, error = Moments(), Moments()
+    for losses, errors in pieces:
+        loss += moments_of(losses)
+        error += moments_of(errors)
+    slot.moments[:] = (loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2)
+
+
+def totals_of(slots: Sequence[Slot]) -> tuple[Moments, Moments]:
+    """Moments of the minibatch's losses and of its errors, added in lane order."""
+    loss, error = Moments(), Moments()
+    for slot in slots:
+        count, mean, m2, error_count, error_mean, error_m2 = slot.moments.tolist()
+        loss += Moments(int(count), mean, m2)
+        error += Moments(int(error_count), error_mean, error_m2)
+    return loss, error
+
+
+def device_totals_of(slots: Sequence[DeviceSlot]) -> torch.Tensor:
+    """The same on a device: those of the losses, then those of the errors, shape (6,)."""
+    losses, errors = ([slot.moments[half] for slot in slots] for half in (slice(0, 3), slice(3, 6)))
+    return torch.cat([_merged_on_device(losses), _merged_on_device(errors)])
+
+
+def device_moments_of(values: torch.Tensor) -> torch.Tensor:
+    """Of each example's loss or error, on their device."""
+    data = values.detach().double().flatten()
+    mean = data.mean()
+    return torch.stack([torch.full_like(mean, data.numel()), mean, (data - mean).square().sum()])
+
+
+def _merged_on_device(samples: Sequence[torch.Tensor]) -> torch.Tensor:
+    whole = samples[0]
+    for sample in samples[1:]:
+        count = whole[0] + sample[0]
+        whole = torch.stack([count, *merged_moments(whole, sample, count.clamp(min=1))])
+    return whole
