@@ -45,7 +45,7 @@ class SubmitArguments:
     """Runs a job on a Ray cluster: ships the job file, the Python files beside it and this package, and trains there.
 
     All other flags are those of `streamtrain train`. Environment variables of MLflow (MLFLOW_…) and the stores (AWS_…,
-    HF_…) go with it, readable for whoever may read the cluster's jobs.
+    AZURE_…, GOOGLE_…, HF_…) go with it, readable for whoever may read the cluster's jobs.
     """
 
     job: tyro.conf.Positional[Path]

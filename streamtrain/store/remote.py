@@ -30,6 +30,8 @@ WINDOW = 3
 """Requests of one fetch that are on their way at once."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "hf": "hf"}
+VARIABLES = {"s3": ("AWS_",), "gs": ("GOOGLE_",), "az": ("AZURE_",), "hf": ("HF_",)}
+"""How the names of environment variables begin in which a store's own tools look for credentials, by its extra."""
 
 
 class Store:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY")
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|(ACCESS|ACCOUNT|STORAGE)_KEY|CONNECTION_STRING")
 _PLACE = re.compile(r"_(PATH|FILE|DIR|MODE|URL|URI)$")
 SHORTEST = 8
 """Characters of a secret: a shorter value is as likely a word of the text."""

@@ -126,7 +126,9 @@ def test_no_secret_of_a_url_is_shown(userinfo: str, query: str) -> None:
 
 
 def test_no_secret_of_the_environment_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "my_api_key"):
+    azures = ("ACCOUNT_KEY", "KEY", "SAS_TOKEN", "CONNECTION_STRING")
+    others = ("MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "my_api_key")
+    for name in (*others, "AZURE_CLIENT_SECRET", *(f"AZURE_STORAGE_{name}" for name in azures)):
         monkeypatch.setenv(name, f"value of {name}")
         assert masked(f"Authorization: Bearer value of {name}!") == "Authorization: Bearer ***!"
     for name, value in (("RAY_AUTH_TOKEN_PATH", "/a/long/path"), ("HF_TOKEN", "short"), ("HOME", "/a/long/home")):

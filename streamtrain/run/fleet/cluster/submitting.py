@@ -19,8 +19,9 @@ from typing import Any
 
 import streamtrain
 from streamtrain.errors import ConfigError, TrainingError, complaint, one_line
+from streamtrain.store.remote import VARIABLES
 
-SHIPPED_VARIABLES = ("MLFLOW_", "AWS_", "HF_")
+SHIPPED_VARIABLES = ("MLFLOW_", *(prefix for prefixes in VARIABLES.values() for prefix in prefixes))
 """How the names of environment variables begin that go with a job: where MLflow is, and who reads the stores."""
 HOW_TO_PROVE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
 STARTING = "No available agent"
