@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order
@@ -134,7 +136,8 @@ def _class_lines(found: dict[str, Any]) -> list[str]:
     names = next((field["classes"] for field in found["fields"] if field["classes"]), None)
     lines = ["", f"{'class':<16}" + "".join(f"{name:>14}" for name in splits)]
     for value in values[:SHOWN_CLASSES]:
-        label = value if names is None else f"{value} {names[int(value)]}"
+        known = names is not None and 0 <= int(value) < len(names)
+        label = f"{value} {names[int(value)]}" if names is not None and known else value
         shares = (f"{counts.get(value, 0) / sum(counts.values()):>14.2%}" for counts in splits.values())
         lines.append(f"{label:<16}" + "".join(shares))
     if len(values) > SHOWN_CLASSES:
@@ -196,7 +199,7 @@ def _shown(arrays: Arrays) -> dict[str, str]:
         value = array[0]
         shown[name] = (
             f"{value.dtype} of shape {value.shape}, {value.min()} … {value.max()}"
-            if value.ndim and value.dtype.kind in "iufb"
+            if isinstance(value, np.ndarray) and value.size and value.dtype.kind in "iufb"
             else str(value)[:100]
         )
     return shown

@@ -112,7 +112,7 @@ class FieldEncoder:
         """The type of one example's value where all have one dtype and shape, little-endian; else ``None``."""
         if self.counts:
             return np.dtype("<i8")
-        if self._form is None or self._member.rpartition(".")[2] != "npy":
+        if self._form is None or self._form[1] is None or self._member.rpartition(".")[2] != "npy":
             return None
         dtype, shape = self._form
         return np.dtype((np.dtype(dtype).newbyteorder("<"), shape))
@@ -231,9 +231,9 @@ class FieldEncoder:
         if array.dtype.hasobject or array.dtype.kind not in "biufc":
             raise self._wrong(where, "numbers", f"dtype {array.dtype}", "convert it in the source")
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
-        form = (array.dtype.name, array.shape)
-        if self._form is None:
-            self._form, self._header = form, npy_header(array)
+        form: Form = (array.dtype.name, None if self._notes.varies else array.shape)
+        if self._form is None or self._notes.varies:
+            self._form, self._header = (self._form or form), npy_header(array)
         if form != self._form:
             raise self._wrong(where, _shown(self._form), _shown(form), "bring all examples to one dtype and shape")
         if array.dtype.kind in "fc" and not self._notes.missing and not np.isfinite(array).all():
@@ -343,4 +343,4 @@ def _kind(data: bytes) -> str:
 
 
 def _shown(form: Form) -> str:
-    return f"{form[0]} of shape {form[1]}"
+    return f"{form[0]} of {'any shape' if form[1] is None else f'shape {form[1]}'}"

@@ -40,11 +40,12 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Member:
-    """One member to decode."""
+    """One member to decode; ``varies`` where arrays have different shapes, so that each is an object of its batch."""
 
     data: NDArray[np.uint8]
     decode: Decoder
     extension: str
+    varies: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,26 @@ class Assembler:
                 do = "mend it, or set data.on_bad_example to skip"
                 raise ShardError(complaint(place, expected=expected, found=one_line(error), do=do)) from None
         if self._decoding.map is not None:
-            values = _mapped(self._decoding.map, values, row.where)
-        return {name: np.asarray(value) for name, value in values.items()}
+            return {name: _held(value) for name, value in _mapped(self._decoding.map, values, row.where).items()}
+        objects = {name for name, member in row.members.items() if member.varies or isinstance(values[name], list)}
+        return {name: boxed(value) if name in objects else _held(value) for name, value in values.items()}
 
     def _skip(self, row: Row, error: StreamtrainError) -> Skip:
         if self._decoding.on_bad_example == "stop":
             raise error
         return Skip(row.where, str(error))
+
+
+def boxed(value: Any) -> NDArray[Any]:
+    """One object, whatever it is, as an array without axes: its batch is an array of objects."""
+    box = np.empty(1, object)  # with an axis, since an array would be spread over one without
+    box[0] = value
+    return box.reshape(())
+
+
+def _held(value: Any) -> NDArray[Any]:
+    """The value as an array; a text, bytes or a dict stay what they are: numpy would cut their last zeros."""
+    return boxed(value) if isinstance(value, str | bytes | dict) else np.asarray(value)
 
 
 def _room(value: NDArray[Any], rows: int, where: str) -> NDArray[Any]:

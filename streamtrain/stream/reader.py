@@ -232,7 +232,7 @@ class Reader:
         made = []
         for at, row in enumerate(rows.tolist()):
             members = {
-                name: Member(column.member(row), self._decoders[name], field.member)
+                name: Member(column.member(row), self._decoders[name], field.member, _varies(field))
                 for name, field, column in opened.encoded
             }
             values = {name: array[at] for name, array in fixed.items()} if mapped else {}
@@ -328,6 +328,11 @@ def _joined(pieces: Sequence[Arrays]) -> Arrays:
 
 def _bytes(arrays: Arrays) -> int:
     return sum(array.nbytes for array in arrays.values())
+
+
+def _varies(field: Field) -> bool:
+    """Whether its examples are arrays of different shapes."""
+    return field.shape is None and field.dtype is not None and field.member.endswith(".npy")
 
 
 def _field(place: str, manifest: Manifest, name: str) -> Field:

@@ -31,7 +31,7 @@ def open_source(source: str, options: PackOptions | None = None, like: Manifest 
     label = options.label
     suffix = path.suffix.lower()
     if not path.exists():
-        if source.startswith(hub.PREFIX):
+        if source.startswith(hub.PREFIX) or hub.is_saved(source):
             return table.from_table(hub.from_hub(source), options, like)
         if "{" in source or "*" in source:
             return tars.from_pattern(source, label)
@@ -58,7 +58,7 @@ def _folder(path: Path, options: PackOptions, like: Manifest | None) -> Source:
     from streamtrain.packing.sources.tables.reading import hub, table_files
 
     label = options.label
-    if any((path / name).exists() for name in hub.SAVED):
+    if hub.is_saved(str(path)):
         return table.from_table(hub.from_hub(str(path)), options, like)
     found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     if not found:

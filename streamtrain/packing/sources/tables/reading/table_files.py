@@ -104,7 +104,7 @@ def from_files(
         borders=tuple(sorted(borders)),
         bytes=sum(file.stat().st_size for file in files),
         files=tuple(files),
-        nameless=_nameless(schema),
+        nameless=nameless(schema.names),
         markers=tuple(marker.name for marker in markers),
     )
 
@@ -185,13 +185,9 @@ def _field(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind)
 
 
-def _nameless(schema: pa.Schema) -> dict[str, str]:
+def nameless(names: Sequence[str]) -> dict[str, str]:
     """Columns that nobody named, and what they are."""
-    return {
-        name: INDEX
-        for name in schema.names
-        if not name or name.startswith(("__index_level_", "Unnamed: ", "(no name "))
-    }
+    return {name: INDEX for name in names if not name or name.startswith(("__index_level_", "Unnamed: ", "(no name "))}
 
 
 def _read(parts: Sequence[_Part], own: Sequence[str], start: int, schema: pa.Schema) -> Iterator[Rows]:
