@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from streamtrain.run.train import train
     from streamtrain.run.watching.probing import probe
     from streamtrain.stream.batches import open  # noqa: A004  # `st.open` says what it does
+    from streamtrain.track.tracker import Tracker
 
 _ERRORS = (
     *("ConfigError", "DataError", "Interrupted", "JobError", "ManifestError", "NonFiniteError", "ShardError"),
@@ -70,6 +71,7 @@ _LATE = {
     "Evaluation": "streamtrain.run.outcome.result",
     "Result": "streamtrain.run.outcome.result",
     "table": "streamtrain.run.outcome.report",
+    "Tracker": "streamtrain.track.tracker",
     "train": "streamtrain.run.train",
 }
 
@@ -100,6 +102,7 @@ __all__ = [
     "StoreError",
     "StreamtrainError",
     "Synchronous",
+    "Tracker",
     "Tracking",
     "TrackingError",
     "TrainingError",

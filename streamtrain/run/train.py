@@ -32,7 +32,9 @@ RUNS = itertools.count()
 """Of this process."""
 
 
-def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | str = False) -> Result:
+def train(
+    job: Job, *, name: str = "job", quiet: bool = False, resume: bool | str = False, tracker: Tracker | None = None
+) -> Result:
     """Trains ``job`` on Ray: on this machine, or on the cluster that RAY_ADDRESS names.
 
     Args:
@@ -40,6 +42,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
         quiet: nothing about progress on standard error.
         resume: goes on with the newest run of this name, or with the one whose folder is given, from its last good
             checkpoint; begins where there is none.
+        tracker: takes the run's numbers in place of MLflow.
 
     Raises:
         ConfigError, DataError: before anything starts.
@@ -54,7 +57,7 @@ def train(job: Job, *, name: str = "job", quiet: bool = False, resume: bool | st
     run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
     prepared = _prepared(job, run_name, resume, terminal)
     plan, last = prepared.plan, prepared.last
-    tracker = _tracker(job)
+    tracker = tracker or _tracker(job)
     _announce(plan, run_name, terminal)
     start_ray(terminal.line)
     check_resources(plan)

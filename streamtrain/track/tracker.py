@@ -56,106 +56,127 @@ class ModelCard:
 
 
 class Tracker(Protocol):
-    """See the module. ``begin`` comes first, ``finish`` last."""
+    """Where the numbers of a run go: what `st.train(job, tracker=...)` takes in place of MLflow.
+
+    Any class with these methods is one; it need not inherit from this. `begin` is called once and first, `finish` once
+    and last, also where the run fails; between them the others, in any order and number. Calls come from the thread
+    that trains (where SIGTERM took all workers too, `finish` comes from another): a call that waits for a server keeps
+    every worker waiting, so hand over and return. What a call raises ends the run: catch what a server does.
+
+    A `Reading` is one point: ``name`` (``prefix/quantity``; `streamtrain/track/README.md` lists them), ``value`` (a
+    float, perhaps NaN or infinite), ``step`` (from 0; of passes from 1), ``time`` (Unix seconds). The points of one
+    curve come in order of their steps, but for a run that begins again from a checkpoint: it measures the steps since
+    then once more, with the same values. Keep the first point of a step.
+    """
 
     @property
     def run_id(self) -> str | None:
-        """The server's name of the run, once the server has answered."""
+        """The server's name of the run, once the server has answered; ``None`` where there is no such name.
+
+        It is kept in checkpoints, and given to `begin` when the run is resumed.
+        """
 
     def begin(self, card: RunCard, folder: Path, run_id: str | None = None) -> None:
-        """Opens the run; ``folder`` is the run's own and exists.
+        """Opens the run.
 
-        A folder that holds a journal already continues that run. So does ``run_id``, the server's name of an
-        earlier run, where the folder is a new one. Points at steps that a curve has already are then dropped.
+        Args:
+            card: its name, settings, tags and data sets.
+            folder: the run's own; it exists, and a tracker may write files of its own into it. One that was written
+                to before is that of a run that is resumed: this continues it.
+            run_id: what the property of that name was, of a run that is resumed.
         """
 
     def log(self, readings: Sequence[Reading]) -> None:
-        """Points of curves."""
+        """Takes points of curves: some dozens, about once a second."""
 
     def artifact(self, file: Path, place: str) -> None:
-        """A file in the run's folder to keep under ``place``; it must stay as it is until ``finish`` returns."""
+        """Takes a file in the run's folder, to be kept under ``place``; it stays as it is until `finish` returns."""
 
     def tag(self, name: str, value: str) -> None:
-        """A fact about the run, to be searched for."""
+        """Takes a fact about the run, to be searched for; a later value of a name replaces the one before."""
 
     def describe(self, markdown: str) -> None:
-        """What the run's page says about it."""
+        """Takes what the run's page shall say about it."""
 
     def model(self, card: ModelCard) -> None:
-        """The run's model, to be found by the server's users."""
+        """Takes the trained model, for the server's users to find."""
 
     def finish(self, status: Status, note: str) -> str | None:
         """Closes the run; waits a bounded time for what is not delivered yet.
 
+        Args:
+            status: how it ended. note: why, in words.
+
         Returns:
-            One line that says what stayed behind and where, or ``None``.
+            One line that says what stayed behind and where; ``None`` where everything was delivered.
         """
 
 
 class Trackers:
-    """Several that are told the same points; the first has all the rest."""
+    """A tracker, and others that take the same points; only the first takes all the rest."""
 
     def __init__(self, first: Tracker, *others: Tracker) -> None:
-        self._first, self._others = first, others
+        self._first = first
+        self._others = others
 
     @property
     def run_id(self) -> str | None:
-        """See `Tracker`."""
+        """The first one's."""
         return self._first.run_id
 
     def log(self, readings: Sequence[Reading]) -> None:
-        """See `Tracker`."""
+        """Hands the points to every tracker, in order."""
         for each in (self._first, *self._others):
             each.log(readings)
 
     def begin(self, card: RunCard, folder: Path, run_id: str | None = None) -> None:
-        """See `Tracker`."""
+        """Opens the run with the first."""
         self._first.begin(card, folder, run_id)
 
     def artifact(self, file: Path, place: str) -> None:
-        """See `Tracker`."""
+        """Hands the file to the first."""
         self._first.artifact(file, place)
 
     def tag(self, name: str, value: str) -> None:
-        """See `Tracker`."""
+        """Hands the fact to the first."""
         self._first.tag(name, value)
 
     def describe(self, markdown: str) -> None:
-        """See `Tracker`."""
+        """Hands the description to the first."""
         self._first.describe(markdown)
 
     def model(self, card: ModelCard) -> None:
-        """See `Tracker`."""
+        """Hands the model to the first."""
         self._first.model(card)
 
     def finish(self, status: Status, note: str) -> str | None:
-        """See `Tracker`."""
+        """Closes the run with the first, and returns its line."""
         return self._first.finish(status, note)
 
 
 class NoTracker:
-    """Tracking switched off."""
+    """Takes everything and keeps nothing: tracking that is switched off, and a base for trackers of a few calls."""
 
     run_id: str | None = None
 
     def begin(self, card: RunCard, folder: Path, run_id: str | None = None) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def log(self, readings: Sequence[Reading]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def artifact(self, file: Path, place: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def tag(self, name: str, value: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def describe(self, markdown: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def model(self, card: ModelCard) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def finish(self, status: Status, note: str) -> str | None:
-        """Nothing."""
+        """Does nothing."""
         return None

@@ -155,6 +155,7 @@ PUBLIC = tuple(
             "StoreError",
             "StreamtrainError",
             "Synchronous",
+            "Tracker",
             "Tracking",
             "TrackingError",
             "TrainingError",

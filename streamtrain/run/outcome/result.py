@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Both risks at the parameters after ``step`` updates.
+    """Both risks of a run at one place on its way, at the same parameters.
 
-    ``examples_used`` counts every use of an example so far, ``passes`` the passes, the last perhaps in part.
-    ``progressive`` is over the last window before the updates that lead here; ``None`` after the first pass,
-    from when on examples come again. ``held_out`` is the generalization risk part by part, to be paired with others.
+    Attributes:
+        step: updates in these parameters.
+        examples_used: every use of an example so far counted.
+        empirical: on training examples, as many as are held out; each risk has the mean, the standard error and the
+            number of examples of the loss, the error and the job's metrics.
+        generalization: on all of the validation split.
+        passes: through the training split so far, the last perhaps in part.
+        progressive: over the last window of minibatches before these updates, each measured before its own; ``None``
+            after the first pass, since examples come again from then on.
+        held_out: the generalization risk part by part, to be paired with a measurement on the same examples.
     """
 
     step: int
