@@ -13,8 +13,24 @@ from numpy.typing import NDArray
 Arrays = dict[str, NDArray[np.generic]]
 """Fields of a batch of examples: name -> array whose first axis is the example."""
 
-Selection = tuple[tuple[int, int], ...] | NDArray[np.int64]
-"""Examples of the stored order: runs ``(start, stop)``, or numbers one by one."""
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Examples of the stored order, in the order in which they are used, and the pass that uses them.
+
+    ``runs``: ``(start, stop)``, one after the other; ``numbers``: one by one, in place of runs where they lie apart.
+    """
+
+    pass_index: int
+    runs: tuple[tuple[int, int], ...] = ()
+    numbers: NDArray[np.int64] | None = None
+
+    def each(self) -> NDArray[np.int64]:
+        """The stored number of every example."""
+        if self.numbers is not None:
+            return self.numbers
+        runs = [np.arange(start, stop, dtype=np.int64) for start, stop in self.runs]
+        return np.concatenate(runs) if runs else np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, order=True)

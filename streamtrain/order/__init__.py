@@ -10,6 +10,7 @@ from streamtrain.order.minibatch import Order
 from streamtrain.order.passes import Passes, Reshuffle, passes_of
 from streamtrain.order.randomness import lane_seed
 from streamtrain.order.segments import SegmentedOrder
+from streamtrain.order.selections import select_lanes, select_minibatch
 from streamtrain.order.slices import evaluation_slice, evaluation_slices
 
 __all__ = [
@@ -25,4 +26,6 @@ __all__ = [
     "lanes_of",
     "lanes_of_worker",
     "passes_of",
+    "select_lanes",
+    "select_minibatch",
 ]

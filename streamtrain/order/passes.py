@@ -31,9 +31,9 @@ class Passes(Protocol):
 class StoredPasses:
     """Every pass takes the stored order."""
 
-    def stored(self, pass_index: int, start: int, stop: int) -> Selection:  # noqa: ARG002  # the same in every pass
-        """See `Passes`."""
-        return ((start, stop),)
+    def stored(self, pass_index: int, start: int, stop: int) -> Selection:
+        """The same examples."""
+        return Selection(pass_index, ((start, stop),))
 
 
 class ShardPasses:
@@ -51,9 +51,9 @@ class ShardPasses:
         self._of_pass = functools.lru_cache(maxsize=2)(self._permuted)
 
     def stored(self, pass_index: int, start: int, stop: int) -> Selection:
-        """See `Passes`."""
+        """Where they lie: a run of each shard that this part of the pass takes."""
         if pass_index == 0:
-            return ((start, stop),)
+            return Selection(0, ((start, stop),))
         shards, begins = self._of_pass(pass_index)
         at = bisect.bisect_right(begins, start) - 1
         runs = []
@@ -63,7 +63,7 @@ class ShardPasses:
             if start < end:
                 runs.append((first, first + end - start))
             start, at = end, at + 1
-        return tuple(runs)
+        return Selection(pass_index, tuple(runs))
 
     def _permuted(self, pass_index: int) -> tuple[list[int], list[int]]:
         """The shards in this pass's order, and where each begins in it."""
@@ -89,16 +89,16 @@ class ExamplePasses:
         self._half = np.uint64(max(1, -(-(examples - 1).bit_length() // 2)))
 
     def stored(self, pass_index: int, start: int, stop: int) -> Selection:
-        """See `Passes`."""
+        """Where they lie: number by number, after the first pass."""
         if pass_index == 0:
-            return ((start, stop),)
+            return Selection(0, ((start, stop),))
         keys = [np.uint64(lane_seed(self._seed, pass_index, turn)) for turn in range(1, ROUNDS + 1)]
         numbers = self._network(np.arange(start, stop, dtype=np.uint64), keys)
         outside = np.flatnonzero(numbers >= self._examples)
         while outside.size:
             numbers[outside] = self._network(numbers[outside], keys)
             outside = outside[numbers[outside] >= self._examples]
-        return numbers.astype(np.int64)
+        return Selection(pass_index, numbers=numbers.astype(np.int64))
 
     def _network(self, numbers: NDArray[np.uint64], keys: Sequence[np.uint64]) -> NDArray[np.uint64]:
         mask = (np.uint64(1) << self._half) - np.uint64(1)
@@ -109,7 +109,7 @@ class ExamplePasses:
 
 
 def passes_of(reshuffle: Reshuffle, examples: int, starts: Sequence[int], seed: int) -> Passes:
-    """The orders that a job asks for; see the classes for the arguments."""
+    """The orders that a job asks for: ``starts`` as in `ShardPasses`, ``examples`` as in `ExamplePasses`."""
     if reshuffle == "shards":
         return ShardPasses(starts, seed)
     return ExamplePasses(examples, seed) if reshuffle == "examples" else StoredPasses()

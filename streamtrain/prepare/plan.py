@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from streamtrain.errors import ConfigError, ManifestError, complaint
 from streamtrain.job import Epochs, Job, Online
-from streamtrain.order import Order, Passes, Reshuffle, SegmentedOrder, passes_of
+from streamtrain.order import Order, Passes, Reshuffle, SegmentedOrder, passes_of, select_lanes
 from streamtrain.shards import Manifest
 from streamtrain.store import local_path, masked
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.opening import fetched_files, open_dataset, shards_of
 from streamtrain.stream.reader import Reader
-from streamtrain.values import Skip
+from streamtrain.values import Selection, Skip
 
 EVALUATION_SLICE = 500
 """Examples that a worker evaluates at once."""
@@ -63,6 +63,10 @@ class Plan:
         if isinstance(self.job.mode, Epochs) and self.job.mode.reshuffle != "stored":
             return []
         return self.order.left(lanes, self.order.position(step).step if self.passes == 1 else 0)
+
+    def selections(self, lanes: range, step: int) -> Iterator[Selection]:
+        """What the worker that hosts ``lanes`` reads from global ``step`` to the end of the longest possible run."""
+        return select_lanes(self.order, self.pass_orders, lanes, step, self.total_steps)
 
     @property
     def pass_orders(self) -> Passes:

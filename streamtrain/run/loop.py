@@ -12,17 +12,6 @@ from streamtrain.run.fleet.processes.clock import Clock
 from streamtrain.values import Arrays, Selection, Update
 
 
-def selections_from(
-    order: Order | SegmentedOrder, passes: Passes, lanes: range, step: int, total_steps: int
-) -> Iterator[Selection]:
-    """What the worker that hosts ``lanes`` reads from global ``step`` to the end of the longest possible run."""
-    for each in range(step, total_steps):
-        position = order.position(each)
-        for part in order.minibatch(position).parts[lanes.start : lanes.stop]:
-            if part.examples:
-                yield passes.stored(position.pass_index, part.start, part.stop)
-
-
 def updates(
     order: Order | SegmentedOrder,
     lanes: range,
@@ -36,7 +25,7 @@ def updates(
 
     Args:
         lanes: those that this worker hosts.
-        arrays: the examples of their parts, in `selections_from`'s order; without the bad ones that are skipped.
+        arrays: the examples of their parts, in `select_lanes`'s order; without the bad ones that are skipped.
     """
     while True:
         step = exchange.step

@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import CACHE_BYTES
-from streamtrain.order import Order, Reshuffle, lane, passes_of
+from streamtrain.order import Order, Reshuffle, lane, passes_of, select_minibatch
 from streamtrain.stream.ahead.copies import Copies
 from streamtrain.stream.examples import Decoding, Map
 from streamtrain.stream.fetch.cache import cache_folder
@@ -256,14 +256,11 @@ class Batches(BatchDataset):
 
     def _selection(self, pass_index: int, step: int) -> Selection:
         choice = self._choice
-        if choice.order.lanes == 1:
+        if choice.order.lanes == 1:  # a minibatch is one run of the pass: the usual case, kept short
             start = step * choice.order.batch_size
             stop = min(start + choice.order.batch_size, choice.order.used)
             return self._passes.stored(pass_index, start, stop)
-        parts = choice.order.minibatch(Position(pass_index, step)).parts
-        chosen = parts if choice.lane is None else parts[choice.lane : choice.lane + 1]
-        found = [self._passes.stored(pass_index, part.start, part.stop) for part in chosen if part.examples]
-        return _joined(found)
+        return select_minibatch(choice.order, self._passes, Position(pass_index, step), choice.lane)
 
 
 class Samples(SampleDataset):
@@ -287,14 +284,6 @@ class Samples(SampleDataset):
 def _carried(position: Position, steps: int) -> tuple[int, int]:
     """The end of a pass is the beginning of the next."""
     return (position.pass_index + 1, 0) if position.step == steps else (position.pass_index, position.step)
-
-
-def _joined(selections: Sequence[Selection]) -> Selection:
-    import numpy as np
-
-    if any(isinstance(selection, np.ndarray) for selection in selections):
-        return np.concatenate([np.asarray(selection) for selection in selections])
-    return tuple(run for selection in selections for run in selection)
 
 
 def _tensors(arrays: Arrays) -> Batch:

@@ -149,12 +149,12 @@ class Reader:
         self._shards = manifest.splits[self._split].shards
 
     def select(self, selection: Selection) -> Arrays:
-        """The same for runs or numbers."""
-        if isinstance(selection, np.ndarray):
-            return self.take(selection)
-        if len(selection) == 1:
-            return self.read(*selection[0])
-        return _joined([self.read(start, stop) for start, stop in selection])
+        """A selection's examples, in its order; as `read` otherwise."""
+        if selection.numbers is not None:
+            return self.take(selection.numbers)
+        if len(selection.runs) == 1:
+            return self.read(*selection.runs[0])
+        return _joined([self.read(start, stop) for start, stop in selection.runs])
 
     @property
     def skips(self) -> dict[tuple[str, int], Skip]:

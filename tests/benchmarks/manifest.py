@@ -41,7 +41,7 @@ for seed in range(50):
     started = time.perf_counter()
     parts = order.minibatch(Position(3, step)).parts
     for part in parts[:8]:
-        for number in passes.stored(3, part.start, part.stop)[:1].tolist():
+        for number in passes.stored(3, part.start, part.stop).each()[:1].tolist():
             index = shards.holding(number)
             assert shards.start(index) <= number < shards.start(index + 1) and shards[index].file
     seeks.append(time.perf_counter() - started)

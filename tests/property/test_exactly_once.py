@@ -2,13 +2,19 @@
 
 import itertools
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.order import Order, Reshuffle, SegmentedOrder, evaluation_slices, lanes_of_worker, passes_of
-from streamtrain.run.loop import selections_from
-from streamtrain.values import Position, Selection
+from streamtrain.order import (
+    Order,
+    Reshuffle,
+    SegmentedOrder,
+    evaluation_slices,
+    lanes_of_worker,
+    passes_of,
+    select_lanes,
+)
+from streamtrain.values import Position
 
 
 @st.composite
@@ -77,13 +83,13 @@ def test_promise_2_another_number_of_workers_goes_on_with_the_rest(
 
     def read(workers: int, first: int, last: int) -> list[list[int]]:
         hosted = [lanes_of_worker(order.lanes, workers, worker) for worker in range(workers)]
-        streams = [selections_from(order, passes, lanes, first, last) for lanes in hosted]
+        streams = [select_lanes(order, passes, lanes, first, last) for lanes in hosted]
         steps = []
         for step in range(first, last):
             numbers: list[int] = []
             for lanes, stream in zip(hosted, streams, strict=True):
                 for part in order.minibatch(order.position(step)).parts[lanes.start : lanes.stop]:
-                    numbers += numbers_of(next(stream)) if part.examples else []
+                    numbers += next(stream).each().tolist() if part.examples else []
             steps.append(numbers)
         assert all(next(stream, None) is None for stream in streams), "nobody reads more"
         return steps
@@ -94,20 +100,14 @@ def test_promise_2_another_number_of_workers_goes_on_with_the_rest(
         assert sorted(itertools.chain(*straight)) == list(range(order.examples))
 
 
-def numbers_of(selection: Selection) -> list[int]:
-    if isinstance(selection, np.ndarray):
-        return [int(number) for number in selection]
-    return [number for start, stop in selection for number in range(start, stop)]
-
-
 @given(st.one_of(orders(), growing_orders()), st.data())
 def test_what_lanes_are_said_to_have_left_is_what_they_read(order: Order | SegmentedOrder, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, order.lanes - 1))
     lanes = range(first, data.draw(st.integers(first + 1, order.lanes)))
     step = data.draw(st.integers(0, order.steps - 1))
-    stream = selections_from(order, passes_of("stored", order.examples, [], 0), lanes, step, order.steps)
+    stream = select_lanes(order, passes_of("stored", order.examples, [], 0), lanes, step, order.steps)
     left = [number for run in order.left(lanes, step) for number in range(*run)]
-    assert left == sorted(number for selection in stream for number in numbers_of(selection))
+    assert left == sorted(number for selection in stream for number in selection.each().tolist())
 
 
 @given(orders())

@@ -39,9 +39,9 @@ from streamtrain.aggregate.exchange.pool import Claim, Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.job import SGD, Data, Group, Job, Schedule
 from streamtrain.model.gradient import Gradient
-from streamtrain.order import Order, hosting_of, passes_of
+from streamtrain.order import Order, hosting_of, passes_of, select_lanes
 from streamtrain.run.fleet.processes.clock import Clock
-from streamtrain.run.loop import pooled_updates, selections_from, updates
+from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.values import Arrays, Selection, Update
 from tests.support.crew import Crew
 
@@ -131,7 +131,8 @@ def data() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 def arrays_of(order: Order, lanes: range, step: int, steps: int) -> Iterator[Arrays]:
     x, labels = data()
-    for ((start, stop),) in selections_from(order, STORED, lanes, step, steps):
+    for selection in select_lanes(order, STORED, lanes, step, steps):
+        ((start, stop),) = selection.runs
         yield {"x": x[start:stop], "label": labels[start:stop]}
 
 
@@ -252,7 +253,7 @@ class Member:
 
     def read(self, selection: Selection) -> Arrays:
         x, labels = data()
-        ((start, stop),) = selection
+        ((start, stop),) = selection.runs
         return {"x": x[start:stop], "label": labels[start:stop]}
 
     def sha256(self) -> str:

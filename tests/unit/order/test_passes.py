@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamtrain.order import Order, select_minibatch
 from streamtrain.order.passes import ExamplePasses, Passes, ShardPasses, StoredPasses, passes_of
-from streamtrain.values import Selection
+from streamtrain.values import Position, Selection
 
 
 def numbers(selection: Selection) -> list[int]:
-    if isinstance(selection, np.ndarray):
-        return selection.tolist()
-    return [number for start, stop in selection for number in range(start, stop)]
+    return selection.each().tolist()
 
 
 def every_kind(sizes: list[int], seed: int) -> list[Passes]:
@@ -35,6 +34,24 @@ def test_promise_3_a_pass_takes_each_example_once_however_it_is_cut(
         assert [number for piece in pieces for number in piece] == whole
 
 
+@given(st.integers(0, 2**63), st.integers(0, 5), st.integers(0, 14), st.integers(1, 15))
+def test_a_selection_carries_its_pass(seed: int, pass_index: int, start: int, examples: int) -> None:
+    for passes in every_kind([5, 7, 3], seed):
+        assert passes.stored(pass_index, start, min(15, start + examples)).pass_index == pass_index
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(0, 2), st.sampled_from(["stored", "shards", "examples"]))
+def test_a_minibatch_is_its_lanes_one_after_the_other(examples: int, lanes: int, pass_index: int, kind: str) -> None:
+    order = Order(examples, lanes, 2 * lanes)
+    passes = passes_of(kind, examples, [0, examples // 2, examples], 3)  # type: ignore[arg-type]
+    for step in range(order.steps):
+        position = Position(pass_index, step)
+        whole = select_minibatch(order, passes, position)
+        parts = [select_minibatch(order, passes, position, lane) for lane in range(lanes)]
+        assert {part.pass_index for part in (whole, *parts)} == {pass_index}
+        assert whole.each().tolist() == [number for part in parts for number in part.each().tolist()]
+
+
 def test_the_first_pass_is_the_stored_order() -> None:
     for passes in every_kind([5, 7, 3], seed=4):
         assert numbers(passes.stored(0, 2, 11)) == list(range(2, 11))
@@ -42,7 +59,7 @@ def test_the_first_pass_is_the_stored_order() -> None:
 
 def test_shards_keep_their_inner_order() -> None:
     passes = ShardPasses([0, 5, 12, 15], seed=1)
-    orders = {passes.stored(index, 0, 15) for index in range(1, 40)}
+    orders = {passes.stored(index, 0, 15).runs for index in range(1, 40)}
     assert {frozenset(order) for order in orders} == {frozenset({(0, 5), (5, 12), (12, 15)})}
     assert len(orders) == 6, "all six orders of three shards"
 
@@ -72,5 +89,5 @@ def test_neighbours_part() -> None:
 
 
 def test_a_billion_examples_cost_no_memory_and_are_found_at_once() -> None:
-    found = ExamplePasses(10**9, seed=1).stored(7, 999_999_000, 10**9)
+    found = ExamplePasses(10**9, seed=1).stored(7, 999_999_000, 10**9).each()
     assert len(np.unique(found)) == 1000 and found.max() < 10**9

@@ -11,8 +11,8 @@ import torch
 import streamtrain as st
 from streamtrain.errors import NonFiniteError
 from streamtrain.measure.risk import pooled
+from streamtrain.order import select_lanes
 from streamtrain.run.checkpoints.keeper import Keeper
-from streamtrain.run.loop import selections_from
 from streamtrain.values import Risk
 from tests.support.datasets import pack_digits
 from tests.support.fleet import Notebook, run
@@ -44,7 +44,7 @@ def test_promise_7_online_uses_every_example_once_and_ends(job: st.Job, tmp_path
     assert [step for step, _ in notebook.named("progressive/loss")] == [5, 11, 17, 23]
     with pytest.raises(StopIteration):
         plans = fleet.worker._plan
-        next(selections_from(plans.order, plans.pass_orders, range(1), 29, plans.total_steps))
+        next(select_lanes(plans.order, plans.pass_orders, range(1), 29, plans.total_steps))
 
 
 def test_online_part_of_a_pass(job: st.Job, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import streamtrain as st
+from streamtrain.order import select_lanes
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import preflight
 from streamtrain.run.folder import RunFolder
-from streamtrain.run.loop import selections_from
 from streamtrain.run.watching.loader_health import LoaderHealth
 from streamtrain.values import Loading, Skip
 from tests.support.datasets import pack_digits
@@ -126,7 +126,7 @@ def test_promise_3_reshuffled_passes_use_each_example_once(job: st.Job, tmp_path
     _, fleet = run(reshuffled, tmp_path)
     plan = fleet.worker._plan
     order, reader = plan.order, plan.reader("train")
-    chosen = selections_from(order, plan.pass_orders, range(2), 0, plan.total_steps)
+    chosen = select_lanes(order, plan.pass_orders, range(2), 0, plan.total_steps)
     parts = [reader.select(selection)["image"] for selection in chosen]
     per_pass = len(parts) // 3
     whole = sorted(map(bytes, reader.read(0, 1438)["image"].reshape(1438, -1)))

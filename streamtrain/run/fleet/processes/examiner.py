@@ -23,6 +23,7 @@ from streamtrain.aggregate.exchange.memory import (
 from streamtrain.errors import StreamtrainError
 from streamtrain.model.device import prepare_process
 from streamtrain.model.gradient import Gradient
+from streamtrain.order import select_minibatch
 from streamtrain.prepare.plan import Plan
 
 
@@ -87,10 +88,5 @@ def _first_fatal(parts: Sequence[Sequence[int]], begin: Callable[[], Any]) -> Se
 
 def _numbers(plan: Plan, step: int) -> list[int]:
     """The examples of a minibatch by their stored numbers, in its order."""
-    position, numbers = plan.order.position(step), []
-    for part in plan.order.minibatch(position).parts:
-        if part.examples:
-            stored = plan.pass_orders.stored(position.pass_index, part.start, part.stop)
-            runs = [stored] if isinstance(stored, np.ndarray) else [np.arange(*run) for run in stored]
-            numbers += [number for run in runs for number in run.tolist()]
+    numbers: list[int] = select_minibatch(plan.order, plan.pass_orders, plan.order.position(step)).each().tolist()
     return numbers

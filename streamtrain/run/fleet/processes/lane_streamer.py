@@ -5,12 +5,9 @@ A plain class, made an actor in `recruiting`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.loop import selections_from
 from streamtrain.stream.ahead.streamer import Streamer, StreamHandle
-from streamtrain.values import Selection, Skip
+from streamtrain.values import Skip
 
 
 class WorkersStreamer:
@@ -33,10 +30,11 @@ class WorkersStreamer:
         """
         self.stop()
         plan, order = self._plan, self._plan.order
-        selections = selections_of(plan, lanes, step)
         reader = plan.reader("train", lanes=True)
         reader.expect(plan.left(lanes, step))
-        self._streamer = Streamer(reader, selections, largest=order.batch_size // order.lanes, address=address)
+        self._streamer = Streamer(
+            reader, plan.selections(lanes, step), largest=order.batch_size // order.lanes, address=address
+        )
         return self._streamer.start()
 
     def stop(self) -> None:
@@ -47,14 +45,9 @@ class WorkersStreamer:
             self._streamer = None
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
-        """See `Streamer`."""
+        """Bad examples that all of them passed over so far, by split and number in the stored order."""
         return self._skipped | (self._streamer.skipped() if self._streamer is not None else {})
 
     def failure(self) -> BaseException | None:
-        """See `Streamer`."""
+        """What stopped the present one, if anything did."""
         return None if self._streamer is None else self._streamer.failure()
-
-
-def selections_of(plan: Plan, lanes: range, step: int) -> Iterator[Selection]:
-    """What the worker that hosts ``lanes`` reads from global ``step`` on."""
-    return selections_from(plan.order, plan.pass_orders, lanes, step, plan.total_steps)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.processes.lane_streamer import selections_of
 from streamtrain.stream.ahead.ring import RingReader
 from streamtrain.stream.ahead.streamer import StreamHandle, open_stream, selections_read, selections_streamed
 from streamtrain.stream.ahead.tcp import WireReader
@@ -36,7 +35,7 @@ class Supply:
             return selections_streamed(self._stream)
         reader = self.reader("train", lanes=True)
         reader.expect(self._plan.left(lanes, step))
-        return selections_read(reader, selections_of(self._plan, lanes, step))
+        return selections_read(reader, self._plan.selections(lanes, step))
 
     def part(self, selection: Selection) -> Arrays:
         """Examples that are read here and now."""
