@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from streamtrain.checks import require, require_count
+from streamtrain.job.settings import MayChange
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ CACHE_BYTES = 32 * 2**30
 class Data:
     """Which data set and which of its fields."""
 
-    url: str
+    url: MayChange[str]
     """Folder or URL (s3, gs, az, http, https, hf) of a data set that `streamtrain pack` made.
 
     A folder may also be one with train/*.tar and validation/*.tar of other origin.
@@ -42,17 +43,17 @@ class Data:
     """Function from one decoded example, a dict, to a dict of arrays or numbers of one form: tokens, crops, …"""
     image_size: tuple[int, int] | None = None
     """Height and width that images are brought to; large JPEGs are decoded at a fraction of their size."""
-    decode_threads: int = 1
+    decode_threads: MayChange[int] = 1
     """Threads that decode for each worker, beside it."""
     on_bad_example: Literal["stop", "skip"] = "stop"
     """What to do about an example that cannot be decoded, or that `map` refuses."""
     max_bad_examples: int = 100
     """Stop when more examples than this were skipped."""
-    verify: bool = True
+    verify: MayChange[bool] = True
     """Check every shard's checksum when a worker first opens it; what is fetched from a URL is always checked."""
-    cache: str | None = None
+    cache: MayChange[str | None] = None
     """Folder for shards fetched from a URL, on a disk of the host; ~/.cache/streamtrain by default."""
-    cache_bytes: int = CACHE_BYTES
+    cache_bytes: MayChange[int] = CACHE_BYTES
     """Bytes that the shards in the cache may have, over all runs on the host."""
 
     def __post_init__(self) -> None:

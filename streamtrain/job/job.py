@@ -18,6 +18,7 @@ from streamtrain.job.evaluate import Evaluate
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.mode import Epochs, Online
 from streamtrain.job.optimizers import ENDING, SGD
+from streamtrain.job.settings import MayChange
 from streamtrain.job.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -48,25 +49,25 @@ class Job:
     """Examples of a minibatch, over all workers together."""
     micro_batch: int | None = None
     """Most examples of one forward and backward: a lane's larger part is taken in pieces and added up (less memory)."""
-    workers: int | tuple[int, int] = 1
+    workers: MayChange[int | tuple[int, int]] = 1
     """Worker processes, one CPU core or GPU each; or the fewest and the most: the run begins with as many as there is
     room for, and others join while it goes on. The bits are the same for any number."""
-    placement: Literal["pack", "spread"] = "pack"
+    placement: MayChange[Literal["pack", "spread"]] = "pack"
     """Workers on as few hosts of a cluster as there is room on, or spread over as many as there are."""
-    streamers: Literal["beside", "cpu_nodes"] = "beside"
+    streamers: MayChange[Literal["beside", "cpu_nodes"]] = "beside"
     """Where examples are decoded: beside each worker; or on other nodes, without GPUs where workers have them, with
     `data.decode_threads` CPU cores for each worker. The bits are the same."""
     lanes: int | None = None
     """Logical workers that fix order and bits, whatever `workers` is; as many as the most workers by default."""
-    threads: int = 1
+    threads: MayChange[int] = 1
     """CPU threads of each worker."""
-    exchange: Literal["auto", "shared", "collective"] = "auto"
+    exchange: MayChange[Literal["auto", "shared", "collective"]] = "auto"
     """How gradients meet: in shared memory of one host, or by the network over any number of hosts; auto: shared
     where all workers were placed on one host and compute on its CPUs. The bits are the same."""
     lost_after: float = 7.0
     """Seconds without a sign of life from another host after which its workers are lost; one that computes for long
     gives it all the same."""
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: MayChange[Literal["cpu", "cuda"]] = "cpu"
     """Where gradients are computed."""
     precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"
     """Arithmetic of the model; bf16 and fp16 are autocast over float32 parameters, fp16 with a loss scaler."""
@@ -77,19 +78,19 @@ class Job:
     deterministic: bool = False
     """Use only kernels that give the same bits every time; an operation that has none stops the run by its name. The
     speed on a CPU is the same: 1.00 times an MLP's, 0.98 times a CNN's, within the noise. Not measured on GPUs."""
-    profile: bool = False
+    profile: MayChange[bool] = False
     """Write a Chrome trace of a few steps of all workers, trace.json in the run's folder."""
     seed: int = 0
     """Seed of the initial parameters and of every random number in the run."""
     aggregation: Synchronous | Stale = field(default_factory=Synchronous)
     """Whether workers wait for each other in every step."""
-    evaluate: Evaluate = field(default_factory=Evaluate)
-    probe_every: int | None = None
+    evaluate: MayChange[Evaluate] = field(default_factory=Evaluate)
+    probe_every: MayChange[int | None] = None
     """Updates from one probe of the loss surface to the next; none by default, since workers wait for each."""
-    probe_examples: int = 1000
+    probe_examples: MayChange[int] = 1000
     """Training examples that the loss of these probes is the mean over."""
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    tracking: Tracking = field(default_factory=Tracking)
+    checkpoints: MayChange[Checkpoints] = field(default_factory=Checkpoints)
+    tracking: MayChange[Tracking] = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "micro_batch", "lanes", "threads", "probe_every", "probe_examples"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamtrain.checks import require, require_count, require_finite
+from streamtrain.job.settings import MayChange
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Online:
     """Examples over which the windowed progressive risk is averaged."""
     follow: bool = False
     """Go on with segments that `streamtrain pack --append` adds while the run lasts."""
-    idle_timeout: float = 60.0
+    idle_timeout: MayChange[float] = 60.0
     """With `follow`: end when no segment has come for this many seconds."""
     passes: int = 1
     """Always 1; more are refused."""
@@ -46,11 +47,11 @@ class Online:
 class Epochs:
     """Many passes, with early stopping on the validation error and the best parameters kept."""
 
-    max_passes: int = 20
+    max_passes: MayChange[int] = 20
     """Stop after this many passes at the latest."""
-    patience: int = 3
+    patience: MayChange[int] = 3
     """Stop after this many passes without a better validation error."""
-    patience_examples: int | None = None
+    patience_examples: MayChange[int | None] = None
     """The same in examples used, instead of in passes; looked at after each pass."""
     min_delta: float = 0.0
     """How much lower a validation error must be to count as better."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from streamtrain.job import Job, Online
+from streamtrain.job import Online
+from streamtrain.job.settings import Setting, settings_of
 from streamtrain.store import masked
 from streamtrain.track.tracker import DatasetCard, RunCard
 
@@ -43,27 +42,16 @@ def card_of(plan: Plan, run_name: str) -> RunCard:
     return RunCard(
         name=run_name,
         experiment=plan.job.tracking.experiment,
-        params=dict(settings(plan.job)) | {"lanes": str(plan.order.lanes)},
+        params={each.name: show(each) for each in settings_of(plan.job)} | {"lanes": str(plan.order.lanes)},
         tags=tags,
         datasets=tuple(_dataset(plan, split) for split in plan.manifest.splits),
         parent=plan.job.tracking.parent,
     )
 
 
-def settings(job: Job) -> Iterator[tuple[str, str]]:
-    """Every setting under its flag's name, functions by their own names."""
-    return _flat(job, "")
-
-
-def _flat(declaration: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    if prefix == "mode.":
-        yield "mode", type(declaration).__name__.lower()
-    for field in dataclasses.fields(declaration):
-        value = getattr(declaration, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _flat(value, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", getattr(value, "__name__", None) or masked(str(value))
+def show(setting: Setting) -> str:
+    """A setting's value in words: a function by its own name, nothing secret."""
+    return getattr(setting.value, "__name__", None) or masked(str(setting.value))
 
 
 def _dataset(plan: Plan, split: str) -> DatasetCard:

@@ -9,25 +9,17 @@ from typing import TYPE_CHECKING
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Online
 from streamtrain.job.optimizers import ENDING
-from streamtrain.prepare.description import settings
+from streamtrain.job.settings import settings_of
+from streamtrain.prepare.description import show
 
 if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
 
-FREE = (
-    *("workers", "placement", "streamers", "threads", "exchange", "device", "profile"),
-    *("evaluate.", "probe_", "tracking.", "checkpoints."),
-    *("data.url", "data.verify", "data.cache", "data.decode_threads", "mode.max_passes", "mode.patience", "mode.idle"),
-)
-"""How the names of settings begin that may change when a run goes on; only threads and device can change a bit."""
-
 
 def fixed_settings(plan: Plan) -> dict[str, str]:
     """What fixes the bits of a run, under its flags' names: a checkpoint is of these."""
-    job, fixed = plan.job, {}
-    for name, value in settings(plan.job):
-        if not name.startswith(FREE):
-            fixed[name] = value
+    job = plan.job
+    fixed = {each.name: show(each) for each in settings_of(job) if not each.may_change}
     fixed["lanes"] = str(plan.order.lanes)
     growing = isinstance(job.mode, Online) and job.mode.follow
     fixed["dataset"] = str(plan.manifest.segments[0]) if growing else plan.manifest.digest

@@ -1,0 +1,58 @@
+"""Every setting of a declaration under its flag's name, and whether it may change when a run goes on from a checkpoint.
+
+A field says so where it is declared: ``workers: MayChange[int] = 1``. Of a part, ``tracking: MayChange[Tracking]``, it
+holds for all within. Whoever says nothing is refused at a resume, since a setting may change the bits of the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class AtResume:
+    """What a field says of itself about runs that go on."""
+
+    may_change: bool
+
+
+MayChange = Annotated[Value, AtResume(may_change=True)]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: ``name`` is its flag's, without dashes before it, as ``sgd.lr``."""
+
+    name: str
+    value: Any
+    may_change: bool
+
+
+def settings_of(declaration: Any, prefix: str = "", *, may_change: bool = False) -> Iterator[Setting]:
+    """Every setting of a dataclass and of those within it, in the order of their declaration.
+
+    Args:
+        prefix: of the names.
+        may_change: whether all of them may.
+    """
+    if prefix == "mode.":  # which of the two it is: a setting as well
+        yield Setting("mode", type(declaration).__name__.lower(), may_change)
+    for field in dataclasses.fields(declaration):
+        value = getattr(declaration, field.name)
+        free = may_change or field.name in _free(type(declaration))
+        if dataclasses.is_dataclass(value):
+            yield from settings_of(value, f"{prefix}{field.name}.", may_change=free)
+        else:
+            yield Setting(f"{prefix}{field.name}", value, free)
+
+
+def _free(declaration: type) -> frozenset[str]:
+    """The fields that may change at a resume."""
+    hints = get_type_hints(declaration, include_extras=True)
+    marked = AtResume(may_change=True)
+    return frozenset(name for name, hint in hints.items() if marked in getattr(hint, "__metadata__", ()))
