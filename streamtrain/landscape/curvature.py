@@ -15,7 +15,11 @@ import torch
 from streamtrain.landscape.lanczos import Extremes
 
 Loss = Callable[[torch.Tensor], float]
-Point = Literal["slope", "minimum", "saddle", "maximum", "plateau"]
+Point = Literal["slope", "minimum", "saddle", "maximum", "plateau", "undecided"]
+FLAT, LEVEL = 1e-3, 1e-3
+"""Below which a gradient's norm and an eigenvalue count as zero; see `kind_of_point`."""
+NEAR, GROWTH = 64.0, 1.15
+"""How far from the first guess steps are looked for closely, and how much each is longer then."""
 
 
 @dataclass(frozen=True)
@@ -58,35 +62,48 @@ def curvature(
 
 
 def largest_step(along: Callable[[float], float], here: float, first: float) -> float | None:
-    """The first step beyond which the loss is no lower than here, to 1 part in 1,000; 0 where none lowers it."""
-    low, high = 0.0, first
-    while along(high) >= here and high > first * 2**-40:
-        high /= 2
-    if high <= first * 2**-40:
-        return 0.0
+    """The first step beyond which the loss is no lower than here, to 1 part in 1,000; 0 where none lowers it.
+
+    Looked for from a sixty-fourth of ``first`` outward, each step 15 % longer than the one before, so that a hill on
+    the way is not jumped over unless it is narrower than that; beyond 64 times ``first`` each is twice as long.
+    """
+    low = first / NEAR
+    while along(low) >= here:
+        low /= 2
+        if low <= first * 2**-40:
+            return 0.0
+    high = GROWTH * low
     while along(high) < here:
         if high >= first * 2**40:
             return None
-        low, high = high, 2 * high
-    low = max(low, high / 2)
+        low, high = high, high * (GROWTH if high < NEAR * first else 2.0)
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if along(middle) < here else (low, middle)
     return low
 
 
-def kind_of_point(gradient_norm: float, spectrum: Extremes, *, flat: float = 1e-3, level: float = 1e-3) -> Point:
+def kind_of_point(gradient_norm: float, spectrum: Extremes, *, scale: float = 1.0) -> Point:
     """What the point is, within stated tolerances.
 
     Args:
-        flat: a gradient of at most this norm counts as zero; with more, the point is on a ``slope``.
-        level: an eigenvalue of at most this part of the larger end's size counts as zero; where the larger end is
-            itself at most this much, the point is on a ``plateau``.
+        scale: of the loss, e.g. how much it has changed since the start: a loss in other units is the same surface.
+
+    A gradient of a norm of at most `FLAT` times the scale counts as zero; with more, the point is on a ``slope``. An
+    eigenvalue of at most `LEVEL` times the larger end's size counts as zero; where both ends are at most `LEVEL` times
+    the scale, the point is on a ``plateau``. An end that is not known to a third of the level decides nothing: a
+    saddle's one negative eigenvalue comes up late. The point is then ``undecided``.
     """
-    if gradient_norm > flat:
+    if gradient_norm > FLAT * scale:
         return "slope"
     size = max(abs(spectrum.smallest), abs(spectrum.largest))
-    if size <= level:
+    if size + max(spectrum.smallest_residual, spectrum.largest_residual) <= LEVEL * scale:
         return "plateau"
-    down, up = spectrum.smallest < -level * size, spectrum.largest > level * size
-    return "saddle" if down and up else "maximum" if down else "minimum"
+    level = LEVEL * size
+    down, up = spectrum.smallest < -level, spectrum.largest > level
+    if down and up:
+        return "saddle"
+    doubt = spectrum.largest_residual if down else spectrum.smallest_residual
+    if doubt > level / 3:
+        return "undecided"
+    return "maximum" if down else "minimum"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
-from streamtrain.landscape.curvature import Curvature, Point, curvature, kind_of_point
+from streamtrain.landscape.curvature import LEVEL, Curvature, Point, curvature, kind_of_point
 from streamtrain.landscape.lanczos import Extremes, extremes
 from streamtrain.landscape.recurrent import ThroughTime, through_time
 from streamtrain.landscape.surface import Surface
@@ -80,8 +80,7 @@ class Probe:
             f"measured {at.measured:+.4g}",
             f"steps along -g lower the loss {most}",
             f"Hessian from {ends.smallest:.4g} ± {ends.smallest_residual:.1g} "
-            f"to {ends.largest:.4g} ± {ends.largest_residual:.1g}: {self.point} (gradient <= 1e-3 counts as zero, "
-            "eigenvalues <= 1e-3 of the larger end too)",
+            f"to {ends.largest:.4g} ± {ends.largest_residual:.1g}: {self.point} ({self._reason})",
             "from the start to here the loss "
             + (f"passes a hill of {highest[1]:.4g} at {highest[0]:.0%} of the way" if hill else "meets no hill"),
         ]
@@ -92,6 +91,20 @@ class Probe:
                 f"spectral radius of the recurrent matrix {through.spectral_radius:.3g}"
             )
         return "\n".join(lines)
+
+    @property
+    def _reason(self) -> str:
+        """Why the point is called what it is."""
+        level = LEVEL * max(abs(self.spectrum.smallest), abs(self.spectrum.largest))
+        reasons = {
+            "slope": "the gradient is more than 1e-3 of how much the loss has changed since the start",
+            "minimum": f"no eigenvalue below {-level:.2g} was found",
+            "maximum": f"no eigenvalue above {level:.2g} was found",
+            "saddle": "eigenvalues of both signs",
+            "plateau": "no eigenvalue above 1e-3 of how much the loss has changed since the start",
+            "undecided": f"an end of the spectrum is not known to {level / 3:.1g}: raise --iterations",
+        }
+        return reasons[self.point]
 
     def figure(self) -> Figure:
         """Loss along both lines, and the gradient through time where there is one."""
@@ -118,7 +131,7 @@ class Probe:
 class Prober:
     """Probes one vector of parameters of a run after the other, on the same examples.
 
-    A probe of n examples costs at most ``1 + 2 · iterations`` gradients and about 140 losses of all of them.
+    A probe of n examples costs at most ``1 + 2 · iterations`` gradients and about 200 losses of all of them.
 
     Args:
         plan: of the run.
@@ -144,7 +157,12 @@ class Prober:
         here = surface.stand(tensors)
         gradient = surface.gradient(here)
         found = curvature(surface.loss, here, gradient, surface.hessian_times(here, gradient), rate)
-        spectrum = extremes(lambda vector: surface.hessian_times(here, vector), len(here), iterations=self._iterations)
+        spectrum = extremes(
+            lambda vector: surface.hessian_times(here, vector),
+            len(here),
+            iterations=self._iterations,
+            tolerance=LEVEL / 3,
+        )
         end = 1.25 * (found.largest_step or 4 * rate)
         steps = [end * index / LINE_POINTS for index in range(LINE_POINTS + 1)]
         parts = [index / LINE_POINTS for index in range(LINE_POINTS + 1)]
@@ -154,7 +172,8 @@ class Prober:
         batch = next(surface.batches())
         through = through_time(surface.model, lambda: surface.losses(batch).mean())
         norm = float(gradient.norm())
-        point = kind_of_point(norm, spectrum)
+        losses = [loss for _, loss in way]
+        point = kind_of_point(norm, spectrum, scale=(max(losses) - min(losses)) or abs(found.loss))
         seconds = time.monotonic() - began
         return Probe(step, surface.examples, norm, found, spectrum, point, along, way, through, seconds)
 

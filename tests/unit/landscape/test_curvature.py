@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse.linalg
 import torch
 
-from streamtrain.landscape.curvature import curvature, kind_of_point, largest_step
+from streamtrain.landscape.curvature import LEVEL, curvature, kind_of_point, largest_step
 from streamtrain.landscape.lanczos import Extremes, extremes
 
 EIGENVALUES = torch.tensor([-2.0, 0.1, 0.5, 1.0, 3.0, 40.0], dtype=torch.float64)
@@ -72,6 +72,18 @@ def test_steps_that_always_or_never_lower_the_loss() -> None:
     assert largest_step(lambda s: s, 0.0, 0.1) == 0.0
 
 
+@pytest.mark.parametrize("first", [0.1, 0.3, 0.4, 0.6, 0.9, 2.0])
+def test_the_largest_step_does_not_jump_over_a_hill(first: float) -> None:
+    """A line that rises above its start from 1.0 to 1.5, and falls again until 3."""
+
+    def along(t: float) -> float:
+        if t < 1:
+            return -0.5 * math.sin(math.pi * t)
+        return 0.3 * math.sin(math.pi * (t - 1) / 0.5) if t < 1.5 else abs(t - 2.25) / 0.75 - 1
+
+    assert largest_step(along, 0.0, first) == pytest.approx(1.0, rel=2e-3)
+
+
 @pytest.mark.parametrize(
     ("norm", "low", "high", "expected"),
     [
@@ -85,6 +97,31 @@ def test_steps_that_always_or_never_lower_the_loss() -> None:
 )
 def test_kinds_of_points(norm: float, low: float, high: float, expected: str) -> None:
     assert kind_of_point(norm, Extremes(low, 0.0, high, 0.0)) == expected
+    scaled = Extremes(1e-6 * low, 0.0, 1e-6 * high, 0.0)
+    assert kind_of_point(1e-6 * norm, scaled, scale=1e-6) == expected, "the same surface in other units"
+
+
+def test_an_end_that_is_not_known_well_decides_nothing() -> None:
+    assert kind_of_point(0.0, Extremes(0.01, 0.001, 2.0, 0.1)) == "undecided"
+    assert kind_of_point(0.0, Extremes(-2.0, 0.1, -0.01, 0.001)) == "undecided"
+    assert kind_of_point(0.0, Extremes(-0.01, 0.1, 2.0, 0.1)) == "saddle"
+
+
+def test_a_saddle_is_never_called_a_minimum() -> None:
+    """One negative eigenvalue of a fiftieth of the largest one's size, among 300."""
+    found_out = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.rand(300, generator=generator, dtype=torch.float64)
+        values[0], values[-1] = -0.02, 1.0
+        matrix = symmetric(values, seed)
+        few, many = (
+            kind_of_point(0.0, extremes(lambda v, m=matrix: m @ v, 300, iterations=number, tolerance=LEVEL / 3))
+            for number in (10, 100)
+        )
+        assert few in ("saddle", "undecided") and many in ("saddle", "undecided")
+        found_out += many == "saddle"
+    assert found_out >= 38
 
 
 def test_lanczos_ends_where_the_vectors_run_out() -> None:
