@@ -14,7 +14,8 @@ import torch
 
 from streamtrain.errors import JobError, complaint
 
-ALIGNMENT, CHANNELS_LAST = 256, torch.channels_last
+ALIGNMENT = 256
+CHANNELS_LAST = torch.channels_last
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def write(places: tuple[Place, ...], tensors: Mapping[str, torch.Tensor], vector
 
 
 def _places(tensors: Mapping[str, torch.Tensor], itemsize: int = 8) -> tuple[Place, ...]:
-    places, start = [], 0
+    places = []
+    start = 0
     for name, tensor in tensors.items():
         last = tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=CHANNELS_LAST)
         places.append(Place(name, start, start + tensor.numel(), tuple(tensor.shape), last))

@@ -44,25 +44,25 @@ def prepare_process(job: Job) -> None:
     torch.backends.cudnn.benchmark = not job.deterministic  # else which kernel is fastest differs from run to run
 
 
-def autocast_of(job: Job) -> Autocast:
+def choose_autocast(job: Job) -> Autocast:
     """The context that forward passes and losses are computed in."""
     half = HALVES.get(job.precision)
     return contextlib.nullcontext if half is None else lambda: torch.autocast(job.device, half)
 
 
-def placed(model: torch.nn.Module, job: Job) -> torch.nn.Module:
+def place_model(model: torch.nn.Module, job: Job) -> torch.nn.Module:
     """The model in its arithmetic and the layout of its memory, still on the CPU."""
     model = model.to(torch.float64 if job.precision == "float64" else torch.float32)
     return model.to(memory_format=torch.channels_last) if job.channels_last else model  # type: ignore[call-overload]
 
 
-def layout_of_images(job: Job) -> Callable[[torch.Tensor], torch.Tensor]:
+def choose_image_layout(job: Job) -> Callable[[torch.Tensor], torch.Tensor]:
     """Brings a batch of images to the layout that the model is in; leaves other tensors alone."""
     if not job.channels_last:
         return lambda tensor: tensor
     return lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
-def called(model: torch.nn.Module, job: Job) -> Callable[..., Any]:
+def make_callable(model: torch.nn.Module, job: Job) -> Callable[..., Any]:
     """What computes the model's output: itself, or compiled, with the same parameters."""
     return torch.compile(model) if job.compile else model

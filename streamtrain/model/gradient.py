@@ -17,8 +17,8 @@ from streamtrain.aggregate.state import DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job
-from streamtrain.model.device import autocast_of, called, layout_of_images, placed
-from streamtrain.model.lanes_together import kept_by, must_go_apart
+from streamtrain.model.device import choose_autocast, choose_image_layout, make_callable, place_model
+from streamtrain.model.lanes_together import count_kept, must_go_apart
 from streamtrain.model.objective import loss_and_error, metrics_of
 from streamtrain.values import Arrays, Moments, Risk
 
@@ -51,7 +51,7 @@ def build_model(job: Job) -> torch.nn.Module:
         raise JobError(
             complaint("model", expected="a function that returns a torch.nn.Module", found=repr(model), do="fix it")
         )
-    return placed(model, job)
+    return place_model(model, job)
 
 
 class Gradient:
@@ -66,12 +66,16 @@ class Gradient:
     def __init__(self, job: Job) -> None:
         self.model = build_model(job).to(job.device)
         self.layout: Layout = layout_of(self.model)
-        self._data, self._device = job.data, torch.device(job.device)
+        self._data = job.data
+        self._device = torch.device(job.device)
         self._loss, self._error = loss_and_error(job)
         self._metrics = metrics_of(job)
-        self._autocast, self._call, self._scaled = autocast_of(job), called(self.model, job), job.precision == "fp16"
-        self._laid_out = layout_of_images(job)
-        parameters, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
+        self._autocast = choose_autocast(job)
+        self._call = make_callable(self.model, job)
+        self._scaled = job.precision == "fp16"
+        self._laid_out = choose_image_layout(job)
+        parameters = dict(self.model.named_parameters())
+        buffers = dict(self.model.named_buffers())
         self.parameters = [parameters[place.name] for place in self.layout.parameters]
         self._buffers = [buffers[place.name] for place in self.layout.buffers]
         self._counters = [buffers[place.name] for place in self.layout.counters]
@@ -82,7 +86,8 @@ class Gradient:
         self._flags: dict[tuple[bool, ...], torch.Tensor] = {}
         self._kept: Sequence[torch.Tensor | None] | None = None
         self._apart = must_go_apart(self.model, job)
-        self._largest_lane, self._bytes_an_example = 0, 0.0
+        self._largest_lane = 0
+        self._bytes_an_example = 0.0
 
     def write(self, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
         """Begins ``state`` with a state dict's parameters and buffers; frozen parameters are not in it."""
@@ -101,7 +106,8 @@ class Gradient:
         vector = state.parameters if vector is None else vector
         if state is self._state and vector is self._vector:
             return
-        self._state, self._vector = state, vector
+        self._state = state
+        self._vector = vector
         for parameter, view in zip(self.parameters, self._views_of(vector), strict=True):
             if vector.device.type == self._device.type:
                 parameter.data = view
@@ -199,23 +205,31 @@ class Gradient:
         return max(1, int(TOGETHER_BYTES / (self._bytes_an_example * self._largest_lane))) - 1
 
     def _group(self, group: Sequence[Part], slot_of: Callable[[int], Slot | DeviceSlot]) -> None:
-        """Some lanes, stage by stage."""
+        """Some lanes, stage by stage.
+
+        All forwards before the first backward costs the memory of all lanes' graphs at once, and is what gains: the
+        code and weights of a stage are in the core's cache for every lane but the first. It changes no bit, since each
+        lane's random numbers are seeded before its own stage, and no sum goes over two lanes before its slot.
+
+        A lane's forward is split where it comes in pieces: the first piece here, the others in its backward, for their
+        graphs are what pieces are to save. The very first lane goes alone: what its graph holds is counted then.
+        """
         batches = [self._examples(part) for part in group]
         forwards = [self._forwards(batch, part) for batch, part in zip(batches, group, strict=True)]
         if len(group) > 1 or self._apart or self._bytes_an_example:
-            begun = [next(forward, None) for forward in forwards]
+            firsts = [next(forward, None) for forward in forwards]
         else:
-            begun = [self._counted(forwards[0], batches[0], group[0])]
-        made = []
-        for part, first, others in zip(group, begun, forwards, strict=True):
+            firsts = [self._count_first(forwards[0], batches[0], group[0])]
+        filled = []
+        for part, first, others in zip(group, firsts, forwards, strict=True):
             slot = slot_of(part.lane)
-            made.append((slot, self._backward(first, others, slot, part.seed)))
-        for slot, values in made:
+            filled.append((slot, self._backward(first, others, slot, part.seed)))
+        for slot, values in filled:
             leave_moments(slot, values)
 
-    def _counted(self, forward: Iterator[Values], batch: Batch, part: Part) -> Values | None:
+    def _count_first(self, forward: Iterator[Values], batch: Batch, part: Part) -> Values | None:
         """The first forward of a lane by itself; notes what an example holds, or that this can't be told."""
-        found = kept_by(self.model, lambda: next(forward, None))
+        found = count_kept(self.model, lambda: next(forward, None))
         if found is None:
             self._apart = True
             return next(self._forwards(batch, part))
@@ -265,7 +279,8 @@ class Gradient:
 
     def _pieces(self, batch: Batch) -> Iterator[Batch]:
         """The examples, in pieces of at most ``micro_batch``."""
-        examples, most = len(batch[self._data.target]), self._micro_batch
+        examples = len(batch[self._data.target])
+        most = self._micro_batch
         if most is None or examples <= most:
             yield batch
             return

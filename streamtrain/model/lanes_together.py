@@ -9,21 +9,23 @@ import torch
 
 from streamtrain.job import Job
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 def must_go_apart(model: torch.nn.Module, job: Job) -> bool:
-    """Whether every lane's forward has to be followed by its own backward, or nothing is gained by anything else.
+    """Whether every lane's forward has to be followed by its own backward, or nothing is gained by anything else."""
+    # Nothing is gained where the host only fills a device's queue: its own cache is not at stake there. Pieces are to
+    # save memory, which graphs of several lanes would take. A compiled model is not asked what it keeps.
+    if job.device != "cpu" or job.micro_batch or job.compile:
+        return True
+    # Autograd may have kept a buffer (BatchNorm's statistics) by reference, which the next lane's forward changes
+    # before this lane's backward reads it. And a backward hook may read what the model's last forward left in it.
+    has_buffers = any(True for _ in model.buffers())
+    has_hooks = any(module._backward_hooks or module._backward_pre_hooks for module in model.modules())
+    return has_buffers or has_hooks
 
-    It has to where autograd may have kept a buffer that the next lane's forward changes, and where hooks on the
-    backward may read what the last forward left. Nothing is gained where the host only fills a device's queue;
-    pieces are there to save memory; and a compiled model is not asked what it keeps.
-    """
-    hooks = any(module._backward_hooks or module._backward_pre_hooks for module in model.modules())
-    return job.device != "cpu" or bool(hooks or any(True for _ in model.buffers()) or job.micro_batch or job.compile)
 
-
-def kept_by(model: torch.nn.Module, forward: Callable[[], Made]) -> tuple[Made, int] | None:
+def count_kept(model: torch.nn.Module, forward: Callable[[], Result]) -> tuple[Result, int] | None:
     """What a forward makes, and the bytes that autograd keeps of it for its backward, without the model's parameters.
 
     Returns:
@@ -40,7 +42,7 @@ def kept_by(model: torch.nn.Module, forward: Callable[[], Made]) -> tuple[Made, 
     try:
         parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            made = forward()
+            result = forward()
     except Exception:
         return None
-    return made, kept
+    return result, kept

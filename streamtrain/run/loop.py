@@ -35,7 +35,9 @@ def updates(
             (Part(p.lane, next(arrays) if p.examples else {}, lane_seed(seed, step, p.lane)) for p in parts),
             exchange.slot,
         )
-        yield clock.met(exchange.meet)  # sums, clips, updates, and commits parameters and position in one write
+        yield clock.time_meeting(
+            exchange.meet
+        )  # sums, clips, updates, and commits parameters and position in one write
 
 
 def pooled_updates(
@@ -54,10 +56,10 @@ def pooled_updates(
     Gives the updates that this worker made; others made the others.
     """
     while (step := pool.step) < until:
-        yield from clock.met(list, pool.updates())
-        claim = clock.met(pool.claim, until)
+        yield from clock.time_meeting(list, pool.updates())
+        claim = clock.time_meeting(pool.claim, until)
         if claim is None:
-            clock.met(pool.wait, step)
+            clock.time_meeting(pool.wait, step)
             continue
         position = order.position(claim.of)
         part = order.minibatch(position).parts[claim.lane]
@@ -67,4 +69,4 @@ def pooled_updates(
             gradient.lane(examples, claim.slot, lane_seed(seed, claim.of, claim.lane))
         else:
             gradient.empty_lane(claim.slot)
-        clock.met(pool.finish, claim)
+        clock.time_meeting(pool.finish, claim)

@@ -61,12 +61,15 @@ class Aggregator:
         norms_every: int = 0,
         scaled: bool = False,
     ) -> None:
-        self.layout, self.sgd, self.scaled = layout, sgd, scaled
+        self.layout = layout
+        self.sgd = sgd
+        self.scaled = scaled
         self.pieces = pieces_of(sgd, layout)
         self.blocks = share_of(self.pieces, worker, workers)
         self.bounds = {piece.rule.clipped_with: piece.rule.clip_norm for piece in self.pieces}
         self.norms = StepNorms(layout, self.pieces, norms_every)
-        self._base_rate, self._total_steps = base_rate(sgd, batch_size), total_steps
+        self._base_rate = base_rate(sgd, batch_size)
+        self._total_steps = total_steps
         self._streak = 0
 
     def clip(self, block: Block, mean: torch.Tensor, old: State, norms: NDArray[np.float64]) -> None:
@@ -104,7 +107,9 @@ class Aggregator:
         Raises:
             NonFiniteError: the loss or the gradient is, and the policy is to stop.
         """
-        step, rate, scale = decision.step, decision.learning_rate, decision.loss_scale
+        step = decision.step
+        rate = decision.learning_rate
+        scale = decision.loss_scale
         loss, norm = totals[0], norm_of(norms[1::2])
         verdict = judge(self.sgd, examples=loss.count, loss=loss.mean, norm=norm, loss_scale=scale, streak=self._streak)
         self._streak = verdict.streak
@@ -151,8 +156,9 @@ class Aggregator:
                 descend(block.rule, decision.learning_rate, inside, before, after, updated_before=kind != "first")
         if self.sgd.average is not None:
             follow(old.at(block.place), new.at(block.place), self.sgd.average, first=decision.step == 0)
-        if self.norms.due(decision.step):
-            rate, kept = decision.learning_rate * block.rule.lr_factor, decision.kept
+        if self.norms.is_due(decision.step):
+            rate = decision.learning_rate * block.rule.lr_factor
+            kept = decision.kept
             self.norms.note_change(block, rate, direction_of(block.rule, mean, new.at(block.place)), old, kept, changes)
 
     @functools.cached_property

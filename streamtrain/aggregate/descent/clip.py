@@ -62,7 +62,9 @@ def clip_block(
         norms: all pieces' squared norms before and after it, piece by piece; the block's are written.
         squared_norms: takes those of a block's pieces.
     """
-    rule, first, end = block.rule, 2 * block.first, 2 * (block.first + len(block.pieces))
+    rule = block.rule
+    first = 2 * block.first
+    end = 2 * (block.first + len(block.pieces))
     before = after = squared_norms(block, mean)
     if rule.clip_value is not None:
         clip_value_(mean, rule.clip_value)

@@ -93,7 +93,8 @@ def judge(sgd: SGD, *, examples: Number, loss: Number, norm: Number, loss_scale:
         loss_scale: 0 where losses are not scaled.
         streak: of the step before.
     """
-    any_examples, finite_loss = examples > 0, is_finite(loss)
+    any_examples = examples > 0
+    finite_loss = is_finite(loss)
     finite = is_finite(norm) & finite_loss
     goes = any_examples & finite
     fails = any_examples & (finite ^ True)

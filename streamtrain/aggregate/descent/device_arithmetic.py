@@ -26,7 +26,9 @@ class DeviceArithmetic:
     """
 
     def __init__(self, aggregator: Aggregator, device: torch.device) -> None:
-        self._aggregator, self._sgd, layout = aggregator, aggregator.sgd, aggregator.layout
+        self._aggregator = aggregator
+        self._sgd = aggregator.sgd
+        layout = aggregator.layout
         sizes = torch.tensor([layout.end(place) - place.start for place in layout.parameters])
         self._owners = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)
         groups = torch.tensor([piece.rule.clipped_with for piece in aggregator.pieces])
@@ -46,7 +48,8 @@ class DeviceArithmetic:
             totals: as `device_totals_of` makes them.
             norms: as `clip` wrote them, of every block.
         """
-        squares, (examples, loss) = norms[1::2], totals[:2]
+        squares = norms[1::2]
+        examples, loss = totals[:2]
         norm = squares.sum().sqrt()
         verdict = judge(
             self._sgd, examples=examples, loss=loss, norm=norm, loss_scale=old.scaler[0], streak=self._streak
@@ -58,7 +61,8 @@ class DeviceArithmetic:
             return torch.where(self._members[group], squares, 0.0).sum().sqrt()
 
         scales = clip_scales(self._aggregator.bounds, norm_of_group, self._one)
-        goes, rate = verdict.goes & ~self._stopped, self._aggregator.rate(step)
+        goes = verdict.goes & ~self._stopped
+        rate = self._aggregator.rate(step)
         return DeviceDecision(rate, goes, verdict.overflowed, self._stopped, norm, scales)
 
     def descend(
@@ -77,7 +81,9 @@ class DeviceArithmetic:
             used: of each parameter, whether a lane has a gradient.
             states: the old and the new one.
         """
-        rule, place, owners = block.rule, block.place, self._owners[block.place]
+        rule = block.rule
+        place = block.place
+        owners = self._owners[block.place]
         old, new = states[0].at(place), states[1].at(place)
         if self._aggregator.bounds[rule.clipped_with] is not None:
             mean.mul_(decision.scales[rule.clipped_with])
@@ -93,7 +99,8 @@ class DeviceArithmetic:
     @staticmethod
     def note_change(block: Block, old: State, new: State, changes: torch.Tensor) -> None:
         """Leaves a block's squared norms in ``changes``: of the parameters before the update, and of their change."""
-        before, end = old.at(block.place), 2 * (block.first + len(block.pieces))
+        before = old.at(block.place)
+        end = 2 * (block.first + len(block.pieces))
         change = new.at(block.place)[PARAMETERS] - before[PARAMETERS]
         changes[2 * block.first : end : 2] = _squared_norms(block, before[PARAMETERS])
         changes[2 * block.first + 1 : end : 2] = _squared_norms(block, change)

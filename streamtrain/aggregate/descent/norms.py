@@ -28,7 +28,7 @@ Numbers = NDArray[np.float64] | torch.Tensor
 
 
 class StepNorms:
-    """See the module.
+    """Takes the norms of some of the steps.
 
     Args:
         layout: of the model.
@@ -40,24 +40,25 @@ class StepNorms:
     """
 
     def __init__(self, layout: Layout, pieces: Sequence[Piece], every: int) -> None:
-        self._names, self.every = [place.name for place in layout.parameters], every
+        self._names = [place.name for place in layout.parameters]
+        self.every = every
         starts = [place.start for place in layout.parameters]
         self._owners = np.array([bisect_right(starts, piece.start) - 1 for piece in pieces])
 
-    def due(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether this step is to have norms."""
         return self.every > 0 and (step + 1) % self.every == 0
 
-    def note(self, step: int, slots: Iterable[Slot | DeviceSlot]) -> None:
+    def note_lanes(self, step: int, slots: Iterable[Slot | DeviceSlot]) -> None:
         """Leaves the squared norms of lanes' summed gradients in their slots; by the worker that filled them."""
-        if self.due(step):
+        if self.is_due(step):
             for slot in slots:
                 parts = torch.split(slot.gradient, LONGEST)
                 slot.squared_norm[0] = sum(map(squared_norm, parts))
 
-    def of_lanes(self, step: int, slots: Sequence[Slot | DeviceSlot]) -> LaneNorms:
+    def read_lanes(self, step: int, slots: Sequence[Slot | DeviceSlot]) -> LaneNorms:
         """Examples, and squared norm of the mean gradient, of every lane that has examples; empty if not due."""
-        if not self.due(step):
+        if not self.is_due(step):
             return ()
         rows = [(int(slot.moments[0]), float(slot.squared_norm[0])) for slot in slots]
         return tuple((examples, squared / examples**2) for examples, squared in rows if examples)
@@ -82,15 +83,15 @@ class StepNorms:
             changes[at] = squared_norm(old.at(piece.place)[PARAMETERS])
             changes[at + 1] = 0.0 if is_kept else rate**2 * squared_norm(part)
 
-    def added(self, update: Update, lanes: LaneNorms, norms: Numbers, changes: Numbers) -> Update:
-        """The update with its norms, where ``lanes`` has some and it was not skipped; the rest as in `whole`."""
-        return replace(update, norms=self.whole(lanes, norms, changes)) if lanes and not update.skipped else update
+    def add_to(self, update: Update, lanes: LaneNorms, norms: Numbers, changes: Numbers) -> Update:
+        """The update with its norms, where ``lanes`` has some and it was not skipped; the rest as in `gather`."""
+        return replace(update, norms=self.gather(lanes, norms, changes)) if lanes and not update.skipped else update
 
-    def whole(self, lanes: LaneNorms, norms: Numbers, changes: Numbers) -> Norms:
+    def gather(self, lanes: LaneNorms, norms: Numbers, changes: Numbers) -> Norms:
         """The step's.
 
         Args:
-            lanes: from `of_lanes`.
+            lanes: from `read_lanes`.
             norms: the mean gradient's squared norms, as `Aggregator.clip` wrote them; those before it are taken.
             changes: as `note_change` wrote them, of all blocks.
         """

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import torch
 
-FIRST, LEAST, MOST, EVERY = 2.0**16, 1.0, 2.0**100, 2000
-"""The factor of the first step, its bounds, and the steps after which it grows."""
+FIRST = 2.0**16
+"""The factor of the first step."""
+LEAST, MOST = 1.0, 2.0**100
+"""Its bounds."""
+EVERY = 2000
+"""Steps after which it grows."""
 
 
 def adapt(old: torch.Tensor, new: torch.Tensor, overflowed: torch.Tensor) -> None:

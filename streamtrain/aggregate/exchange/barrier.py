@@ -29,6 +29,9 @@ AWAKE_SECONDS = (10e-6, 300e-6)
 """Shortest and longest wait before sleeping."""
 LOOK_SECONDS = 0.02
 """Between two looks at the peers while asleep."""
+CACHE_LINE = 64
+WORDS_A_LINE = CACHE_LINE // 8
+"""A worker's words have a line of their own: else each write takes the line from all who read another's word."""
 COUNT, ASLEEP = 0, 1
 """Of a worker's words: arrivals, and 1 while it sleeps."""
 SYS_FUTEX, FUTEX_WAIT, FUTEX_WAKE = 202, 0, 1
@@ -52,7 +55,8 @@ def check_machine() -> None:
         ConfigError: with what to use instead.
     """
     if not shares_memory():
-        found, do = f"{platform.system()} on {platform.machine()}", 'use exchange="collective", or 1 worker'
+        found = f"{platform.system()} on {platform.machine()}"
+        do = 'use exchange="collective", or 1 worker'
         raise ConfigError(complaint("exchange 'shared'", expected="Linux on x86-64", found=found, do=do))
 
 
@@ -89,9 +93,11 @@ class SharedBarrier:
     def __init__(
         self, failed: memoryview, arrivals: list[memoryview], worker: int, processes: Mapping[int, int]
     ) -> None:
-        self._failed, self._arrival = failed, arrivals[worker]
+        self._failed = failed
+        self._arrival = arrivals[worker]
         self._peers = [line for index, line in enumerate(arrivals) if index != worker]
-        self._count, self._worker = arrivals[worker][COUNT], worker
+        self._count = arrivals[worker][COUNT]
+        self._worker = worker
         self._awake = AWAKE_SECONDS[1]
         self._poll = select.poll()
         self._worker_of: dict[int, tuple[int, int]] = {}
@@ -106,7 +112,10 @@ class SharedBarrier:
         Raises:
             WorkerLost: a peer died or gave up.
         """
-        self._count = count = self._count + 1
+        # Arrivals are counted, and never reset: so there is no moment at which a fast worker, already at the next
+        # barrier, could be taken for one who is still at this one, and one barrier serves all waits of all steps.
+        count = self._count + 1
+        self._count = count
         self._arrival[COUNT] = count
         for peer in self._peers:
             if peer[ASLEEP]:
@@ -122,12 +131,16 @@ class SharedBarrier:
         wake(self._arrival)
 
     def _wait_for(self, peer: memoryview, count: int) -> None:
+        # Awake first: a peer mostly arrives within microseconds, and waking up costs tens of them. But each turn
+        # offers the core to others, since with more workers than cores the peer may wait for this very core.
         until = time.perf_counter() + self._awake
         while time.perf_counter() < until:
             if peer[COUNT] >= count:
                 self._awake = min(2 * self._awake, AWAKE_SECONDS[1])
                 return
             os.sched_yield()
+        # Asleep: the kernel compares the peer's counter with what was seen in the same call that puts to sleep, so an
+        # arrival in between is not missed. One that passes by the word ASLEEP is found by the look after LOOK_SECONDS.
         self._awake = max(self._awake / 2, AWAKE_SECONDS[0])
         self._arrival[ASLEEP] = 1
         while (seen := peer[COUNT]) < count:
@@ -141,6 +154,21 @@ class SharedBarrier:
         for descriptor, _ in self._poll.poll(0):
             peer, process = self._worker_of[descriptor]
             raise WorkerLost(f"worker {peer} (process {process}) died in the middle of a step")
+
+
+def make_barrier(words: memoryview, worker: int, processes: Mapping[int, int]) -> Barrier:
+    """Where the workers who share a memory wait for each other.
+
+    Args:
+        words: of the memory, a line each: the second says who gave up; from the third on they are the workers'.
+        worker: this one.
+        processes: process numbers of all of them, by worker.
+    """
+    if len(processes) == 1:
+        return Alone()
+    lines = [words[start : start + 2] for start in range(0, len(words), WORDS_A_LINE)]
+    peers = {peer: process for peer, process in processes.items() if process != os.getpid()}
+    return SharedBarrier(failed=lines[1], arrivals=lines[2 : 2 + len(processes)], worker=worker, processes=peers)
 
 
 def wake(word: memoryview) -> None:

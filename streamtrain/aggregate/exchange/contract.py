@@ -37,7 +37,9 @@ class Exchange(ABC):
     """
 
     def __init__(self, words: memoryview, states: Sequence[State], barrier: Barrier) -> None:
-        self._words, self._states, self._barrier = words, states, barrier
+        self._words = words
+        self._states = states
+        self._barrier = barrier
         self._step = int(words[0])
 
     @property

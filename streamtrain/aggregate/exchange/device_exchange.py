@@ -1,7 +1,7 @@
 """The exchange of workers with a GPU each: as the collective one, but a step never waits for the device.
 
-Sums, norms, the decision whether there is an update, and what is told about it stay on the device; the host only
-puts work into its queue, and asks for all updates of a stint at once (`settled`). So a gradient that is not finite
+Sums, norms, the decision whether there is an update, and what is reported of it stay on the device; the host only
+puts work into its queue, and asks for all updates of a stint at once (`settle`). So a gradient that is not finite
 stops the run at the end of the stint, with the state as it was before that step: all later ones were left out.
 Written for CUDA and NCCL, tested on the CPU, and on PyTorch's "meta" device, which refuses whatever would wait.
 """
@@ -49,14 +49,19 @@ class DeviceExchange(Exchange):
         members: Membership,
     ) -> None:
         super().__init__(memory.words, memory.states, Alone())
-        self._aggregator, self._arithmetic, self._memory = aggregator, arithmetic, memory
-        self._lanes, self._others = members.lanes, members.workers > 1
-        mine, gradients = members.hosting[members.worker], [slot.gradient for slot in memory.slots]
+        self._aggregator = aggregator
+        self._arithmetic = arithmetic
+        self._memory = memory
+        self._lanes = members.lanes
+        self._others = members.workers > 1
+        mine = members.hosting[members.worker]
+        gradients = [slot.gradient for slot in memory.slots]
         nodes = whole_subtrees(members.lanes, mine)
         self._mine = memory.slots[mine.start : mine.stop]
         self._subtrees = [gradients[start:stop] for start, stop in nodes]
         sums = {node: gradients[node[0]] for node in nodes}
-        pieces, none = cut(aggregator.pieces, layout.dtype.itemsize), memory.rows[:, :0]
+        pieces = cut(aggregator.pieces, layout.dtype.itemsize)
+        none = memory.rows[:, :0]
         self._buckets = [
             Bucket(layout, each, members, sums, memory.rows if each is pieces[-1] else none, reuse=False)
             for each in pieces
@@ -64,7 +69,7 @@ class DeviceExchange(Exchange):
         self._means = [mean for bucket in self._buckets for mean in bucket.means]
 
     def slot(self, lane: int) -> DeviceSlot:
-        """See `Exchange`."""
+        """Where the lane's contribution goes, on the device."""
         return self._memory.slots[lane]
 
     def abandon(self) -> None:
@@ -73,22 +78,28 @@ class DeviceExchange(Exchange):
             leave_group()
 
     def meet(self) -> Pending:
-        """See `Exchange`; but returns when all that is to be done is in the device's queue."""
-        memory, arithmetic, step = self._memory, self._arithmetic, self._step
+        """Puts the whole step into the device's queue, and returns before it is done.
+
+        So no error is raised here: what was not finite is known by `settle`.
+        """
+        memory = self._memory
+        arithmetic = self._arithmetic
+        step = self._step
         old, new = self.state, self.next_state
-        self._aggregator.norms.note(step, self._mine)
+        self._aggregator.norms.note_lanes(step, self._mine)
         for gradients in self._subtrees:
             tree_sum_(gradients)
         with lost_workers(f"in step {step}"):
             totals = self._gather(old)
-        lanes = self._aggregator.norms.of_lanes(step, memory.slots)
-        decision, used = arithmetic.decide(step, totals, memory.norms, old), memory.used.amax(0) > 0
+        lanes = self._aggregator.norms.read_lanes(step, memory.slots)
+        decision = arithmetic.decide(step, totals, memory.norms, old)
+        used = memory.used.amax(0) > 0
         for block, mean in self._means:
             arithmetic.descend(block, decision, mean, used, (old, new), step)
             if lanes:
                 arithmetic.note_change(block, old, new, memory.changes)
         update_buffers_on_device(memory.slots, used, decision, old, new, scaled=self._aggregator.scaled)
-        norms = self._aggregator.norms.whole(lanes, memory.norms, memory.changes) if lanes else None
+        norms = self._aggregator.norms.gather(lanes, memory.norms, memory.changes) if lanes else None
         flags = decision.goes, decision.overflowed, decision.stopped
         rest = torch.stack([decision.norm, torch.stack(decision.scales).amin(), *(flag.double() for flag in flags)])
         numbers = torch.cat([totals, rest, old.scaler[:1]])
@@ -113,14 +124,14 @@ class DeviceExchange(Exchange):
         return totals
 
 
-def settled(made: Sequence[Update | Pending]) -> list[Update]:
+def settle(meetings: Sequence[Update | Pending]) -> list[Update]:
     """The updates, all known; waits for the device once.
 
     Raises:
         NonFiniteError: the loss or the gradient of one of them; the state is that before it.
     """
-    pending = [each for each in made if isinstance(each, Pending)]
-    updates = [each for each in made if isinstance(each, Update)]
+    pending = [each for each in meetings if isinstance(each, Pending)]
+    updates = [each for each in meetings if isinstance(each, Update)]
     rows = torch.stack([each.numbers for each in pending]).tolist() if pending else []
     for each, numbers in zip(pending, rows, strict=True):
         loss, error = (Moments(int(numbers[at]), *numbers[at + 1 : at + 3]) for at in (0, 3))

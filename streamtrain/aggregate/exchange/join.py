@@ -110,7 +110,9 @@ class Participant:
         fill: Callable[[State], None],
         parameters: Sequence[torch.Tensor],
     ) -> None:
-        self._job, self._layout, self._fill = job, layout, fill
+        self._job = job
+        self._layout = layout
+        self._fill = fill
         in_flight = job.aggregation.bound + 1 if isinstance(job.aggregation, Stale) else 1
         self._capacity = Capacity(lanes, job.most_workers, in_flight, job.backup)
         self._pass_steps = pass_steps if isinstance(job.mode, Epochs) else 0
@@ -168,7 +170,8 @@ class Participant:
         """
         if isinstance(self._current, CollectiveExchange | DeviceExchange):
             self._current.abandon()  # a process is in one group at a time
-        self._seat, meeting = seat, seat.meeting
+        self._seat = seat
+        meeting = seat.meeting
         if self._job.pooled:
             assert isinstance(meeting, Handle)
             whole = share_of(0, 1)  # whoever makes an update makes all of it
@@ -205,7 +208,9 @@ class Participant:
         )
 
     def _on_device(self, meeting: Handle | Address | None, share_of: ShareOf) -> DeviceExchange:
-        job, seat, device = self._job, self._seat, torch.device(self._job.device)
+        job = self._job
+        seat = self._seat
+        device = torch.device(self._job.device)
         members = Membership(seat.index, seat.hosting)
         memory = DeviceMemory(self._layout, job.sgd, members.lanes, seat.lanes, device)
         self._begin_alone(memory)

@@ -20,7 +20,7 @@ def row_bytes(layout: Layout) -> int:
     return -(-(_used_at(layout) + len(layout.parameters)) // LINE) * LINE
 
 
-def slots_in(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[Slot, ...]:
+def view_slots(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[Slot, ...]:
     """Every lane's slot: views of its row, shape (row bytes,) of uint8, and its gradient."""
     norm_at, buffers_at = MOMENTS * 8, (MOMENTS + 1) * 8
     counters_at = buffers_at + 8 * layout.buffer_size
@@ -37,7 +37,7 @@ def slots_in(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tenso
     )
 
 
-def device_slots_in(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[DeviceSlot, ...]:
+def view_device_slots(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[DeviceSlot, ...]:
     """The same of rows that are on a device."""
     norm_at, buffers_at, used_at = MOMENTS * 8, (MOMENTS + 1) * 8, _used_at(layout)
     counters_at = buffers_at + 8 * layout.buffer_size
@@ -54,12 +54,12 @@ def device_slots_in(layout: Layout, rows: torch.Tensor, gradients: Sequence[torc
     )
 
 
-def device_used_in(layout: Layout, rows: torch.Tensor) -> torch.Tensor:
+def view_device_used(layout: Layout, rows: torch.Tensor) -> torch.Tensor:
     """All lanes' ``used`` on their device: a view of shape (lanes, parameters)."""
     return rows[:, _used_at(layout) : _used_at(layout) + len(layout.parameters)]
 
 
-def used_in(layout: Layout, rows: torch.Tensor) -> NDArray[np.uint8]:
+def view_used(layout: Layout, rows: torch.Tensor) -> NDArray[np.uint8]:
     """All lanes' ``used``: a view of shape (lanes, parameters)."""
     used: NDArray[np.uint8] = rows[:, _used_at(layout) : _used_at(layout) + len(layout.parameters)].numpy()
     return used

@@ -18,15 +18,19 @@ from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.rules import pieces_of
 from streamtrain.aggregate.descent.sgd import vectors_of
-from streamtrain.aggregate.exchange.barrier import check_machine
-from streamtrain.aggregate.exchange.lane_rows import device_slots_in, device_used_in, row_bytes, slots_in, used_in
+from streamtrain.aggregate.exchange.barrier import CACHE_LINE, WORDS_A_LINE, check_machine
+from streamtrain.aggregate.exchange.lane_rows import (
+    row_bytes,
+    view_device_slots,
+    view_device_used,
+    view_slots,
+    view_used,
+)
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.job.optimizers import SGD
 from streamtrain.processes import open_lent
 
-CACHE_LINE = 64
-WORDS_A_LINE = CACHE_LINE // 8
 MAP_NORESERVE = 0x4000
 """Of Linux: mmap(2)."""
 
@@ -123,7 +127,8 @@ class Memory:
             parts[name] = torch.empty(0, dtype=dtype) if whole is None else whole
             offset += _bytes(elements, dtype)
         self._layout = layout
-        self.in_flight, self.backup = capacity.in_flight, capacity.backup
+        self.in_flight = capacity.in_flight
+        self.backup = capacity.backup
         slots = capacity.slots
         self.words = memoryview(block).cast("q")[: WORDS_A_LINE * (2 + capacity.workers)]
         names = state_sections(layout, sgd, backup=capacity.backup)
@@ -132,8 +137,8 @@ class Memory:
             for number in range(capacity.in_flight + 1)
         )
         self.rows = rows = parts["rows"].view(slots, -1)
-        self.slots = slots_in(layout, rows, [parts[f"gradient.{slot}"] for slot in range(slots)])
-        self.used = used_in(layout, rows)
+        self.slots = view_slots(layout, rows, [parts[f"gradient.{slot}"] for slot in range(slots)])
+        self.used = view_used(layout, rows)
         self.claims = parts["claims"].view(slots, 4)
         self.norms: NDArray[np.float64] = parts["norms"].numpy()
         self.changes: NDArray[np.float64] = parts["changes"].numpy()
@@ -141,7 +146,7 @@ class Memory:
     def own_slot(self) -> tuple[Slot, torch.Tensor]:
         """A slot in this process's own memory, and its row."""
         rows = torch.zeros((1, row_bytes(self._layout)), dtype=torch.uint8)
-        (slot,) = slots_in(self._layout, rows, [torch.zeros(self._layout.size, dtype=self._layout.dtype)])
+        (slot,) = view_slots(self._layout, rows, [torch.zeros(self._layout.size, dtype=self._layout.dtype)])
         return slot, rows[0]
 
     def reset(self, step: int) -> None:
@@ -166,8 +171,8 @@ class DeviceMemory:
         self.rows = torch.zeros((lanes, row_bytes(layout)), dtype=torch.uint8, device=device)
         sizes = [layout.size * (lane in hosted) for lane in range(lanes)]
         gradients = [torch.zeros(n, dtype=layout.dtype, device=device) for n in sizes]
-        self.slots = device_slots_in(layout, self.rows, gradients)
-        self.used = device_used_in(layout, self.rows)
+        self.slots = view_device_slots(layout, self.rows, gradients)
+        self.used = view_device_used(layout, self.rows)
         pieces = len(pieces_of(sgd, layout))
         self.norms = torch.zeros(2 * pieces, dtype=torch.float64, device=device)
         self.changes = torch.zeros(2 * pieces, dtype=torch.float64, device=device)

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from streamtrain.aggregate.buffers import update_buffers
 from streamtrain.aggregate.descent.aggregator import Aggregator
-from streamtrain.aggregate.exchange.barrier import LOOK_SECONDS, sleep_while, wake
-from streamtrain.aggregate.exchange.memory import WORDS_A_LINE, Memory
+from streamtrain.aggregate.exchange.barrier import LOOK_SECONDS, WORDS_A_LINE, sleep_while, wake
+from streamtrain.aggregate.exchange.memory import Memory
 from streamtrain.aggregate.moments import totals_of
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import tree_sum_
@@ -63,7 +63,7 @@ class Claim:
 
 
 class Pool:
-    """See the module.
+    """One worker's view of the parts that are offered, claimed, and there.
 
     Args:
         memory: the block, with room for ``bound + 1`` minibatches, or for ``backup`` parts beside the lanes'.
@@ -73,9 +73,12 @@ class Pool:
     """
 
     def __init__(self, memory: Memory, aggregator: Aggregator, descriptor: int, pass_steps: int = 0) -> None:
-        self._memory, self._aggregator, self._descriptor = memory, aggregator, descriptor
+        self._memory = memory
+        self._aggregator = aggregator
+        self._descriptor = descriptor
         self._all_claims: NDArray[np.int64] = memory.claims.numpy()
-        self._process, self._pass_steps = os.getpid(), pass_steps
+        self._process = os.getpid()
+        self._pass_steps = pass_steps
         self._rows = len(memory.slots) // memory.in_flight
         self._own = memory.own_slot() if memory.backup else None
 
@@ -127,7 +130,7 @@ class Pool:
 
     def finish(self, claim: Claim) -> bool:
         """Notes that ``claim.slot`` is filled; ``False`` where its minibatch went on without it."""
-        self._aggregator.norms.note(claim.step, [claim.slot])
+        self._aggregator.norms.note_lanes(claim.step, [claim.slot])
         if self._own is not None and not self._brought(claim):
             return False
         with self._locked():
@@ -135,7 +138,8 @@ class Pool:
         return True
 
     def _take(self, until: int) -> Claim | None:
-        memory, version = self._memory, self.step
+        memory = self._memory
+        version = self.step
         state = memory.states[version % len(memory.states)]
         for step in range(version, min(version + memory.in_flight, until)):
             claims = self._claims(step)
@@ -178,16 +182,21 @@ class Pool:
             return True
         ends_pass = self._pass_steps and (step + 1) % self._pass_steps == 0
         most = 0 if ends_pass else self._memory.backup
-        begun = (claims[missing, STEP] == step + 1) & (claims[missing, DONE] != ARRIVING)
-        return len(missing) <= most and bool(begun.all())
+        taken = (claims[missing, STEP] == step + 1) & (claims[missing, DONE] != ARRIVING)
+        return len(missing) <= most and bool(taken.all())
 
     def _make_update(self) -> Update:
-        memory, aggregator, step = self._memory, self._aggregator, self.step
+        memory = self._memory
+        aggregator = self._aggregator
+        step = self.step
         old, new = self.state, memory.states[(step + 1) % len(memory.states)]
-        late, came = self._missing(step), np.flatnonzero(self._claims(step)[:, DONE] == step + 1)
+        late = self._missing(step)
+        came = np.flatnonzero(self._claims(step)[:, DONE] == step + 1)
         all_slots = self._slots(step)
-        slots, used = [all_slots[row] for row in came], memory.used[self._place(step)][came]
-        totals, lanes = totals_of(slots), aggregator.norms.of_lanes(step, slots)
+        slots = [all_slots[row] for row in came]
+        used = memory.used[self._place(step)][came]
+        totals = totals_of(slots)
+        lanes = aggregator.norms.read_lanes(step, slots)
         decision = aggregator.begin(step, used, old)
         for block in aggregator.blocks:
             mean = tree_sum_([slot.gradient[block.place] for slot in slots]).div_(max(totals[0].count, 1))
@@ -196,7 +205,7 @@ class Pool:
         for block in aggregator.blocks:
             aggregator.descend(block, decision, slots[0].gradient[block.place], old, new, memory.changes)
         update_buffers(slots, used, decision, old, new)
-        update = aggregator.norms.added(update, lanes, memory.norms, memory.changes)
+        update = aggregator.norms.add_to(update, lanes, memory.norms, memory.changes)
         parts = tuple(self._part(step, int(row), old) for row in late)
         self._put_back(parts, new)
         return replace(update, staleness=step - float(self._claims(step)[came, VERSION].mean()), late=parts)

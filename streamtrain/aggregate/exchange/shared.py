@@ -8,7 +8,6 @@ the new state is the other half of a double buffer, and nobody uses it before it
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -18,9 +17,9 @@ from streamtrain.aggregate.buffers import update_buffers
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.decision import Decision
 from streamtrain.aggregate.descent.rules import Block
-from streamtrain.aggregate.exchange.barrier import Alone, Barrier, SharedBarrier
+from streamtrain.aggregate.exchange.barrier import make_barrier
 from streamtrain.aggregate.exchange.contract import Exchange
-from streamtrain.aggregate.exchange.memory import WORDS_A_LINE, DeviceMemory, Memory
+from streamtrain.aggregate.exchange.memory import Memory
 from streamtrain.aggregate.moments import totals_of
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, mean_of, tree_sum_, whole_subtrees
@@ -47,30 +46,44 @@ class SharedExchange(Exchange):
         worker: int,
         processes: Mapping[int, int],
     ) -> None:
-        super().__init__(memory.words, memory.states, barrier_of(memory, worker, processes))
-        self._memory, self._aggregator, slots = memory, aggregator, memory.slots
+        super().__init__(memory.words, memory.states, make_barrier(memory.words, worker, processes))
+        self._memory = memory
+        self._aggregator = aggregator
+        slots = memory.slots
         nodes = [whole_subtrees(len(slots), hosted) for hosted in hosting]
         self._mine = hosting[worker]
         self._subtrees = [[slot.gradient for slot in slots[start:stop]] for start, stop in nodes[worker]]
-        self._paired = [slot for start, stop in nodes[worker] for slot in paired(slots[start:stop])]
-        means = means_of(aggregator, memory.slots[0].gradient)
+        self._paired = [slot for start, stop in nodes[worker] for slot in pair_siblings(slots[start:stop])]
+        means = allocate_means(aggregator, memory.slots[0].gradient)
         self._shares = [
             (block, mean, {node: slots[node[0]].gradient[block.place] for each in nodes for node in each})
             for block, mean in zip(aggregator.blocks, means, strict=True)
         ]
-        self._leads, self._clips_by_norm = worker == 0, aggregator.clips_by_norm
+        self._leads = worker == 0
+        self._clips_by_norm = aggregator.clips_by_norm
 
     def slot(self, lane: int) -> Slot:
-        """See `Exchange`."""
+        """Where the lane's contribution goes: siblings into one gradient, but where every lane's norm is wanted."""
         return self._memory.slots[lane] if self._apart else self._paired[lane - self._mine.start]
 
     def meet(self) -> Update:
-        """See `Exchange`."""
-        memory, aggregator = self._memory, self._aggregator
+        """The contract's, in two or three waits.
+
+        Every worker needs all lanes' slots to make its share of the mean, so the first wait is for those. The factor
+        of clipping by norm needs the norms of all shares, hence a second wait; but nothing else does, so without
+        clipping by norm the update is made at once, into the half that nobody reads, while the mean is in the core's
+        cache. The last wait is for the new state, which every worker reads whole.
+
+        Without the second wait it is known only at the last one whether all was finite: where it was not, the half is
+        written again, as if the step had not been. Nobody can have used it, since the step is not yet counted.
+        """
+        memory = self._memory
+        aggregator = self._aggregator
         old, new = self.state, self.next_state
         self._add_up_mine()
         self._barrier.wait()  # every lane's contribution is there
-        totals, lanes = totals_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
+        totals = totals_of(memory.slots)
+        lanes = aggregator.norms.read_lanes(self._step, memory.slots)
         decision = aggregator.begin(self._step, memory.used, old)
         if self._clips_by_norm:
             for block, mean, nodes in self._shares:
@@ -86,25 +99,25 @@ class SharedExchange(Exchange):
         if self._leads:
             update_buffers(memory.slots, memory.used, decision, old, new)
 
-        self._barrier.wait()  # the new state is whole
+        self._barrier.wait()  # the new state is whole, and so are the norms
         if not self._clips_by_norm:
             decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
             if decision.skipped:
                 self._take_back(decision, old, new)
         self._commit(writes=self._leads)
-        return aggregator.norms.added(update, lanes, memory.norms, memory.changes)
+        return aggregator.norms.add_to(update, lanes, memory.norms, memory.changes)
 
     def _add_up_mine(self) -> None:
         """This worker's own subtrees, each in its first lane's slot; before others wait for them."""
         if self._apart:
-            self._aggregator.norms.note(self._step, self._memory.slots[self._mine.start : self._mine.stop])
+            self._aggregator.norms.note_lanes(self._step, self._memory.slots[self._mine.start : self._mine.stop])
         for gradients in self._subtrees:
             tree_sum_(gradients if self._apart else gradients[::2])
 
     @property
     def _apart(self) -> bool:
         """Whether every lane's gradient is wanted by itself in this step; else siblings are summed at once."""
-        return self._aggregator.norms.due(self._step)
+        return self._aggregator.norms.is_due(self._step)
 
     def _gather(
         self, block: Block, mean: torch.Tensor, nodes: Mapping[Node, torch.Tensor], examples: int, old: State
@@ -119,13 +132,14 @@ class SharedExchange(Exchange):
             self._aggregator.descend(block, decision, mean, old, new, self._memory.changes)
         if self._leads:
             update_buffers(self._memory.slots, self._memory.used, decision, old, new)
-        self._barrier.wait()
+        self._barrier.wait()  # the state is again that of before; all workers are here, since all decided the same
 
 
-def paired(slots: Sequence[Slot]) -> list[Slot]:
-    """A whole subtree's slots, in which each second lane adds to the one before: one trip through memory less.
+def pair_siblings(slots: Sequence[Slot]) -> list[Slot]:
+    """A whole subtree's slots, in which each second lane adds to the one before.
 
-    The sums of the pairs are the leaves of the same tree with half as many lanes.
+    Two siblings are added anyway, and by the same worker; so their gradients are added while the second is fresh from
+    backward, in one trip through memory less. No bit changes: the pairs' sums are the nodes above the leaves.
     """
     pairs = [slots[index : index + 2] for index in range(0, len(slots), 2)]
     return [
@@ -135,7 +149,7 @@ def paired(slots: Sequence[Slot]) -> list[Slot]:
     ]
 
 
-def means_of(aggregator: Aggregator, vector: torch.Tensor) -> list[torch.Tensor]:
+def allocate_means(aggregator: Aggregator, vector: torch.Tensor) -> list[torch.Tensor]:
     """Where the mean gradient of every block is made: this worker's own memory, placed as in ``vector``.
 
     The same place for all, which so stays in the core's cache, but where all are needed until the norm is known.
@@ -148,12 +162,3 @@ def means_of(aggregator: Aggregator, vector: torch.Tensor) -> list[torch.Tensor]
     ends = [block.place.stop - low for block, low in zip(blocks, lows, strict=True)]
     memory = torch.empty(max(ends), dtype=vector.dtype, device=vector.device)
     return [memory[block.place.start - low : end] for block, low, end in zip(blocks, lows, ends, strict=True)]
-
-
-def barrier_of(memory: Memory | DeviceMemory, worker: int, processes: Mapping[int, int]) -> Barrier:
-    """Where the workers who share a memory wait for each other."""
-    if len(processes) == 1:
-        return Alone()
-    lines = [memory.words[start : start + 2] for start in range(0, len(memory.words), WORDS_A_LINE)]
-    peers = {peer: process for peer, process in processes.items() if process != os.getpid()}
-    return SharedBarrier(failed=lines[1], arrivals=lines[2 : 2 + len(processes)], worker=worker, processes=peers)

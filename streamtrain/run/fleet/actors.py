@@ -213,6 +213,7 @@ class RayFleet:
         processes = dict(enumerate(self._gather([each.worker.process_number.remote() for each in members])))
         streams = gather(self._recruiter.streams(members, step))  # one may have to fetch a shard for it
         own = {worker: block for host, block in zip(hosts, blocks, strict=True) for worker in host}
+        # all are seated anew: whose lanes are whose and who sums what follows from how many they are; no bit does
         hosting = hosting_of(self._plan.order.lanes, len(members))
         seats = [Seat(index, hosting, step, meeting, processes, hosts, own.get(index)) for index in range(len(members))]
         self._gather(
@@ -226,7 +227,7 @@ class RayFleet:
         behind = [each for each, standing in zip(members, standings, strict=True) if standing.step != step]
         if behind:
             state = holder.worker.save.remote()
-            self._gather([each.worker.take.remote(state, step) for each in behind])
+            self._gather([each.worker.receive.remote(state, step) for each in behind])
         return behind
 
     def _standings(self, members: Sequence[Member]) -> list[Standing]:
@@ -257,7 +258,7 @@ class RayFleet:
                 if stopped is None:
                     stopped = time.monotonic() - standing.seconds
                     self._note_loss(standing.step, lost)
-                take(self._gather([holder.worker.made.remote()])[0])
+                take(self._gather([holder.worker.last_updates.remote()])[0])
                 self._recruiter.call_others(left)
                 self._form(left, standing.step, holder)
                 self._recoveries.append(Recovery(standing.step, time.monotonic() - stopped, len(left), str(lost)))

@@ -12,7 +12,7 @@ from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.exchange.collective.group import Membership
 from streamtrain.aggregate.exchange.contract import Exchange
-from streamtrain.aggregate.exchange.device_exchange import DeviceExchange, settled
+from streamtrain.aggregate.exchange.device_exchange import DeviceExchange, settle
 from streamtrain.aggregate.exchange.memory import (
     Capacity,
     DeviceMemory,
@@ -105,7 +105,7 @@ def trained(job: Job, device: str | None, bad: tuple[int, ...] = ()) -> tuple[li
             else:
                 gradient.empty_lane(exchange.slot(lane))
         made.append(exchange.meet())
-    return [] if device == "meta" else settled(made), exchange.state
+    return [] if device == "meta" else settle(made), exchange.state
 
 
 @pytest.mark.parametrize(("name", "micro_batch"), [*((name, None) for name in SETTINGS), ("full", 3)])

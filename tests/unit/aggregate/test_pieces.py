@@ -30,7 +30,7 @@ from streamtrain.aggregate.exchange.memory import (
     private_memory,
     shared_block,
 )
-from streamtrain.aggregate.exchange.shared import paired
+from streamtrain.aggregate.exchange.shared import pair_siblings
 from streamtrain.aggregate.tree import mean_of, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import layout_of
 from streamtrain.errors import ConfigError, JobError, WorkerLost
@@ -75,7 +75,7 @@ def test_sums_of_siblings_are_the_leaves_of_the_same_tree(lanes: int) -> None:
     parts = [torch.randn(64, generator=torch.Generator().manual_seed(lane)) for lane in range(lanes)]
     layout, sgd = layout_of(torch.nn.Linear(64, 1, bias=False)), SGD()
     memory = private_memory(layout, sgd, Capacity(lanes))
-    for part, slot in zip(parts, paired(memory.slots), strict=True):
+    for part, slot in zip(parts, pair_siblings(memory.slots), strict=True):
         slot.gradient.add_(part) if slot.adds else slot.gradient.copy_(part)
     assert torch.equal(tree_sum_([slot.gradient for slot in memory.slots[::2]]), tree_sum_(parts))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
-from streamtrain.aggregate.exchange.shared import paired as pairs
+from streamtrain.aggregate.exchange.shared import pair_siblings
 from streamtrain.job import Data, Job
 from streamtrain.model import gradient as gradient_module
 from streamtrain.model.gradient import Gradient, Part
@@ -65,7 +65,7 @@ def lanes_filled(job: Job, together: int | None, paired: bool = False) -> tuple[
     gradient.load(memory.states[0])
     if together is not None:
         gradient._companions = lambda part: together - 1  # type: ignore[method-assign]
-    slots = [*pairs(memory.slots[:4]), memory.slots[4]] if paired else memory.slots
+    slots = [*pair_siblings(memory.slots[:4]), memory.slots[4]] if paired else memory.slots
     parts = [Part(lane, {} if lane == 2 else arrays(3 + lane, seed=lane), seed=8 * lane) for lane in range(5)]
     gradient.lanes(iter(parts), lambda lane: slots[lane])
     return gradient, memory

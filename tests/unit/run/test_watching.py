@@ -67,7 +67,7 @@ def test_the_clock_takes_the_exchanges_time_also_where_it_fails() -> None:
         raise ValueError("lost")
 
     with pytest.raises(ValueError, match="lost"):
-        clock.met(fails)
+        clock.time_meeting(fails)
     assert clock.meeting > 0
 
 

@@ -19,7 +19,7 @@ from streamtrain.aggregate.vector import Layout
 
 
 class Ahead:
-    """See the module.
+    """Watches backward make the last lane's gradients, and sends each bucket when it is complete.
 
     Args:
         layout: of the model.
@@ -37,7 +37,8 @@ class Ahead:
         spans: Sequence[slice],
         post: Callable[[], None],
     ) -> None:
-        self._post, self._armed = post, False
+        self._post = post
+        self._armed = False
         self._views = [place.view(gradient) for place in layout.parameters]
         self._buckets = [
             [bucket for bucket, span in enumerate(spans) if place.start < span.stop and span.start < place.stop]
@@ -45,14 +46,16 @@ class Ahead:
         ]
         self._wanted = [sum(bucket in each for each in self._buckets) for bucket in range(len(spans))]
         self._hooks = [
-            parameter.register_hook(partial(self._made, index))  # type: ignore[no-untyped-call]
+            parameter.register_hook(partial(self._note_gradient, index))  # type: ignore[no-untyped-call]
             for index, parameter in enumerate(parameters)
             if spans
         ]
 
     def begin(self) -> None:
         """The gradients that are made from now on are the last lane's."""
-        self._missing, self._next, self._armed = list(self._wanted), 0, True
+        self._missing = list(self._wanted)
+        self._next = 0
+        self._armed = True
 
     def end(self) -> None:
         """What was not sent is left to the meeting."""
@@ -64,7 +67,7 @@ class Ahead:
         for hook in self._hooks:
             hook.remove()
 
-    def _made(self, index: int, gradient: torch.Tensor) -> None:
+    def _note_gradient(self, index: int, gradient: torch.Tensor) -> None:
         if not self._armed:
             return
         self._views[index].copy_(gradient)

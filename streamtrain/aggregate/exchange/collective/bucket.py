@@ -42,7 +42,7 @@ def goes_ahead(pieces: Sequence[Piece], itemsize: int) -> bool:
 
 
 class Bucket:
-    """See the module.
+    """Some neighbouring pieces, and the messages in which their sums and means travel.
 
     Args:
         layout: of the model.
@@ -69,8 +69,13 @@ class Bucket:
         reuse: bool,
     ) -> None:
         self.span = slice(pieces[0][1].start, pieces[-1][1].stop)
-        self._me, self._hosting, self._rows, self._sums = membership.worker, membership.hosting, rows, sums
-        me, workers, device = self._me, range(membership.workers), next(iter(sums.values()), rows).device
+        self._me = membership.worker
+        self._hosting = membership.hosting
+        self._rows = rows
+        self._sums = sums
+        me = self._me
+        workers = range(membership.workers)
+        device = next(iter(sums.values()), rows).device
         together = len(workers) <= 2
         shares = [pieces if together else _share(pieces, w, len(workers)) for w in workers]
         step = ALIGNMENT // layout.dtype.itemsize
@@ -88,7 +93,8 @@ class Bucket:
         def mean(source: int, _: int) -> list[Part]:
             return [(_length(self._norms[source]), torch.float64), (_length(self._spans[source]), layout.dtype)]
 
-        self._contributions, self._updates = mail(contribution), None if together else mail(mean)
+        self._contributions = mail(contribution)
+        self._updates = None if together else mail(mean)
         parts = {node: vector[self._spans[me]] for node, vector in sums.items()}
         for source, message in self._contributions.received.items():
             parts |= dict(zip(whole_subtrees(membership.lanes, self._hosting[source]), message[1:], strict=True))

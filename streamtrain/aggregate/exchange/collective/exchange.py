@@ -18,13 +18,13 @@ import torch
 from streamtrain.aggregate.buffers import update_buffers
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Block
+from streamtrain.aggregate.exchange.barrier import make_barrier
 from streamtrain.aggregate.exchange.collective.ahead import Ahead
 from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut, goes_ahead
 from streamtrain.aggregate.exchange.collective.group import Membership, lost_workers
 from streamtrain.aggregate.exchange.collective.wire import Wire
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import Memory
-from streamtrain.aggregate.exchange.shared import barrier_of
 from streamtrain.aggregate.moments import totals_of
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, mean_of, node_sum_, tree_sum_, whole_subtrees
@@ -63,15 +63,19 @@ class CollectiveExchange(Exchange):
         wire: Wire | None,
         parameters: Sequence[torch.Tensor] = (),
     ) -> None:
-        super().__init__(memory.words, memory.states, barrier_of(memory, crew.worker, processes))
-        self._aggregator, self._memory, self._lanes = aggregator, memory, hosts.lanes
+        super().__init__(memory.words, memory.states, make_barrier(memory.words, crew.worker, processes))
+        self._aggregator = aggregator
+        self._memory = memory
+        self._lanes = hosts.lanes
         self._wire = wire
         gradients = [slot.gradient for slot in memory.slots]
-        mine, hosted = crew.hosting[crew.worker], hosts.hosting[hosts.worker]
+        mine = crew.hosting[crew.worker]
+        hosted = hosts.hosting[hosts.worker]
         self._mine = memory.slots[mine.start : mine.stop]
         self._subtrees = [gradients[start:stop] for start, stop in whole_subtrees(hosts.lanes, mine)]
         nodes = whole_subtrees(hosts.lanes, hosted)
-        self._leads, self._alone = wire is not None, crew.workers == 1
+        self._leads = wire is not None
+        self._alone = crew.workers == 1
         each = [node for lanes in crew.hosting for node in whole_subtrees(hosts.lanes, lanes)]
         self._joined: list[tuple[Node, dict[Node, torch.Tensor]]] = [
             (node, {part: gradients[part[0]][block.place] for part in each})
@@ -99,8 +103,8 @@ class CollectiveExchange(Exchange):
         )
 
     def slot(self, lane: int) -> Slot:
-        """See `Exchange`."""
-        if lane == self._last_lane and not self._aggregator.norms.due(self._step):
+        """Where the lane's contribution goes; that the last one is asked for begins what is sent ahead."""
+        if lane == self._last_lane and not self._aggregator.norms.is_due(self._step):
             self._ahead.begin()
         return self._memory.slots[lane]
 
@@ -112,15 +116,21 @@ class CollectiveExchange(Exchange):
             self._wire.close()
 
     def meet(self) -> Update:
-        """See `Exchange`."""
-        memory, aggregator = self._memory, self._aggregator
+        """The contract's, in two waits of a host's workers, around what their first one sends and receives.
+
+        Every host makes the whole update, not its share of it: the mean has travelled to all, and parameters would be
+        as many bytes. So the whole state is everywhere, and a lost host takes none of it along.
+        """
+        memory = self._memory
+        aggregator = self._aggregator
         old, new = self.state, self.next_state
         self._add_up()
         if self._wire is not None:
             with lost_workers(f"in step {self._step}"):
                 self._talk(self._wire, old, new)
         self._barrier.wait()  # the means of all lanes' gradients are there
-        totals, lanes = totals_of(memory.slots), aggregator.norms.of_lanes(self._step, memory.slots)
+        totals = totals_of(memory.slots)
+        lanes = aggregator.norms.read_lanes(self._step, memory.slots)
         begun = aggregator.begin(self._step, memory.used, old)
         decision, update = aggregator.decide(begun, totals, memory.norms.tolist())
         if decision.skipped or not self._at_once:
@@ -130,12 +140,12 @@ class CollectiveExchange(Exchange):
             update_buffers(memory.slots, memory.used, decision, old, new)
         self._barrier.wait()  # the new state is whole
         self._commit(writes=self._leads)
-        return aggregator.norms.added(update, lanes, memory.norms, memory.changes)
+        return aggregator.norms.add_to(update, lanes, memory.norms, memory.changes)
 
     def _add_up(self) -> None:
         """The whole subtrees of this worker, then its share of those of the host."""
         self._ahead.end()
-        self._aggregator.norms.note(self._step, self._mine)
+        self._aggregator.norms.note_lanes(self._step, self._mine)
         if self._alone:
             return  # each bucket's just before it goes
         for gradients in self._subtrees:
@@ -159,7 +169,9 @@ class CollectiveExchange(Exchange):
 
         Of two workers, each makes the update of a block with its mean, where no norm of all can change it.
         """
-        memory, aggregator, norms = self._memory, self._aggregator, torch.from_numpy(self._memory.norms)
+        memory = self._memory
+        aggregator = self._aggregator
+        norms = torch.from_numpy(self._memory.norms)
         while self._sent < len(self._buckets):
             self._send()
         self._sent = 0

@@ -3,7 +3,7 @@
 That is by torch.distributed's NCCL (written, never run; gloo where its tests run on CPUs). CPUs have a `Wire`.
 
 A peer whose process died is noticed at once, since its connections close. One whose host or link is gone says
-nothing more: the kernel asks every connection for a sign of life, and closes it when none comes in time. A worker
+nothing more: the kernel probes every connection (TCP keep-alive), and closes it when no answer comes in time. A worker
 that computes for long is alive, since its kernel answers for it; so no message has a time within which it must come.
 """
 
@@ -29,7 +29,7 @@ MEETING_SECONDS = 60
 """Within which all workers must have come."""
 NO_LIMIT = datetime.timedelta(days=365)
 PROBES = 5
-"""How often a connection is asked for a sign of life before it is given up."""
+"""Keep-alive probes without an answer after which a connection is given up."""
 LONGEST = 160
 """Characters that are kept of a message of the network's library."""
 SIOCGIFADDR = 0x8915
@@ -77,7 +77,7 @@ def join_group(address: Address, membership: Membership, device: torch.device, l
     """Meets the others; this process is in one group at a time.
 
     Args:
-        lost_after: seconds without a sign of life from a peer's host after which it is lost.
+        lost_after: seconds after which a peer's host is lost that answers no keep-alive probe.
 
     Raises:
         WorkerLost: somebody did not come.
@@ -99,7 +99,7 @@ def join_group(address: Address, membership: Membership, device: torch.device, l
         torch.distributed.barrier()  # all connections are made
     for descriptor, _ in set(_sockets()) - before:  # another thread's new ones among them come to no harm
         with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:  # closed, or not of TCP
-            ask_for_life(connection, lost_after)
+            keep_alive(connection, lost_after)
     torch.distributed.distributed_c10d._set_pg_timeout(NO_LIMIT)
 
 
@@ -111,7 +111,7 @@ def leave_group() -> None:
 
 @contextmanager
 def lost_workers(when: str) -> Iterator[None]:
-    """A failure of the network is told as what it mostly is: a worker that is gone."""
+    """Raises a failure of the network as what it mostly is: a worker that is gone."""
     try:
         yield
     except (RuntimeError, OSError) as error:
@@ -133,8 +133,8 @@ def _sockets() -> Iterator[tuple[int, str]]:
                 yield int(entry.name), target
 
 
-def ask_for_life(connection: socket.socket, lost_after: float) -> None:
-    """Has the kernel close a connection whose other end gives no sign of life for so many seconds."""
+def keep_alive(connection: socket.socket, lost_after: float) -> None:
+    """Has the kernel close a connection whose other end has answered no keep-alive probe for so many seconds."""
     every = max(1, round(lost_after / PROBES))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every)

@@ -15,7 +15,8 @@ def hosts_of(nodes: Sequence[str], *, together: bool) -> tuple[range, ...]:
         nodes: every worker's; those of the same are neighbours.
         together: whether workers of one host meet in its memory; else each is taken for a host of its own.
     """
-    hosts, first = [], 0
+    hosts = []
+    first = 0
     for _, group in groupby(enumerate(nodes), lambda pair: pair[1] if together else pair[0]):
         end = first + len(list(group))
         hosts.append(range(first, end))

@@ -63,7 +63,8 @@ def _laid_out(
     own = [[] if peer == worker else list(message) for peer, message in enumerate(messages)]
     sizes = [sum(_padded(elements * dtype.itemsize) for elements, dtype in message) for message in own]
     memory = torch.zeros(sum(sizes), dtype=torch.uint8, device=device)
-    parts, offset = {}, 0
+    parts = {}
+    offset = 0
     for peer, message in enumerate(own):
         views = []
         for elements, dtype in message:

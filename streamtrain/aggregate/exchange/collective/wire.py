@@ -5,7 +5,7 @@ while it is in the core's cache. Measured 2026-11-25 by `tests.benchmarks.exchan
 2 cores: 1 MB each way, summed and applied, takes 1.2 to 1.3 ms; with torch.distributed's gloo in its place 1.7 to 1.8.
 
 A peer whose process died is noticed at once, since its connections close; one whose host or link is gone, by the
-kernel, which asks every connection for a sign of life (`ask_for_life`).
+kernel's keep-alive probes (`keep_alive`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from streamtrain.aggregate.exchange.collective.group import (
     MEETING_SECONDS,
     Address,
     Membership,
-    ask_for_life,
+    keep_alive,
     lost_workers,
     own_address,
     store_at,
@@ -40,7 +40,8 @@ class Parcel:
     """The messages of one all-to-all on their way; ``left`` of them are not yet where they go."""
 
     def __init__(self, wire: Wire) -> None:
-        self._wire, self.left = wire, 0
+        self._wire = wire
+        self.left = 0
 
     def wait(self) -> None:
         """Returns when the others' are there and this worker's are gone.
@@ -75,8 +76,8 @@ class Wire:
     def send(self, into: torch.Tensor, outof: torch.Tensor, coming: list[int], leaving: list[int]) -> Parcel:
         """A `Send`: goes as far as the kernel takes it; the rest when this worker sends more, or waits."""
         parcel = Parcel(self)
-        _put(self._coming, into, coming, parcel)
-        _put(self._leaving, outof, leaving, parcel)
+        _enqueue(self._coming, into, coming, parcel)
+        _enqueue(self._leaving, outof, leaving, parcel)
         for peer in self._connections:
             self._push(peer)
         return parcel
@@ -106,11 +107,11 @@ class Wire:
 
     def _push(self, peer: int) -> bool:
         """Sends what the kernel takes; whether it took any."""
-        return _through(self._leaving[peer], self._connections[peer].send)
+        return _move_queue(self._leaving[peer], self._connections[peer].send)
 
     def _pull(self, peer: int) -> bool:
         """Receives what is there; whether there was any."""
-        return _through(self._coming[peer], self._connections[peer].recv_into)
+        return _move_queue(self._coming[peer], self._connections[peer].recv_into)
 
 
 def connect(address: Address, membership: Membership, lost_after: float = 10.0) -> Wire:
@@ -118,18 +119,20 @@ def connect(address: Address, membership: Membership, lost_after: float = 10.0) 
 
     Args:
         address: of the store where they say where they listen.
-        lost_after: seconds without a sign of life from a peer's host after which it is lost.
+        lost_after: seconds after which a peer's host is lost that answers no keep-alive probe.
 
     Raises:
         WorkerLost: somebody did not come.
     """
-    me, until = membership.worker, time.monotonic() + MEETING_SECONDS
+    me = membership.worker
+    until = time.monotonic() + MEETING_SECONDS
     connections: dict[int, socket.socket] = {}
     with lost_workers("while the workers met"):
         store = store_at(address)
         if me == 0:
             store.set("secret", secrets.token_hex(SECRET // 2))
-        secret, own = store.get("secret"), own_address(address)
+        secret = store.get("secret")
+        own = own_address(address)
         with socket.create_server((own, 0), backlog=membership.workers) as listener:
             store.set(f"worker {me}", f"{own} {listener.getsockname()[1]}")
             for peer in range(me):
@@ -139,17 +142,17 @@ def connect(address: Address, membership: Membership, lost_after: float = 10.0) 
             while len(connections) < membership.workers - 1:
                 listener.settimeout(max(0.0, until - time.monotonic()))
                 connection, _ = listener.accept()
-                peer = _greeted(connection, secret)
+                peer = _read_greeting(connection, secret)
                 if peer < 0:
                     connection.close()
                 else:
                     connections[peer] = connection
     for connection in connections.values():
-        ask_for_life(connection, lost_after)
+        keep_alive(connection, lost_after)
     return Wire(connections)
 
 
-def _greeted(connection: socket.socket, secret: bytes) -> int:
+def _read_greeting(connection: socket.socket, secret: bytes) -> int:
     """The worker that connected, or -1 where it is a stranger or says nothing."""
     connection.settimeout(HELLO_SECONDS)
     try:
@@ -159,9 +162,10 @@ def _greeted(connection: socket.socket, secret: bytes) -> int:
     return int.from_bytes(hello[SECRET:]) if hmac.compare_digest(hello[:SECRET], secret) else -1
 
 
-def _put(queues: Mapping[int, Queue], tensor: torch.Tensor, sizes: list[int], parcel: Parcel) -> None:
+def _enqueue(queues: Mapping[int, Queue], tensor: torch.Tensor, sizes: list[int], parcel: Parcel) -> None:
     """Appends each peer's part of a tensor of bytes to its queue."""
-    memory, start = tensor.numpy().data, 0
+    memory = tensor.numpy().data
+    start = 0
     for peer, size in enumerate(sizes):
         if size:
             queues[peer].append((memory[start : start + size], parcel))
@@ -169,7 +173,7 @@ def _put(queues: Mapping[int, Queue], tensor: torch.Tensor, sizes: list[int], pa
         start += size
 
 
-def _through(queue: Queue, move: Callable[[memoryview], int]) -> bool:
+def _move_queue(queue: Queue, move: Callable[[memoryview], int]) -> bool:
     """Sends or receives what can be; whether anything could."""
     any_moved = False
     while queue:

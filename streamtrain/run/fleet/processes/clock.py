@@ -1,6 +1,6 @@
 """Where a worker's time goes: waiting for examples, computing gradients, exchanging them, updating.
 
-A look at the clock at each border of a step, about 2 µs a step in all; nothing is told before a stint has ended.
+A look at the clock at each border of a step, about 2 µs a step in all; nothing is reported before a stint has ended.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Clock:
         self.steps = 0
         self.training = self.waiting = self.meeting = self.updating = 0.0
 
-    def waited(self, arrays: Iterator[Answer]) -> Iterator[Answer]:
+    def time_waiting(self, arrays: Iterator[Answer]) -> Iterator[Answer]:
         """The same arrays; the time that they kept the worker waiting is noted."""
         while True:
             asked = time.perf_counter()
@@ -46,8 +46,8 @@ class Clock:
                 return
             yield examples
 
-    def met(self, call: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        """What the exchange's call answers; its time is noted."""
+    def time_meeting(self, call: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """The answer of one of the exchange's calls; its time is noted."""
         began = time.perf_counter()
         try:
             return call(*args, **kwargs)
@@ -67,7 +67,7 @@ class TimedAggregator(Aggregator):
     clock: Clock
 
     def clip(self, block: Block, mean: torch.Tensor, old: State, norms: NDArray[np.float64]) -> None:
-        """See `Aggregator`."""
+        """Clips a block as `Aggregator` does, timed."""
         began = time.perf_counter()
         super().clip(block, mean, old, norms)
         self.clock.updating += time.perf_counter() - began
@@ -81,7 +81,7 @@ class TimedAggregator(Aggregator):
         new: State,
         changes: NDArray[np.float64],
     ) -> None:
-        """See `Aggregator`."""
+        """Updates a block as `Aggregator` does, timed."""
         began = time.perf_counter()
         super().descend(block, decision, mean, old, new, changes)
         self.clock.updating += time.perf_counter() - began

@@ -28,15 +28,17 @@ from streamtrain.prepare.plan import Plan
 
 
 class Examiner:
-    """See the module.
+    """Uses examples as a worker does, one by one.
 
     Args:
+        plan: of the run.
         parameters: the model's state dict at the step in question.
     """
 
     def __init__(self, plan: Plan, parameters: Mapping[str, torch.Tensor]) -> None:
         prepare_process(plan.job)
-        self._gradient, self._reader = Gradient(plan.job), plan.reader("train")
+        self._gradient = Gradient(plan.job)
+        self._reader = plan.reader("train")
         memory = _memory_of(self._gradient, plan)
         self._gradient.write(memory.states[0], parameters)
         self._gradient.load(memory.states[0])
@@ -53,7 +55,8 @@ class Examiner:
 
 def _memory_of(gradient: Gradient, plan: Plan) -> Memory | DeviceMemory:
     """One lane's, where the model computes."""
-    layout, sgd = gradient.layout, plan.job.sgd
+    layout = gradient.layout
+    sgd = plan.job.sgd
     if plan.job.device == "cpu":
         return private_memory(layout, sgd, Capacity(1))
     return DeviceMemory(layout, sgd, 1, range(1), torch.device(plan.job.device))

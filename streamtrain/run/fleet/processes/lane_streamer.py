@@ -29,7 +29,8 @@ class WorkersStreamer:
             address: of this host, where the worker is on another.
         """
         self.stop()
-        plan, order = self._plan, self._plan.order
+        plan = self._plan
+        order = plan.order
         reader = plan.reader("train", lanes=True)
         reader.expect(plan.left(lanes, step))
         self._streamer = Streamer(

@@ -17,7 +17,7 @@ import torch
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.collective.group import Address
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
-from streamtrain.aggregate.exchange.device_exchange import settled
+from streamtrain.aggregate.exchange.device_exchange import settle
 from streamtrain.aggregate.exchange.join import Participant, Seat
 from streamtrain.aggregate.exchange.memory import Handle
 from streamtrain.aggregate.exchange.pool import Pool
@@ -47,11 +47,12 @@ class Standing:
 
 
 class Worker:
-    """See the module.
+    """Hosts some lanes of a run, over one formation after another.
 
     Calls come in this order: ``offer_memory`` or ``make_store`` of one worker, ``join`` of all, then ``advance``,
-    ``evaluate`` and ``snapshot`` as often as wanted. ``join`` begins a new formation, at any step: when one was
-    lost, ``standing`` and ``made`` say what the others have; who lacks it gets it by ``take`` or with the memory.
+    ``evaluate`` and ``snapshot`` as often as wanted. ``join`` begins a new formation, at any step. When a worker was
+    lost, ``standing`` and ``last_updates`` say what the others have; who lacks it gets it by ``receive``, or with
+    the memory.
 
     Args:
         start: a checkpoint's tensors and step, to begin with.
@@ -59,7 +60,8 @@ class Worker:
 
     def __init__(self, plan: Plan, start: tuple[Mapping[str, torch.Tensor], int] | None = None) -> None:
         prepare_process(plan.job)
-        self._plan, self._start = plan, start
+        self._plan = plan
+        self._start = start
         self._gradient = Gradient(plan.job)
         self._supply = Supply(plan)
         self._participant = Participant(
@@ -72,7 +74,7 @@ class Worker:
         )
         self._clock = Clock()
         self._trace: str | None = None
-        self._made: list[Update | Pending] = []
+        self._last_updates: list[Update | Pending] = []
         self._moved = time.monotonic()
 
     def process_number(self) -> int:
@@ -87,12 +89,12 @@ class Worker:
         """How far this worker is."""
         return Standing(self._participant.step, time.monotonic() - self._moved)
 
-    def made(self) -> list[Update]:
+    def last_updates(self) -> list[Update]:
         """Updates of the last ``advance``, also where it did not end well."""
-        return settled(self._made)
+        return settle(self._last_updates)
 
-    def take(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
-        """Has another worker's state, as ``save`` gave it, for the formation that comes."""
+    def receive(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """Takes over another worker's state, as ``save`` gave it, for the formation that comes."""
         self._start = tensors, step
         self._participant.forget()
 
@@ -129,8 +131,9 @@ class Worker:
 
     def _begin(self, exchange: Exchange, stream: StreamHandle | None) -> None:
         """Makes the loop that `advance` drives, from the exchange's step on."""
-        plan, lanes = self._plan, self._seat.lanes
-        arrays = self._clock.waited(self._supply.begin(lanes, exchange.step, stream))
+        plan = self._plan
+        lanes = self._seat.lanes
+        arrays = self._clock.time_waiting(self._supply.begin(lanes, exchange.step, stream))
         batches = batches_of(arrays, torch.device(plan.job.device))
         self._updates = self._traced(
             updates(plan.order, lanes, batches, self._gradient, exchange, self._clock, plan.job.seed)
@@ -146,10 +149,12 @@ class Worker:
             NonFiniteError, JobError, DataError: the state is that of the last good step.
             WorkerLost: another worker died or gave up.
         """
-        first, began = self._exchange.step, time.perf_counter()
+        first = self._exchange.step
+        began = time.perf_counter()
         try:
             if isinstance(self._exchange, Pool):
-                plan, pool = self._plan, self._exchange
+                plan = self._plan
+                pool = self._exchange
                 made = pooled_updates(
                     plan.order,
                     plan.pass_orders,
@@ -161,18 +166,18 @@ class Worker:
                     until=step,
                 )
                 return list(self._traced(made))
-            self._made = []
+            self._last_updates = []
             for update in itertools.islice(self._updates, step - self._exchange.step):
-                self._made.append(update)  # kept, for the case that another worker is lost
+                self._last_updates.append(update)  # kept, for the case that another worker is lost
                 self._moved = time.monotonic()
-            made_here = settled(self._made)
+            last_updates = settle(self._last_updates)
         except BaseException:
             self._exchange.abandon()
             raise
         finally:
             self._clock.training += time.perf_counter() - began
             self._clock.steps += self._exchange.step - first
-        return made_here if self._seat.index == 0 else []
+        return last_updates if self._seat.index == 0 else []
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
         """Risk on each ``(start, stop)`` of a split's stored order, at the current state."""
@@ -256,7 +261,7 @@ class Worker:
 
     def _read(self, selection: Selection) -> Arrays:
         """A part that came from the pool."""
-        return next(self._clock.waited(self._supply.part(each) for each in (selection,)))
+        return next(self._clock.time_waiting(self._supply.part(each) for each in (selection,)))
 
     def _load(self) -> None:
         """What is evaluated and returned: the parameters, or their average."""
