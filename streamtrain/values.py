@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamtrain.stored import Stored
+
 Arrays = dict[str, NDArray[np.generic]]
 """Fields of a batch of examples: name -> array whose first axis is the example."""
 
@@ -89,7 +91,7 @@ def merged_moments(one: Any, other: Any, count: Any) -> tuple[Any, Any]:
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Stored):
     """Count, mean and sum of squared deviations of a sample, mergeable (Chan, Golub & LeVeque 1979)."""
 
     count: int = 0
@@ -125,7 +127,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class LayerNorms:
+class LayerNorms(Stored):
     """Squared Euclidean norms of one parameter tensor in one step.
 
     ``gradient`` is the mean gradient's before clipping, ``parameters`` the tensor's before the update, ``update``
@@ -138,7 +140,7 @@ class LayerNorms:
 
 
 @dataclass(frozen=True)
-class Norms:
+class Norms(Stored):
     """Squared Euclidean norms of one step.
 
     ``lanes`` has for each lane with examples their number and the squared norm of their mean gradient.
@@ -160,7 +162,7 @@ class Norms:
 
 
 @dataclass(frozen=True)
-class Update:
+class Update(Stored):
     """One step that happened: what went in and how large it was.
 
     ``step`` is the global step, from 0. ``loss`` and ``error`` are over the minibatch at the
@@ -188,7 +190,7 @@ class Update:
 
 
 @dataclass(frozen=True)
-class Risk:
+class Risk(Stored):
     """Mean loss, mean error and means of further metrics on a set of examples, all at the same parameters."""
 
     loss: Moments
@@ -246,7 +248,7 @@ class StepTimes:
 
 
 @dataclass(frozen=True)
-class Skip:
+class Skip(Stored):
     """A bad example that was passed over: where it is, and why."""
 
     example: str

@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
-from streamtrain.values import Reading, StepTimes
+from dataclasses import astuple, dataclass
+
+from streamtrain.stored import Stored
+from streamtrain.values import Loading, Reading, StepTimes
 
 
-class MeasuringTime:
+@dataclass
+class MeasuringTime(Stored):
     """Seconds spent on measurements.
 
-    Args:
+    Attributes:
         most: the largest part of the run's time, training and measuring together; ``None`` for any.
         name: of the measurements: ``evaluation`` or ``probe``.
+        last, total: seconds of the last measurement, and of all.
     """
 
-    def __init__(self, most: float | None, name: str = "evaluation") -> None:
-        self._most, self._name = most, name
-        self._last = self._total = 0.0
+    most: float | None
+    name: str = "evaluation"
+    last: float = 0.0
+    total: float = 0.0
 
     def spend(self, seconds: float) -> None:
         """One more measurement was made."""
-        self._last = seconds
-        self._total += seconds
+        self.last = seconds
+        self.total += seconds
 
     def affords(self, training_seconds: float) -> bool:
         """Whether another measurement, as long as the last one, stays within the bound."""
-        spent = self._total + self._last
-        return self._most is None or spent <= self._most * (training_seconds + spent)
+        spent = self.total + self.last
+        return self.most is None or spent <= self.most * (training_seconds + spent)
 
     def readings(self, training_seconds: float, step: int, time: float) -> list[Reading]:
         """``NAME/seconds`` of the last measurement, and ``NAME/fraction_of_time`` of all."""
-        fraction = self._total / (training_seconds + self._total)
+        fraction = self.total / (training_seconds + self.total)
         return [
-            Reading(f"{self._name}/seconds", self._last, step, time),
-            Reading(f"{self._name}/fraction_of_time", fraction, step, time),
+            Reading(f"{self.name}/seconds", self.last, step, time),
+            Reading(f"{self.name}/fraction_of_time", fraction, step, time),
         ]
+
+
+class LoadingSince:
+    """What reading has cost since the last question, of counts that only grow."""
+
+    def __init__(self) -> None:
+        self._before = Loading()
+
+    def after(self, so_far: Loading) -> Loading:
+        """What came since the last call, over all workers."""
+        before = astuple(self._before)
+        now = astuple(so_far)
+        if any(its < was for its, was in zip(now, before, strict=True)):
+            before = astuple(Loading())  # a lost worker's share went with it
+        self._before = so_far
+        return Loading(*(its - was for its, was in zip(now, before, strict=True)))
 
 
 class StepParts:

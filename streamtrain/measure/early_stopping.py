@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from streamtrain.stored import Stored
+
 
 @dataclass(frozen=True)
-class EarlyStopping:
+class EarlyStopping(Stored):
     """State after some measurements, each at a place in the run that is counted in passes or in examples.
 
     Attributes:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamtrain.measure.risk import pooled
+from streamtrain.stored import Stored
 from streamtrain.values import Moments, Reading, Risk
 
 MOST_PARTS, LEAST_PARTS = 64, 4
@@ -37,7 +38,7 @@ def gap(empirical: Moments, generalization: Moments) -> Gap:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Parts(Stored):
     """A risk part by part: how many examples each has, and their mean loss, error, … by name."""
 
     examples: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Decides how far the workers train before they are asked again, measures there, and stops.
+"""Decides how far the workers train before they are asked again, advances them, measures there, keeps, and stops.
 
 The workers run whole stints of steps by themselves; the controller's work per step is zero. A plain
 class over a `Fleet`, so it is tested without Ray.
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from streamtrain.errors import NonFiniteError, WorkerLost
-from streamtrain.job import Epochs, Online, Stale
-from streamtrain.measure.cost import StepParts
-from streamtrain.measure.gap import Parts, gap_readings
-from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.job import Epochs, Online
+from streamtrain.measure.gap import Parts
+from streamtrain.measure.risk import pooled
+from streamtrain.measure.run_curves import RunCurves, Stint
 from streamtrain.order import evaluation_slice, evaluation_slices
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.checkpoints.keeper import Keeper
@@ -31,7 +31,7 @@ from streamtrain.store import write_whole
 from streamtrain.track.system import SystemMetrics
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker
-from streamtrain.values import Lane, Loading, Reading, Recovery, Risk, Skip, StepTimes, Update
+from streamtrain.values import Lane, Loading, Recovery, Risk, Skip, StepTimes, Update
 
 if TYPE_CHECKING:
     import torch
@@ -94,11 +94,17 @@ class Controller:
     def __init__(
         self, plan: Plan, fleet: Fleet, tracker: Tracker, terminal: Terminal, folder: Path, keeper: Keeper
     ) -> None:
-        self._plan, self._fleet, self._tracker, self._terminal = plan, fleet, tracker, terminal
+        self._plan = plan
+        self._fleet = fleet
+        self._tracker = tracker
+        self._terminal = terminal
         self._folder = RunFolder(folder)
+        self._keeper = keeper
         self._is_online = isinstance(plan.job.mode, Online)
-        self._keeper, self._recoveries, self._workers = keeper, 0, 0
-        self._parts, self._traced, self._optional = StepParts(), False, OptionalFiles(terminal.line)
+        self._workers = 0
+        self._traced = False
+        self._optional = OptionalFiles(terminal.line)
+        self._curves = RunCurves(plan.job)
         self._probes = Probes(plan, tracker, terminal, self._folder)
         self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
         self._take_up()
@@ -106,6 +112,7 @@ class Controller:
     def _take_up(self) -> None:
         """Where the last checkpoint was, or the beginning."""
         self._progress, self._best = self._keeper.begin()
+        self._curves.measures = self._progress.measures
         self._loader = LoaderHealth(self._plan, self._tracker, self._folder, self._progress.bad, self._terminal.line)
 
     def run(self) -> Result:
@@ -201,17 +208,25 @@ class Controller:
             self._progress.seconds += seconds
             self._progress.step = until
             self._note_recoveries()
-            examples = sum(update.loss.count for update in done)
-            self._progress.used += examples
-            self._note(done, examples / seconds)
+            stint = self._asked_about(done, seconds)
+            self._progress.used += stint.examples
+            now = time.time()
+            curves = self._curves.stint(stint, self._plan.order, now)
+            self._tracker.log(curves + self._system.readings(until - 1, now))
             with self._optional.writing(self._folder.skipped_lists):
-                self._loader.note(self._fleet, done[-1].step, seconds)
-            self._tell(examples / seconds, pooled(Risk(u.loss, u.error) for u in done if not u.skipped).loss.mean)
+                self._loader.keep_list()
+            self._show(stint)
             if self._plan.job.profile and not self._traced:
                 self._keep_trace()
             self._probes.take(self._fleet.snapshot, self._progress)
 
-    def _tell(self, examples_per_second: float, loss: float) -> None:
+    def _asked_about(self, done: Sequence[Update], seconds: float) -> Stint:
+        """What the workers have to say of the steps that they have just trained."""
+        loading, read = self._loader.look(self._fleet)
+        times, workers = self._fleet.times(), self._fleet.workers
+        return Stint(done, seconds, workers, times, loading, read, len(self._progress.bad))
+
+    def _show(self, stint: Stint) -> None:
         """How far the run is, on the terminal and in its folder."""
         progress, steps = self._progress, self._plan.order.steps
         gap = progress.evaluations[-1].gap_of_loss if progress.evaluations else None
@@ -220,10 +235,10 @@ class Controller:
             passes=self._plan.passes,
             step=(progress.step - 1) % steps + 1,
             steps=steps,
-            examples_per_second=examples_per_second,
+            examples_per_second=stint.examples_per_second,
             workers=self._fleet.workers,
-            waiting_share=self._parts.waiting_share,
-            loss=loss,
+            waiting_share=self._curves.waiting_share,
+            loss=stint.loss,
             gap=None if gap is None else gap.value,
             gap_standard_error=None if gap is None else gap.standard_error,
             seconds_left=(self._plan.total_steps - progress.step) * progress.seconds / progress.step,
@@ -240,112 +255,55 @@ class Controller:
             with self._optional.writing(file):
                 write_whole(file, merged(traces).encode())
                 self._tracker.artifact(file, "profile")
-                told = f"a trace of {len(traces)} worker(s) is in {file}"
-                self._terminal.line(f"{told}; open it at https://ui.perfetto.dev")
+                where = f"a trace of {len(traces)} worker(s) is in {file}"
+                self._terminal.line(f"{where}; open it at https://ui.perfetto.dev")
 
     def _note_recoveries(self) -> None:
         """A line, a point and a tag for every one; a line where workers joined."""
-        recovered, now, before = self._fleet.recovered(), time.time(), self._workers
+        recovered = self._fleet.recovered()
+        before = self._workers
         self._workers = self._fleet.workers
         if not recovered and before and self._workers > before:
             self._terminal.line(
                 f"{self._workers - before} joined: {self._workers} workers at step {self._progress.step:,}"
             )
         for each in recovered:
-            self._recoveries += 1
             self._terminal.line(
                 f"{each.lost + '; ' if each.lost else ''}going on at step {each.step:,} with {each.workers} worker(s), "
                 f"{each.seconds:.1f} s after the last update"
             )
-            count = Reading("recovery/count", self._recoveries, each.step, now)
-            self._tracker.log([Reading("recovery/seconds", each.seconds, each.step, now), count])
+            self._tracker.log(self._curves.recovery(each, time.time()))
         if recovered:
-            self._tracker.tag("recoveries", str(self._recoveries))
-
-    def _note(self, done: Sequence[Update], examples_per_second: float) -> None:
-        now = time.time()
-        readings = [Reading("throughput/examples_per_second", examples_per_second, done[-1].step, now)]
-        readings.append(Reading("throughput/workers", self._fleet.workers, done[-1].step, now))
-        readings += self._parts.readings(self._fleet.times(), self._fleet.workers, done[-1].step, now)
-        readings += self._system.readings(done[-1].step, now)
-        if isinstance(self._plan.job.aggregation, Stale):
-            staleness = sum(update.staleness for update in done) / len(done)
-            readings.append(Reading("gradient/staleness", staleness, done[-1].step, now))
-        if self._plan.job.backup:
-            readings += self._late(done, now)
-        if self._plan.job.precision == "fp16":
-            self._progress.overflowed += sum(update.overflowed for update in done)
-            values = {"overflowed_minibatches": self._progress.overflowed, "loss_scale": done[-1].loss_scale}
-            readings += [Reading(f"gradient/{name}", value, done[-1].step, now) for name, value in values.items()]
-        if skipped := sum(update.skipped for update in done):
-            self._progress.skipped += skipped
-            readings.append(Reading("gradient/skipped_minibatches", self._progress.skipped, done[-1].step, now))
-        for update in done:
-            if not update.skipped:
-                readings += self._note_one(update, now)
-            if not self._is_online and (update.step + 1) % self._plan.order.steps == 0:
-                readings += self._progress.passes.end(now)
-        self._tracker.log(readings)
-
-    def _note_one(self, update: Update, now: float) -> list[Reading]:
-        """The points that an update completes whose minibatch was used."""
-        progress = self._progress
-        readings = progress.curves.add(update, now) + progress.diagnostics.add(update, now)
-        if update.step < self._plan.order.steps:  # later passes repeat: their loss is no estimate of the held-out one
-            readings += progress.progressive.add(update, now)
-        if not self._is_online:
-            progress.passes.add(update)
-        progress.norms.append(update.gradient_norm)
-        return readings
-
-    def _late(self, done: Sequence[Update], now: float) -> list[Reading]:
-        """What updates did not wait for, so far."""
-        order, progress = self._plan.order, self._progress
-        parts = [order.minibatch(order.position(step)).parts[lane] for update in done for step, lane in update.late]
-        progress.late_lanes += len(parts)
-        progress.late_examples += sum(part.examples for part in parts)
-        examples = "unused_examples" if self._is_online else "put_back_examples"
-        values = {"late_lanes": progress.late_lanes, examples: progress.late_examples}
-        return [Reading(f"aggregate/{name}", value, done[-1].step, now) for name, value in values.items()]
+            self._tracker.tag("recoveries", str(self._curves.recoveries))
 
     def _evaluate(self) -> Evaluation:
         """Both risks at the current parameters: all of the validation split, as many training examples."""
-        order, started = self._plan.order, time.monotonic()
+        started = time.monotonic()
+        progress, measures, order = self._progress, self._progress.measures, self._plan.order
         held_out = self._plan.manifest.splits["validation"].examples
-        used = order.ranges
-        slices = evaluation_slices(used, held_out, evaluation_slice(held_out))
+        slices = evaluation_slices(order.ranges, held_out, evaluation_slice(held_out))
         empirical = pooled(self._fleet.evaluate("train", slices))
-        generalization = self._risks_on_all("validation")
+        parts = self._risks_on_all("validation")
         evaluation = Evaluation(
-            step=self._progress.step,
-            examples_used=self._progress.used,
+            step=progress.step,
+            examples_used=progress.used,
             empirical=empirical,
-            generalization=pooled(generalization),
-            passes=self._progress.step / order.steps,
-            progressive=self._progress.progressive.recent if self._progress.step <= order.steps else None,
-            held_out=Parts.of(generalization),
+            generalization=pooled(parts),
+            passes=progress.step / order.steps,
+            progressive=measures.progressive.recent if progress.step <= order.steps else None,
+            held_out=Parts.of(parts),
         )
-        self._progress.evaluations.append(evaluation)
-        self._progress.measuring.spend(time.monotonic() - started)
-        now = time.time()
+        progress.evaluations.append(evaluation)
+        measures.evaluating.spend(time.monotonic() - started)
         if self._plan.job.tracking.diagnostics:
-            self._tracker.log(
-                self._progress.diagnostics.trajectory.readings(self._fleet.distance(), self._progress.step - 1, now)
-            )
-        step = self._progress.step - 1 if self._is_online else self._progress.step // order.steps
-        self._tracker.log(
-            [
-                *self._progress.measuring.readings(self._progress.seconds, self._progress.step - 1, now),
-                *risk_readings("empirical_risk", evaluation.empirical, step, now),
-                *risk_readings("generalization_risk", evaluation.generalization, step, now),
-                *gap_readings(evaluation.empirical, evaluation.generalization, step, now),
-            ]
-        )
+            self._tracker.log(self._curves.trajectory(self._fleet.distance(), progress.step, time.time()))
+        risks = evaluation.empirical, evaluation.generalization
+        self._tracker.log(self._curves.evaluation(*risks, progress.step, order, progress.seconds, time.time()))
         self._terminal.line(describe(evaluation, order.steps, self._progress.seconds))
         return evaluation
 
     def _affords_evaluation(self) -> bool:
-        return not self._progress.evaluations or self._progress.measuring.affords(self._progress.seconds)
+        return not self._progress.evaluations or self._progress.measures.evaluating.affords(self._progress.seconds)
 
     def _risks_on_all(self, split: str) -> list[Risk]:
         """Slice by slice."""
@@ -357,30 +315,25 @@ class Controller:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
         save_result(self._folder.parameters, parameters)  # before anything that may fail
         self._keeper.keep_best(chosen, parameters)
-        order, now, last = self._plan.order, time.time(), self._progress.step - 1
+        progress, measures = self._progress, self._progress.measures
         self._fleet.restore(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
         test = pooled(self._risks_on_all("test")) if has_test else None
-        norm = sum(self._progress.norms) / max(1, len(self._progress.norms))
-        readings = [*self._progress.curves.rest(now), Reading("stop/gradient_norm", norm, last, now)]
-        readings.append(Reading("stop/best_step", chosen.step, last, now))
-        if test is not None:
-            readings += risk_readings("test_risk", test, last, now)
-        self._tracker.log(readings)
-        used = self._progress.evaluations[-1].examples_used
+        self._tracker.log(self._curves.end(chosen.step, test, progress.step, time.time()))
+        used = progress.evaluations[-1].examples_used
         return Result(
             mode="online" if self._is_online else "epochs",
             stop_reason=reason,
-            passes=-(-self._progress.step // order.steps),
+            passes=-(-progress.step // self._plan.order.steps),
             examples_used=used,
-            examples_unused=self._progress.late_examples if self._is_online else 0,
-            examples_per_second=used / self._progress.seconds,
-            evaluations=tuple(self._progress.evaluations),
+            examples_unused=measures.late_examples if self._is_online else 0,
+            examples_per_second=used / progress.seconds,
+            evaluations=tuple(progress.evaluations),
             chosen=chosen,
-            gradient_norm_at_stop=norm,
+            gradient_norm_at_stop=measures.norms.mean,
             test=test,
-            progressive=self._progress.progressive.total,
-            progressive_passes=tuple(self._progress.passes.whole),
+            progressive=measures.progressive.total,
+            progressive_passes=tuple(measures.passes.whole),
             parameters=parameters,
             folder=self._folder.path,
         )

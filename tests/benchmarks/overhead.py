@@ -24,7 +24,7 @@ import torch
 
 import streamtrain as st
 from streamtrain.measure.diagnostics import Diagnostics
-from streamtrain.measure.step_curves import MinibatchCurves
+from streamtrain.measure.diagnostics.step_curves import MinibatchCurves
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors import RayFleet
@@ -54,7 +54,7 @@ class Turns:
 
     def __init__(self, fleet: RayFleet, every: int, folder: Path) -> None:
         self._fleet, self._every, self._journal = fleet, every, Journal(folder)
-        self._curves, self._diagnostics = MinibatchCurves(every), Diagnostics(every)
+        self._curves, self._diagnostics = MinibatchCurves(every), Diagnostics.at_every(every)
         self._step = 0
 
     def turn(self, steps: int, *, on: bool) -> float:

@@ -6,33 +6,46 @@ newer in between, and a point costs the tracking server more than it costs the w
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Self
+
 from streamtrain.measure.diagnostics.batch_efficiency import efficiencies
 from streamtrain.measure.diagnostics.layers import EVERY, Layers
 from streamtrain.measure.diagnostics.noise_scale import NoiseScale
 from streamtrain.measure.diagnostics.standard_error import standard_errors
 from streamtrain.measure.diagnostics.trajectory import Trajectory
 from streamtrain.measure.diagnostics.update_ratio import update_ratio
+from streamtrain.stored import Stored
 from streamtrain.values import Reading, Update
 
 __all__ = ["Diagnostics"]
 
 
-class Diagnostics:
-    """All of them, update after update; ``every`` steps one update carries `Norms`.
+@dataclass
+class Diagnostics(Stored):
+    """All of them, update after update.
 
     Attributes:
-        trajectory: how far the parameters went.
+        trajectory: how far the parameters went, and how many steps lie between two updates that carry `Norms`.
+        noise, layers: the others that remember.
     """
 
-    def __init__(self, every: int) -> None:
-        self._noise, self._layers, self.trajectory = NoiseScale(), Layers(), Trajectory(every)
+    trajectory: Trajectory
+    noise: NoiseScale = field(default_factory=NoiseScale)
+    layers: Layers = field(default_factory=Layers)
+
+    @classmethod
+    def at_every(cls, steps: int) -> Self:
+        """Of a run that has not begun, where every so many steps one update carries `Norms`."""
+        return cls(Trajectory(steps))
 
     def add(self, update: Update, time: float) -> list[Reading]:
         """The points that this update gives; mostly none."""
         if update.norms is None:
             return []
         self.trajectory.add(update.norms)
-        values, noise = self._layers.add(update.norms), self._noise.add(update.norms)
+        values = self.layers.add(update.norms)
+        noise = self.noise.add(update.norms)
         number = (update.step + 1) // self.trajectory.every
         if number > EVERY and number % EVERY:
             return []

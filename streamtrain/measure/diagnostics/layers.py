@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass, field
 
+from streamtrain.stored import Stored
 from streamtrain.values import LayerNorms, Norms
 
 EVERY = 10
 """Steps with norms that one point is the mean of."""
 
 
-class Layers:
-    """Collects norms, and gives points of each layer's gradient and update at every `EVERY`-th."""
+@dataclass
+class Layers(Stored):
+    """Collects norms, and gives points of each layer's gradient and update at every `EVERY`-th.
 
-    def __init__(self) -> None:
-        self._waiting: list[dict[str, LayerNorms]] = []
+    Attributes:
+        waiting: norms by layer of the steps since the last point.
+    """
+
+    waiting: list[dict[str, LayerNorms]] = field(default_factory=list)
 
     def add(self, norms: Norms) -> dict[str, float]:
         """``layer_gradient_norm/NAME`` and ``layer_update_ratio/NAME``; mostly empty."""
-        self._waiting.append(norms.layers)
-        if len(self._waiting) < EVERY:
+        self.waiting.append(norms.layers)
+        if len(self.waiting) < EVERY:
             return {}
-        waiting, self._waiting = self._waiting, []
+        waiting = self.waiting
+        self.waiting = []
         values = {}
         for name in waiting[0]:
             layer = [each[name] for each in waiting]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamtrain.stored import Stored
 from streamtrain.values import Norms
 
 FADE = 0.98
@@ -52,18 +53,20 @@ def noise_of(norms: Norms) -> Noise | None:
     return Noise(trace, whole - trace / examples)
 
 
-class NoiseScale:
-    """Both estimates, averaged over steps."""
+@dataclass
+class NoiseScale(Stored):
+    """Both estimates, averaged over steps: fading sums of ``trace`` and ``squared``, and of their ``weight``."""
 
-    def __init__(self) -> None:
-        self._trace = self._squared = self._weight = 0.0
+    trace: float = 0.0
+    squared: float = 0.0
+    weight: float = 0.0
 
     def add(self, norms: Norms) -> Noise | None:
         """The averages with this step's; ``None`` where it gives no estimate."""
         one = noise_of(norms)
         if one is None:
             return None
-        self._trace = FADE * self._trace + one.trace
-        self._squared = FADE * self._squared + one.squared_gradient
-        self._weight = FADE * self._weight + 1
-        return Noise(self._trace / self._weight, self._squared / self._weight)
+        self.trace = FADE * self.trace + one.trace
+        self.squared = FADE * self.squared + one.squared_gradient
+        self.weight = FADE * self.weight + 1
+        return Noise(self.trace / self.weight, self.squared / self.weight)

@@ -7,20 +7,22 @@ length far above the distance tells of a walk that turns, by noise or across a v
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+from streamtrain.stored import Stored
 from streamtrain.values import Norms, Reading
 
 
-class Trajectory:
+@dataclass
+class Trajectory(Stored):
     """Adds up the length; ``every`` steps one is seen.
 
     Attributes:
         every: see above. length: so far.
     """
 
-    def __init__(self, every: int) -> None:
-        self.every = every
-        self.length = 0.0
+    every: int
+    length: float = 0.0
 
     def add(self, norms: Norms) -> None:
         """Takes in one step's."""

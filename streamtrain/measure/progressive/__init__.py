@@ -8,43 +8,53 @@ or a pass, of which only the first is unbiased.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 from streamtrain.measure.progressive.by_pass import PassRisks
 from streamtrain.measure.progressive.fading import Fading
 from streamtrain.measure.progressive.window import Window
 from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.stored import Stored
 from streamtrain.values import Reading, Risk, Update
 
 __all__ = ["PassRisks", "Progressive"]
 
 
-class Progressive:
-    """Of the run, of its last ``window`` examples, and fading as fast as that window is long.
+@dataclass
+class Progressive(Stored):
+    """Of the run, of its last examples, and fading as fast as the window of these is long.
 
     Attributes:
+        window, fading: over the last examples, both of one size.
         total: over all updates that were added.
     """
 
-    def __init__(self, window: int) -> None:
-        self._size = window
-        self._window, self._fading = Window(window), Fading(window)
-        self.total = pooled(())
+    window: Window
+    fading: Fading
+    total: Risk
+
+    @classmethod
+    def over(cls, examples: int) -> Self:
+        """Of a run that has not begun, with windows of so many examples."""
+        return cls(Window(examples), Fading(examples), pooled(()))
 
     def add(self, update: Update, time: float) -> list[Reading]:
         """Takes in one update; gives the points of all three means whenever another window is full."""
-        windows_before = self.total.loss.count // self._size
+        windows_before = self.total.loss.count // self.window.examples
         risk = Risk(update.loss, update.error)
         self.total = pooled((self.total, risk))
-        self._window.add(risk)
-        self._fading.add(risk)
-        if self.total.loss.count // self._size == windows_before:
+        self.window.add(risk)
+        self.fading.add(risk)
+        if self.total.loss.count // self.window.examples == windows_before:
             return []
         return [
             *risk_readings("progressive", self.recent, update.step, time),
-            *self._fading.readings(update.step, time),
+            *self.fading.readings(update.step, time),
             *risk_readings("progressive_total", self.total, update.step, time),
         ]
 
     @property
     def recent(self) -> Risk:
-        """Over the fewest last minibatches that hold ``window`` examples; over all where there are fewer."""
-        return self._window.risk
+        """Over the fewest last minibatches that fill the window; over all where there are fewer examples."""
+        return self.window.risk

@@ -6,27 +6,31 @@ examples again, so theirs lies below it: how far is what the parameters remember
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.stored import Stored
 from streamtrain.values import Reading, Risk, Update
 
 
-class PassRisks:
+@dataclass
+class PassRisks(Stored):
     """Of the pass that goes on, and of those before it.
 
     Attributes:
         whole: of the passes that are done; of these, the first is unbiased.
+        present: of the pass that goes on, so far.
     """
 
-    def __init__(self) -> None:
-        self._present = pooled(())
-        self.whole: list[Risk] = []
+    whole: list[Risk] = field(default_factory=list)
+    present: Risk = field(default_factory=lambda: pooled(()))
 
     def add(self, update: Update) -> None:
         """Takes in one update whose minibatch was used."""
-        self._present = pooled((self._present, Risk(update.loss, update.error)))
+        self.present = pooled((self.present, Risk(update.loss, update.error)))
 
     def end(self, time: float) -> list[Reading]:
         """Ends the pass: its points, at its number from 1."""
-        self.whole.append(self._present)
-        self._present = pooled(())
+        self.whole.append(self.present)
+        self.present = pooled(())
         return risk_readings("progressive_pass", self.whole[-1], len(self.whole), time)

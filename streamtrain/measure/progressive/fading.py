@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from streamtrain.stored import Stored
 from streamtrain.values import Moments, Reading, Risk
 
 
 @dataclass(frozen=True)
-class FadingMoments:
+class FadingMoments(Stored):
     """``weight`` is Σ wᵢ, ``squared_weight`` Σ wᵢ², ``m2`` the weighted sum of squared deviations from ``mean``."""
 
     weight: float = 0.0
@@ -43,16 +44,17 @@ class FadingMoments:
         return math.sqrt(self.m2 / freedom * self.squared_weight) / self.weight if freedom > 0 else math.nan
 
 
-class Fading:
+@dataclass
+class Fading(Stored):
     """Loss and error, fading as a window of ``examples`` examples would forget them."""
 
-    def __init__(self, examples: int) -> None:
-        self._examples = examples
-        self.loss = self.error = FadingMoments()
+    examples: int
+    loss: FadingMoments = FadingMoments()
+    error: FadingMoments = FadingMoments()
 
     def add(self, risk: Risk) -> None:
         """One more minibatch."""
-        keep = math.exp(-2 * risk.loss.count / self._examples)
+        keep = math.exp(-2 * risk.loss.count / self.examples)
         self.loss, self.error = self.loss.after(risk.loss, keep), self.error.after(risk.error, keep)
 
     def readings(self, step: int, time: float) -> list[Reading]:

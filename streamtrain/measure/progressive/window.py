@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 
 from streamtrain.measure.risk import pooled
+from streamtrain.stored import Stored
 from streamtrain.values import Risk
 
 
-class Window:
-    """Of ``examples`` examples, in whole minibatches."""
+@dataclass
+class Window(Stored):
+    """Of ``examples`` examples, in whole minibatches: ``recent``, which hold ``held`` examples."""
 
-    def __init__(self, examples: int) -> None:
-        self._examples = examples
-        self._recent: deque[Risk] = deque()
-        self._held = 0
+    examples: int
+    recent: deque[Risk] = field(default_factory=deque)
+    held: int = 0
 
     def add(self, risk: Risk) -> None:
         """One more minibatch; those that are no longer needed leave."""
-        self._recent.append(risk)
-        self._held += risk.loss.count
-        while self._held - self._recent[0].loss.count >= self._examples:
-            self._held -= self._recent.popleft().loss.count
+        self.recent.append(risk)
+        self.held += risk.loss.count
+        while self.held - self.recent[0].loss.count >= self.examples:
+            self.held -= self.recent.popleft().loss.count
 
     @property
     def risk(self) -> Risk:
         """Over the fewest last minibatches that hold so many examples; over all where there are fewer."""
-        return pooled(self._recent)
+        return pooled(self.recent)

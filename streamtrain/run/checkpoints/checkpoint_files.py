@@ -21,7 +21,8 @@ from streamtrain.store.remote import Store
 if TYPE_CHECKING:
     import torch
 
-VERSION, BEST = 1, "best"
+VERSION = 2
+BEST = "best"
 MOST_JSON = 256 << 20
 """Bytes of a checkpoint's JSON, which holds no tensors; what is larger is not ours."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from streamtrain.measure.gap import Gap, Parts, gap
 from streamtrain.measure.verdict import Verdict, verdict
+from streamtrain.stored import Stored
 from streamtrain.values import Risk
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Stored):
     """Both risks of a run at one place on its way, at the same parameters.
 
     Attributes:

@@ -136,7 +136,7 @@ class Probes:
     def take(self, snapshot: Callable[[], Mapping[str, torch.Tensor]], progress: Progress) -> None:
         """Makes a probe, where one is due and time is left for it."""
         step = progress.step
-        if self._every is None or step % self._every or not progress.probing.affords(progress.seconds):
+        if self._every is None or step % self._every or not progress.measures.probing.affords(progress.seconds):
             return
         began, tensors = time.monotonic(), snapshot()
         try:
@@ -151,9 +151,9 @@ class Probes:
             self._tracker.tag("probe.failed", one_line(error))
             self._terminal.line(f"no probe after {step:,} updates, and none later: {one_line(error)[:300]}")
             return
-        progress.probing.spend(time.monotonic() - began)
+        progress.measures.probing.spend(time.monotonic() - began)
         now = time.time()
-        costs = progress.probing.readings(progress.seconds, step - 1, now)
+        costs = progress.measures.probing.readings(progress.seconds, step - 1, now)
         self._tracker.log([*readings_of(found, step, now), *costs])
         self._tracker.tag("probe.point", found.point)
         self._terminal.line(f"probe {found.short}")

@@ -19,7 +19,7 @@ def update(step: int, losses: list[float] | NDArray[np.float64]) -> Update:
 
 
 def test_means_of_the_window_and_of_all() -> None:
-    progressive = Progressive(window=5)
+    progressive = Progressive.over(5)
     points = [progressive.add(update(step, [step, step + 1.0]), time=0.0) for step in range(6)]
     assert progressive.total.loss.mean == pytest.approx(3.0) and progressive.total.loss.count == 12
     assert progressive.recent.loss.count == 6 and progressive.recent.loss.mean == pytest.approx(4.5)
@@ -42,10 +42,10 @@ def test_a_fading_mean_is_numpys_with_the_weights_of_the_docstring() -> None:
 
 
 def test_fading_has_the_age_and_the_number_of_examples_of_the_window() -> None:
-    progressive = Progressive(window=400)
+    progressive = Progressive.over(400)
     for step in range(2000):
         progressive.add(update(step, [4.0 * step, 4 * step + 1.0, 4 * step + 2.0, 4 * step + 3.0]), 0.0)
-    fading = progressive._fading.loss
+    fading = progressive.fading.loss
     assert fading.mean == pytest.approx(progressive.recent.loss.mean, abs=3)  # of examples that count up: their age
     assert fading.weight**2 / fading.squared_weight == pytest.approx(400, rel=0.02)
 
@@ -81,11 +81,11 @@ def test_promise_of_one_pass_the_progressive_risk_is_the_held_out_risk_within_it
     scores: dict[str, list[float]] = {"total": [], "window": [], "fading": []}
     for seed in range(600):
         updates, risks = trained(seed, 300, passes=1)
-        progressive = Progressive(window=100)
+        progressive = Progressive.over(100)
         for each in updates:
             progressive.add(each, 0.0)
         weights = np.exp(-2 * BATCH / 100) ** np.arange(len(risks))[::-1]
-        total, recent, fading = progressive.total.loss, progressive.recent.loss, progressive._fading.loss
+        total, recent, fading = progressive.total.loss, progressive.recent.loss, progressive.fading.loss
         scores["total"].append((total.mean - risks.mean()) / total.standard_error)
         scores["window"].append((recent.mean - risks[-20:].mean()) / recent.standard_error)
         scores["fading"].append((fading.mean - np.average(risks, weights=weights)) / fading.standard_error)

@@ -63,11 +63,11 @@ def test_length_of_a_circle_and_distance_from_its_start() -> None:
 
 
 def test_updates_without_norms_give_no_points() -> None:
-    assert Diagnostics(10).add(update(0), 0.0) == []
+    assert Diagnostics.at_every(10).add(update(0), 0.0) == []
 
 
 def test_each_of_the_first_ten_steps_with_norms_gives_points_and_then_every_tenth() -> None:
-    diagnostics, norms = Diagnostics(5), Norms(((1, 4.0), (1, 4.0)), {"a": LayerNorms(3.0, 1.0, 1.0)})
+    diagnostics, norms = Diagnostics.at_every(5), Norms(((1, 4.0), (1, 4.0)), {"a": LayerNorms(3.0, 1.0, 1.0)})
     with_norms = {step: dataclasses.replace(update(step), norms=norms) for step in range(4, 200, 5)}
     found = {step: diagnostics.add(each, 0.0) for step, each in with_norms.items()}
     assert [step for step, readings in found.items() if readings] == [*range(4, 50, 5), 99, 149, 199]

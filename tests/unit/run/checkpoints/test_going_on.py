@@ -340,9 +340,11 @@ def test_what_a_run_knows_is_the_same_after_json(job: st.Job, tmp_path: Path) ->
     run(job, tmp_path, keeper=keeper)
     progress, best = keeper.begin()
     assert progress.to_json() == Progress.from_json(progress.to_json()).to_json() and best
+    with pytest.raises(ValueError, match="not a checkpoint's Measures"):
+        Progress.from_json({**progress.to_json(), "measures": {"Path": {"x": 1}}})
     with pytest.raises(ValueError, match="not a checkpoint's value"):
-        Progress.from_json({**progress.to_json(), "curves": {"Path": {"x": 1}}})
-    with pytest.raises(ValueError, match="not a run's progress"):
+        Progress.from_json({**progress.to_json(), "step": "3"})
+    with pytest.raises(ValueError, match="not a checkpoint's Progress"):
         Progress.from_json({"step": 3})
 
 

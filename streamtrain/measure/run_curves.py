@@ -1,0 +1,236 @@
+"""All curves of a run: what the controller hears, as points, with their names and the steps that they stand at.
+
+A new curve is a line here; a new quantity, a file beside this one, a field of `Measures` where it remembers anything,
+and a line here. What each name means: `streamtrain/track/README.md`. Probes of the loss surface and the machine's
+own figures come from elsewhere, under ``probe/`` and ``system/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from streamtrain.job import Job, Online, Stale
+from streamtrain.measure.cost import MeasuringTime, StepParts
+from streamtrain.measure.diagnostics import Diagnostics
+from streamtrain.measure.diagnostics.step_curves import LastNorms, MinibatchCurves
+from streamtrain.measure.gap import gap_readings
+from streamtrain.measure.progressive import PassRisks, Progressive
+from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.order import Order, SegmentedOrder
+from streamtrain.stored import Stored
+from streamtrain.values import Loading, Reading, Recovery, Risk, StepTimes, Update
+
+
+@dataclass
+class Measures(Stored):
+    """All that curves remember of the steps before: what of them a checkpoint holds.
+
+    Attributes:
+        minibatch, diagnostics, progressive, passes, norms: of the updates. passes: of many passes only.
+        evaluating, probing: seconds of measurements.
+        skipped: minibatches that were passed over.
+        overflowed: those of them whose gradient was only too large for fp16.
+        late_lanes, late_examples: that updates did not wait for, each time counted.
+    """
+
+    minibatch: MinibatchCurves
+    diagnostics: Diagnostics
+    progressive: Progressive
+    evaluating: MeasuringTime
+    probing: MeasuringTime
+    passes: PassRisks = field(default_factory=PassRisks)
+    norms: LastNorms = field(default_factory=LastNorms)
+    skipped: int = 0
+    overflowed: int = 0
+    late_lanes: int = 0
+    late_examples: int = 0
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Of a run that has not begun."""
+        every = job.tracking.log_every
+        most = job.evaluate.max_fraction_of_time
+        return cls(
+            minibatch=MinibatchCurves(every),
+            diagnostics=Diagnostics.at_every(every),
+            progressive=Progressive.over(job.mode.window if isinstance(job.mode, Online) else Online.window),
+            evaluating=MeasuringTime(most),
+            probing=MeasuringTime(most, "probe"),
+        )
+
+
+@dataclass(frozen=True)
+class Stint:
+    """Steps that the workers trained by themselves, and what they cost.
+
+    Attributes:
+        updates: of these steps, in order; at least one.
+        seconds: that they took. workers: that trained.
+        times: of all workers' steps so far.
+        loading: what reading has cost all workers so far. read: of it, since the stint before.
+        bad_examples: that were passed over so far.
+    """
+
+    updates: Sequence[Update]
+    seconds: float
+    workers: int
+    times: StepTimes
+    loading: Loading
+    read: Loading
+    bad_examples: int
+
+    @property
+    def examples(self) -> int:
+        """Of the minibatches, without the bad ones and those that were not waited for."""
+        return sum(update.loss.count for update in self.updates)
+
+    @property
+    def examples_per_second(self) -> float:
+        """While training."""
+        return self.examples / self.seconds
+
+    @property
+    def loss(self) -> float:
+        """Mean over the examples of the minibatches that were used, each before its update."""
+        return pooled(Risk(u.loss, u.error) for u in self.updates if not u.skipped).loss.mean
+
+
+class RunCurves:
+    """Points of a run out of what the controller hears.
+
+    Every method returns its points at Unix time ``now``. A curve of the updates stands at the step of the last update
+    that is in the point, from 0; one of a whole pass, at the pass, from 1.
+
+    Attributes:
+        measures: those so far; the controller puts a checkpoint's in their place where it begins again.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._is_online = isinstance(job.mode, Online)
+        self._parts = StepParts()
+        self._recoveries = 0
+        self.measures = Measures.of(job)
+
+    @property
+    def waiting_share(self) -> float:
+        """Part of the last stint's time that workers stood still for their examples."""
+        return self._parts.waiting_share
+
+    @property
+    def recoveries(self) -> int:
+        """How often the run went on after a loss."""
+        return self._recoveries
+
+    def stint(self, stint: Stint, order: Order | SegmentedOrder, now: float) -> list[Reading]:
+        """Of the steps that were just trained: how fast, on what their time went, and what they were."""
+        last = stint.updates[-1].step
+        values: dict[str, float] = {
+            "throughput/examples_per_second": stint.examples_per_second,
+            "throughput/workers": stint.workers,
+            **_loader(stint),
+            **self._aggregation(stint.updates, order),
+            **self._mishaps(stint.updates),
+        }
+        readings = _points(values, last, now)
+        readings += self._parts.readings(stint.times, stint.workers, last, now)
+        for update in stint.updates:
+            readings += self._update(update, order.steps, now)
+        return readings
+
+    def recovery(self, recovery: Recovery, now: float) -> list[Reading]:
+        """Of a run that went on after a loss."""
+        self._recoveries += 1
+        values = {"recovery/seconds": recovery.seconds, "recovery/count": self._recoveries}
+        return _points(values, recovery.step, now)
+
+    def evaluation(
+        self,
+        empirical: Risk,
+        generalization: Risk,
+        step: int,
+        order: Order | SegmentedOrder,
+        training_seconds: float,
+        now: float,
+    ) -> list[Reading]:
+        """Of both risks and their gap after ``step`` updates, and of the time that it took to measure them."""
+        at = step - 1 if self._is_online else step // order.steps
+        return [
+            *self.measures.evaluating.readings(training_seconds, step - 1, now),
+            *risk_readings("empirical_risk", empirical, at, now),
+            *risk_readings("generalization_risk", generalization, at, now),
+            *gap_readings(empirical, generalization, at, now),
+        ]
+
+    def trajectory(self, distance: float, step: int, now: float) -> list[Reading]:
+        """Of the way of the parameters, which are ``distance`` from their start after ``step`` updates."""
+        return self.measures.diagnostics.trajectory.readings(distance, step - 1, now)
+
+    def end(self, best_step: int, test: Risk | None, step: int, now: float) -> list[Reading]:
+        """Of a run that stops after ``step`` updates and keeps the parameters of ``best_step``."""
+        last = step - 1
+        values: dict[str, float] = {"stop/gradient_norm": self.measures.norms.mean, "stop/best_step": best_step}
+        readings = self.measures.minibatch.rest(now) + _points(values, last, now)
+        return readings if test is None else readings + risk_readings("test_risk", test, last, now)
+
+    def _update(self, update: Update, pass_steps: int, now: float) -> list[Reading]:
+        """The points that an update completes."""
+        measures, readings = self.measures, []
+        if not update.skipped:
+            readings += measures.minibatch.add(update, now) + measures.diagnostics.add(update, now)
+            if update.step < pass_steps:  # later passes repeat: their loss is no estimate of the held-out one
+                readings += measures.progressive.add(update, now)
+            if not self._is_online:
+                measures.passes.add(update)
+            measures.norms.add(update)
+        if not self._is_online and (update.step + 1) % pass_steps == 0:
+            readings += measures.passes.end(now)
+        return readings
+
+    def _aggregation(self, updates: Sequence[Update], order: Order | SegmentedOrder) -> dict[str, float]:
+        """How stale gradients were, and what updates did not wait for so far; where the job has such."""
+        measures, values = self.measures, dict[str, float]()
+        if isinstance(self._job.aggregation, Stale):
+            values["gradient/staleness"] = sum(update.staleness for update in updates) / len(updates)
+        if self._job.backup:
+            late = [(step, lane) for update in updates for step, lane in update.late]
+            measures.late_lanes += len(late)
+            measures.late_examples += sum(
+                order.minibatch(order.position(step)).parts[lane].examples for step, lane in late
+            )
+            values["aggregate/late_lanes"] = measures.late_lanes
+            examples = "unused_examples" if self._is_online else "put_back_examples"
+            values[f"aggregate/{examples}"] = measures.late_examples
+        return values
+
+    def _mishaps(self, updates: Sequence[Update]) -> dict[str, float]:
+        """Minibatches so far that changed nothing; where there were any."""
+        measures, values = self.measures, dict[str, float]()
+        if self._job.precision == "fp16":
+            measures.overflowed += sum(update.overflowed for update in updates)
+            values["gradient/overflowed_minibatches"] = measures.overflowed
+            values["gradient/loss_scale"] = updates[-1].loss_scale
+        if skipped := sum(update.skipped for update in updates):
+            measures.skipped += skipped
+            values["gradient/skipped_minibatches"] = measures.skipped
+        return values
+
+
+def _loader(stint: Stint) -> dict[str, float]:
+    """Whether reading is the bottleneck, and whether anything was passed over."""
+    so_far, read = stint.loading, stint.read
+    return {
+        "loader/waiting_share": min(1.0, read.waited / (stint.seconds * stint.workers)),
+        "loader/bytes_per_second": read.bytes_read / stint.seconds,
+        "loader/skipped": float(stint.bad_examples),
+        "loader/cache_hits": float(so_far.cache_hits),
+        "loader/cache_misses": float(so_far.cache_misses),
+        "loader/fetched_bytes_per_second": read.bytes_fetched / stint.seconds,
+        "loader/retries": float(so_far.retries),
+    }
+
+
+def _points(values: Mapping[str, float], step: int, now: float) -> list[Reading]:
+    return [Reading(name, value, step, now) for name, value in values.items()]
