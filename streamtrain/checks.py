@@ -18,11 +18,11 @@ def require_finite(setting: str, value: float, *, positive: bool) -> None:
     bound = "above 0" if positive else "of at least 0"
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     holds = number and math.isfinite(value) and (value > 0 if positive else value >= 0)
-    require(holds, setting, f"a finite number {bound}", value, "change it")
+    require(holds, setting, f"a finite number {bound}", value, f"choose a number {bound}")
 
 
 def require_count(setting: str, value: int | None, lowest: int = 1) -> None:
     """A whole number, or ``None``."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     holds = value is None or (whole and value >= lowest)
-    require(holds, setting, f"a whole number of at least {lowest}", value, "change it")
+    require(holds, setting, f"a whole number of at least {lowest}", value, f"choose {lowest} or more")

@@ -128,7 +128,7 @@ class users_code:  # noqa: N801  # used like `contextlib.suppress`; a class, sin
 
     __slots__ = ("_do", "_what")
 
-    def __init__(self, what: str, do: str = "mend the job") -> None:
+    def __init__(self, what: str, do: str = "repair the job") -> None:
         self._what, self._do = what, do
 
     def __enter__(self) -> None:

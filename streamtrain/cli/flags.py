@@ -67,7 +67,7 @@ def with_mode(job: Job, flags: list[str]) -> tuple[Job, list[str]]:
     at = flags.index("--mode")
     name = flags[at + 1] if at + 1 < len(flags) else "nothing"
     if name not in ("online", "epochs"):
-        raise ConfigError(f"--mode: expected online or epochs, found {name}; change it")
+        raise ConfigError(f"--mode: expected online or epochs, found {name}; choose one of them")
     mode = Online() if name == "online" else Epochs()
     rest = flags[:at] + flags[at + 2 :]
     return (job if type(job.mode) is type(mode) else dataclasses.replace(job, mode=mode)), rest

@@ -35,7 +35,7 @@ streamtrain probe best.safetensors --job jobs/mnist.py
 
 @dataclass(frozen=True)
 class ProbeArguments:
-    """The loss surface around a run's parameters: slope, curvature, kind of point, lines; dear, so on request only."""
+    """The loss surface around a run's parameters: slope, curvature, kind of point, lines. Costs many gradients."""
 
     run: tyro.conf.Positional[Path]
     """The run's folder, a checkpoint's .safetensors in it, or a .safetensors file of a state dict."""

@@ -63,7 +63,13 @@ class Data:
         require_count("data.decode_threads", self.decode_threads)
         require_count("data.max_bad_examples", self.max_bad_examples, lowest=0)
         kinds = ("stop", "skip")
-        require(self.on_bad_example in kinds, "data.on_bad_example", "stop or skip", self.on_bad_example, "change it")
+        require(
+            self.on_bad_example in kinds,
+            "data.on_bad_example",
+            "stop or skip",
+            self.on_bad_example,
+            "choose one of them",
+        )
         for side in self.image_size or ():
             require_count("data.image_size", side)
 

@@ -18,4 +18,10 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         most = self.max_fraction_of_time
-        require(most is None or 0 < most < 1, "evaluate.max_fraction_of_time", "between 0 and 1", most, "change it")
+        require(
+            most is None or 0 < most < 1,
+            "evaluate.max_fraction_of_time",
+            "between 0 and 1",
+            most,
+            "choose a part of the time, e.g. 0.2",
+        )

@@ -65,8 +65,8 @@ class Job:
     """How gradients meet: in shared memory of one host, or by the network over any number of hosts; auto: shared
     where all workers were placed on one host and compute on its CPUs. The bits are the same."""
     lost_after: float = 7.0
-    """Seconds without a sign of life from another host after which its workers are lost; one that computes for long
-    gives it all the same."""
+    """Seconds without a heartbeat from another host after which its workers are lost; one that computes for long
+    has it all the same."""
     device: MayChange[Literal["cpu", "cuda"]] = "cpu"
     """Where gradients are computed."""
     precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"
@@ -96,7 +96,7 @@ class Job:
         for name in ("batch_size", "micro_batch", "lanes", "threads", "probe_every", "probe_examples"):
             require_count(name, getattr(self, name))
         require_count("seed", self.seed, lowest=0)
-        do = "give seconds: hosts that are alive give a sign of life several times in them"
+        do = "give seconds: hosts that are alive have several heartbeats in them"
         require(self.lost_after >= 1, "lost_after", "at least 1", self.lost_after, do)
         self._check_workers()
         lanes = self.lane_count
@@ -126,9 +126,15 @@ class Job:
                 value is None or isinstance(value, str) or callable(value), name, "a function", value, "see its help"
             )
         if isinstance(self.loss, str):
-            require(self.loss in ("cross_entropy", "mse"), "loss", "cross_entropy or mse", self.loss, "change it")
+            require(
+                self.loss in ("cross_entropy", "mse"),
+                "loss",
+                "cross_entropy or mse",
+                self.loss,
+                "choose one, or give a function",
+            )
         if isinstance(self.error, str):
-            require(self.error == "zero_one", "error", "zero_one", self.error, "change it")
+            require(self.error == "zero_one", "error", "zero_one", self.error, "choose it, or give a function")
 
         for name, metric in self.metrics.items():
             free = re.fullmatch(r"[\w.\- ]+", name) is not None and name not in ("loss", "error")
@@ -150,11 +156,11 @@ class Job:
 
     def _check_places(self) -> None:
         places, do = ("pack", "spread"), "use pack, or leave exchange and aggregation as they are by default"
-        require(self.placement in places, "placement", "pack or spread", self.placement, "change it")
+        require(self.placement in places, "placement", "pack or spread", self.placement, "choose one of them")
         together = self.exchange == "shared" or self.pooled
         require(not together or self.placement == "pack", "placement", "pack for one host's memory", "spread", do)
         places, do = ("beside", "cpu_nodes"), "leave streamers as it is by default"
-        require(self.streamers in places, "streamers", "beside or cpu_nodes", self.streamers, "change it")
+        require(self.streamers in places, "streamers", "beside or cpu_nodes", self.streamers, "choose one of them")
         none = self.pooled and self.streamers != "beside"
         require(not none, "streamers", "none: who reads what of a pool is not known ahead", self.streamers, do)
 

@@ -64,4 +64,10 @@ class Epochs:
         require_count("mode.patience_examples", self.patience_examples)
         require_finite("mode.min_delta", self.min_delta, positive=False)
         kinds = ("stored", "shards", "examples")
-        require(self.reshuffle in kinds, "mode.reshuffle", "stored, shards or examples", self.reshuffle, "change it")
+        require(
+            self.reshuffle in kinds,
+            "mode.reshuffle",
+            "stored, shards or examples",
+            self.reshuffle,
+            "choose one of them",
+        )

@@ -29,7 +29,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         require_count("sgd.schedule.warmup_steps", self.warmup_steps, lowest=0)
-        require(0 <= self.floor <= 1, "sgd.schedule.floor", "between 0 and 1", self.floor, "change it")
+        require(
+            0 <= self.floor <= 1, "sgd.schedule.floor", "between 0 and 1", self.floor, "choose a part of the full rate"
+        )
         require_finite("sgd.schedule.gamma", self.gamma, positive=True)
         for milestone in self.milestones:
             require_count("sgd.schedule.milestones", milestone)
@@ -114,7 +116,9 @@ class SGD:
             if getattr(self, name) is not None:
                 require_finite(f"sgd.{name}", getattr(self, name), positive=True)
         if self.average is not None:
-            require(0 < self.average < 1, "sgd.average", "above 0 and below 1", self.average, "change it")
+            require(
+                0 < self.average < 1, "sgd.average", "above 0 and below 1", self.average, "choose a decay, e.g. 0.999"
+            )
         require_count("sgd.skip_limit", self.skip_limit)
         momenta = [self.momentum, *(group.momentum for group in self.groups if group.momentum is not None)]
         require(
@@ -128,7 +132,9 @@ class SGD:
 
 def _require_settings(where: str, momentum: float | None, **not_negative: float | None) -> None:
     if momentum is not None:
-        require(0 <= momentum < 1, f"{where}.momentum", "at least 0 and below 1", momentum, "change it")
+        require(
+            0 <= momentum < 1, f"{where}.momentum", "at least 0 and below 1", momentum, "choose a momentum, e.g. 0.9"
+        )
     for name, value in not_negative.items():
         if value is not None:
             require_finite(f"{where}.{name}", value, positive=False)

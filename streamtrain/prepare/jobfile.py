@@ -42,7 +42,7 @@ def _load(path: Path) -> ModuleType:
         try:
             spec.loader.exec_module(module)
         except SyntaxError as error:
-            raise JobError(f"{path}:{error.lineno}: {error.msg}; mend the job") from None
+            raise JobError(f"{path}:{error.lineno}: {error.msg}; repair the job file") from None
     _ship_by_value(module)
     return module
 

@@ -120,7 +120,7 @@ def _check_labels(plan: Plan, output: Any) -> None:
                 f"{plan.place}, field {field.name!r}",
                 expected=f"labels from 0 to {classes - 1}, the model's {classes} outputs",
                 found=f"{field.low} to {field.high}",
-                do="give the model an output for each class, or mend the labels",
+                do="give the model an output for each class, or correct the labels",
             )
         )
 

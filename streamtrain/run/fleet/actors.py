@@ -113,7 +113,7 @@ class RayFleet:
                 take(updates)
             self._longest_stint = max(self._longest_stint, time.monotonic() - began)
 
-        self._surely(go_on, take)
+        self._insist(go_on, take)
         self._step = step
         return [made[number] for number in sorted(made)]
 
@@ -127,12 +127,12 @@ class RayFleet:
             )
             return [shares[index % count][index // count] for index in range(len(slices))]
 
-        return self._surely(evaluate)
+        return self._insist(evaluate)
 
     def extend(self, plan: Plan, step: int) -> None:
         """See `Fleet`."""
         self._recruiter.plan = plan
-        self._recruiter.call_off(self._members)
+        self._recruiter.dismiss(self._members)
         placed = ray.put(plan)
         self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
         streams = gather(self._recruiter.streams(self._members, step))
@@ -141,15 +141,15 @@ class RayFleet:
 
     def loading(self) -> Loading:
         """See `Fleet`."""
-        return self._surely(lambda: sum(self._all("loading"), Loading()))
+        return self._insist(lambda: sum(self._all("loading"), Loading()))
 
     def traces(self) -> list[str | None]:
         """See `Fleet`."""
-        return self._surely(lambda: self._all("trace"))
+        return self._insist(lambda: self._all("trace"))
 
     def times(self) -> StepTimes:
         """See `Fleet`."""
-        return self._surely(lambda: sum(self._all("times"), StepTimes()))
+        return self._insist(lambda: sum(self._all("times"), StepTimes()))
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """See `Fleet`."""
@@ -158,7 +158,7 @@ class RayFleet:
             actors = [actor for each in self._members for actor in each.actors]
             return self._gather([actor.skipped.remote() for actor in actors])
 
-        for skipped in self._surely(ask):
+        for skipped in self._insist(ask):
             self._skipped |= skipped
         return dict(self._skipped)
 
@@ -179,7 +179,7 @@ class RayFleet:
 
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
         """See `Fleet`."""
-        self._surely(lambda: self._all("restore", ray.put(parameters)))
+        self._insist(lambda: self._all("restore", ray.put(parameters)))
 
     def _start(self) -> None:
         self._members = self._recruiter.take_room()
@@ -233,7 +233,7 @@ class RayFleet:
     def _standings(self, members: Sequence[Member]) -> list[Standing]:
         return self._gather([each.worker.standing.remote() for each in members])
 
-    def _surely(self, call: Callable[[], Answer], take: Callable[[Sequence[Update]], None] = lambda _: None) -> Answer:
+    def _insist(self, call: Callable[[], Answer], take: Callable[[Sequence[Update]], None] = lambda _: None) -> Answer:
         """What the call answers, by those who are left where somebody is lost in it.
 
         Args:
@@ -323,12 +323,12 @@ class RayFleet:
         if number is None:
             return False
         where, found = plan.reader("train").where(number), "one that ends every worker that uses it"
-        do = "mend it, or set data.on_bad_example to skip"
+        do = "repair it, or set data.on_bad_example to skip"
         told = complaint(where, expected="an example that can be used", found=found, do=do)
         if plan.job.data.on_bad_example == "stop":
             raise ShardError(told)
         self._recruiter.plan = replace(plan, left_out={**plan.left_out, number: Skip(where, told)})
-        self._recruiter.call_off(self._members)
+        self._recruiter.dismiss(self._members)
         placed = ray.put(self._plan)
         self._all("leave_out", placed)
         self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
@@ -344,7 +344,7 @@ class RayFleet:
             self._form(self._members, step, members[holder.bundle.number])
 
     def _of_first(self, method: str) -> Any:
-        return self._surely(lambda: self._gather([getattr(self._members[0].worker, method).remote()])[0])
+        return self._insist(lambda: self._gather([getattr(self._members[0].worker, method).remote()])[0])
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         return self._each([getattr(each.worker, method).remote(*arguments) for each in self._members])
@@ -363,7 +363,7 @@ class RayFleet:
         return gather(calls, SILENCE_SECONDS + self._longest_stint if self._scattered else None)
 
     def _stop(self) -> None:
-        self._recruiter.call_off(self._members)
+        self._recruiter.dismiss(self._members)
         kill(actor for each in self._members for actor in each.actors)
         self._recruiter.give_back_room()
         self._members = []

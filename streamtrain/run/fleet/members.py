@@ -84,7 +84,7 @@ class Arrivals:
         self._coming = [(each, calls) for each, calls in self._coming if each not in there]
         return there
 
-    def call_off(self, members: Sequence[Member]) -> None:
+    def dismiss(self, members: Sequence[Member]) -> None:
         """Does without them; an actor that one of ``members`` has stays."""
         theirs = [actor for each in members for actor in each.actors]
         kill(actor for each, _ in self._coming for actor in each.actors if actor not in theirs)
@@ -126,7 +126,7 @@ def gather(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
             try:
                 results[index] = ray.get(call)
             except RayError as error:
-                errors.append(_told(index, error))
+                errors.append(_cause(index, error))
         if patience is not None:
             now = time.monotonic()
             until = min(until, now + patience + (0.0 if errors else SLOWER * (now - began)))
@@ -155,7 +155,7 @@ def kill(actors: Iterable[Any]) -> None:
         ray.kill(actor)
 
 
-def _told(index: int, error: RayError) -> StreamtrainError:
+def _cause(index: int, error: RayError) -> StreamtrainError:
     if isinstance(error, RayTaskError):
         cause = error.cause
         return cause if isinstance(cause, StreamtrainError) else TrainingError(f"worker {index}: {one_line(cause)}")

@@ -74,9 +74,9 @@ class Recruiter:
             self.call_others(there.values())
         return come
 
-    def call_off(self, members: Sequence[Member]) -> None:
+    def dismiss(self, members: Sequence[Member]) -> None:
         """Does without those who are on their way to ``members``."""
-        self._arrivals.call_off(members)
+        self._arrivals.dismiss(members)
 
     def streams(self, members: Sequence[Member], step: int) -> list[Any]:
         """A call for every worker's stream, from ``step`` on; ``None`` where it has no streamer and reads itself.

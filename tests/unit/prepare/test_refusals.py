@@ -175,8 +175,8 @@ COMMANDS = [
         "streamtrain: expected one of pack, inspect, train, probe, compare, submit, *, ui, found 'trane'; see *",
     ),
     (["train", "none.py"], 2, "train: none.py: expected a job file, found no such file; check the path"),
-    (["train", "broken.py"], 2, "train: broken.py:1: invalid syntax; mend the job"),
-    (["train", "raises.py"], 2, "train: raises.py failed: ZeroDivisionError: * (*raises.py:1); mend the job"),
+    (["train", "broken.py"], 2, "train: broken.py:1: invalid syntax; repair the job file"),
+    (["train", "raises.py"], 2, "train: raises.py failed: ZeroDivisionError: * (*raises.py:1); repair the job"),
     (["train", "empty.py"], 2, "train: empty.py: expected a streamtrain.Job named `job`, found no such name; *"),
     (
         ["train", "job.py", "--sgd.lr", "fast"],

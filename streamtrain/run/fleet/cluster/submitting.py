@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import streamtrain
 from streamtrain.errors import ConfigError, TrainingError, complaint, one_line
 from streamtrain.store.remote import VARIABLES
 
+PACKAGE = Path(__file__).parents[3]
+"""The folder of this package."""
 SHIPPED_VARIABLES = ("MLFLOW_", *(prefix for prefixes in VARIABLES.values() for prefix in prefixes))
 """How the names of environment variables begin that go with a job: where MLflow is, and who reads the stores."""
 HOW_TO_PROVE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
@@ -90,10 +91,12 @@ class Cluster:
             copy_code(job, Path(folder))
             environment: dict[str, Any] = {"working_dir": folder, "env_vars": shipped_variables(os.environ)}
             if ship_package:
-                environment["py_modules"] = [str(Path(streamtrain.__file__).parent)]
+                environment["py_modules"] = [str(PACKAGE)]
             command = shlex.join(["python", "-m", "streamtrain", "train", job.name, *flags])
             with self._refusals():
-                return self._surely(lambda: str(self._client.submit_job(entrypoint=command, runtime_env=environment)))
+                return self._retry_while_starting(
+                    lambda: str(self._client.submit_job(entrypoint=command, runtime_env=environment))
+                )
 
     def status(self, submission: str) -> Submitted:
         """How a job stands."""
@@ -136,7 +139,7 @@ class Cluster:
         return Submitted(submission, state, message, found.entrypoint, found.driver_exit_code, progress)
 
     @staticmethod
-    def _surely(ask: Callable[[], str]) -> str:
+    def _retry_while_starting(ask: Callable[[], str]) -> str:
         """What is answered, also by a cluster that is only just starting."""
         deadline = time.monotonic() + STARTING_SECONDS
         while True:
