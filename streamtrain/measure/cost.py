@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 from streamtrain.stored import Stored
-from streamtrain.values import Loading, Reading, StepTimes
+from streamtrain.values import Loading, StepTimes
 
 
 @dataclass
@@ -14,12 +14,10 @@ class MeasuringTime(Stored):
 
     Attributes:
         most: the largest part of the run's time, training and measuring together; ``None`` for any.
-        name: of the measurements: ``evaluation`` or ``probe``.
         last, total: seconds of the last measurement, and of all.
     """
 
     most: float | None
-    name: str = "evaluation"
     last: float = 0.0
     total: float = 0.0
 
@@ -33,13 +31,9 @@ class MeasuringTime(Stored):
         spent = self.total + self.last
         return self.most is None or spent <= self.most * (training_seconds + spent)
 
-    def readings(self, training_seconds: float, step: int, time: float) -> list[Reading]:
-        """``NAME/seconds`` of the last measurement, and ``NAME/fraction_of_time`` of all."""
-        fraction = self.total / (training_seconds + self.total)
-        return [
-            Reading(f"{self.name}/seconds", self.last, step, time),
-            Reading(f"{self.name}/fraction_of_time", fraction, step, time),
-        ]
+    def fraction_of_time(self, training_seconds: float) -> float:
+        """Of all measurements, in the run's time: training and measuring together."""
+        return self.total / (training_seconds + self.total)
 
 
 class LoadingSince:
@@ -59,27 +53,28 @@ class LoadingSince:
 
 
 class StepParts:
-    """What a step's time is spent on, as curves: its parts, in seconds, as means over steps and workers.
+    """What a step's time is spent on: its parts, in seconds, as means over steps and workers.
 
     Attributes:
         waiting_share: part of the time of the last steps that were asked for.
     """
 
     def __init__(self) -> None:
-        self._before, self.waiting_share = StepTimes(), 0.0
+        self._before = StepTimes()
+        self.waiting_share = 0.0
 
-    def readings(self, times: StepTimes, workers: int, step: int, time: float) -> list[Reading]:
-        """The points ``step_time/…`` of the steps since the last call, and ``loader/batches_ahead``.
+    def since(self, times: StepTimes) -> dict[str, float]:
+        """Seconds a step of the steps since the last call: ``waiting``, ``computing``, ``exchanging``, ``updating``.
 
         Args:
-            times: of all ``workers`` so far.
+            times: of all workers so far.
         """
-        before, self._before = self._before, times
+        before = self._before
+        self._before = times
         if times.steps <= before.steps:  # a lost worker's share went with it
             before = StepTimes()
         steps = max(1, times.steps - before.steps)
         parts = ("waiting", "computing", "exchanging", "updating")
         seconds = {part: (getattr(times, part) - getattr(before, part)) / steps for part in parts}
         self.waiting_share = seconds["waiting"] / (sum(seconds.values()) or 1.0)
-        points = [Reading(f"step_time/{part}", each, step, time) for part, each in seconds.items()]
-        return [*points, Reading("loader/batches_ahead", times.ahead / workers, step, time)]
+        return seconds

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from streamtrain.measure.risk import pooled
 from streamtrain.stored import Stored
-from streamtrain.values import Moments, Reading, Risk
+from streamtrain.values import Moments, Risk
 
 MOST_PARTS, LEAST_PARTS = 64, 4
 """Of the held-out examples: more are joined, and with fewer the spread of their differences says too little."""
@@ -64,13 +64,3 @@ def paired(examples: Sequence[int], first: Sequence[float], second: Sequence[flo
     mean = math.fsum(w * d for w, d in zip(weights, differences, strict=True))
     squares = math.fsum((w * (d - mean)) ** 2 for w, d in zip(weights, differences, strict=True))
     return Gap(mean, math.sqrt(count / (count - 1) * squares))
-
-
-def gap_readings(empirical: Risk, generalization: Risk, step: int, time: float) -> list[Reading]:
-    """``gap/loss``, ``gap/loss_standard_error``, and so for every quantity."""
-    gaps = {name: gap(moments, generalization.quantities[name]) for name, moments in empirical.quantities.items()}
-    return [
-        Reading(f"gap/{name}{suffix}", value, step, time)
-        for name, of in gaps.items()
-        for suffix, value in (("", of.value), ("_standard_error", of.standard_error))
-    ]

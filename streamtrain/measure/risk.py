@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from streamtrain.values import Moments, Reading, Risk
+from streamtrain.values import Moments, Risk
 
 
 def pooled(risks: Iterable[Risk]) -> Risk:
@@ -20,12 +20,3 @@ def pooled(risks: Iterable[Risk]) -> Risk:
         for name, moments in risk.metrics.items():
             metrics[name] = metrics.get(name, Moments()) + moments
     return Risk(loss, error, metrics)
-
-
-def risk_readings(prefix: str, risk: Risk, step: int, time: float) -> list[Reading]:
-    """Mean and standard error of every quantity, as ``prefix/loss``, ``prefix/loss_standard_error``, …"""
-    return [
-        Reading(f"{prefix}/{name}{suffix}", value, step, time)
-        for name, moments in risk.quantities.items()
-        for suffix, value in (("", moments.mean), ("_standard_error", moments.standard_error))
-    ]

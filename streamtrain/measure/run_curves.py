@@ -1,26 +1,29 @@
 """All curves of a run: what the controller hears, as points, with their names and the steps that they stand at.
 
-A new curve is a line here; a new quantity, a file beside this one, a field of `Measures` where it remembers anything,
-and a line here. What each name means: `streamtrain/track/README.md`. Probes of the loss surface and the machine's
-own figures come from elsewhere, under ``probe/`` and ``system/``.
+The files beside this one compute; only this one gives names. A new quantity is a file there, a line here, and a field
+of `Measures` where it remembers anything. What each name means: `streamtrain/track/README.md`. Probes of the loss
+surface and the machine's own figures come from elsewhere, under ``probe/`` and ``system/``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from streamtrain.job import Job, Online, Stale
 from streamtrain.measure.cost import MeasuringTime, StepParts
-from streamtrain.measure.diagnostics import Diagnostics
-from streamtrain.measure.diagnostics.step_curves import LastNorms, MinibatchCurves
-from streamtrain.measure.gap import gap_readings
+from streamtrain.measure.diagnostics import Diagnostics, UpdateFigures
+from streamtrain.measure.diagnostics.batch_efficiency import efficiencies
+from streamtrain.measure.diagnostics.standard_error import standard_errors
+from streamtrain.measure.diagnostics.step_curves import LastNorms, MinibatchCurves, StepMeans
+from streamtrain.measure.gap import gap
 from streamtrain.measure.progressive import PassRisks, Progressive
-from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.measure.risk import pooled
 from streamtrain.order import Order, SegmentedOrder
 from streamtrain.stored import Stored
-from streamtrain.values import Loading, Reading, Recovery, Risk, StepTimes, Update
+from streamtrain.values import Loading, Moments, Reading, Recovery, Risk, StepTimes, Update
 
 
 @dataclass
@@ -57,7 +60,7 @@ class Measures(Stored):
             diagnostics=Diagnostics.at_every(every),
             progressive=Progressive.over(job.mode.window if isinstance(job.mode, Online) else Online.window),
             evaluating=MeasuringTime(most),
-            probing=MeasuringTime(most, "probe"),
+            probing=MeasuringTime(most),
         )
 
 
@@ -130,12 +133,12 @@ class RunCurves:
         values: dict[str, float] = {
             "throughput/examples_per_second": stint.examples_per_second,
             "throughput/workers": stint.workers,
+            **{f"step_time/{part}": each for part, each in self._parts.since(stint.times).items()},
             **_loader(stint),
             **self._aggregation(stint.updates, order),
             **self._mishaps(stint.updates),
         }
         readings = _points(values, last, now)
-        readings += self._parts.readings(stint.times, stint.workers, last, now)
         for update in stint.updates:
             readings += self._update(update, order.steps, now)
         return readings
@@ -158,7 +161,7 @@ class RunCurves:
         """Of both risks and their gap after ``step`` updates, and of the time that it took to measure them."""
         at = step - 1 if self._is_online else step // order.steps
         return [
-            *self.measures.evaluating.readings(training_seconds, step - 1, now),
+            *cost_readings("evaluation", self.measures.evaluating, training_seconds, step - 1, now),
             *risk_readings("empirical_risk", empirical, at, now),
             *risk_readings("generalization_risk", generalization, at, now),
             *gap_readings(empirical, generalization, at, now),
@@ -166,27 +169,32 @@ class RunCurves:
 
     def trajectory(self, distance: float, step: int, now: float) -> list[Reading]:
         """Of the way of the parameters, which are ``distance`` from their start after ``step`` updates."""
-        return self.measures.diagnostics.trajectory.readings(distance, step - 1, now)
+        length = self.measures.diagnostics.trajectory.length
+        return _points({"trajectory/length": length, "trajectory/distance": distance}, step - 1, now)
 
     def end(self, best_step: int, test: Risk | None, step: int, now: float) -> list[Reading]:
         """Of a run that stops after ``step`` updates and keeps the parameters of ``best_step``."""
         last = step - 1
         values: dict[str, float] = {"stop/gradient_norm": self.measures.norms.mean, "stop/best_step": best_step}
-        readings = self.measures.minibatch.rest(now) + _points(values, last, now)
+        readings = minibatch_readings(self.measures.minibatch.rest(), now) + _points(values, last, now)
         return readings if test is None else readings + risk_readings("test_risk", test, last, now)
 
     def _update(self, update: Update, pass_steps: int, now: float) -> list[Reading]:
         """The points that an update completes."""
-        measures, readings = self.measures, []
+        measures = self.measures
+        readings: list[Reading] = []
         if not update.skipped:
-            readings += measures.minibatch.add(update, now) + measures.diagnostics.add(update, now)
-            if update.step < pass_steps:  # later passes repeat: their loss is no estimate of the held-out one
-                readings += measures.progressive.add(update, now)
+            readings += minibatch_readings(measures.minibatch.add(update), now)
+            readings += update_readings(measures.diagnostics.add(update), update, now)
+            # later passes repeat: their loss is no estimate of the held-out one
+            if update.step < pass_steps and measures.progressive.add(update):
+                readings += progressive_readings(measures.progressive, update.step, now)
             if not self._is_online:
                 measures.passes.add(update)
             measures.norms.add(update)
         if not self._is_online and (update.step + 1) % pass_steps == 0:
-            readings += measures.passes.end(now)
+            ended = measures.passes.end()
+            readings += risk_readings("progressive_pass", ended, len(measures.passes.whole), now)
         return readings
 
     def _aggregation(self, updates: Sequence[Update], order: Order | SegmentedOrder) -> dict[str, float]:
@@ -222,6 +230,7 @@ def _loader(stint: Stint) -> dict[str, float]:
     """Whether reading is the bottleneck, and whether anything was passed over."""
     so_far, read = stint.loading, stint.read
     return {
+        "loader/batches_ahead": stint.times.ahead / stint.workers,
         "loader/waiting_share": min(1.0, read.waited / (stint.seconds * stint.workers)),
         "loader/bytes_per_second": read.bytes_read / stint.seconds,
         "loader/skipped": float(stint.bad_examples),
@@ -230,6 +239,81 @@ def _loader(stint: Stint) -> dict[str, float]:
         "loader/fetched_bytes_per_second": read.bytes_fetched / stint.seconds,
         "loader/retries": float(so_far.retries),
     }
+
+
+def risk_readings(prefix: str, risk: Risk, step: int, now: float) -> list[Reading]:
+    """Mean and standard error of every quantity, as ``prefix/loss``, ``prefix/loss_standard_error``, …"""
+    means = {name: (of.mean, of.standard_error) for name, of in risk.quantities.items()}
+    return _with_errors(prefix, means, step, now)
+
+
+def gap_readings(empirical: Risk, generalization: Risk, step: int, now: float) -> list[Reading]:
+    """``gap/loss``, ``gap/loss_standard_error``, and so for every quantity."""
+    held_out: dict[str, Moments] = generalization.quantities
+    gaps = {name: gap(moments, held_out[name]) for name, moments in empirical.quantities.items()}
+    return _with_errors("gap", {name: (of.value, of.standard_error) for name, of in gaps.items()}, step, now)
+
+
+def progressive_readings(progressive: Progressive, step: int, now: float) -> list[Reading]:
+    """Of the window, fading, and of all so far."""
+    fading = {"loss": progressive.fading.loss, "error": progressive.fading.error}
+    means = {name: (of.mean, of.standard_error) for name, of in fading.items()}
+    return [
+        *risk_readings("progressive", progressive.recent, step, now),
+        *_with_errors("progressive_fading", means, step, now),
+        *risk_readings("progressive_total", progressive.total, step, now),
+    ]
+
+
+def cost_readings(name: str, spent: MeasuringTime, training_seconds: float, step: int, now: float) -> list[Reading]:
+    """``NAME/seconds`` of the last measurement, and ``NAME/fraction_of_time`` of all."""
+    values = {f"{name}/seconds": spent.last, f"{name}/fraction_of_time": spent.fraction_of_time(training_seconds)}
+    return _points(values, step, now)
+
+
+def minibatch_readings(means: StepMeans | None, now: float) -> list[Reading]:
+    """Of some steps together, at the last of them."""
+    if means is None:
+        return []
+    values = {
+        "minibatch/loss": means.loss,
+        "minibatch/error": means.error,
+        "gradient/norm": means.gradient_norm,
+        "gradient/clipped_fraction": means.clipped_fraction,
+        "gradient/cut": means.cut,
+        "learning_rate": means.learning_rate,
+    }
+    return _points(values, means.step, now)
+
+
+def update_readings(figures: UpdateFigures | None, update: Update, now: float) -> list[Reading]:
+    """Of one update, out of its norms."""
+    if figures is None:
+        return []
+    values: dict[str, float | None] = {}
+    for name, layer in figures.layers.items():
+        shown = re.sub(r"[^\w.\- ]", "_", name)  # what MLflow takes
+        values[f"layer_gradient_norm/{shown}"] = layer.gradient_norm
+        values[f"layer_update_ratio/{shown}"] = layer.update_ratio
+    values["update/ratio"] = figures.update_ratio
+    if figures.noise is not None:
+        examples = update.loss.count
+        deviation, error = standard_errors(figures.noise, examples)
+        values["gradient/noise_scale"] = figures.noise.scale
+        values["gradient/standard_deviation"] = deviation
+        values["gradient/standard_error"] = error
+        for factor, each in efficiencies(figures.noise, examples).items():
+            values["batch_size/efficiency" + (f"_x{factor}" if factor > 1 else "")] = each
+    return _points({name: value for name, value in values.items() if value is not None}, update.step, now)
+
+
+def _with_errors(prefix: str, means: Mapping[str, tuple[float, float]], step: int, now: float) -> list[Reading]:
+    """Each quantity's mean and standard error."""
+    values = {}
+    for name, (mean, error) in means.items():
+        values[f"{prefix}/{name}"] = mean
+        values[f"{prefix}/{name}_standard_error"] = error
+    return _points(values, step, now)
 
 
 def _points(values: Mapping[str, float], step: int, now: float) -> list[Reading]:

@@ -25,6 +25,7 @@ import torch
 import streamtrain as st
 from streamtrain.measure.diagnostics import Diagnostics
 from streamtrain.measure.diagnostics.step_curves import MinibatchCurves
+from streamtrain.measure.run_curves import minibatch_readings, update_readings
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors import RayFleet
@@ -64,7 +65,8 @@ class Turns:
         self._step += steps
         updates = self._fleet.advance(self._step)
         for update in updates:
-            readings = self._curves.add(update, 0.0) + self._diagnostics.add(update, 0.0)
+            readings = minibatch_readings(self._curves.add(update), 0.0)
+            readings += update_readings(self._diagnostics.add(update), update, 0.0)
             if readings:
                 self._journal.append("readings", readings=[dataclasses.astuple(reading) for reading in readings])
         return sum(update.loss.count for update in updates) / (time.perf_counter() - started)

@@ -11,7 +11,7 @@ import torch
 import streamtrain as st
 from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.inspect.card import inspect_dataset
-from streamtrain.measure.risk import risk_readings
+from streamtrain.measure.run_curves import risk_readings
 from streamtrain.order import hosting_of
 from streamtrain.packing import PackOptions
 from streamtrain.prepare.plan import plan
@@ -84,7 +84,7 @@ def test_one_example(tmp_path: Path) -> None:
 
     # position, reading, MLflow: a point that its users see
     assert plans.order.position(update.step + 1) == Position(0, step + 1)
-    readings = risk_readings("minibatch", Risk(update.loss, update.error), update.step, time=1.0)
+    readings = risk_readings("minibatch", Risk(update.loss, update.error), update.step, 1.0)
     tracker = MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
     tracker.begin(RunCard("journey", "tests", {}, {}, ()), tmp_path)
     tracker.log(readings)

@@ -9,16 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Self
 
-from streamtrain.measure.diagnostics.batch_efficiency import efficiencies
-from streamtrain.measure.diagnostics.layers import EVERY, Layers
-from streamtrain.measure.diagnostics.noise_scale import NoiseScale
-from streamtrain.measure.diagnostics.standard_error import standard_errors
+from streamtrain.measure.diagnostics.layers import EVERY, LayerMeans, Layers
+from streamtrain.measure.diagnostics.noise_scale import Noise, NoiseScale
 from streamtrain.measure.diagnostics.trajectory import Trajectory
 from streamtrain.measure.diagnostics.update_ratio import update_ratio
 from streamtrain.stored import Stored
-from streamtrain.values import Reading, Update
+from streamtrain.values import Update
 
-__all__ = ["Diagnostics"]
+__all__ = ["Diagnostics", "UpdateFigures"]
+
+
+@dataclass(frozen=True)
+class UpdateFigures:
+    """Of one update: means of its layers, where there are new ones, its ratio, and the noise; where they are known."""
+
+    layers: dict[str, LayerMeans]
+    update_ratio: float | None
+    noise: Noise | None
 
 
 @dataclass
@@ -39,18 +46,14 @@ class Diagnostics(Stored):
         """Of a run that has not begun, where every so many steps one update carries `Norms`."""
         return cls(Trajectory(steps))
 
-    def add(self, update: Update, time: float) -> list[Reading]:
-        """The points that this update gives; mostly none."""
+    def add(self, update: Update) -> UpdateFigures | None:
+        """What this update gives; mostly nothing."""
         if update.norms is None:
-            return []
+            return None
         self.trajectory.add(update.norms)
-        values = self.layers.add(update.norms)
+        layers = self.layers.add(update.norms)
         noise = self.noise.add(update.norms)
         number = (update.step + 1) // self.trajectory.every
         if number > EVERY and number % EVERY:
-            return []
-        values |= update_ratio(update.norms.total)
-        if noise is not None:
-            values |= noise.values() | standard_errors(noise, update.loss.count)
-            values |= efficiencies(noise, update.loss.count)
-        return [Reading(name, value, update.step, time) for name, value in values.items()]
+            return None
+        return UpdateFigures(layers, update_ratio(update.norms.total), noise)

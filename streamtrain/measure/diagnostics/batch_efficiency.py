@@ -12,10 +12,9 @@ from streamtrain.measure.diagnostics.noise_scale import Noise
 FACTORS = (1, 2, 4, 8)
 
 
-def efficiencies(noise: Noise, examples: int) -> dict[str, float]:
-    """At the present batch size and at the next powers of two; empty without a noise scale."""
+def efficiencies(noise: Noise, examples: int) -> dict[int, float]:
+    """By factor: at the present batch size, and at 2, 4, 8 times it; empty without a noise scale."""
     scale = noise.scale
     if not scale:
         return {}
-    names = {1: "batch_size/efficiency"} | {f: f"batch_size/efficiency_x{f}" for f in FACTORS[1:]}
-    return {names[factor]: 1 / (1 + factor * examples / scale) for factor in FACTORS}
+    return {factor: 1 / (1 + factor * examples / scale) for factor in FACTORS}

@@ -6,7 +6,6 @@ Root mean squares over some of the steps that carry norms, since a deep model ha
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 
 from streamtrain.stored import Stored
@@ -16,9 +15,17 @@ EVERY = 10
 """Steps with norms that one point is the mean of."""
 
 
+@dataclass(frozen=True)
+class LayerMeans:
+    """Root mean squares of one tensor: its gradient's norm, and its update over it, ``None`` where it was zero."""
+
+    gradient_norm: float
+    update_ratio: float | None
+
+
 @dataclass
 class Layers(Stored):
-    """Collects norms, and gives points of each layer's gradient and update at every `EVERY`-th.
+    """Collects norms, and gives means of each layer's gradient and update at every `EVERY`-th.
 
     Attributes:
         waiting: norms by layer of the steps since the last point.
@@ -26,19 +33,18 @@ class Layers(Stored):
 
     waiting: list[dict[str, LayerNorms]] = field(default_factory=list)
 
-    def add(self, norms: Norms) -> dict[str, float]:
-        """``layer_gradient_norm/NAME`` and ``layer_update_ratio/NAME``; mostly empty."""
+    def add(self, norms: Norms) -> dict[str, LayerMeans]:
+        """By the parameter tensors' names; mostly empty."""
         self.waiting.append(norms.layers)
         if len(self.waiting) < EVERY:
             return {}
         waiting = self.waiting
         self.waiting = []
-        values = {}
+        found = {}
         for name in waiting[0]:
             layer = [each[name] for each in waiting]
-            shown = re.sub(r"[^\w.\- ]", "_", name)  # what MLflow takes
-            values[f"layer_gradient_norm/{shown}"] = math.sqrt(sum(n.gradient for n in layer) / EVERY)
+            ratio = None
             if all(n.parameters for n in layer):
-                ratio = sum(n.update / n.parameters for n in layer) / EVERY
-                values[f"layer_update_ratio/{shown}"] = math.sqrt(ratio)
-        return values
+                ratio = math.sqrt(sum(n.update / n.parameters for n in layer) / EVERY)
+            found[name] = LayerMeans(math.sqrt(sum(n.gradient for n in layer) / EVERY), ratio)
+        return found

@@ -38,10 +38,6 @@ class Noise:
         """B in examples; ``None`` where no gradient can be told from the noise yet."""
         return self.trace / self.squared_gradient if self.squared_gradient > 0 and self.trace >= 0 else None
 
-    def values(self) -> dict[str, float]:
-        """``gradient/noise_scale``, where there is one."""
-        return {} if self.scale is None else {"gradient/noise_scale": self.scale}
-
 
 def noise_of(norms: Norms) -> Noise | None:
     """One step's unbiased estimates; ``None`` with fewer than two lanes that have examples."""

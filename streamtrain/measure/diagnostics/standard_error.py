@@ -11,10 +11,7 @@ import math
 from streamtrain.measure.diagnostics.noise_scale import Noise
 
 
-def standard_errors(noise: Noise, examples: int) -> dict[str, float]:
+def standard_errors(noise: Noise, examples: int) -> tuple[float, float]:
     """σ of one example's gradient, and the standard error of the mean over ``examples``."""
     sigma = math.sqrt(max(noise.trace, 0.0))
-    return {
-        "gradient/standard_deviation": sigma,
-        "gradient/standard_error": sigma / math.sqrt(examples),
-    }
+    return sigma, sigma / math.sqrt(examples)

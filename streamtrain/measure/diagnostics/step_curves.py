@@ -9,30 +9,41 @@ from dataclasses import dataclass, field
 from streamtrain.measure.diagnostics.clipping import clipping
 from streamtrain.measure.risk import pooled
 from streamtrain.stored import Stored
-from streamtrain.values import Reading, Risk, Update
+from streamtrain.values import Risk, Update
 
 SMOOTHED_STEPS = 100
 
 
+@dataclass(frozen=True)
+class StepMeans:
+    """Means over some steps, of which ``step`` is the last: the risks, the gradient's norm, clipping; the last rate."""
+
+    step: int
+    loss: float
+    error: float
+    gradient_norm: float
+    clipped_fraction: float
+    cut: float
+    learning_rate: float
+
+
 @dataclass
 class MinibatchCurves(Stored):
-    """Collects updates, ``waiting``, and gives the points of every ``every`` steps."""
+    """Collects updates, ``waiting``, and gives the means of every ``every`` steps."""
 
     every: int
     waiting: list[Update] = field(default_factory=list)
 
-    def add(self, update: Update, time: float) -> list[Reading]:
-        """The points that this update completes, at its step; usually none."""
+    def add(self, update: Update) -> StepMeans | None:
+        """The means that this update completes; mostly none."""
         self.waiting.append(update)
-        if (update.step + 1) % self.every:
-            return []
-        return self.rest(time)
+        return None if (update.step + 1) % self.every else self.rest()
 
-    def rest(self, time: float) -> list[Reading]:
-        """The point of the steps that are still waiting, at the run's end."""
+    def rest(self) -> StepMeans | None:
+        """Those of the steps that are still waiting, if any: asked for at the run's end."""
         waiting = self.waiting
         self.waiting = []
-        return _points(waiting, time) if waiting else []
+        return _means(waiting) if waiting else None
 
 
 @dataclass
@@ -53,14 +64,13 @@ class LastNorms(Stored):
         return sum(self.recent) / max(1, len(self.recent))
 
 
-def _points(updates: Sequence[Update], time: float) -> list[Reading]:
+def _means(updates: Sequence[Update]) -> StepMeans:
     risk = pooled(Risk(update.loss, update.error) for update in updates)
-    last = updates[-1]
-    values = {
-        "minibatch/loss": risk.loss.mean,
-        "minibatch/error": risk.error.mean,
-        "gradient/norm": sum(u.gradient_norm for u in updates) / len(updates),
-        **clipping(updates),
-        "learning_rate": last.learning_rate,
-    }
-    return [Reading(name, value, last.step, time) for name, value in values.items()]
+    return StepMeans(
+        updates[-1].step,
+        risk.loss.mean,
+        risk.error.mean,
+        sum(u.gradient_norm for u in updates) / len(updates),
+        *clipping(updates),
+        updates[-1].learning_rate,
+    )

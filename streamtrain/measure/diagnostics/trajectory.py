@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from streamtrain.stored import Stored
-from streamtrain.values import Norms, Reading
+from streamtrain.values import Norms
 
 
 @dataclass
@@ -27,8 +27,3 @@ class Trajectory(Stored):
     def add(self, norms: Norms) -> None:
         """Takes in one step's."""
         self.length += self.every * math.sqrt(norms.total.update)
-
-    def readings(self, distance: float, step: int, time: float) -> list[Reading]:
-        """``trajectory/length`` and ``trajectory/distance``."""
-        values = {"trajectory/length": self.length, "trajectory/distance": distance}
-        return [Reading(name, value, step, time) for name, value in values.items()]

@@ -7,6 +7,6 @@ import math
 from streamtrain.values import LayerNorms
 
 
-def update_ratio(norms: LayerNorms) -> dict[str, float]:
-    """Of all parameters together; empty where all are zero."""
-    return {"update/ratio": math.sqrt(norms.update / norms.parameters)} if norms.parameters else {}
+def update_ratio(norms: LayerNorms) -> float | None:
+    """Of all parameters together; ``None`` where all are zero."""
+    return math.sqrt(norms.update / norms.parameters) if norms.parameters else None

@@ -14,9 +14,9 @@ from typing import Self
 from streamtrain.measure.progressive.by_pass import PassRisks
 from streamtrain.measure.progressive.fading import Fading
 from streamtrain.measure.progressive.window import Window
-from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.measure.risk import pooled
 from streamtrain.stored import Stored
-from streamtrain.values import Reading, Risk, Update
+from streamtrain.values import Risk, Update
 
 __all__ = ["PassRisks", "Progressive"]
 
@@ -39,20 +39,14 @@ class Progressive(Stored):
         """Of a run that has not begun, with windows of so many examples."""
         return cls(Window(examples), Fading(examples), pooled(()))
 
-    def add(self, update: Update, time: float) -> list[Reading]:
-        """Takes in one update; gives the points of all three means whenever another window is full."""
+    def add(self, update: Update) -> bool:
+        """Takes in one update; says whether another window is full with it."""
         windows_before = self.total.loss.count // self.window.examples
         risk = Risk(update.loss, update.error)
         self.total = pooled((self.total, risk))
         self.window.add(risk)
         self.fading.add(risk)
-        if self.total.loss.count // self.window.examples == windows_before:
-            return []
-        return [
-            *risk_readings("progressive", self.recent, update.step, time),
-            *self.fading.readings(update.step, time),
-            *risk_readings("progressive_total", self.total, update.step, time),
-        ]
+        return self.total.loss.count // self.window.examples != windows_before
 
     @property
     def recent(self) -> Risk:

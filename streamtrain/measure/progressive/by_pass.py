@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.measure.risk import pooled
 from streamtrain.stored import Stored
-from streamtrain.values import Reading, Risk, Update
+from streamtrain.values import Risk, Update
 
 
 @dataclass
@@ -29,8 +29,8 @@ class PassRisks(Stored):
         """Takes in one update whose minibatch was used."""
         self.present = pooled((self.present, Risk(update.loss, update.error)))
 
-    def end(self, time: float) -> list[Reading]:
-        """Ends the pass: its points, at its number from 1."""
+    def end(self) -> Risk:
+        """Ends the pass, and returns what it was."""
         self.whole.append(self.present)
         self.present = pooled(())
-        return risk_readings("progressive_pass", self.whole[-1], len(self.whole), time)
+        return self.whole[-1]

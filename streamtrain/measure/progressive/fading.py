@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from streamtrain.stored import Stored
-from streamtrain.values import Moments, Reading, Risk
+from streamtrain.values import Moments, Risk
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,3 @@ class Fading(Stored):
         """One more minibatch."""
         keep = math.exp(-2 * risk.loss.count / self.examples)
         self.loss, self.error = self.loss.after(risk.loss, keep), self.error.after(risk.error, keep)
-
-    def readings(self, step: int, time: float) -> list[Reading]:
-        """``progressive_fading/loss``, ``progressive_fading/loss_standard_error``, and so for the error."""
-        return [
-            Reading(f"progressive_fading/{name}{suffix}", value, step, time)
-            for name, moments in (("loss", self.loss), ("error", self.error))
-            for suffix, value in (("", moments.mean), ("_standard_error", moments.standard_error))
-        ]

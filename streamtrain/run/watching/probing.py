@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from streamtrain.errors import ConfigError, complaint, one_line
 from streamtrain.job import Job
 from streamtrain.landscape.probe import Probe, Prober
+from streamtrain.measure.run_curves import cost_readings
 from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.progress import Progress
@@ -153,7 +154,7 @@ class Probes:
             return
         progress.measures.probing.spend(time.monotonic() - began)
         now = time.time()
-        costs = progress.measures.probing.readings(progress.seconds, step - 1, now)
+        costs = cost_readings("probe", progress.measures.probing, progress.seconds, step - 1, now)
         self._tracker.log([*readings_of(found, step, now), *costs])
         self._tracker.tag("probe.point", found.point)
         self._terminal.line(f"probe {found.short}")

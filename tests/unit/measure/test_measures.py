@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from streamtrain.measure.cost import MeasuringTime
 from streamtrain.measure.early_stopping import EarlyStopping
 from streamtrain.measure.gap import Parts, gap, paired
-from streamtrain.measure.risk import pooled, risk_readings
+from streamtrain.measure.risk import pooled
+from streamtrain.measure.run_curves import cost_readings, risk_readings
 from streamtrain.measure.verdict import largest_gap, verdict
 from streamtrain.values import Moments, Risk
 
@@ -128,7 +129,7 @@ def test_a_bound_on_measuring_time_is_kept() -> None:
         if not made or measuring.affords(training):
             measuring.spend(3.0)
             made.append(stint)
-    fraction = measuring.readings(training, 0, 0.0)[1]
+    fraction = cost_readings("evaluation", measuring, training, 0, 0.0)[1]
     assert made[:3] == [0, 5, 8] and fraction.value <= 0.1
     assert (fraction.name, fraction.value) == ("evaluation/fraction_of_time", pytest.approx(33 / 333))
     assert MeasuringTime(None).affords(0.0)

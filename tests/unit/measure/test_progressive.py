@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from streamtrain.measure.progressive import PassRisks, Progressive
 from streamtrain.measure.progressive.fading import FadingMoments
+from streamtrain.measure.run_curves import progressive_readings
 from streamtrain.values import Moments, Update
 
 DIMENSION, NOISE, BATCH, RATE = 4, 0.8, 5, 0.03
@@ -20,11 +21,13 @@ def update(step: int, losses: list[float] | NDArray[np.float64]) -> Update:
 
 def test_means_of_the_window_and_of_all() -> None:
     progressive = Progressive.over(5)
-    points = [progressive.add(update(step, [step, step + 1.0]), time=0.0) for step in range(6)]
+    full = [progressive.add(update(step, [step, step + 1.0])) for step in range(6)]
     assert progressive.total.loss.mean == pytest.approx(3.0) and progressive.total.loss.count == 12
     assert progressive.recent.loss.count == 6 and progressive.recent.loss.mean == pytest.approx(4.5)
-    assert [len(point) for point in points] == [0, 0, 12, 0, 12, 0]
-    assert points[2][0].name == "progressive/loss" and points[2][0].value == pytest.approx(1.5)
+    assert full == [False, False, True, False, True, False]
+    readings = progressive_readings(progressive, 5, 0.0)
+    assert len(readings) == 12
+    assert (readings[0].name, readings[0].value, readings[0].step) == ("progressive/loss", pytest.approx(4.5), 5)
 
 
 def test_a_fading_mean_is_numpys_with_the_weights_of_the_docstring() -> None:
@@ -44,7 +47,7 @@ def test_a_fading_mean_is_numpys_with_the_weights_of_the_docstring() -> None:
 def test_fading_has_the_age_and_the_number_of_examples_of_the_window() -> None:
     progressive = Progressive.over(400)
     for step in range(2000):
-        progressive.add(update(step, [4.0 * step, 4 * step + 1.0, 4 * step + 2.0, 4 * step + 3.0]), 0.0)
+        progressive.add(update(step, [4.0 * step, 4 * step + 1.0, 4 * step + 2.0, 4 * step + 3.0]))
     fading = progressive.fading.loss
     assert fading.mean == pytest.approx(progressive.recent.loss.mean, abs=3)  # of examples that count up: their age
     assert fading.weight**2 / fading.squared_weight == pytest.approx(400, rel=0.02)
@@ -54,9 +57,9 @@ def test_a_pass_ends_with_its_own_mean() -> None:
     passes = PassRisks()
     passes.add(update(0, [1.0, 2.0]))
     passes.add(update(1, [3.0]))
-    assert {r.name: (r.step, r.value) for r in passes.end(0.0)}["progressive_pass/loss"] == (1, 2.0)
+    assert passes.end().loss.mean == 2.0
     passes.add(update(2, [7.0]))
-    assert passes.end(0.0)[0].step == 2 and [risk.loss.mean for risk in passes.whole] == [2.0, 7.0]
+    assert passes.end().loss.mean == 7.0 and [risk.loss.mean for risk in passes.whole] == [2.0, 7.0]
 
 
 def trained(seed: int, examples: int, passes: int) -> tuple[list[Update], NDArray[np.float64]]:
@@ -83,7 +86,7 @@ def test_promise_of_one_pass_the_progressive_risk_is_the_held_out_risk_within_it
         updates, risks = trained(seed, 300, passes=1)
         progressive = Progressive.over(100)
         for each in updates:
-            progressive.add(each, 0.0)
+            progressive.add(each)
         weights = np.exp(-2 * BATCH / 100) ** np.arange(len(risks))[::-1]
         total, recent, fading = progressive.total.loss, progressive.recent.loss, progressive.fading.loss
         scores["total"].append((total.mean - risks.mean()) / total.standard_error)
@@ -103,7 +106,7 @@ def test_promise_only_the_first_of_many_passes_is_unbiased() -> None:
         for each in updates:
             passes.add(each)
             if (each.step + 1) % 6 == 0:
-                passes.end(0.0)
+                passes.end()
         differences[seed] = [risk.loss.mean for risk in passes.whole] - risks.reshape(3, 6).mean(1)
     scores = differences.mean(0) / (differences.std(0) / math.sqrt(len(differences)))
     assert abs(scores[0]) < 3 and scores[1] < -4 and scores[2] < -4

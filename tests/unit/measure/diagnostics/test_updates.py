@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import streamtrain as st
-from streamtrain.measure.diagnostics import Diagnostics
+from streamtrain.measure.diagnostics import Diagnostics, UpdateFigures
 from streamtrain.measure.diagnostics.clipping import clipping
 from streamtrain.measure.diagnostics.layers import EVERY, Layers
 from streamtrain.measure.diagnostics.noise_scale import noise_of
 from streamtrain.measure.diagnostics.trajectory import Trajectory
 from streamtrain.measure.diagnostics.update_ratio import update_ratio
+from streamtrain.measure.run_curves import update_readings
 from streamtrain.values import LayerNorms, Moments, Norms, Update
 from tests.support.datasets import pack_digits
 from tests.support.fleet import Notebook, run
@@ -26,15 +27,12 @@ def update(step: int, norms: Norms | None = None, clip_scale: float = 1.0) -> Up
 
 
 def test_clipping_counts_steps_and_what_was_cut() -> None:
-    assert clipping([update(0), update(1, clip_scale=0.25), update(2, clip_scale=0.75), update(3)]) == {
-        "gradient/clipped_fraction": 0.5,
-        "gradient/cut": 0.25,
-    }
+    assert clipping([update(0), update(1, clip_scale=0.25), update(2, clip_scale=0.75), update(3)]) == (0.5, 0.25)
 
 
 def test_update_ratio() -> None:
-    assert update_ratio(LayerNorms(9.0, 4.0, 0.0001)) == {"update/ratio": pytest.approx(0.005)}
-    assert update_ratio(LayerNorms(9.0, 0.0, 1.0)) == {}
+    assert update_ratio(LayerNorms(9.0, 4.0, 0.0001)) == pytest.approx(0.005)
+    assert update_ratio(LayerNorms(9.0, 0.0, 1.0)) is None
 
 
 def test_layers_are_root_mean_squares_under_names_that_mlflow_takes() -> None:
@@ -44,7 +42,8 @@ def test_layers_are_root_mean_squares_under_names_that_mlflow_takes() -> None:
             layers.add(Norms((), {"0.weight": LayerNorms(number**2, 4.0, 1.0), "a+b": LayerNorms(1.0, 0.0, 1.0)})) == {}
         )
     last = layers.add(Norms((), {"0.weight": LayerNorms(81.0, 4.0, 1.0), "a+b": LayerNorms(1.0, 0.0, 1.0)}))
-    assert last == {
+    readings = update_readings(UpdateFigures(last, None, None), update(7), 0.0)
+    assert {reading.name: reading.value for reading in readings} == {
         "layer_gradient_norm/0.weight": pytest.approx(math.sqrt(28.5)),
         "layer_update_ratio/0.weight": pytest.approx(0.5),
         "layer_gradient_norm/a_b": pytest.approx(1.0),
@@ -57,19 +56,17 @@ def test_length_of_a_circle_and_distance_from_its_start() -> None:
     trajectory = Trajectory(every=5)
     for squared in np.square(np.diff(points, axis=0)).sum(1)[4::5]:
         trajectory.add(Norms((), {"a": LayerNorms(1.0, 1.0, float(squared))}))
-    length, distance = trajectory.readings(2.0, 999, 0.0)
-    assert (length.name, length.value) == ("trajectory/length", pytest.approx(math.pi, rel=1e-5))
-    assert (distance.name, distance.value, distance.step) == ("trajectory/distance", 2.0, 999)
+    assert trajectory.length == pytest.approx(math.pi, rel=1e-5)
 
 
 def test_updates_without_norms_give_no_points() -> None:
-    assert Diagnostics.at_every(10).add(update(0), 0.0) == []
+    assert Diagnostics.at_every(10).add(update(0)) is None
 
 
 def test_each_of_the_first_ten_steps_with_norms_gives_points_and_then_every_tenth() -> None:
     diagnostics, norms = Diagnostics.at_every(5), Norms(((1, 4.0), (1, 4.0)), {"a": LayerNorms(3.0, 1.0, 1.0)})
     with_norms = {step: dataclasses.replace(update(step), norms=norms) for step in range(4, 200, 5)}
-    found = {step: diagnostics.add(each, 0.0) for step, each in with_norms.items()}
+    found = {step: update_readings(diagnostics.add(each), each, 0.0) for step, each in with_norms.items()}
     assert [step for step, readings in found.items() if readings] == [*range(4, 50, 5), 99, 149, 199]
     names = {reading.name for reading in found[99]}
     assert names > {"update/ratio", "gradient/noise_scale", "batch_size/efficiency_x8", "layer_gradient_norm/a"}
