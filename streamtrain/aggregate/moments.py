@@ -16,6 +16,8 @@ from streamtrain.values import Moments, merged_moments
 KNOWN_TO_NUMPY = (torch.float32, torch.float64)
 Values = tuple[torch.Tensor, torch.Tensor]
 """Loss and error of each example, shape (examples,)."""
+Sample = tuple[float, float, float]
+"""Count, mean and sum of squared deviations."""
 
 
 def moments_of(values: torch.Tensor) -> Moments:
@@ -45,12 +47,12 @@ def leave_moments(slot: Slot | DeviceSlot, pieces: Sequence[Values]) -> None:
 
 def totals_of(slots: Sequence[Slot]) -> tuple[Moments, Moments]:
     """Moments of the minibatch's losses and of its errors, added in lane order."""
-    loss, error = Moments(), Moments()
+    loss = error = (0.0, 0.0, 0.0)  # no `Moments` before the last lane: they would cost more than the sums
     for slot in slots:
-        count, mean, m2, error_count, error_mean, error_m2 = slot.moments.tolist()
-        loss += Moments(int(count), mean, m2)
-        error += Moments(int(error_count), error_mean, error_m2)
-    return loss, error
+        numbers = slot.moments.tolist()
+        loss = _merged(loss, numbers[:3])
+        error = _merged(error, numbers[3:])
+    return Moments(int(loss[0]), *loss[1:]), Moments(int(error[0]), *error[1:])
 
 
 def device_totals_of(slots: Sequence[DeviceSlot]) -> torch.Tensor:
@@ -64,6 +66,14 @@ def device_moments_of(values: torch.Tensor) -> torch.Tensor:
     data = values.detach().double().flatten()
     mean = data.mean()
     return torch.stack([torch.full_like(mean, data.numel()), mean, (data - mean).square().sum()])
+
+
+def _merged(one: Sample, other: Sample) -> Sample:
+    """As `Moments` are added, to the bit."""
+    if not (one[0] and other[0]):
+        return other if not one[0] else one
+    count = one[0] + other[0]
+    return (count, *merged_moments(one, other, count))
 
 
 def _merged_on_device(samples: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -7,7 +7,7 @@ So nothing here may branch on a number, and flags are joined by ``&`` and turned
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -64,8 +64,7 @@ class DeviceDecision:
     scales: tuple[torch.Tensor, ...]
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a step's numbers say.
 
     Attributes:

@@ -8,6 +8,9 @@ import torch
 
 from streamtrain.aggregate.descent.clip import clip_scales
 from streamtrain.aggregate.descent.decision import judge
+from streamtrain.aggregate.exchange.memory import Capacity, private_memory
+from streamtrain.aggregate.moments import leave_moments, totals_of
+from streamtrain.aggregate.vector import layout_of
 from streamtrain.job import SGD
 from streamtrain.values import Moments, merged_moments
 
@@ -62,3 +65,15 @@ def test_moments_of_numbers_and_of_tensors_are_one_formula() -> None:
     tensors = [torch.tensor([m.count, m.mean, m.m2], dtype=torch.float64) for m in (one, other)]
     mean, m2 = merged_moments(*tensors, tensors[0][0] + tensors[1][0])
     assert (mean.item(), m2.item()) == (both.mean, both.m2)
+
+
+def test_totals_are_the_lanes_moments_added_in_their_order_to_the_bit() -> None:
+    layout = layout_of(torch.nn.Linear(1, 1))
+    memory = private_memory(layout, SGD(), Capacity(4))
+    draws = [torch.randn(count, generator=torch.Generator().manual_seed(count)) for count in (3, 0, 5, 2)]
+    for slot, losses in zip(memory.slots, draws, strict=True):
+        leave_moments(slot, [(losses[:1], losses[:1] ** 2), (losses[1:], losses[1:] ** 2)] if len(losses) else [])
+    lanes = [Moments.of(losses[:1].numpy()) + Moments.of(losses[1:].numpy()) for losses in draws]
+    errors = [Moments.of((x[:1] ** 2).numpy()) + Moments.of((x[1:] ** 2).numpy()) for x in draws]
+    assert totals_of(memory.slots) == (sum(lanes, Moments()), sum(errors, Moments()))
+    assert totals_of(memory.slots[1:2]) == (Moments(), Moments())
