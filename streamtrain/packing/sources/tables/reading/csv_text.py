@@ -233,7 +233,8 @@ def _with_quotes(file: Path, chunk: str, more: TextIO, names: Sequence[str], row
         for line in lines:
             taken += 1
             yield line
-        yield from more
+        for line in more:  # `yield from` would close the file when this generator ends
+            yield line
 
     rows: list[list[str]] = []
     for cells in _rows(file, feed(), row):
