@@ -5,6 +5,7 @@
     │   └── JobError       the user's own code: job file, model, loss
     ├── DataError          what lies on disk                               exit 3
     │   ├── SourceError    raw data on its way into `pack`
+    │   │   └── BadExample one example of it, while others may be good
     │   ├── ManifestError  the card of a data set
     │   ├── ShardError     one tar, one example in it
     │   └── StoreError     a store that does not answer, or gives other bytes than it should
@@ -49,6 +50,23 @@ class DataError(StreamtrainError):
 
 class SourceError(DataError):
     """Raw data that `pack` cannot take."""
+
+
+class BadExample(SourceError):
+    """One example of a source cannot be taken; others may be good.
+
+    Args:
+        where: which one, e.g. its file and field.
+        expected: what it should be.
+        found: what it is.
+    """
+
+    def __init__(self, where: str, expected: str, found: str) -> None:
+        self.where, self.expected, self.found = where, expected, found
+        super().__init__(complaint(where, expected=expected, found=found, do="repair or remove it"))
+
+    def __reduce__(self) -> tuple[type[BadExample], tuple[str, str, str]]:
+        return type(self), (self.where, self.expected, self.found)
 
 
 class ManifestError(DataError):

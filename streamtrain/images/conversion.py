@@ -6,12 +6,41 @@ Alpha is laid on a background where the mode has none, as Pillow's ``paste`` doe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from streamtrain.images.headers import MOST_PIXELS
 from streamtrain.images.kinds import WHITE, Color, Image, Mode, kind_of
-from streamtrain.images.pixels import Size, opencv
+from streamtrain.images.pixels import Bytes, Size, decode_image, opencv
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """What images are brought to.
+
+    Attributes:
+        size: height and width; ``None`` for that which each has.
+        mode: the kind; ``stored`` for that which each has.
+        background: the colour on which alpha is laid where the mode has none.
+    """
+
+    size: Size | None = None
+    mode: Mode = "stored"
+    background: Color = WHITE
+
+
+def image_in(data: Bytes, form: ImageForm, into: Image | None = None, most: int = MOST_PIXELS) -> Image:
+    """An image file's pixels in a form; ``into`` and ``most`` as of `decode_image`.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or not be brought to that.
+    """
+    buffer = into if form.size is None else None
+    image = decode_image(data, buffer, form.size, most, rgb=form.mode in ("rgb", "rgba"))
+    image = converted(image, form.mode, form.background)
+    return image if form.size is None else resized(image, form.size)
 
 
 def converted(image: Image, mode: Mode, background: Color = WHITE) -> Image:

@@ -91,8 +91,8 @@ class ImageTally:
         """Of all that were counted."""
         heights, widths = self._heights or (0, 0), self._widths
         return ImageFacts(
-            dict(self._encodings),
-            dict(self._kinds),
+            dict(sorted(self._encodings.items())),
+            dict(sorted(self._kinds.items())),
             (heights[0], widths[0]),
             (heights[1], widths[1]),
             {text: count for text, count in sorted(self._notes.items()) if count},
@@ -108,8 +108,8 @@ def parse_facts(entry: Mapping[str, Any]) -> ImageFacts:
     kinds = _counts(entry["kinds"])
     if kinds.keys() - KINDS.keys():
         raise ValueError(f"kinds {', '.join(kinds)}")
-    sizes = [(_count(one), _count(two)) for one, two in (entry["smallest"], entry["largest"])]
-    return ImageFacts(_counts(entry["encodings"]), kinds, *sizes, _counts(entry["notes"]))
+    smallest, largest = ((_count(height), _count(width)) for height, width in (entry["smallest"], entry["largest"]))
+    return ImageFacts(_counts(entry["encodings"]), kinds, smallest, largest, _counts(entry["notes"]))
 
 
 def _counts(entry: Mapping[str, Any]) -> dict[str, int]:

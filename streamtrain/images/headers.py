@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
+USUAL = (b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+"""How GIF, BMP, TIFF and JPEG 2000 begin."""
 MOST_PIXELS = 178_956_970
 """Pillow's bound on an image, above which it may be a decompression bomb; held for all decoders."""
 
@@ -62,7 +64,7 @@ def look(data: bytes) -> Header:
         OSError, ValueError: no image that is read here, too large, or of a kind that would lose something.
     """
     with opened(data) as image:
-        orientation = orientation_of(image)
+        orientation = orientation_of(image, data)
         height, width = image.height, image.width
         if orientation >= 5 and image.format != "TIFF":  # Pillow has turned the size of a TIFF already
             height, width = width, height
@@ -89,6 +91,19 @@ def opened(data: bytes, most: int = MOST_PIXELS) -> Iterator[ImageFile.ImageFile
         raise ValueError(str(error) or "an end too early") from None
 
 
+def begins_like_image(data: bytes) -> bool:
+    """Whether bytes begin as images of the usual encodings do, and are one by their header."""
+    if data.startswith((JPEG, PNG)):
+        return True
+    if not (data.startswith(USUAL) or data[8:12] in (b"WEBP", b"avif")):
+        return False
+    try:
+        with opened(data):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow was built with."""
@@ -96,6 +111,14 @@ def readable_formats() -> tuple[str, ...]:
 
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@functools.cache
+def readable_suffixes() -> frozenset[str]:
+    """Suffixes of files, with their dot, that Pillow knows as images that it reads here."""
+    from PIL import Image
+
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable_formats())
 
 
 def check_pixels(height: int, width: int, most: int) -> None:
@@ -131,13 +154,39 @@ def kind_in(image: ImageFile.ImageFile, data: bytes) -> Kind:
     return Kind("uint8", channels)
 
 
-def orientation_of(image: ImageFile.ImageFile) -> int:
-    """How an opened image is to be turned, 1 to 8, from EXIF or XMP."""
+def orientation_of(image: ImageFile.ImageFile, data: bytes) -> int:
+    """How an opened image is to be turned, 1 to 8, from EXIF or XMP; of a TIFF only before it is loaded.
+
+    Raises:
+        OSError, ValueError: a PNG with such a tag cannot be decoded.
+    """
+    if image.format == "PNG":
+        if not any(turns_png(data, name, start) for name, start, _ in png_chunks(memoryview(data))):
+            return 1
+        image.load()  # the tag may come after the pixels, so Pillow would load them too, and hide what is wrong
     try:
         found = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # of damaged EXIF Pillow lets through whatever its parsing raises; viewers pass over it too
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def png_chunks(data: memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Name, begin of the content and its length of every whole chunk of a PNG file."""
+    at = len(PNG)
+    while at + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        if at + 12 + length > len(data):
+            return
+        yield name, at + 8, length
+        at += 12 + length
+
+
+def turns_png(data: bytes | memoryview, name: bytes, start: int) -> bool:
+    """Whether a chunk of a PNG may say how it is to be turned: EXIF, or a text that holds EXIF or XMP."""
+    if name in (b"tEXt", b"zTXt", b"iTXt"):
+        return bytes(data[start : start + 21]).startswith((b"Raw profile type exif", b"XML:com.adobe.xmp"))
+    return name == b"eXIf"
 
 
 def jpeg_orientation(data: memoryview) -> int | None:

@@ -38,16 +38,18 @@ FORMATS = (
 describe (WMF), or only know the name (GRIB, HDF5, MPEG)."""
 
 EXTENSIONS: Mapping[str, str] = {
-    **{"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "DIB": "bmp"},
-    **{"TIFF": "tif", "PPM": "ppm", "JPEG2000": "jp2", "ICO": "ico", "ICNS": "icns", "TGA": "tga", "PCX": "pcx"},
-    **{"DDS": "dds", "SGI": "sgi", "PSD": "psd"},
+    **{"JPEG": "jpg", "MPO": "jpg", "DIB": "bmp", "TIFF": "tif", "JPEG2000": "jp2"},  # noqa: PIE800  # the odd ones
+    **{name: name.lower() for name in ("PNG", "WEBP", "GIF", "BMP", "PPM", "ICO", "ICNS", "TGA", "PCX", "DDS", "SGI")},
 }
 """The members' extension where all images of a field have this encoding."""
 MIXED = "png"
 """The members' extension otherwise: readers of WebDataset hand it to a decoder that looks at the content."""
 NAMED_IMAGES = frozenset(
-    "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff ppm pgm pbm pnm jp2 j2k jpc jpf jpx j2c avif avifs ico cur "
-    "icns tga pcx dds sgi qoi psd xbm xpm".split()
+    (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpc", "jpf", "jpx", "j2c", "avif", "avifs"),
+        *("ico", "cur", "icns", "tga", "pcx", "dds", "sgi", "qoi", "psd", "xbm", "xpm"),
+    )
 )
 """Extensions of members that are images."""
 

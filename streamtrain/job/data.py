@@ -43,6 +43,10 @@ class Data:
     """Function from one decoded example, a dict, to a dict of arrays or numbers of one form: tokens, crops, …"""
     image_size: tuple[int, int] | None = None
     """Height and width that images are brought to; large JPEGs are decoded at a fraction of their size."""
+    image_mode: Literal["stored", "grey", "rgb", "rgba"] = "stored"
+    """Kind that images are brought to, of 8 bits; stored: the kind that each has, 16 bits and alpha kept."""
+    image_background: tuple[int, int, int] = (255, 255, 255)
+    """Red, green and blue of what alpha is laid on where image_mode is grey or rgb."""
     decode_threads: MayChange[int] = 1
     """Threads that decode for each worker, beside it."""
     on_bad_example: Literal["stop", "skip"] = "stop"
@@ -70,6 +74,12 @@ class Data:
             self.on_bad_example,
             "choose one of them",
         )
+        modes = ("stored", "grey", "rgb", "rgba")
+        expected = "stored, grey, rgb or rgba"
+        require(self.image_mode in modes, "data.image_mode", expected, self.image_mode, "name one of them")
+        colour = len(self.image_background) == 3 and all(0 <= level <= 255 for level in self.image_background)
+        expected, do = "three numbers from 0 to 255", "e.g. (255, 255, 255) for white"
+        require(colour, "data.image_background", expected, self.image_background, do)
         for side in self.image_size or ():
             require_count("data.image_size", side)
 

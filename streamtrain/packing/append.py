@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ConfigError, ManifestError, SourceError, complaint
+from streamtrain.images.kinds import is_image
 from streamtrain.packing.sources.source import Batch, Example, Source
 from streamtrain.shards.codec import FieldEncoder
 from streamtrain.shards.index import index_name
@@ -90,7 +91,8 @@ def check_fields(encoders: Mapping[str, FieldEncoder], before: Manifest, dest: P
         raise SourceError(complaint(str(dest), expected=f"the fields {expected}", found=there, do=do))
     for field in before.fields:
         varies = field.dtype is not None and field.shape is None
-        encoders[field.name].absorb({"low": field.low, "high": field.high, "varies": varies})
+        encoders[field.name].absorb({"low": field.low, "high": field.high, "varies": varies, "images": None})
+        encoders[field.name].continue_images(field)
     found = {name: encoder.field(in_blocks=before.block is not None) for name, encoder in encoders.items()}
     for field in before.fields:
         there, here = _form(field), _form(found[field.name])
@@ -157,6 +159,8 @@ def _renumbered_batches(
 
 
 def _form(field: Field) -> str:
+    if is_image(field.member):  # of any encoding, kind and size
+        return f".{field.member}"
     shape = "any shape" if field.shape is None else f"shape {field.shape}"
     classes = "" if field.classes is None else f", classes {', '.join(field.classes)}"
     return f".{field.member}, {field.dtype} of {shape}{classes}"

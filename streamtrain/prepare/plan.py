@@ -49,7 +49,14 @@ class Plan:
         """A reader of the job's fields of one split; ``lanes`` is for the one that a worker's lanes are read with."""
         data = self.job.data
         files = shards_of(data.url, lambda: fetched_files(self.job, self.manifest, lanes=lanes), verify=data.verify)
-        decoding = Decoding(data.map, data.image_size, data.decode_threads, data.on_bad_example)
+        decoding = Decoding(
+            data.map,
+            data.image_size,
+            data.decode_threads,
+            data.on_bad_example,
+            data.image_mode,
+            data.image_background,
+        )
         reader = Reader(files, self.manifest, split, data.fields_read, decoding)
         if split == "train":
             reader.leave_out(self.left_out)

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.rules import rules_of
 from streamtrain.errors import ConfigError, JobError, complaint, users_code
+from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
 from streamtrain.model.gradient import Batch, Gradient
 from streamtrain.prepare.plan import Plan
-from streamtrain.shards.codec import IMAGES
+from streamtrain.shards import Field
 from streamtrain.stream.reader import FIRST_LOOKED_AT
 from streamtrain.values import Arrays
 
@@ -73,17 +74,43 @@ def _check_fields(plan: Plan) -> None:
             raise ConfigError(complaint(plan.place, expected=f"a field {name!r}", found=found, do=do))
         if plan.job.data.map is not None:
             continue
-        resized = plan.job.data.image_size is not None and field.member.rpartition(".")[2] in IMAGES
-        if field.dtype is None or (field.shape is None and not resized):
+        if is_image(field.member):
+            _check_images(plan, field)
+            continue
+        if field.dtype is None or field.shape is None:
             kind = "text, JSON or bytes" if field.dtype is None else "arrays whose shape varies"
             raise ConfigError(
                 complaint(
                     f"{plan.place}, field {name!r}",
                     expected="arrays of one shape",
                     found=kind,
-                    do="set data.map (or data.image_size for images), pack them in one shape, or leave the field out",
+                    do="set data.map, pack them in one shape, or leave the field out",
                 )
             )
+
+
+def _check_images(plan: Plan, field: Field) -> None:
+    """All images against the settings, from what `pack` has seen of them."""
+    data, facts = plan.job.data, field.images
+    where = f"{plan.place}, field {field.name!r}"
+    kinds = {} if facts is None else facts.kinds
+    if len(kinds) > 1 and data.image_mode == "stored":
+        found = ", ".join(f"{count:,} {name}" for name, count in kinds.items())
+        do = advised_mode(kinds, "data.image_mode")
+        raise ConfigError(complaint(where, expected="images of one kind", found=found, do=do))
+    fine = [name for name in kinds if name in ("int32", "uint32", "float32")]
+    if fine and data.image_mode != "stored":
+        expected, do = "levels of 8 or 16 bits", "leave data.image_mode as stored, and scale them in data.transform"
+        raise ConfigError(complaint(where, expected=expected, found=", ".join(fine), do=do))
+    one_size = field.shape is not None if facts is None else facts.smallest == facts.largest
+    if data.image_size is None and not one_size:
+        found = "several" if facts is None else f"{_size(facts.smallest)} to {_size(facts.largest)}"
+        do = "set data.image_size, or data.map, or pack with --image-size"
+        raise ConfigError(complaint(where, expected="images of one size", found=found, do=do))
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
 
 
 def _check_arrays(arrays: Arrays) -> None:

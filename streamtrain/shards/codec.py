@@ -3,7 +3,8 @@
 integers, booleans       NAME.cls   decimal digits, zero-padded to one width over the data set; NAME.npy (int64)
                                     where any of them is negative
 other numbers, arrays    NAME.npy   one dtype and shape over the data set
-JPEG, PNG, WebP bytes    NAME.jpg, .png, .webp   as they are
+images, as files' bytes  NAME.jpg, .png, …   as they are: the extension of the encoding that all of the field have,
+                                    and .png where they have several, since readers then look at the content
 str, dict and list       NAME.txt, NAME.json
 other bytes              NAME.bin
 
@@ -23,24 +24,24 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.errors import SourceError, complaint, one_line
+from streamtrain.errors import BadExample, SourceError, complaint, one_line
+from streamtrain.images.checking import form_of_image
+from streamtrain.images.field_images import FieldImages
+from streamtrain.images.headers import begins_like_image
+from streamtrain.images.kinds import MIXED, is_image
 from streamtrain.shards.manifest import Field
-
-MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
-IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""What Pillow may take an image for; of others it would start programs (PostScript), or draw what they describe."""
 
 Form = tuple[str | None, tuple[int, ...] | None]
 """Dtype and shape of a decoded example."""
 
 
 class Seen(TypedDict):
-    """A field's range, where it is integers, and whether its examples' shapes vary; as JSON's types."""
+    """A field's range, where it is integers, whether its examples' shapes vary, and its images; as JSON's types."""
 
     low: int | None
     high: int | None
     varies: bool
+    images: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,13 @@ class Raw:
     data: bytes
 
 
+@dataclass(frozen=True)
+class ImageFile:
+    """An image as it lies in its file, of any encoding; what cannot be read as one is a bad example."""
+
+    data: bytes
+
+
 class FieldEncoder:
     """Encodes one field of every example, and holds all of them to the first one's form.
 
@@ -89,12 +97,15 @@ class FieldEncoder:
         self._form: Form | None = None
         self._header = b""
         self._taken_over = False
+        self._images: FieldImages | None = None
         self.low: int | None = None
         self.high: int | None = None
 
     @property
     def member(self) -> str:
         """The extension of the field's members, once all are encoded."""
+        if self._images is not None:
+            return self._images.member
         return f"{self._name}.npy" if self.low is not None and self.low < 0 else self._member
 
     @property
@@ -122,12 +133,21 @@ class FieldEncoder:
         member = f"{self._name}.npy" if in_blocks else self.member
         dtype, shape = self._form or (None, None)
         columns, unit = self._notes.columns, self._notes.unit
+        if self._images is not None:
+            return Field(self._name, member, *self._images.form, images=self._images.facts)
         return Field(self._name, member, dtype, shape, self.low, self.high, self._classes, columns, unit)
 
     @property
     def seen(self) -> Seen:
-        """What `absorb` needs to know of the examples that this encoder has encoded."""
-        return {"low": self.low, "high": self.high, "varies": self._form is not None and self._form[1] is None}
+        """What `absorb` needs to know of the examples that this encoder has encoded, since `begin` where it counts."""
+        varies = self._form is not None and self._form[1] is None
+        images = None if self._images is None else self._images.counted
+        return {"low": self.low, "high": self.high, "varies": varies, "images": images}
+
+    def begin(self) -> None:
+        """Begins to count anew."""
+        if self._images is not None:
+            self._images.begin()
 
     def absorb(self, seen: Seen) -> None:
         """Takes in what another encoder of the same field, which began as a copy of this one, has seen."""
@@ -136,6 +156,13 @@ class FieldEncoder:
             self.high = seen["high"] if self.high is None else max(self.high, seen["high"])
         if seen["varies"] and self._form is not None:
             self._form = (self._form[0], None)
+        if seen["images"] is not None and self._images is not None:
+            self._images.absorb(seen["images"])
+
+    def continue_images(self, field: Field) -> None:
+        """Goes on with the images of a field that a data set has already."""
+        if self._images is not None:
+            self._images.go_on(field.member, field.images, (field.dtype, field.shape))
 
     def finish(self, data: bytes) -> bytes:
         """What ``encode`` gave, as it is stored once all are encoded: integers all in the same number of bytes."""
@@ -147,6 +174,8 @@ class FieldEncoder:
 
     def encode(self, value: Any, where: str) -> bytes:
         """The member's content, up to ``finish``; ``where`` names the example in errors."""
+        if isinstance(value, ImageFile):
+            return self._image(f"{self._name}.{MIXED}", value.data, where, named=False)
         if isinstance(value, Raw):
             return self._raw(value, where)
         if self._notes.wide:
@@ -160,7 +189,9 @@ class FieldEncoder:
             return self._array(np.asarray(value), where)
         if isinstance(value, bytes | bytearray | memoryview):
             data = bytes(value)
-            return self._raw(Raw(f"{self._name}.{_kind(data)}", data), where)
+            if self._images is not None or (not self._member and begins_like_image(data)):
+                return self._image(f"{self._name}.{MIXED}", data, where, named=False)
+            return self._raw(Raw(f"{self._name}.bin", data), where)
         if isinstance(value, str):
             return self._raw(Raw(f"{self._name}.txt", value.encode()), where)
         if isinstance(value, dict | list):
@@ -198,7 +229,21 @@ class FieldEncoder:
         """A value of ``row_type`` as the content of its member."""
         return self.finish(b"%d" % row.item()) if self.counts else self._header + row.tobytes()
 
+    def _image(self, member: str, data: bytes, where: str, *, named: bool) -> bytes:
+        """An image of any encoding; where it is ``named``, members keep this extension, whatever they hold."""
+        self._same_member(member, where)
+        if self._images is None:
+            self._images = FieldImages(self._name, member if named else None)
+        self._taken_over = self._taken_over or named
+        try:
+            self._images.add(data)
+        except (OSError, ValueError) as error:
+            raise BadExample(f"{where}, field {self._name!r}", "a readable image", one_line(error)) from None
+        return data
+
     def _raw(self, raw: Raw, where: str) -> bytes:
+        if is_image(raw.extension):
+            return self._image(raw.extension, raw.data, where, named=True)
         self._same_member(raw.extension, where)
         kind = raw.extension.rpartition(".")[2]
         if kind == "cls":
@@ -262,7 +307,7 @@ class FieldEncoder:
 def form_of(extension: str, data: bytes) -> Form:
     """Dtype and shape of what a member decodes to; ``None`` for text, JSON and bytes.
 
-    Looks at headers only: an image whose pixels are damaged is not noticed.
+    Looks at headers only, but for images with alpha: one whose pixels are damaged is not always noticed.
 
     Raises:
         OSError, ValueError: it is not what its extension says.
@@ -272,7 +317,7 @@ def form_of(extension: str, data: bytes) -> Form:
         return "int64", ()
     if kind == "npy":
         return _array_form(data)
-    return _image_form(data) if kind in IMAGES else (None, None)
+    return form_of_image(data) if is_image(extension) else (None, None)
 
 
 def _array_form(data: bytes) -> Form:
@@ -300,19 +345,6 @@ def _array_header(data: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool, in
     return dtype, shape, fortran, stream.tell()
 
 
-def _image_form(data: bytes) -> Form:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            depth = () if plain_mode(image.mode) == "L" else (3,)
-            return "uint8", (image.height, image.width, *depth)
-    except UnidentifiedImageError:
-        raise ValueError("no image that Pillow knows") from None  # its own message holds an address in memory
-    except (Image.DecompressionBombError, SyntaxError) as error:
-        raise ValueError(str(error)) from None
-
-
 def read_npy(data: bytes) -> NDArray[Any]:
     """The array of an ``.npy`` member.
 
@@ -329,17 +361,6 @@ def npy_header(array: np.ndarray[Any, Any]) -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
     return stream.getvalue()
-
-
-def plain_mode(mode: str) -> str:
-    """The mode that an image is decoded to: grey or colour, without alpha."""
-    return "L" if mode in ("1", "L", "LA", "I", "I;16", "F") else "RGB"
-
-
-def _kind(data: bytes) -> str:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), "bin")
 
 
 def _shown(form: Form) -> str:

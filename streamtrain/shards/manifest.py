@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.errors import ManifestError, complaint
+from streamtrain.images.facts import ImageFacts, parse_facts
 from streamtrain.shards.shard_list import ShardList
 from streamtrain.store import write_whole
 from streamtrain.store.remote import Store
@@ -43,6 +44,7 @@ class Field:
         classes: names of the values ``0 … n-1`` where they stand for classes; else ``None``.
         columns: names of the entries of a vector that holds a table's columns; else ``None``.
         unit: of the numbers, where the source has one, e.g. ``us since 1970-01-01 UTC``.
+        images: what `pack` has seen of all images, where the field has some; ``dtype`` is ``None`` where they differ.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Field:
     classes: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
     unit: str | None = None
+    images: ImageFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -323,7 +326,7 @@ def _block(value: object) -> int:
 
 def _field(entry: dict[str, Any]) -> Field:
     shape, classes, columns = entry["shape"], entry["classes"], entry.get("columns")
-    unit = entry.get("unit")
+    unit, images = entry.get("unit"), entry.get("images")
     return Field(
         name=str(entry["name"]),
         member=str(entry["member"]),
@@ -334,6 +337,7 @@ def _field(entry: dict[str, Any]) -> Field:
         classes=None if classes is None else tuple(str(name) for name in classes),
         columns=None if columns is None else tuple(str(name) for name in columns),
         unit=None if unit is None else str(unit),
+        images=None if images is None else parse_facts(images),
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from streamtrain.errors import ConfigError, complaint
+from streamtrain.images.kinds import WHITE, Color, Mode
 from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order, Reshuffle, lane, passes_of, select_minibatch
 from streamtrain.stream.ahead.copies import Copies
@@ -46,6 +47,8 @@ def open(  # noqa: A001  # `st.open` says what it does
     fields: Sequence[str] | None = None,
     map: Map | None = None,
     image_size: tuple[int, int] | None = None,
+    image_mode: Mode = "stored",
+    image_background: Color = WHITE,
     decode_threads: int = 1,
     on_bad_example: Literal["stop", "skip"] = "stop",
     verify: bool = True,
@@ -59,6 +62,8 @@ def open(  # noqa: A001  # `st.open` says what it does
         fields: those to read; all by default.
         map: function from one decoded example to a dict of arrays or numbers of one form.
         image_size: height and width that images are brought to.
+        image_mode: ``grey``, ``rgb`` or ``rgba``; by default each image has the kind that it is stored in.
+        image_background: red, green and blue of what alpha is laid on, for ``grey`` and ``rgb``.
         decode_threads: threads that decode what is not stored as arrays.
         on_bad_example: stop with its key, or skip it and note it in ``skipped``.
         verify: check every shard's checksum when it is first opened.
@@ -72,7 +77,7 @@ def open(  # noqa: A001  # `st.open` says what it does
     fetched = functools.partial(files_for_reading, str(url), manifest, cache_folder(cache), cache_bytes)
     files = shards_of(str(url), fetched, verify=verify)
     names = tuple(fields) if fields is not None else tuple(field.name for field in manifest.fields)
-    decoding = Decoding(map, image_size, decode_threads, on_bad_example)
+    decoding = Decoding(map, image_size, decode_threads, on_bad_example, image_mode, image_background)
     reader = Reader(files, manifest, split, names, decoding)
     starts = manifest.splits[split].shards
     shards = [starts.start(index) for index in range(len(starts) + 1)]

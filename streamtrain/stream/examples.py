@@ -1,7 +1,8 @@
 """Examples decoded one by one into a batch, spread over threads; bad ones stop the reading or are passed over.
 
-An example is bad where a member cannot be decoded, the user's function refuses it, or its form is not the others'.
-Which ones are is a function of the data alone, so a replay passes over the same.
+An example is bad where a member cannot be decoded, or the user's function refuses it. Which ones are is a function
+of the data alone, so a replay passes over the same. Examples of different forms are not bad: which of them would be
+passed over would depend on which comes first, so a batch of several forms is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ShardError, StreamtrainError, complaint, one_line, users_code
-from streamtrain.stream.decode import Decoder, Size
+from streamtrain.images.conversion import ImageForm
+from streamtrain.images.kinds import WHITE, Color, Mode, advised_mode, is_image, kind_of
+from streamtrain.images.pixels import Size
+from streamtrain.stream.decode import Decoder
 from streamtrain.values import Arrays, Skip
 
 Map = Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -30,12 +34,21 @@ class Decoding:
         image_size: height and width that images are brought to.
         threads: that decode.
         on_bad_example: stop with its key, or skip it.
+        image_mode: the kind that images are brought to.
+        image_background: the colour on which alpha is laid where the mode has none.
     """
 
     map: Map | None = None
     image_size: Size | None = None
     threads: int = 1
     on_bad_example: Literal["stop", "skip"] = "stop"
+    image_mode: Mode = "stored"
+    image_background: Color = WHITE
+
+    @property
+    def image_form(self) -> ImageForm:
+        """What images are brought to."""
+        return ImageForm(self.image_size, self.image_mode, self.image_background)
 
 
 @dataclass(frozen=True)
@@ -109,10 +122,10 @@ class Assembler:
             arrays = {name: np.empty((len(rows), *shape), dtype) for name, (shape, dtype) in form.shapes.items()}
         left = iter(range(done, len(rows)))  # each thread takes the next, so that none waits for a slow one
         if self._pool is None:
-            self._fill(rows, left, arrays, bad, form)
+            self._fill(rows, left, arrays, bad)
         else:
             count = self._decoding.threads
-            filling = [self._pool.submit(self._fill, rows, left, arrays, bad, form) for _ in range(count)]
+            filling = [self._pool.submit(self._fill, rows, left, arrays, bad) for _ in range(count)]
             wait(filling)
             for filled in filling:
                 filled.result()
@@ -133,19 +146,17 @@ class Assembler:
             return number
         return len(rows)
 
-    def _fill(
-        self, rows: Sequence[Row], numbers: Iterator[int], arrays: Arrays, bad: dict[int, Skip], last: Form | None
-    ) -> None:
+    def _fill(self, rows: Sequence[Row], numbers: Iterator[int], arrays: Arrays, bad: dict[int, Skip]) -> None:
         assert self._form is not None
         for number in numbers:
             row = rows[number]
             slots = {name: array[number] for name, array in arrays.items()}
             try:
                 values = self._values(row, slots)
-                _check_form(row.where, values, slots, self._form.where)
+                self._check_form(row, values, slots)
+            except OtherForm:
+                raise
             except StreamtrainError as error:
-                if last is not None and isinstance(error, OtherForm):
-                    raise
                 bad[number] = self._skip(row, error)
                 continue
             for name, value in values.items():
@@ -166,6 +177,36 @@ class Assembler:
             return {name: _held(value) for name, value in _mapped(self._decoding.map, values, row.where).items()}
         objects = {name for name, member in row.members.items() if member.varies or isinstance(values[name], list)}
         return {name: boxed(value) if name in objects else _held(value) for name, value in values.items()}
+
+    def _check_form(self, row: Row, values: Mapping[str, NDArray[Any]], slots: Arrays) -> None:
+        """Raises `OtherForm` where an example's fields are not those of its batch, or not of their form."""
+        assert self._form is not None
+        if values.keys() != slots.keys():
+            expected, found = ", ".join(slots), ", ".join(values)
+            do = "return the same ones from data.map"
+            raise OtherForm(complaint(row.where, expected=f"the fields {expected}", found=found, do=do))
+        for name, value in values.items():
+            slot: Any = slots[name]
+            if not isinstance(slot, np.ndarray | np.generic):  # an object: one of no form
+                continue
+            if value.shape != slot.shape or value.dtype != slot.dtype:
+                same_type = value.dtype == slot.dtype
+                expected = f"shape {slot.shape}" if same_type else f"{slot.dtype} of shape {slot.shape}"
+                found = f"{value.shape}" if same_type else f"{value.dtype} of shape {value.shape}"
+                expected, do = (
+                    f"{expected} as in {self._form.where}",
+                    self._to_one_form(row, name, value, np.asarray(slot)),
+                )
+                raise OtherForm(complaint(f"{row.where}, field {name!r}", expected=expected, found=found, do=do))
+
+    def _to_one_form(self, row: Row, name: str, value: NDArray[Any], slot: NDArray[Any]) -> str:
+        """What brings two values of a field to one form."""
+        if self._decoding.map is not None or name not in row.members or not is_image(row.members[name].extension):
+            return "bring all to one shape: in data.map, or before packing"
+        kinds = {kind_of(value).name, kind_of(slot).name}
+        if len(kinds) > 1:
+            return advised_mode(sorted(kinds), "data.image_mode")
+        return "set data.image_size, or pack with --image-size"
 
     def _skip(self, row: Row, error: StreamtrainError) -> Skip:
         if self._decoding.on_bad_example == "stop":
@@ -202,21 +243,3 @@ def _room(value: NDArray[Any], rows: int, where: str) -> NDArray[Any]:
 def _mapped(function: Map, values: dict[str, Any], where: str) -> dict[str, Any]:
     with users_code(f"{where}: data.map", "mend it, or set data.on_bad_example to skip"):
         return dict(function(values))
-
-
-def _check_form(where: str, values: Mapping[str, NDArray[Any]], slots: Arrays, like: str) -> None:
-    if values.keys() != slots.keys():
-        expected, found = ", ".join(slots), ", ".join(values)
-        raise OtherForm(complaint(where, expected=f"the fields {expected}", found=found, do="mend data.map"))
-    for name, value in values.items():
-        slot: Any = slots[name]
-        if not isinstance(slot, np.ndarray | np.generic):  # an object: one of no form
-            continue
-        if value.shape != slot.shape or value.dtype != slot.dtype:
-            same_type = value.dtype == slot.dtype
-            expected = f"shape {slot.shape}" if same_type else f"{slot.dtype} of shape {slot.shape}"
-            found = f"{value.shape}" if same_type else f"{value.dtype} of shape {value.shape}"
-            do = "bring all to one shape: data.image_size, data.map, or before packing"
-            raise OtherForm(
-                complaint(f"{where}, field {name!r}", expected=f"{expected} as in {like}", found=found, do=do)
-            )

@@ -75,7 +75,7 @@ class Reader:
         self._open: OrderedDict[tuple[int, int], Opened] = OrderedDict()
         self._decoding = decoding or Decoding()
         self._decoders: Mapping[str, Decoder] = {
-            field.name: decoder_of(field.member, self._decoding.image_size, field.shape) for field in self._fields
+            field.name: decoder_of(field.member, self._decoding.image_form, field.shape) for field in self._fields
         }
         self._assembler = Assembler(self._decoding)
         self.skipped: dict[int, Skip] = {}

@@ -184,6 +184,8 @@ FLAGS = [
     "--data.cache-bytes",
     "--data.decode-threads",
     "--data.extra",
+    "--data.image-background",
+    "--data.image-mode",
     "--data.image-size",
     "--data.inputs",
     "--data.max-bad-examples",

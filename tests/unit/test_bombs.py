@@ -90,7 +90,7 @@ def test_what_only_calls_itself_an_image_starts_no_program() -> None:
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
     with Image.open(io.BytesIO(script)) as image:
         assert image.format == "EPS"
-    with pytest.raises(OSError, match="cannot identify image"):
+    with pytest.raises(ValueError, match="no image that Pillow knows"):
         decoder_of("png")(np.frombuffer(script, np.uint8), None)
     with pytest.raises(ValueError, match="no image that Pillow knows"):
         form_of("image.png", script)

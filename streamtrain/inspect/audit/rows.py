@@ -5,7 +5,6 @@ Arrays and numbers that `pack` stored come through the reader (samples or blocks
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ShardError, complaint, one_line
+from streamtrain.images.conversion import converted, resized
+from streamtrain.images.kinds import is_image
+from streamtrain.images.pixels import decode_image
 from streamtrain.shards import Field, Manifest
 from streamtrain.shards.shard import examples
-from streamtrain.stream.decode import IMAGES, decoder_of
+from streamtrain.stream.decode import decoder_of
 from streamtrain.stream.fetch.shard_files import ShardFiles, ShardRows
 from streamtrain.stream.reader import Reader
 
@@ -73,7 +75,7 @@ class Rows:
         """From a field's bytes, as ``read`` gives them, to its array; images become small grey thumbnails."""
         if self._arrays:
             return lambda data: np.frombuffer(data, field.dtype)
-        if field.member.rpartition(".")[2] in IMAGES:
+        if is_image(field.member):
             return _thumbnail
         decode = decoder_of(field.member)
         return lambda data: np.asarray(decode(np.frombuffer(data, np.uint8), None))
@@ -133,9 +135,7 @@ def _is_array(field: Field) -> bool:
     return field.shape is not None and field.member.rpartition(".")[2] in ("npy", "cls")
 
 
-def _thumbnail(data: bytes) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        image.draft("L", THUMBNAIL)  # a JPEG is then decoded at an eighth of its size
-        return np.asarray(image.convert("L").resize(THUMBNAIL, Image.Resampling.BOX))
+def _thumbnail(data: bytes) -> NDArray[Any]:
+    image = decode_image(np.frombuffer(data, np.uint8), at_least=THUMBNAIL)
+    grey = converted(image, "grey") if image.dtype.kind == "u" and image.dtype.itemsize <= 2 else image
+    return resized(grey, THUMBNAIL)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamtrain.images.kinds import is_image
 from streamtrain.inspect.audit.rows import Rows
 from streamtrain.shards import Field, Manifest
 
@@ -118,12 +119,11 @@ class _Column:
     """One field over the sample: byte lengths, and of arrays and numbers the mean and a coarse copy."""
 
     def __init__(self, rows: Rows, field: Field) -> None:
-        kind = field.member.rpartition(".")[2]
         self.field, self._rows, self._decode = field, rows, rows.decoder(field)
-        self._numeric = field.dtype is not None and np.dtype(field.dtype).kind in "biuf"
+        self._numeric = is_image(field.member) or (field.dtype is not None and np.dtype(field.dtype).kind in "biuf")
         self.is_number = field.shape == () and self._numeric
         self.counts = self.is_number and np.dtype(field.dtype).kind in "iu"
-        self._coarse = field.shape is not None or kind in ("jpg", "jpeg", "png", "webp")
+        self._coarse = field.shape is not None or is_image(field.member)
         self.means: list[float] = []
         self._sizes: list[int] = []
         self._parts: list[NDArray[Any]] = []

@@ -78,7 +78,7 @@ class Scatter:
         types = {name: encoder.row_type for name, encoder in self.encoders.items()}
         row_bytes = sum(kind.itemsize for kind in types.values() if kind is not None)
         most = max(FEWEST, int(self.memory_bytes * FILL) // (row_bytes + SORTING))
-        encoders = copy.deepcopy(dict(self.encoders))
+        encoders = _begun(self.encoders)
         held = {name: np.empty(most if stop is None else min(most, stop - start), kind) for name, kind in types.items()}
         filled = 0
         for batch in self._columns(start, stop, encoders):
@@ -107,6 +107,8 @@ class Scatter:
         run = Run(start, start + filled, last, {name: encoder.seen for name, encoder in encoders.items()})
         keys = sort_keys(self.seed, run.start, run.stop)
         write_run(self.folder, run, keys, {name: values[:filled] for name, values in held.items()})
+        for encoder in encoders.values():
+            encoder.begin()
 
     def _columns(
         self, start: int, stop: int | None, encoders: Mapping[str, FieldEncoder]
@@ -137,7 +139,7 @@ class Scatter:
             yield where, values
 
     def _runs_of_payloads(self, start: int, stop: int | None, done: Done) -> int:
-        encoders = copy.deepcopy(dict(self.encoders))
+        encoders = _begun(self.encoders)
         payloads: list[bytes] = []
         tar_bytes: list[int] = []
         held, since = 0, 0
@@ -172,6 +174,16 @@ class Scatter:
         lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
         columns = {"tar_bytes": np.array(tar_bytes, np.int64), "length": lengths}
         write_run(self.folder, run, sort_keys(self.seed, run.start, run.stop), columns, payloads)
+        for encoder in encoders.values():
+            encoder.begin()
+
+
+def _begun(encoders: Mapping[str, FieldEncoder]) -> dict[str, FieldEncoder]:
+    """Copies that hold examples to the first one's form, and count from nothing."""
+    copies = copy.deepcopy(dict(encoders))
+    for encoder in copies.values():
+        encoder.begin()
+    return copies
 
 
 def finished_runs(folder: Path, part: Range) -> Iterator[Run]:

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from streamtrain.errors import SourceError, complaint
+from streamtrain.images.headers import readable_suffixes
 from streamtrain.packing.sources.source import Example, Source
-from streamtrain.shards.codec import IMAGES, Raw
+from streamtrain.shards.codec import ImageFile
 
 
 def from_class_folders(root: Path, label: str | None) -> Source:
@@ -20,9 +21,9 @@ def from_class_folders(root: Path, label: str | None) -> Source:
     classes = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     files: list[tuple[Path, int]] = []
     for number, name in enumerate(classes):
-        found = sorted(file for file in (root / name).rglob("*") if _kind(file) in IMAGES)
+        found = sorted(f for f in (root / name).rglob("*") if f.suffix.lower() in readable_suffixes() and f.is_file())
         if not found:
-            expected = f"images ({', '.join(sorted(IMAGES))})"
+            expected = "images"
             raise SourceError(complaint(str(root / name), expected=expected, found="none", do="remove the folder"))
         files += [(file, number) for file in found]
 
@@ -40,9 +41,4 @@ def from_class_folders(root: Path, label: str | None) -> Source:
 
 def _examples(files: Sequence[tuple[Path, int]], start: int) -> Iterator[Example]:
     for file, number in files[start:]:
-        kind = "jpg" if _kind(file) == "jpeg" else _kind(file)
-        yield str(file), {"image": Raw(f"image.{kind}", file.read_bytes()), "label": number}
-
-
-def _kind(file: Path) -> str:
-    return file.suffix.lower().removeprefix(".") if file.is_file() else ""
+        yield str(file), {"image": ImageFile(file.read_bytes()), "label": number}

@@ -153,11 +153,6 @@ def broken_image(folder: Path) -> str:
     return str(folder / "photos")
 
 
-def two_kinds(folder: Path) -> str:
-    Image.new("RGB", (5, 4)).save(class_folders(folder / "photos") / "dog" / "9.jpg")
-    return str(folder / "photos")
-
-
 def pickled(folder: Path) -> str:
     np.save(folder / "x.npy", np.array([{"a": 1}], object), allow_pickle=True)
     return str(folder / "x.npy")
@@ -249,12 +244,11 @@ REFUSED: dict[str, tuple[Callable[[Path], str], str]] = {
     "only a header": (lambda f: text(f, "a.csv", "x,label\n"), "a.csv: expected rows, found none"),
     "unknown kind": (lambda f: text(f, "a.docx", "x"), r"found a file ending in '\.docx'"),
     "not a tar": (lambda f: text(f, "a.tar", "x" * 700), "a.tar, at byte 0: expected a tar header, found other bytes"),
-    "class without images": (empty_class, r"photos/eel: expected images \(jpeg, jpg, png, webp\), found none"),
+    "class without images": (empty_class, r"photos/eel: expected images, found none"),
     "broken image": (
         broken_image,
-        r"dog/3.png, field 'image': expected a readable .png, found ValueError: no image that Pillow",
+        r"dog/3.png, field 'image': expected a readable image, found ValueError: no image that Pillow",
     ),
-    "two kinds": (two_kinds, r"dog/9.jpg, field 'image': expected a .image.png as in the first example"),
     "unequal lengths": (lambda f: npz(f, x=[1, 2], y=[1]), "expected arrays of one length above 0, found x 2, y 1"),
     "no examples": (lambda f: npz(f, x=np.zeros((0, 3))), "expected arrays of one length above 0, found x 0"),
     "nan": (lambda f: npz(f, x=[1.0, np.nan]), "example 1, field 'x': expected finite numbers, found NaN or infinity"),
@@ -270,7 +264,7 @@ REFUSED: dict[str, tuple[Callable[[Path], str], str]] = {
     "corrupt npz": (corrupt_npz, r"bad.npz: expected arrays without pickled objects, found error: Error -3"),
     "npz with another file": (alien_npz, r"bad.npz, 'hello.txt': expected an array, found other bytes"),
     "64 bits without sign": (lambda f: npz(f, x=np.uint64([1, 2**63])), "example 1, .* found 9223372036854775808"),
-    "image too large": (image_bomb, r"1.png, field 'image': expected a readable .png, found .*exceeds limit"),
+    "image too large": (image_bomb, r"1.png, field 'image': expected a readable image, found .*exceeds limit"),
     "empty label": (lambda f: text(f, "a.csv", "x,label\n1,a\n2,\n"), "column 'label': .* found an empty cell"),
     "column twice": (lambda f: text(f, "a.csv", "x,x\n1,2\n"), "expected columns of different names, found 'x' twice"),
     "column features": (

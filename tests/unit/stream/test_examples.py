@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 from streamtrain.errors import JobError, ShardError
+from streamtrain.images.headers import MOST_PIXELS
+from streamtrain.images.pixels import decode_image
 from streamtrain.packing import PackOptions, pack
 from streamtrain.shards import Manifest
 from streamtrain.shards.index import index_name, read_index, scan_index, write_index
 from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_read, selections_streamed
-from streamtrain.stream.decode import MOST_PIXELS, decode_image, decode_jpeg, decoder_of
+from streamtrain.stream.decode import decoder_of
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
@@ -104,10 +106,10 @@ def test_fast_decoders_give_pillows_pixels(kind: str, shape: tuple[int, ...]) ->
 def test_jpeg_in_cmyk_and_cut_short() -> None:
     stream = io.BytesIO()
     Image.new("CMYK", (8, 8), (10, 20, 30, 40)).save(stream, "jpeg")
-    assert decode_jpeg(np.frombuffer(stream.getvalue(), np.uint8)).shape == (8, 8, 3)
+    assert decode_image(np.frombuffer(stream.getvalue(), np.uint8)).shape == (8, 8, 3)
     whole = image_bytes(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8), "jpeg")
     with pytest.raises((OSError, ValueError)):
-        decode_jpeg(whole[: len(whole) // 2])
+        decode_image(whole[: len(whole) // 2])
 
 
 def test_damaged_png_is_refused() -> None:

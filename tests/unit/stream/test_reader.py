@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from streamtrain.errors import ConfigError, ShardError, WorkerLost
+from streamtrain.images.pixels import decode_image
 from streamtrain.packing import PackOptions, pack
 from streamtrain.stream.ahead.ring import RingReader, RingShape, RingWriter
 from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_read, selections_streamed
-from streamtrain.stream.decode import decode_image, decoder_of
+from streamtrain.stream.decode import decoder_of
 from streamtrain.stream.fetch.shard_files import OPEN_SHARDS, LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Skip
@@ -93,7 +94,7 @@ def test_images_of_several_sizes_are_named(tmp_path: Path) -> None:
         reader.read(0, 30)
 
 
-@pytest.mark.parametrize(("mode", "shape"), [("L", (4, 3)), ("1", (4, 3)), ("P", (4, 3, 3)), ("RGBA", (4, 3, 3))])
+@pytest.mark.parametrize(("mode", "shape"), [("L", (4, 3)), ("1", (4, 3)), ("P", (4, 3, 3)), ("RGBA", (4, 3, 4))])
 def test_image_modes(mode: str, shape: tuple[int, ...]) -> None:
     stream = io.BytesIO()
     Image.new(mode, (3, 4)).save(stream, "png")
