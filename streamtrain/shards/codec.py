@@ -188,10 +188,7 @@ class FieldEncoder:
         if isinstance(value, np.ndarray | np.generic | int | float):
             return self._array(np.asarray(value), where)
         if isinstance(value, bytes | bytearray | memoryview):
-            data = bytes(value)
-            if self._images is not None or (not self._member and begins_like_image(data)):
-                return self._image(f"{self._name}.{MIXED}", data, where, named=False)
-            return self._raw(Raw(f"{self._name}.bin", data), where)
+            return self._bytes(bytes(value), where)
         if isinstance(value, str):
             return self._raw(Raw(f"{self._name}.txt", value.encode()), where)
         if isinstance(value, dict | list):
@@ -228,6 +225,11 @@ class FieldEncoder:
     def stored(self, row: NDArray[Any]) -> bytes:
         """A value of ``row_type`` as the content of its member."""
         return self.finish(b"%d" % row.item()) if self.counts else self._header + row.tobytes()
+
+    def _bytes(self, data: bytes, where: str) -> bytes:
+        if self._images is not None or (not self._member and begins_like_image(data)):
+            return self._image(f"{self._name}.{MIXED}", data, where, named=False)
+        return self._raw(Raw(f"{self._name}.bin", data), where)
 
     def _image(self, member: str, data: bytes, where: str, *, named: bool) -> bytes:
         """An image of any encoding; where it is ``named``, members keep this extension, whatever they hold."""
