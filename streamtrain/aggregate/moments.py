@@ -20,7 +20,7 @@ Sample = tuple[float, float, float]
 """Count, mean and sum of squared deviations."""
 
 
-def moments_of(values: torch.Tensor) -> Moments:
+def take_moments(values: torch.Tensor) -> Moments:
     """Of each example's loss or error; waits for the device where there is one."""
     values = values.detach().cpu()
     return Moments.of((values if values.dtype in KNOWN_TO_NUMPY else values.double()).numpy())
@@ -35,17 +35,17 @@ def leave_moments(slot: Slot | DeviceSlot, pieces: Sequence[Values]) -> None:
     if not pieces:
         return
     if isinstance(slot, DeviceSlot):
-        both = ([device_moments_of(values) for values in each] for each in zip(*pieces, strict=True))
+        both = ([take_device_moments(values) for values in each] for each in zip(*pieces, strict=True))
         slot.moments.copy_(torch.cat([_merged_on_device(each) for each in both]))
         return
     loss, error = Moments(), Moments()
     for losses, errors in pieces:
-        loss += moments_of(losses)
-        error += moments_of(errors)
+        loss += take_moments(losses)
+        error += take_moments(errors)
     slot.moments[:] = (loss.count, loss.mean, loss.m2, error.count, error.mean, error.m2)
 
 
-def totals_of(slots: Sequence[Slot]) -> tuple[Moments, Moments]:
+def add_moments(slots: Sequence[Slot]) -> tuple[Moments, Moments]:
     """Moments of the minibatch's losses and of its errors, added in lane order."""
     loss = error = (0.0, 0.0, 0.0)  # no `Moments` before the last lane: they would cost more than the sums
     for slot in slots:
@@ -55,13 +55,13 @@ def totals_of(slots: Sequence[Slot]) -> tuple[Moments, Moments]:
     return Moments(int(loss[0]), *loss[1:]), Moments(int(error[0]), *error[1:])
 
 
-def device_totals_of(slots: Sequence[DeviceSlot]) -> torch.Tensor:
+def add_device_moments(slots: Sequence[DeviceSlot]) -> torch.Tensor:
     """The same on a device: those of the losses, then those of the errors, shape (6,)."""
     losses, errors = ([slot.moments[half] for slot in slots] for half in (slice(0, 3), slice(3, 6)))
     return torch.cat([_merged_on_device(losses), _merged_on_device(errors)])
 
 
-def device_moments_of(values: torch.Tensor) -> torch.Tensor:
+def take_device_moments(values: torch.Tensor) -> torch.Tensor:
     """Of each example's loss or error, on their device."""
     data = values.detach().double().flatten()
     mean = data.mean()

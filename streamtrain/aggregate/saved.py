@@ -15,7 +15,7 @@ USES, PUT_BACK, SCALER = "uses", "put_back", "scaler"
 are scaled, the scaler."""
 
 
-def tensors_of(layout: Layout, state: State) -> dict[str, torch.Tensor]:
+def collect_tensors(layout: Layout, state: State) -> dict[str, torch.Tensor]:
     """Copies on the CPU: ``parameters/NAME``, ``momentum/NAME`` and so on for every vector, and ``buffers/NAME``."""
     tensors = {USES: state.uses.detach().cpu().clone()}
     tensors |= {name: part.detach().cpu().clone() for name, part in _optional_parts(state).items()}
@@ -28,7 +28,7 @@ def tensors_of(layout: Layout, state: State) -> dict[str, torch.Tensor]:
 
 
 def restore(layout: Layout, state: State, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Fills ``state`` with what `tensors_of` gave.
+    """Fills ``state`` with what `collect_tensors` gave.
 
     Raises:
         ConfigError: they are another model's.

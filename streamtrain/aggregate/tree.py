@@ -52,7 +52,7 @@ def node_sum_(node: Node, parts: Mapping[Node, torch.Tensor]) -> torch.Tensor:
     return node_sum_((start, middle), parts).add_(node_sum_((middle, stop), parts))
 
 
-def mean_of(
+def take_mean(
     lanes: int, nodes: Mapping[Node, torch.Tensor], count: int | torch.Tensor, out: torch.Tensor
 ) -> torch.Tensor:
     """The tree's sum out of whole subtrees' sums, divided by ``count``; the bits of `tree_sum_` over all lanes.

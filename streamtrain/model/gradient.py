@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from streamtrain.aggregate.moments import Values, leave_moments, moments_of
+from streamtrain.aggregate.moments import Values, leave_moments, take_moments
 from streamtrain.aggregate.state import DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.errors import JobError, complaint, users_code
@@ -155,8 +155,8 @@ class Gradient:
             batch = self.batch(arrays)
             output = self.output(batch)
             losses, errors = self.losses(output, batch)
-            metrics = {name: moments_of(values) for name, values in self.metrics(output, batch).items()}
-        return Risk(moments_of(losses), moments_of(errors), metrics)
+            metrics = {name: take_moments(values) for name, values in self.metrics(output, batch).items()}
+        return Risk(take_moments(losses), take_moments(errors), metrics)
 
     def metrics(self, output: Any, batch: Batch) -> dict[str, torch.Tensor]:
         """Every metric of each example, shape (examples,)."""
@@ -228,7 +228,7 @@ class Gradient:
             leave_moments(slot, values)
 
     def _count_first(self, forward: Iterator[Values], batch: Batch, part: Part) -> Values | None:
-        """The first forward of a lane by itself; notes what an example holds, or that this can't be told."""
+        """The first forward of a lane by itself; notes what an example holds, or that it cannot be counted."""
         found = count_kept(self.model, lambda: next(forward, None))
         if found is None:
             self._apart = True

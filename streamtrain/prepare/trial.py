@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamtrain.aggregate.descent.rules import rules_of
+from streamtrain.aggregate.descent.rules import match_rules
 from streamtrain.errors import ConfigError, JobError, complaint, users_code
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
@@ -41,7 +41,7 @@ def preflight(plan: Plan) -> Trial:
     _check_fields(plan)
     job = dataclasses.replace(plan.job, device="cpu", compile=False)
     gradient = Gradient(job)
-    rules_of(job.sgd, gradient.layout)
+    match_rules(job.sgd, gradient.layout)
     examples = min(TRIED_EXAMPLES, plan.order.examples)
     reader = plan.reader("train")
     reader.expect([(0, min(FIRST_LOOKED_AT, len(reader)))])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, block_size, open_file, shared_block
 from streamtrain.aggregate.exchange.pool import Claim, Pool
-from streamtrain.aggregate.saved import restore, tensors_of
+from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.job import SGD
 from streamtrain.values import Update
@@ -66,7 +66,7 @@ class Crowd:
 
     def resumed(self) -> "Crowd":
         """The same run in new processes, from a checkpoint; parts of the minibatch at hand were for nothing."""
-        saved = tensors_of(self.layout, self.pools[0].state)
+        saved = collect_tensors(self.layout, self.pools[0].state)
         other = Crowd(self.memory.backup, self.pass_steps)
         other.memory.reset(self.pools[0].step)
         restore(self.layout, other.pools[0].state, saved)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from streamtrain.aggregate.descent.clip import clip_block, clip_scales, norm_of, squared_norm
 from streamtrain.aggregate.descent.decision import Decision, judge
 from streamtrain.aggregate.descent.norms import StepNorms
-from streamtrain.aggregate.descent.rules import Block, pieces_of, share_of
+from streamtrain.aggregate.descent.rules import Block, cut_pieces, take_share
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
 from streamtrain.aggregate.descent.sgd import descend, direction_of, follow, keep, skip
 from streamtrain.aggregate.state import State
@@ -64,8 +64,8 @@ class Aggregator:
         self.layout = layout
         self.sgd = sgd
         self.scaled = scaled
-        self.pieces = pieces_of(sgd, layout)
-        self.blocks = share_of(self.pieces, worker, workers)
+        self.pieces = cut_pieces(sgd, layout)
+        self.blocks = take_share(self.pieces, worker, workers)
         self.bounds = {piece.rule.clipped_with: piece.rule.clip_norm for piece in self.pieces}
         self.norms = StepNorms(layout, self.pieces, norms_every)
         self._base_rate = base_rate(sgd, batch_size)

@@ -45,7 +45,7 @@ class DeviceArithmetic:
         """What all do in this step.
 
         Args:
-            totals: as `device_totals_of` makes them.
+            totals: as `add_device_moments` makes them.
             norms: as `clip` wrote them, of every block.
         """
         squares = norms[1::2]

@@ -75,7 +75,7 @@ class Block:
         return [piece.stop - piece.start for piece in self.pieces]
 
 
-def rules_of(sgd: SGD, layout: Layout) -> tuple[Rule, ...]:
+def match_rules(sgd: SGD, layout: Layout) -> tuple[Rule, ...]:
     """Every parameter's rule, in the layout's order.
 
     Raises:
@@ -96,13 +96,13 @@ def rules_of(sgd: SGD, layout: Layout) -> tuple[Rule, ...]:
     return tuple(found)
 
 
-def pieces_of(sgd: SGD, layout: Layout) -> tuple[Piece, ...]:
+def cut_pieces(sgd: SGD, layout: Layout) -> tuple[Piece, ...]:
     """All pieces, in order; they cover every parameter.
 
     Cut at the borders between parameters and at multiples of `CHUNK`; where units are clipped, between units.
     """
     pieces: list[Piece] = []
-    for rule, run in groupby(zip(rules_of(sgd, layout), layout.parameters, strict=True), lambda pair: pair[0]):
+    for rule, run in groupby(zip(match_rules(sgd, layout), layout.parameters, strict=True), lambda pair: pair[0]):
         places = [place for _, place in run]
         if rule.clip_adaptive is None:
             pieces += [piece for place in places for piece in _cut(place.start, layout.end(place), rule)]
@@ -111,18 +111,18 @@ def pieces_of(sgd: SGD, layout: Layout) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def owner_of(piece: Piece, pieces: Sequence[Piece], workers: int) -> int:
+def choose_owner(piece: Piece, pieces: Sequence[Piece], workers: int) -> int:
     """The worker that sums and updates a piece: all own neighbouring pieces, of about as many elements."""
     start, stop = pieces[0].start, pieces[-1].stop
     return ((piece.start + piece.stop) // 2 - start) * workers // (stop - start)
 
 
-def share_of(pieces: tuple[Piece, ...], worker: int, workers: int) -> tuple[Block, ...]:
+def take_share(pieces: tuple[Piece, ...], worker: int, workers: int) -> tuple[Block, ...]:
     """What ``worker`` sums and updates."""
-    return blocks_of([(n, piece) for n, piece in enumerate(pieces) if owner_of(piece, pieces, workers) == worker])
+    return join_pieces([(n, piece) for n, piece in enumerate(pieces) if choose_owner(piece, pieces, workers) == worker])
 
 
-def blocks_of(numbered: Iterable[tuple[int, Piece]]) -> tuple[Block, ...]:
+def join_pieces(numbered: Iterable[tuple[int, Piece]]) -> tuple[Block, ...]:
     """Pieces with their numbers, neighbours joined."""
     blocks: list[Block] = []
     for number, piece in numbered:

@@ -21,9 +21,9 @@ from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut
 from streamtrain.aggregate.exchange.collective.group import Membership, leave_group, lost_workers, send
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.memory import DeviceMemory
-from streamtrain.aggregate.moments import device_totals_of
+from streamtrain.aggregate.moments import add_device_moments
 from streamtrain.aggregate.state import DeviceSlot, State
-from streamtrain.aggregate.tree import mean_of, tree_sum_, whole_subtrees
+from streamtrain.aggregate.tree import take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import NonFiniteError
 from streamtrain.values import Moments, Update
@@ -113,10 +113,10 @@ class DeviceExchange(Exchange):
             bucket.post(send)
         for bucket in self._buckets if self._others else ():
             bucket.wait()
-        totals = device_totals_of(memory.slots)
+        totals = add_device_moments(memory.slots)
         for bucket in self._buckets:
             for block, mean, parts in bucket.summed:
-                mean_of(self._lanes, parts, totals[0].clamp(min=1), mean)
+                take_mean(self._lanes, parts, totals[0].clamp(min=1), mean)
                 self._arithmetic.clip(block, mean, old, memory.norms)
             bucket.post_means(memory.norms, send)
         for bucket in self._buckets:

@@ -22,7 +22,7 @@ from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
-from streamtrain.aggregate.exchange.collective.hosts import memberships
+from streamtrain.aggregate.exchange.collective.hosts import find_memberships
 from streamtrain.aggregate.exchange.collective.wire import connect
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange
@@ -44,7 +44,7 @@ from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.job import Epochs, Job, Stale
 
-ShareOf = Callable[[int, int], Aggregator]
+MakeAggregator = Callable[[int, int], Aggregator]
 """Makes the aggregator of a worker's share: given the worker, and how many share the vector."""
 
 
@@ -162,7 +162,7 @@ class Participant:
         """Drops this worker's state: the next formation gets what ``fill`` writes."""
         self._current = self._memory = self._handle = None
 
-    def join(self, seat: Seat, share_of: ShareOf) -> Exchange | Pool:
+    def join(self, seat: Seat, make_aggregator: MakeAggregator) -> Exchange | Pool:
         """Enters a new formation; the exchange of the last one is left.
 
         Raises:
@@ -174,22 +174,22 @@ class Participant:
         meeting = seat.meeting
         if self._job.pooled:
             assert isinstance(meeting, Handle)
-            whole = share_of(0, 1)  # whoever makes an update makes all of it
+            whole = make_aggregator(0, 1)  # whoever makes an update makes all of it
             self._current = Pool(self._opened(meeting), whole, open_file(meeting), self._pass_steps)
         elif self._job.device != "cpu":
-            self._current = self._on_device(meeting, share_of)
+            self._current = self._on_device(meeting, make_aggregator)
         elif isinstance(meeting, Address):
-            self._current = self._between_hosts(meeting, share_of)
+            self._current = self._between_hosts(meeting, make_aggregator)
         else:
-            share = share_of(seat.index, seat.workers)
+            share = make_aggregator(seat.index, seat.workers)
             self._current = SharedExchange(
                 self._opened(meeting), share, seat.hosting, worker=seat.index, processes=seat.processes
             )
         return self._current
 
-    def _between_hosts(self, address: Address, share_of: ShareOf) -> CollectiveExchange:
+    def _between_hosts(self, address: Address, make_aggregator: MakeAggregator) -> CollectiveExchange:
         seat = self._seat
-        hosts, crew = memberships(seat.hosts, seat.hosting, seat.index)
+        hosts, crew = find_memberships(seat.hosts, seat.hosting, seat.index)
         if seat.block is None:
             memory = private_memory(self._layout, self._job.sgd, Capacity(hosts.lanes))
             self._begin_alone(memory)
@@ -198,7 +198,7 @@ class Participant:
         first = seat.index - crew.worker
         return CollectiveExchange(
             self._layout,
-            share_of(crew.worker, crew.workers),
+            make_aggregator(crew.worker, crew.workers),
             memory,
             hosts,
             crew,
@@ -207,7 +207,7 @@ class Participant:
             parameters=self._sent_ahead,
         )
 
-    def _on_device(self, meeting: Handle | Address | None, share_of: ShareOf) -> DeviceExchange:
+    def _on_device(self, meeting: Handle | Address | None, make_aggregator: MakeAggregator) -> DeviceExchange:
         job = self._job
         seat = self._seat
         device = torch.device(self._job.device)
@@ -216,7 +216,7 @@ class Participant:
         self._begin_alone(memory)
         if isinstance(meeting, Address):
             join_group(meeting, members, device, job.lost_after)
-        share = share_of(seat.index, seat.workers)
+        share = make_aggregator(seat.index, seat.workers)
         return DeviceExchange(self._layout, share, DeviceArithmetic(share, device), memory, members)
 
     def _opened(self, handle: Handle | None) -> Memory:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamtrain.aggregate.descent.rules import pieces_of
+from streamtrain.aggregate.descent.rules import cut_pieces
 from streamtrain.aggregate.descent.sgd import vectors_of
 from streamtrain.aggregate.exchange.barrier import CACHE_LINE, WORDS_A_LINE, check_machine
 from streamtrain.aggregate.exchange.lane_rows import (
@@ -87,7 +87,7 @@ def _sections(layout: Layout, sgd: SGD, capacity: Capacity) -> Iterator[tuple[st
         yield f"gradient.{slot}", layout.size, layout.dtype
     yield "rows", capacity.slots * row_bytes(layout), torch.uint8
     yield "claims", capacity.slots * 4, torch.int64
-    pieces = len(pieces_of(sgd, layout))
+    pieces = len(cut_pieces(sgd, layout))
     yield "norms", 2 * pieces, torch.float64
     yield "changes", 2 * pieces, torch.float64
 
@@ -173,7 +173,7 @@ class DeviceMemory:
         gradients = [torch.zeros(n, dtype=layout.dtype, device=device) for n in sizes]
         self.slots = view_device_slots(layout, self.rows, gradients)
         self.used = view_device_used(layout, self.rows)
-        pieces = len(pieces_of(sgd, layout))
+        pieces = len(cut_pieces(sgd, layout))
         self.norms = torch.zeros(2 * pieces, dtype=torch.float64, device=device)
         self.changes = torch.zeros(2 * pieces, dtype=torch.float64, device=device)
 

@@ -32,7 +32,7 @@ from streamtrain.aggregate.buffers import update_buffers
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.barrier import LOOK_SECONDS, WORDS_A_LINE, sleep_while, wake
 from streamtrain.aggregate.exchange.memory import Memory
-from streamtrain.aggregate.moments import totals_of
+from streamtrain.aggregate.moments import add_moments
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import tree_sum_
 from streamtrain.errors import WorkerLost
@@ -195,7 +195,7 @@ class Pool:
         all_slots = self._slots(step)
         slots = [all_slots[row] for row in came]
         used = memory.used[self._place(step)][came]
-        totals = totals_of(slots)
+        totals = add_moments(slots)
         lanes = aggregator.norms.read_lanes(step, slots)
         decision = aggregator.begin(step, used, old)
         for block in aggregator.blocks:

@@ -20,9 +20,9 @@ from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.exchange.barrier import make_barrier
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import Memory
-from streamtrain.aggregate.moments import totals_of
+from streamtrain.aggregate.moments import add_moments
 from streamtrain.aggregate.state import Slot, State
-from streamtrain.aggregate.tree import Node, mean_of, tree_sum_, whole_subtrees
+from streamtrain.aggregate.tree import Node, take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import ALIGNMENT
 from streamtrain.values import Update
 
@@ -82,7 +82,7 @@ class SharedExchange(Exchange):
         old, new = self.state, self.next_state
         self._add_up_mine()
         self._barrier.wait()  # every lane's contribution is there
-        totals = totals_of(memory.slots)
+        totals = add_moments(memory.slots)
         lanes = aggregator.norms.read_lanes(self._step, memory.slots)
         decision = aggregator.begin(self._step, memory.used, old)
         if self._clips_by_norm:
@@ -123,7 +123,7 @@ class SharedExchange(Exchange):
         self, block: Block, mean: torch.Tensor, nodes: Mapping[Node, torch.Tensor], examples: int, old: State
     ) -> None:
         """Mean gradient (8.9) of one block over all lanes, clipped."""
-        mean_of(len(self._memory.slots), nodes, max(examples, 1), mean)
+        take_mean(len(self._memory.slots), nodes, max(examples, 1), mean)
         self._aggregator.clip(block, mean, old, self._memory.norms)
 
     def _take_back(self, decision: Decision, old: State, new: State) -> None:

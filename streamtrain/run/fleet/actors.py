@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 
 from streamtrain.aggregate.exchange.barrier import shares_memory
-from streamtrain.aggregate.exchange.collective.hosts import hosts_of
+from streamtrain.aggregate.exchange.collective.hosts import group_by_host
 from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.errors import ShardError, TrainingError, WorkerLost, complaint
 from streamtrain.order import hosting_of
@@ -205,7 +205,7 @@ class RayFleet:
             fresh = [] if holder is None else self._hand_over(step, holder, members)
             meeting = first.worker.make_store.remote(places[first.bundle.number].address)
             together = len(set(nodes)) > 1 and self._plan.job.device == "cpu" and shares_memory()
-            hosts = hosts_of(nodes, together=together)
+            hosts = group_by_host(nodes, together=together)
         else:
             fresh, meeting = [], first.worker.offer_memory.remote(step)
         blocks = self._gather(offers(step, [members[host.start : host.stop] for host in hosts], fresh))

@@ -9,7 +9,7 @@ import torch
 from streamtrain.aggregate.descent.clip import clip_scales
 from streamtrain.aggregate.descent.decision import judge
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
-from streamtrain.aggregate.moments import leave_moments, totals_of
+from streamtrain.aggregate.moments import add_moments, leave_moments
 from streamtrain.aggregate.vector import layout_of
 from streamtrain.job import SGD
 from streamtrain.values import Moments, merged_moments
@@ -75,5 +75,5 @@ def test_totals_are_the_lanes_moments_added_in_their_order_to_the_bit() -> None:
         leave_moments(slot, [(losses[:1], losses[:1] ** 2), (losses[1:], losses[1:] ** 2)] if len(losses) else [])
     lanes = [Moments.of(losses[:1].numpy()) + Moments.of(losses[1:].numpy()) for losses in draws]
     errors = [Moments.of((x[:1] ** 2).numpy()) + Moments.of((x[1:] ** 2).numpy()) for x in draws]
-    assert totals_of(memory.slots) == (sum(lanes, Moments()), sum(errors, Moments()))
-    assert totals_of(memory.slots[1:2]) == (Moments(), Moments())
+    assert add_moments(memory.slots) == (sum(lanes, Moments()), sum(errors, Moments()))
+    assert add_moments(memory.slots[1:2]) == (Moments(), Moments())

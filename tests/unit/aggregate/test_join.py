@@ -44,7 +44,7 @@ class Joiner:
         ones = {place.name: torch.ones(place.shape) for place in self.layout.parameters}
         state.begin(self.layout, ones, scaled=False)
 
-    def share_of(self, worker: int, workers: int) -> Aggregator:
+    def make_aggregator(self, worker: int, workers: int) -> Aggregator:
         self.shares.append((worker, workers))
         return Aggregator(self.layout, self.job.sgd, batch_size=8, total_steps=3, worker=worker, workers=workers)
 
@@ -53,7 +53,7 @@ def test_a_single_worker_meets_nobody_in_memory_without_a_name() -> None:
     joiner = Joiner()
     assert joiner.participant.step == -1
     assert joiner.participant.offer_memory(0) is None
-    exchange = joiner.participant.join(ALONE, joiner.share_of)
+    exchange = joiner.participant.join(ALONE, joiner.make_aggregator)
     assert isinstance(exchange, SharedExchange) and joiner.shares == [(0, 1)]
     assert joiner.participant.step == 0 and joiner.participant.writes_state
     assert exchange.state.evaluated.sum() == 8 and not exchange.state.vectors["momentum"].any()
@@ -67,7 +67,7 @@ def test_workers_of_one_host_share_the_block_that_one_of_them_offers() -> None:
     hosting = hosting_of(LANES, 2)
     processes = {0: os.getpid(), 1: os.getpid()}
     for index, joiner in enumerate((first, second)):
-        exchange = joiner.participant.join(Seat(index, hosting, 0, handle, processes), joiner.share_of)
+        exchange = joiner.participant.join(Seat(index, hosting, 0, handle, processes), joiner.make_aggregator)
         assert isinstance(exchange, SharedExchange) and joiner.shares == [(index, 2)]
     first.participant.exchange.state.parameters.fill_(5)
     assert (second.participant.exchange.state.parameters == 5).all() and second.filled == 0
@@ -78,14 +78,14 @@ def test_workers_of_one_host_share_the_block_that_one_of_them_offers() -> None:
 def test_parts_that_nobody_owns_are_taken_from_a_pool(aggregation: Stale | Synchronous) -> None:
     joiner = Joiner(dataclasses.replace(JOB, aggregation=aggregation))
     handle = joiner.participant.offer_memory(0)
-    pool = joiner.participant.join(dataclasses.replace(ALONE, meeting=handle), joiner.share_of)
+    pool = joiner.participant.join(dataclasses.replace(ALONE, meeting=handle), joiner.make_aggregator)
     assert isinstance(pool, Pool) and joiner.shares == [(0, 1)]
     assert len(pool._memory.states) == (4 if isinstance(aggregation, Stale) else 2)
 
 
 def test_a_worker_with_a_device_has_its_memory_there() -> None:
     joiner = Joiner(dataclasses.replace(JOB, device="meta"))
-    exchange = joiner.participant.join(ALONE, joiner.share_of)
+    exchange = joiner.participant.join(ALONE, joiner.make_aggregator)
     assert isinstance(exchange, DeviceExchange) and exchange.state.parameters.device.type == "meta"
 
 
@@ -93,17 +93,17 @@ def test_a_new_formation_goes_on_with_the_state_of_the_last() -> None:
     joiner = Joiner()
     participant = joiner.participant
     participant.offer_memory(0)
-    participant.join(ALONE, joiner.share_of).state.parameters.fill_(7)
+    participant.join(ALONE, joiner.make_aggregator).state.parameters.fill_(7)
     address = participant.open_store("127.0.0.1")
     networked = dataclasses.replace(ALONE, meeting=address, hosts=(range(1),), step=0)
-    exchange = participant.join(networked, joiner.share_of)
+    exchange = participant.join(networked, joiner.make_aggregator)
     assert isinstance(exchange, CollectiveExchange)
     assert (exchange.state.parameters == 7).all() and joiner.filled == 1 and participant.writes_state
     exchange.state.parameters.fill_(9)
     participant.offer_memory(0)
-    again = participant.join(ALONE, joiner.share_of)
+    again = participant.join(ALONE, joiner.make_aggregator)
     assert isinstance(again, SharedExchange) and (again.state.parameters == 9).all() and joiner.filled == 1
     participant.forget()
     assert participant.step == -1
     participant.offer_memory(0)
-    assert participant.join(ALONE, joiner.share_of).state.parameters.sum() == 8 and joiner.filled == 2
+    assert participant.join(ALONE, joiner.make_aggregator).state.parameters.sum() == 8 and joiner.filled == 2

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler as scheduler
 
 from streamtrain.aggregate.descent import scaler
 from streamtrain.aggregate.descent.clip import clip_scale, norm_of, squared_norm
-from streamtrain.aggregate.descent.rules import pieces_of, rules_of, share_of
+from streamtrain.aggregate.descent.rules import cut_pieces, match_rules, take_share
 from streamtrain.aggregate.descent.schedule import schedule_factor
 from streamtrain.aggregate.exchange import barrier as barrier_module
 from streamtrain.aggregate.exchange.barrier import SharedBarrier, sleep_while, wake
@@ -31,7 +31,7 @@ from streamtrain.aggregate.exchange.memory import (
     shared_block,
 )
 from streamtrain.aggregate.exchange.shared import pair_siblings
-from streamtrain.aggregate.tree import mean_of, tree_sum_, whole_subtrees
+from streamtrain.aggregate.tree import take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import layout_of
 from streamtrain.errors import ConfigError, JobError, WorkerLost
 from streamtrain.job import SGD, Group, Schedule
@@ -90,7 +90,7 @@ def test_whole_subtrees_of_any_hosting_add_up_to_the_same_bits(lanes: int, worke
         subtrees = whole_subtrees(lanes, hosted)
         assert [lane for node in subtrees for lane in range(*node)] == list(hosted)
         nodes |= {node: tree_sum_([parts[lane].clone() for lane in range(*node)]) for node in subtrees}
-    mean = mean_of(lanes, nodes, 7, torch.empty(50))
+    mean = take_mean(lanes, nodes, 7, torch.empty(50))
     assert torch.equal(mean, tree_sum_([part.clone() for part in parts]) / 7)
     if lanes % 8 == 0 and workers in (1, 2):
         assert len(nodes) == workers, "an aligned run of a power of two lanes travels as one"
@@ -185,7 +185,7 @@ def test_pieces_cover_every_parameter_and_units_stay_whole() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(70_000, 3), torch.nn.Conv2d(8, 9, 3), torch.nn.Linear(300, 301))
     layout = layout_of(model)
     sgd = SGD(groups=(Group("[01].*", clip_adaptive=0.1), Group("2.bias", lr_factor=2.0)))
-    pieces = pieces_of(sgd, layout)
+    pieces = cut_pieces(sgd, layout)
     covered = {index for piece in pieces for index in range(piece.start, piece.stop)}
     assert all(covered.issuperset(range(place.start, place.stop)) for place in layout.parameters)
     assert len(covered) == sum(piece.stop - piece.start for piece in pieces)
@@ -196,7 +196,7 @@ def test_pieces_cover_every_parameter_and_units_stay_whole() -> None:
         (9, 9),
     ]
     for workers in (1, 2, 3, 8):
-        shares = [share_of(pieces, worker, workers) for worker in range(workers)]
+        shares = [take_share(pieces, worker, workers) for worker in range(workers)]
         assert [piece for share in shares for block in share for piece in block.pieces] == list(pieces)
 
 
@@ -204,7 +204,7 @@ def test_a_group_without_parameters_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"sgd.groups: expected parameters named 'head.\*', found weight, bias; correct the pattern"
     ):
-        rules_of(SGD(groups=(Group("head.*"),)), layout_of(torch.nn.Linear(2, 2)))
+        match_rules(SGD(groups=(Group("head.*"),)), layout_of(torch.nn.Linear(2, 2)))
 
 
 def _peer(handle: Handle, parent: int, go: "Connection[int, int]") -> None:
@@ -286,7 +286,7 @@ def test_buckets_hold_all_pieces_once_from_the_last_and_no_more_than_their_size(
     layout = layout_of(
         torch.nn.Sequential(torch.nn.Linear(400, 300), torch.nn.Linear(300, 200), torch.nn.Linear(200, 9))
     )
-    pieces = pieces_of(SGD(lr=0.1), layout)
+    pieces = cut_pieces(SGD(lr=0.1), layout)
     monkeypatch.setattr(bucket, "SIZE", 2**18)
     buckets = bucket.cut(pieces, 4)
     assert len(buckets) > 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
-from streamtrain.aggregate.saved import tensors_of
+from streamtrain.aggregate.saved import collect_tensors
 from streamtrain.errors import JobError
 from streamtrain.job import Data, Job
 from streamtrain.model.device import prepare_process
@@ -238,7 +238,7 @@ def test_channels_last_is_a_layout_of_memory_and_the_gradient_the_same() -> None
         assert (
             gradient.inputs(gradient.batch(images))[0].is_contiguous(memory_format=torch.channels_last) == channels_last
         )
-        saved = {**tensors_of(gradient.layout, memory.states[0]), **gradient.state_dict()}
+        saved = {**collect_tensors(gradient.layout, memory.states[0]), **gradient.state_dict()}
         torch.manual_seed(JOB.seed)
         assert torch.equal(saved["3.weight"], convolutional().double().state_dict()["3.weight"])
         assert torch.equal(saved["parameters/3.weight"], saved["3.weight"])

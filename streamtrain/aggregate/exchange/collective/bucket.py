@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from streamtrain.aggregate.descent.rules import Block, Piece, blocks_of, owner_of
+from streamtrain.aggregate.descent.rules import Block, Piece, choose_owner, join_pieces
 from streamtrain.aggregate.exchange.collective.group import Membership
 from streamtrain.aggregate.exchange.collective.mail import Mail, Part, Send
 from streamtrain.aggregate.tree import Node, whole_subtrees
@@ -150,13 +150,13 @@ class Bucket:
     def _places(self, worker: int, share: Numbered) -> Iterator[tuple[Block, slice]]:
         """Blocks of a worker's share, and where they are in its part of the messages."""
         start = self._spans[worker].start
-        for block in blocks_of(share):
+        for block in join_pieces(share):
             yield block, slice(block.place.start - start, block.place.stop - start)
 
 
 def _share(pieces: Numbered, worker: int, workers: int) -> Numbered:
     plain = [piece for _, piece in pieces]
-    return [(number, piece) for number, piece in pieces if owner_of(piece, plain, workers) == worker]
+    return [(number, piece) for number, piece in pieces if choose_owner(piece, plain, workers) == worker]
 
 
 def _span(pieces: Numbered, step: int) -> slice:

@@ -25,9 +25,9 @@ from streamtrain.aggregate.exchange.collective.group import Membership, lost_wor
 from streamtrain.aggregate.exchange.collective.wire import Wire
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import Memory
-from streamtrain.aggregate.moments import totals_of
+from streamtrain.aggregate.moments import add_moments
 from streamtrain.aggregate.state import Slot, State
-from streamtrain.aggregate.tree import Node, mean_of, node_sum_, tree_sum_, whole_subtrees
+from streamtrain.aggregate.tree import Node, node_sum_, take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import Layout
 from streamtrain.values import Update
 
@@ -129,10 +129,10 @@ class CollectiveExchange(Exchange):
             with lost_workers(f"in step {self._step}"):
                 self._talk(self._wire, old, new)
         self._barrier.wait()  # the means of all lanes' gradients are there
-        totals = totals_of(memory.slots)
+        totals = add_moments(memory.slots)
         lanes = aggregator.norms.read_lanes(self._step, memory.slots)
-        begun = aggregator.begin(self._step, memory.used, old)
-        decision, update = aggregator.decide(begun, totals, memory.norms.tolist())
+        decision = aggregator.begin(self._step, memory.used, old)
+        decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
         if decision.skipped or not self._at_once:
             for block, mean in self._means:
                 aggregator.descend(block, decision, mean, old, new, memory.changes)
@@ -176,15 +176,15 @@ class CollectiveExchange(Exchange):
             self._send()
         self._sent = 0
         self._buckets[self._carrier].wait()
-        begun = aggregator.begin(self._step, memory.used, old)
+        decision = aggregator.begin(self._step, memory.used, old)
         examples = max(1, sum(int(slot.moments[0]) for slot in memory.slots))
         for bucket in self._buckets:
             bucket.wait()
             for block, mean, parts in bucket.summed:
-                mean_of(self._lanes, parts, examples, mean)
+                take_mean(self._lanes, parts, examples, mean)
                 aggregator.clip(block, mean, old, memory.norms)
                 if self._at_once:
-                    aggregator.descend(block, begun, mean, old, new, memory.changes)
+                    aggregator.descend(block, decision, mean, old, new, memory.changes)
             bucket.post_means(norms, wire.send)
         for bucket in self._buckets:
             bucket.wait_for_means(norms)

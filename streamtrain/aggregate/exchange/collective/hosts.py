@@ -8,7 +8,7 @@ from itertools import groupby
 from streamtrain.aggregate.exchange.collective.group import Membership
 
 
-def hosts_of(nodes: Sequence[str], *, together: bool) -> tuple[range, ...]:
+def group_by_host(nodes: Sequence[str], *, together: bool) -> tuple[range, ...]:
     """The workers of each host.
 
     Args:
@@ -24,7 +24,7 @@ def hosts_of(nodes: Sequence[str], *, together: bool) -> tuple[range, ...]:
     return tuple(hosts)
 
 
-def memberships(hosts: Sequence[range], hosting: Sequence[range], worker: int) -> tuple[Membership, Membership]:
+def find_memberships(hosts: Sequence[range], hosting: Sequence[range], worker: int) -> tuple[Membership, Membership]:
     """The hosts and their lanes, and the workers of this one's host and theirs.
 
     Args:

@@ -21,7 +21,7 @@ from streamtrain.aggregate.exchange.device_exchange import settle
 from streamtrain.aggregate.exchange.join import Participant, Seat
 from streamtrain.aggregate.exchange.memory import Handle
 from streamtrain.aggregate.exchange.pool import Pool
-from streamtrain.aggregate.saved import restore, tensors_of
+from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.state import State
 from streamtrain.model.device import prepare_process
 from streamtrain.model.gradient import Gradient, build_model
@@ -112,7 +112,7 @@ class Worker:
             stream: of this worker's streamer; ``None`` where the worker reads itself.
         """
         self._seat = seat
-        exchange = self._participant.join(seat, self._share_of)
+        exchange = self._participant.join(seat, self._make_aggregator)
         if isinstance(exchange, Exchange):
             self._gradient.forget()
             self._begin(exchange, stream)
@@ -202,10 +202,10 @@ class Worker:
 
     def save(self) -> dict[str, torch.Tensor]:
         """The whole state as named tensors, for a checkpoint."""
-        return tensors_of(self._gradient.layout, self._exchange.state)
+        return collect_tensors(self._gradient.layout, self._exchange.state)
 
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
-        """Makes a state dict the current state, without momentum; every worker is told."""
+        """Makes a state dict the current state, without momentum; all workers are called, one of a memory writes."""
         if self._participant.writes_state:
             self._gradient.write(self._exchange.state, parameters)
         self._gradient.forget()
@@ -243,7 +243,7 @@ class Worker:
         if self._start is not None:
             restore(self._gradient.layout, state, self._start[0])
 
-    def _share_of(self, worker: int, workers: int) -> Aggregator:
+    def _make_aggregator(self, worker: int, workers: int) -> Aggregator:
         """The timed aggregator of a worker's share."""
         job = self._plan.job
         aggregator = TimedAggregator(
