@@ -22,7 +22,7 @@ usage: streamtrain COMMAND [--help]
   inspect DEST             what a data set holds; its checksums; one example's way
   train JOB.py             train a job, with any setting as a flag
   probe RUN                the loss surface around a run's parameters, or a checkpoint's
-  compare RUN RUN          two runs at equal numbers of updates
+  compare RUN RUN          two runs, or two groups of them, at equal numbers of updates
   submit JOB.py            train a job on a Ray cluster; logs and stop are for those that were submitted
   status [RUN]             how far runs are, here or on a cluster
   sync [RUN_FOLDER ...]    deliver to MLflow what it had not taken when runs ended

@@ -11,6 +11,7 @@ from pathlib import Path
 import tyro
 
 from streamtrain.cli.flags import parse, with_mode
+from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import RUNS, Job
 
 TRAIN_HELP = """\
@@ -26,6 +27,10 @@ examples:
 """
 
 
+COMPARE_EXAMPLES = """\
+streamtrain compare runs/mnist-epochs-20260102-101500 runs/mnist-online-20260102-102000
+streamtrain compare runs/small-* -- runs/large-*       # several seeds each
+"""
 PROBE_EXAMPLES = """\
 streamtrain probe runs/mnist-epochs-20260102-101500
 streamtrain probe runs/mnist-epochs-20260102-101500/checkpoints/000000004000.safetensors --log
@@ -56,12 +61,13 @@ class ProbeArguments:
 
 @dataclass(frozen=True)
 class CompareArguments:
-    """Two runs at equal numbers of updates, e.g. online against many passes: what does reusing examples cost?"""
+    """Two runs at equal numbers of updates, e.g. online against many passes: what does reusing examples cost?
 
-    first: tyro.conf.Positional[str]
-    """A finished run's folder or its MLflow run id."""
-    second: tyro.conf.Positional[str]
-    """The run to compare it with."""
+    Or two groups of runs with ``--`` between them, e.g. of one job with several seeds each: is one job better?
+    """
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Finished runs' folders or MLflow's run ids."""
     uri: str | None = None
     """MLflow's tracking URI; MLFLOW_TRACKING_URI, or SQLite in ./mlflow.db, by default."""
     experiment: str = "streamtrain"
@@ -144,11 +150,21 @@ def run_compare(words: Sequence[str]) -> None:
     from streamtrain.run.outcome.compare import compare, log_comparison
     from streamtrain.track.mlflow import default_uri
 
-    example = "streamtrain compare runs/mnist-epochs-20260102-101500 runs/mnist-online-20260102-102000"
-    given = parse(CompareArguments, words, "streamtrain compare", example)
-    comparison = compare(given.first, given.second, uri=given.uri)
+    before, after = _groups(words)
+    given = parse(CompareArguments, [*before, *after], "streamtrain compare", COMPARE_EXAMPLES)
+    if not after and len(given.runs) != 2:
+        do = "name two, or two groups with -- between them"
+        raise ConfigError(complaint("compare", expected="two runs", found=str(len(given.runs)), do=do))
+    second = parse(CompareArguments, after, "streamtrain compare", COMPARE_EXAMPLES).runs if after else given.runs[1:]
+    comparison = compare(given.runs[: len(given.runs) - len(second)], second, uri=given.uri)
     print(json.dumps(comparison.summary()) if given.json else comparison.table)
     if given.log:
         left = log_comparison(comparison, RunFolder.new(RUNS, "compare"), given.uri or default_uri(), given.experiment)
         if left:
             print(left, file=sys.stderr)
+
+
+def _groups(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before ``--``, and after it."""
+    at = list(words).index("--") if "--" in words else len(words)
+    return list(words[:at]), list(words[at + 1 :])

@@ -5,8 +5,12 @@ With ``R(t)`` the held-out risk after t updates in the real world (examples come
 Bootstrap Framework*; they take the soft error for R and I, which is smoother than the 0-1 error).
 
 Where only one run was measured after t updates, the other's risk is interpolated linearly, part by part of the held-out
-examples. The standard error is the paired one; with too few parts both measurements are taken for independent, which
-on the same examples is rather too large than too small.
+examples. The standard error is the paired one; with too few parts both runs are taken for independent, which on the
+same examples is rather too large than too small. What one run measured twice, on the same examples, is not independent:
+the errors of the two measurements that it is interpolated between are added.
+
+Two runs say how two vectors of parameters differ, not how two jobs do: other seeds give other parameters. Groups of
+runs do: their means are compared, and the spread over the runs of each goes into the standard error (Welch 1947).
 """
 
 from __future__ import annotations
@@ -15,7 +19,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streamtrain.measure.gap import paired
+from streamtrain.measure.gap import LEAST_PARTS, paired
+
+CLEARLY = 0.02275
+"""Chance, on either side, of a difference that is called clear where there is none: two standard errors of a normal."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,21 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Of a difference of two groups' means over the runs: its standard error, and the degrees of freedom of that."""
+
+    standard_error: float
+    degrees: float
+
+
+@dataclass(frozen=True)
 class Difference:
-    """First minus second after ``step`` updates."""
+    """First minus second after ``step`` updates; ``runs`` is there where both are means over several runs."""
 
     step: int
     first: Point
     second: Point
+    runs: Spread | None = None
 
     @property
     def value(self) -> float:
@@ -44,12 +60,31 @@ class Difference:
 
     @property
     def standard_error(self) -> float:
-        """See the module."""
-        if self.first.examples == self.second.examples:
-            found = paired(self.first.examples, self.second.parts, self.first.parts)
-            if found is not None:
-                return found.standard_error
-        return math.hypot(self.first.standard_error, self.second.standard_error)
+        """Of the held-out examples, and of the runs where there are several."""
+        found = self._paired()
+        of_examples = math.hypot(self.first.standard_error, self.second.standard_error) if found is None else found
+        return of_examples if self.runs is None else math.hypot(of_examples, self.runs.standard_error)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is told from zero; never where a mean or its error is not known."""
+        value, error = self.value, self.standard_error
+        if not (math.isfinite(value) and math.isfinite(error)) or value == 0:
+            return False
+        from scipy.stats import t as student
+
+        return bool(abs(value) > float(student.isf(CLEARLY, self._degrees())) * error)
+
+    def _paired(self) -> float | None:
+        if self.first.examples != self.second.examples:
+            return None
+        found = paired(self.first.examples, self.second.parts, self.first.parts)
+        return None if found is None else found.standard_error
+
+    def _degrees(self) -> float:
+        if self.runs is not None:
+            return self.runs.degrees
+        return len(self.first.examples) - 1 if self._paired() is not None else math.inf
 
 
 def differences(first: Sequence[Point], second: Sequence[Point]) -> list[Difference]:
@@ -59,6 +94,44 @@ def differences(first: Sequence[Point], second: Sequence[Point]) -> list[Differe
     return [Difference(step, _at(first, step), _at(second, step)) for step in steps]
 
 
+def group_differences(first: Sequence[Sequence[Point]], second: Sequence[Sequence[Point]]) -> list[Difference]:
+    """The same of two groups of at least two runs each, wherever any run was measured and all were around.
+
+    The groups' means are compared. The variance of their difference over the runs is ``s₁²/n₁ + s₂²/n₂``, with the
+    degrees of freedom of Welch (1947) and Satterthwaite (1946).
+    """
+    runs = [*first, *second]
+    low, high = max(run[0].step for run in runs), min(run[-1].step for run in runs)
+    found = []
+    for step in sorted({point.step for run in runs for point in run if low <= point.step <= high}):
+        groups = [[_at(run, step) for run in group] for group in (first, second)]
+        found.append(Difference(step, _mean(groups[0]), _mean(groups[1]), _spread(*groups)))
+    return found
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    """Over runs; the error is of the held-out examples, which all runs have in common."""
+    count = len(points)
+    mean = math.fsum(point.mean for point in points) / count
+    error = math.fsum(point.standard_error for point in points) / count
+    examples = points[0].examples
+    parts: tuple[float, ...] = ()
+    if len(examples) >= LEAST_PARTS and all(point.examples == examples for point in points):
+        parts = tuple(math.fsum(each) / count for each in zip(*(point.parts for point in points), strict=True))
+    return Point(points[0].step, mean, error, examples if parts else (), parts)
+
+
+def _spread(first: Sequence[Point], second: Sequence[Point]) -> Spread:
+    shares = []
+    for group in (first, second):
+        mean = math.fsum(point.mean for point in group) / len(group)
+        squares = math.fsum((point.mean - mean) ** 2 for point in group)
+        shares.append((squares / (len(group) - 1) / len(group), len(group) - 1))
+    variance = math.fsum(share for share, _ in shares)
+    degrees = variance**2 / math.fsum(share**2 / free for share, free in shares) if variance > 0 else math.inf
+    return Spread(math.sqrt(variance), degrees)
+
+
 def _at(points: Sequence[Point], step: int) -> Point:
     after = next(index for index, point in enumerate(points) if point.step >= step)
     right = points[after]
@@ -66,7 +139,7 @@ def _at(points: Sequence[Point], step: int) -> Point:
         return right
     left = points[after - 1]
     weight = (step - left.step) / (right.step - left.step)
-    error = math.hypot((1 - weight) * left.standard_error, weight * right.standard_error)
+    error = (1 - weight) * left.standard_error + weight * right.standard_error
     mean = (1 - weight) * left.mean + weight * right.mean
     parts: tuple[float, ...] = ()
     if left.examples == right.examples:

@@ -1,36 +1,40 @@
-"""`st.compare`: two finished runs at equal numbers of updates, as a table, a figure and a run in MLflow."""
+"""`st.compare`: finished runs at equal numbers of updates, as a table, a figure and a run in MLflow."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.measure.comparison import Difference, Point, differences
+from streamtrain.measure.comparison import Difference, Point, differences, group_differences
 from streamtrain.run.folder import RESULT, RunFolder
 from streamtrain.run.outcome.result import Result
 from streamtrain.values import Reading
 
-CLEARLY = 2.0
+Run = Result | str | Path
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Held-out risks of two runs at equal numbers of updates.
+    """Held-out risks of two runs, or of two groups of them, at equal numbers of updates.
 
     Attributes:
         names: of the runs.
         differences: first minus second, by quantity: ``soft_error`` where both have it, ``error``, ``loss``, ….
         notes: what a reader must know, in a line each.
+        runs: how many each is the mean of.
     """
 
     names: tuple[str, str]
     differences: dict[str, list[Difference]]
     notes: tuple[str, ...]
+    runs: tuple[int, int] = (1, 1)
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
@@ -49,11 +53,22 @@ class Comparison:
         """The last common point in words."""
         name, found = next(iter(self.differences.items()))
         last, what = found[-1], name.replace("_", " ")
+        means = zip(self.names, (last.first.mean, last.second.mean), strict=True)
+        unknown = " and ".join(run for run, mean in means if not math.isfinite(mean))
+        if unknown:
+            return f"held-out {what}: no comparison after {last.step:,} updates, {unknown} is not finite"
         amount = f"{last.value:+.4f} ± {last.standard_error:.4f} after {last.step:,} updates"
-        if abs(last.value) <= CLEARLY * last.standard_error:
-            return f"held-out {what}: no clear difference ({amount})"
+        if not last.is_clear:
+            return f"held-out {what}: no clear difference ({amount}); {self._scope}"
         better = self.names[1] if last.value > 0 else self.names[0]
-        return f"held-out {what}: {better} is better ({self.names[0]} − {self.names[1]}: {amount})"
+        return f"held-out {what}: {better} is better ({self.names[0]} − {self.names[1]}: {amount}); {self._scope}"
+
+    @property
+    def _scope(self) -> str:
+        """What the ± speaks of."""
+        if self.runs == (1, 1):
+            return "the ± is of these two vectors of parameters; other seeds give others: compare groups of runs"
+        return f"means over {self.runs[0]} and {self.runs[1]} runs, with the spread over them in the ±"
 
     @property
     def table(self) -> str:
@@ -67,32 +82,51 @@ class Comparison:
         return "\n".join([head, "| --- | --- | --- | --- |", *rows, "", self.says, *self.notes])
 
 
-def compare(first: Result | str | Path, second: Result | str | Path, *, uri: str | None = None) -> Comparison:
-    """Compares two finished runs after equal numbers of updates.
+def compare(first: Run | Sequence[Run], second: Run | Sequence[Run], *, uri: str | None = None) -> Comparison:
+    """Compares finished runs after equal numbers of updates: two, or two groups, e.g. of the same job with other seeds.
 
     Args:
-        first, second: results, runs' folders, or MLflow's run ids.
+        first, second: results, runs' folders, or MLflow's run ids; or a list of them.
         uri: where MLflow's run ids are looked up.
 
     Raises:
-        ConfigError: no such run, or the two were never measured at common numbers of updates.
+        ConfigError: no such run, a group of one against several, or runs that were never measured at common numbers of
+            updates.
     """
-    a, b = (_summary(run, uri) for run in (first, second))
-    names = _names(a, b)
-    curves = [_curves(run) for run in (a, b)]
-    common = [name for name in ("soft_error", "error", "loss") if all(name in c for c in curves)]
-    common += sorted(name for name in curves[0] if name in curves[1] and name not in common)
-    found = {name: differences(curves[0][name], curves[1][name]) for name in common}
-    if not found["loss"]:
-        ranges = " and ".join(f"{c['loss'][0].step:,} to {c['loss'][-1].step:,}" for c in curves)
+    groups = [[_summary(run, uri) for run in _listed(given)] for given in (first, second)]
+    sizes = len(groups[0]), len(groups[1])
+    if min(sizes) < 1 or (min(sizes) == 1 and sizes != (1, 1)):
+        do = "name at least two runs in each group, or one in each"
+        found = f"{sizes[0]} and {sizes[1]}"
+        raise ConfigError(complaint("compare", expected="two groups of runs", found=found, do=do))
+    names = _names(*groups)
+    curves = [[_curves(run) for run in group] for group in groups]
+    every = [each for group in curves for each in group]
+    common = [name for name in ("soft_error", "error", "loss") if all(name in each for each in every)]
+    common += sorted(name for name in every[0] if all(name in each for each in every) and name not in common)
+    differing = {name: _differences([[each[name] for each in group] for group in curves]) for name in common}
+    if not differing["loss"]:
+        ranges = " and ".join(f"{each['loss'][0].step:,} to {each['loss'][-1].step:,}" for each in every)
         do = "measure more often (mode.evaluate_every) or train longer"
         expected = "measurements at common numbers of updates"
         raise ConfigError(complaint(" and ".join(names), expected=expected, found=ranges, do=do))
-    sizes = [run["evaluations"][-1]["examples_used"] / run["steps"] for run in (a, b)]
-    notes = (
-        () if abs(sizes[0] / sizes[1] - 1) < 0.02 else (f"their minibatches differ: {sizes[0]:.0f}, {sizes[1]:.0f}",)
-    )
-    return Comparison(names, found, notes)
+    return Comparison(names, differing, _notes(groups), sizes)
+
+
+def _listed(given: Run | Sequence[Run]) -> list[Run]:
+    return [given] if isinstance(given, Result | str | Path) else list(given)
+
+
+def _differences(groups: list[list[list[Point]]]) -> list[Difference]:
+    first, second = groups
+    return differences(first[0], second[0]) if len(first) == len(second) == 1 else group_differences(first, second)
+
+
+def _notes(groups: list[list[dict[str, Any]]]) -> tuple[str, ...]:
+    sizes = [run["evaluations"][-1]["examples_used"] / run["steps"] for group in groups for run in group]
+    if max(sizes) / min(sizes) < 1.02:
+        return ()
+    return (f"their minibatches differ: {', '.join(f'{size:.0f}' for size in dict.fromkeys(sizes))}",)
 
 
 def log_comparison(comparison: Comparison, folder: RunFolder, uri: str, experiment: str) -> str | None:
@@ -136,11 +170,17 @@ def _summary(run: Result | str | Path, uri: str | None) -> dict[str, Any]:
     return dict(json.loads(file.read_text()))
 
 
-def _names(a: dict[str, Any], b: dict[str, Any]) -> tuple[str, str]:
+def _names(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> tuple[str, str]:
     """The modes, where they differ, else the folders."""
-    if a["mode"] != b["mode"]:
-        return a["mode"], b["mode"]
-    return Path(a["folder"]).name, Path(b["folder"]).name
+    modes = [{run["mode"] for run in group} for group in (first, second)]
+    if all(len(mode) == 1 for mode in modes) and modes[0] != modes[1]:
+        return modes[0].pop(), modes[1].pop()
+    return _name(first), _name(second)
+
+
+def _name(group: list[dict[str, Any]]) -> str:
+    name = Path(group[0]["folder"]).name
+    return name if len(group) == 1 else f"{name} and {len(group) - 1} more"
 
 
 def _curves(run: dict[str, Any]) -> dict[str, list[Point]]:
