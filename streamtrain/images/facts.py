@@ -66,37 +66,12 @@ class ImageFacts:
         )
 
 
-class ImageTally:
-    """Counts images one by one."""
-
-    def __init__(self) -> None:
-        self._encodings: Counter[str] = Counter()
-        self._kinds: Counter[str] = Counter()
-        self._notes: Counter[str] = Counter()
-        self._heights: tuple[int, int] | None = None
-        self._widths = (0, 0)
-
-    def add(self, header: Header, notes: Mapping[str, int] | None = None) -> None:
-        """One more image, and what else there is to say of it."""
-        self._encodings[header.encoding] += 1
-        self._kinds[header.kind.name] += 1
-        self._notes.update({TURNED: int(header.orientation > 1), FIRST_FRAME: int(header.frames), **(notes or {})})
-        low, high = self._heights or (header.height, header.height)
-        left, right = self._widths if self._heights else (header.width, header.width)
-        self._heights = min(low, header.height), max(high, header.height)
-        self._widths = min(left, header.width), max(right, header.width)
-
-    @property
-    def facts(self) -> ImageFacts:
-        """Of all that were counted."""
-        heights, widths = self._heights or (0, 0), self._widths
-        return ImageFacts(
-            dict(sorted(self._encodings.items())),
-            dict(sorted(self._kinds.items())),
-            (heights[0], widths[0]),
-            (heights[1], widths[1]),
-            {text: count for text, count in sorted(self._notes.items()) if count},
-        )
+def facts_of(header: Header, notes: Mapping[str, int] | None = None) -> ImageFacts:
+    """Of one image, and of what else there is to say of it."""
+    size = header.height, header.width
+    said = {TURNED: int(header.orientation > 1), FIRST_FRAME: int(header.frames), **(notes or {})}
+    found = {text: count for text, count in sorted(said.items()) if count}
+    return ImageFacts({header.encoding: 1}, {header.kind.name: 1}, size, size, found)
 
 
 def parse_facts(entry: Mapping[str, Any]) -> ImageFacts:

@@ -6,75 +6,73 @@ field have one extension, whatever their encodings are: readers look at the cont
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamtrain.images.checking import checked
-from streamtrain.images.facts import ImageFacts, ImageTally, parse_facts
+from streamtrain.images.facts import ImageFacts, facts_of, parse_facts
 from streamtrain.images.kinds import EXTENSIONS, MIXED
 
 Form = tuple[str | None, tuple[int, ...] | None]
 
 
+@dataclass(frozen=True)
 class FieldImages:
-    """Counts images as they come, and adds up what others have counted.
+    """What is known of a field's images; a value, so that an example that is not taken after all leaves no trace.
 
-    Args:
+    Attributes:
         name: of the field.
-        member: the extension of all members, where a source or a data set has given it.
+        given: the extension of all members, where a source or a data set has given it.
+        counted: of the images that were added since `begun`.
+        absorbed: of those that others have counted.
+        unseen: type and shape of images that a data set has, where nobody has counted them.
     """
 
-    def __init__(self, name: str, member: str | None) -> None:
-        self._name, self._given = name, member
-        self._tally = ImageTally()
-        self._added = ImageFacts()
-        self._unseen: Form | None = None
+    name: str
+    given: str | None = None
+    counted: ImageFacts = field(default_factory=ImageFacts)
+    absorbed: ImageFacts = field(default_factory=ImageFacts)
+    unseen: Form | None = None
 
     @property
     def member(self) -> str:
         """The extension of the members, once all are counted."""
-        found = list((self._added if self._added.images else self._tally.facts).encodings)
+        found = list((self.absorbed if self.absorbed.images else self.counted).encodings)
         extension = found[0] if len(found) == 1 and found[0] in EXTENSIONS.values() else MIXED
-        return self._given or f"{self._name}.{extension}"
+        return self.given or f"{self.name}.{extension}"
 
     @property
     def facts(self) -> ImageFacts | None:
         """Of all images, once all are counted; ``None`` where some were never looked at."""
-        return self._added if self._unseen is None else None
+        return self.absorbed if self.unseen is None else None
 
     @property
     def form(self) -> Form:
         """Type and shape of all, ``None`` each where they have not one, once all are counted."""
-        dtype, shape = self._added.dtype, self._added.shape
-        if self._unseen is not None:
-            return (dtype if dtype == self._unseen[0] else None, shape if shape == self._unseen[1] else None)
+        dtype, shape = self.absorbed.dtype, self.absorbed.shape
+        if self.unseen is not None:
+            return (dtype if dtype == self.unseen[0] else None, shape if shape == self.unseen[1] else None)
         return dtype, shape
 
     @property
-    def counted(self) -> dict[str, Any]:
-        """The images since `begin`, as JSON's types."""
-        return dataclasses.asdict(self._tally.facts)
+    def begun(self) -> FieldImages:
+        """Counting anew."""
+        return replace(self, counted=ImageFacts())
 
-    def begin(self) -> None:
-        """Begins to count anew."""
-        self._tally = ImageTally()
-
-    def add(self, data: bytes) -> None:
-        """Looks at one more image.
+    def added(self, data: bytes) -> FieldImages:
+        """With one more image, which is looked at.
 
         Raises:
             OSError, ValueError: it cannot be read.
         """
-        self._tally.add(*checked(data))
+        return replace(self, counted=self.counted + facts_of(*checked(data)))
 
-    def absorb(self, counted: dict[str, Any]) -> None:
-        """Takes in what another one of the same field has counted."""
-        self._added += parse_facts(counted)
+    def joined(self, counted: dict[str, Any]) -> FieldImages:
+        """With what another one of the same field has counted, as JSON's types."""
+        return replace(self, absorbed=self.absorbed + parse_facts(counted))
 
-    def go_on(self, member: str, facts: ImageFacts | None, form: Form) -> None:
-        """Begins with the images that a data set has already: their extension, and what is known of them."""
-        self._given = member
+    def after(self, member: str, facts: ImageFacts | None, form: Form) -> FieldImages:
+        """Going on with the images that a data set has already: their extension, and what is known of them."""
         if facts is None:
-            self._unseen = form
-        else:
-            self._added += facts
+            return replace(self, given=member, unseen=form)
+        return replace(self, given=member, absorbed=self.absorbed + facts)

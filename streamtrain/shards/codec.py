@@ -13,6 +13,7 @@ In a block every field is NAME.npy, integers as int64, with the examples as firs
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -141,13 +142,13 @@ class FieldEncoder:
     def seen(self) -> Seen:
         """What `absorb` needs to know of the examples that this encoder has encoded, since `begin` where it counts."""
         varies = self._form is not None and self._form[1] is None
-        images = None if self._images is None else self._images.counted
+        images = None if self._images is None else dataclasses.asdict(self._images.counted)
         return {"low": self.low, "high": self.high, "varies": varies, "images": images}
 
     def begin(self) -> None:
         """Begins to count anew."""
         if self._images is not None:
-            self._images.begin()
+            self._images = self._images.begun
 
     def absorb(self, seen: Seen) -> None:
         """Takes in what another encoder of the same field, which began as a copy of this one, has seen."""
@@ -157,12 +158,12 @@ class FieldEncoder:
         if seen["varies"] and self._form is not None:
             self._form = (self._form[0], None)
         if seen["images"] is not None and self._images is not None:
-            self._images.absorb(seen["images"])
+            self._images = self._images.joined(seen["images"])
 
     def continue_images(self, field: Field) -> None:
         """Goes on with the images of a field that a data set has already."""
         if self._images is not None:
-            self._images.go_on(field.member, field.images, (field.dtype, field.shape))
+            self._images = self._images.after(field.member, field.images, (field.dtype, field.shape))
 
     def finish(self, data: bytes) -> bytes:
         """What ``encode`` gave, as it is stored once all are encoded: integers all in the same number of bytes."""
@@ -234,11 +235,10 @@ class FieldEncoder:
     def _image(self, member: str, data: bytes, where: str, *, named: bool) -> bytes:
         """An image of any encoding; where it is ``named``, members keep this extension, whatever they hold."""
         self._same_member(member, where)
-        if self._images is None:
-            self._images = FieldImages(self._name, member if named else None)
+        images = self._images or FieldImages(self._name, member if named else None)
         self._taken_over = self._taken_over or named
         try:
-            self._images.add(data)
+            self._images = images.added(data)
         except (OSError, ValueError) as error:
             raise BadExample(f"{where}, field {self._name!r}", "a readable image", one_line(error)) from None
         return data

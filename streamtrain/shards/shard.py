@@ -131,8 +131,11 @@ def members(file: Path) -> Iterator[Member]:
         raise ShardError(complaint(str(file), expected="a tar", found=one_line(error), do="restore it")) from None
 
 
-def examples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+def examples(file: Path, *, alike: bool = True) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     """Key and members, extension -> (start, size), of every example, grouped as WebDataset does.
+
+    Args:
+        alike: hold all examples to the first one's extensions.
 
     Raises:
         ShardError: a layout that readers would understand differently; names shard, key and offset.
@@ -144,7 +147,7 @@ def examples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
         its_key, extension = _split_name(file, member)
         if its_key != key:
             if key:
-                extensions = _check_group(file, key, group, extensions, member.header)
+                extensions = _check_group(file, key, group, extensions, member.header) if alike else None
                 yield key, group
             if its_key in seen:
                 raise _bad(file, its_key, member.header, "an example's members together", "its key again", "pack again")
@@ -154,7 +157,8 @@ def examples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
             raise _bad(file, key, member.header, f"one member .{extension}", "two", "rename one and pack again")
         group[extension] = (member.start, member.size)
     if key:
-        _check_group(file, key, group, extensions, -1)
+        if alike:
+            _check_group(file, key, group, extensions, -1)
         yield key, group
 
 

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from streamtrain.errors import SourceError, complaint
+from streamtrain.images.kinds import is_image
 from streamtrain.packing.sources.source import Example, Source
-from streamtrain.shards.codec import Raw
+from streamtrain.shards.codec import ImageFile, Raw
 from streamtrain.shards.manifest import field_name
 from streamtrain.shards.shard import examples as scan
 
@@ -29,18 +30,23 @@ def from_pattern(pattern: str, label: str | None) -> Source:
 
 
 def from_tars(files: Sequence[Path], name: str, label: str | None) -> Source:
-    """Examples of all tars, one after the other; a field is named by its extension."""
+    """Examples of all tars, one after the other; a field is named by its extension.
 
-    starts = [0, *itertools.accumulate(sum(1 for _ in scan(file)) for file in files)]
+    Images of several extensions, of which every example has one, are one field: ``image``, or what stands before.
+    """
+    counts, groups = [], set()
+    for file in files:
+        found = [frozenset(members) for _, members in scan(file, alike=False)]
+        groups.update(found)
+        counts.append(len(found))
+    starts = [0, *itertools.accumulate(counts)]
+    mixed = _mixed_images(files, groups)
     if label is None:
-        first = next(_examples(files, starts[:-1], 0), None)
-        numbers = (
-            [] if first is None else [n for n, raw in first[1].items() if raw.extension.rpartition(".")[2] == "cls"]
-        )
-        label = numbers[0] if len(numbers) == 1 else None
+        labels = [name for name in (next(iter(groups)) if groups else ()) if name.rpartition(".")[2] == "cls"]
+        label = field_name(labels[0]) if len(labels) == 1 else None
     return Source(
         name,
-        partial(_examples, tuple(files), tuple(starts[:-1])),
+        partial(_examples, tuple(files), tuple(starts[:-1]), mixed),
         starts[-1],
         label,
         borders=tuple(starts[:-1]),
@@ -49,18 +55,43 @@ def from_tars(files: Sequence[Path], name: str, label: str | None) -> Source:
     )
 
 
-def _examples(files: Sequence[Path], starts: Sequence[int], start: int) -> Iterator[Example]:
+def _mixed_images(files: Sequence[Path], groups: set[frozenset[str]]) -> frozenset[str]:
+    """Fields of images that have not the same extension in every example; ``groups`` are all examples' extensions.
+
+    Raises:
+        ShardError: the examples differ in more than that.
+    """
+    if len(groups) <= 1:
+        return frozenset()
+    named = {frozenset(map(_image_field, group)) for group in groups}
+    if len(named) > 1 or any(len(group) != len(fields) for group in groups for fields in named):
+        for file in files:  # says which is the first
+            for _ in scan(file):
+                pass
+        return frozenset()
+    once = frozenset.intersection(*groups)
+    return frozenset(_image_field(name) for group in groups for name in group - once)
+
+
+def _image_field(extension: str) -> str:
+    """The field of an image whose extension may differ; of anything else the extension."""
+    return extension.rpartition(".")[0] or "image" if is_image(extension) else extension
+
+
+def _examples(files: Sequence[Path], starts: Sequence[int], mixed: frozenset[str], start: int) -> Iterator[Example]:
     """The examples from number ``start`` on; ``starts`` are the numbers of each file's first."""
     begin = max(0, bisect.bisect_right(starts, start) - 1)
     for file, first in zip(files[begin:], starts[begin:], strict=True):
         with file.open("rb") as opened:
-            for key, members in itertools.islice(scan(file), max(0, start - first), None):
-                values = {}
+            for key, members in itertools.islice(scan(file, alike=not mixed), max(0, start - first), None):
+                values: dict[str, Raw | ImageFile] = {}
                 for extension, (at, size) in members.items():
                     opened.seek(at)
-                    if field_name(extension) in values:
+                    data, of_several = opened.read(size), _image_field(extension) in mixed
+                    name = _image_field(extension) if of_several else field_name(extension)
+                    if name in values:
                         raise _clash(file, key, members)
-                    values[field_name(extension)] = Raw(extension, opened.read(size))
+                    values[name] = ImageFile(data) if of_several else Raw(extension, data)
                 yield f"{file}, example {key!r}", values
 
 

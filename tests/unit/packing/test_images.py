@@ -13,7 +13,9 @@ from streamtrain.errors import ShardError, SourceError
 from streamtrain.packing import PackOptions, pack
 from streamtrain.packing.packing import append
 from streamtrain.shards import Manifest, read_manifest
+from streamtrain.shards.codec import FieldEncoder, ImageFile
 from streamtrain.stream.batches import open as open_dataset
+from tests.support.foreign import write_tar
 from tests.support.pictures import encoded, picture
 
 ALL = PackOptions(splits=(1, 0, 0))
@@ -140,3 +142,41 @@ def test_facts_that_are_none_are_refused(tmp_path: Path) -> None:
         (tmp_path / "wrong" / "manifest.json").write_text(json.dumps(card))
         with pytest.raises(ManifestError):
             read_manifest(tmp_path / "wrong")
+
+
+def tar_of(file: Path, *examples: dict[str, bytes]) -> None:
+    members = [(f"{number:04}.{name}", data) for number, each in enumerate(examples) for name, data in each.items()]
+    write_tar(file, members)
+
+
+def test_images_of_several_extensions_in_tars_are_one_field(tmp_path: Path) -> None:
+    """As img2dataset leaves them, and as a renaming does: by content either way."""
+    jpeg, png = (encoded(picture("RGB", 1), kind) or b"" for kind in ("JPEG", "PNG"))
+    tar_of(tmp_path / "a.tar", {"jpg": jpeg, "txt": b"one"}, {"png": png, "txt": b"two"})
+    tar_of(tmp_path / "b.tar", {"seg.png": png, "cls": b"1"}, {"seg.jpg": jpeg, "cls": b"0"})
+    tar_of(tmp_path / "c.tar", {"jpg": jpeg, "cls": b"1"}, {"jpg": png, "cls": b"0"})
+    for name, field, member in (("a", "image", "image.png"), ("b", "seg", "seg.png"), ("c", "jpg", "jpg")):
+        manifest = pack(tmp_path / f"{name}.tar", tmp_path / name, ALL)
+        found = manifest.field_named(field)
+        assert found is not None and found.member == member and found.images is not None
+        assert found.images.encodings == {"jpg": 1, "png": 1}
+        assert open_dataset(tmp_path / name)[0:2][field].shape == (2, 16, 24, 3)
+
+
+def test_tars_whose_examples_differ_in_more_are_refused_by_the_first(tmp_path: Path) -> None:
+    png = encoded(picture("RGB"), "PNG") or b""
+    tar_of(tmp_path / "a.tar", {"png": png, "txt": b"one"}, {"png": png})
+    tar_of(tmp_path / "b.tar", {"png": png, "jpg": png}, {"png": png})
+    for name in ("a", "b"):
+        with pytest.raises(ShardError, match=rf"{name}\.tar, '0001'.*expected the members .* as in the first example"):
+            pack(tmp_path / f"{name}.tar", tmp_path / name, ALL)
+
+
+def test_an_example_that_is_not_taken_leaves_no_trace() -> None:
+    encoder = FieldEncoder("image")
+    encoder.encode(ImageFile(encoded(picture("RGB"), "PNG") or b""), "one")
+    before, kept = encoder.seen, vars(encoder).copy()
+    encoder.encode(ImageFile(encoded(picture("L"), "JPEG") or b""), "two")
+    assert encoder.seen != before
+    vars(encoder).update(kept)
+    assert encoder.seen == before
