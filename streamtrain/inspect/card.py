@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from streamtrain.errors import ConfigError, complaint
+from streamtrain.inspect.places import AllOrigins
 from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order
-from streamtrain.shards import Manifest, stored_order, verify
+from streamtrain.shards import Manifest, verify
 from streamtrain.store import masked
 from streamtrain.store.remote import Store
 from streamtrain.stream.fetch.cache import Cache, cache_folder
@@ -46,7 +47,8 @@ def inspect_dataset(
     """
     manifest, files = open_dataset(url), _files(url)
     checksums = _verify_all(url, files, manifest) if verify_all else "not read (--verify)"
-    split, number = _find(files, manifest, key)
+    origins = AllOrigins(url, manifest)
+    split, number = _find(files, manifest, key, origins)
     reader = Reader(files, manifest, split, [f.name for f in manifest.fields])
     shard, row, its_key = reader.locate(number)
     found = {
@@ -54,6 +56,7 @@ def inspect_dataset(
         "order": manifest.order,
         "seed": manifest.seed,
         "source": manifest.source,
+        "label": manifest.label,
         "digest": manifest.digest,
         "fields": [dataclasses.asdict(field) for field in manifest.fields],
         "splits": {name: _split_figures(manifest, name) for name in manifest.splits},
@@ -63,6 +66,7 @@ def inspect_dataset(
             "split": split,
             "shard": shard.file,
             "row": row,
+            "source": None if key is None else origins.place(split, number),
             "fields": _shown(reader.read(number, number + 1)),
         },
     }
@@ -71,21 +75,19 @@ def inspect_dataset(
 
         found["audit"] = audit(files, manifest, most_examples=audited, batch_size=batch_size).summary()
     if key is not None:
-        found["way"] = way_of(manifest, split, number, lanes, batch_size)
+        found["way"] = way_of(manifest, origins, split, number, lanes, batch_size)
     return found
 
 
-def way_of(manifest: Manifest, split: str, number: int, lanes: int, batch_size: int) -> dict[str, Any]:
-    """Where example ``number`` of a split comes from and goes to: all of it arithmetic."""
+def way_of(
+    manifest: Manifest, origins: AllOrigins, split: str, number: int, lanes: int, batch_size: int
+) -> dict[str, Any]:
+    """Where example ``number`` of a split comes from and goes to: all of it arithmetic, but for its place."""
     way: dict[str, Any] = {"number_in_split": number}
-    within = number
-    for index, segment in enumerate(manifest.segments):
-        if within < segment.examples.get(split, 0):
-            stored = segment.before(split) + within
-            source = stored_order(segment.seed, sum(segment.examples.values()))[stored]
-            way |= {"segment": index, "stored_order": stored, "source_example": int(source)}
-            break
-        within -= segment.examples.get(split, 0)
+    found = origins.of(split, number)
+    if found is not None:
+        way |= {"segment": found.segment, "stored_order": found.stored, "source_example": found.number}
+        way |= {} if found.place is None else {"source": found.place}
     if split == "train":
         try:
             order = Order(manifest.splits[split].examples, lanes, batch_size)
@@ -117,7 +119,9 @@ def report(found: dict[str, Any]) -> str:
         lines.append(f"{name:<12}{split['examples']:>12,}{split['shards']:>8,}{split['bytes'] / 1e6:>10,.1f}   {sizes}")
     lines += _class_lines(found)
     example = found["example"]
-    lines += ["", f"example {example['key']} of {example['split']}: {example['shard']}, row {example['row']}"]
+    from_there = "" if example["source"] is None else f", from {example['source']}"
+    place = f"{example['shard']}, row {example['row']}{from_there}"
+    lines += ["", f"example {example['key']} of {example['split']}: {place}"]
     lines += [f"  {name}: {value}" for name, value in example["fields"].items()]
     if "audit" in found:
         from streamtrain.inspect.audit import report as audit_report
@@ -133,11 +137,10 @@ def _class_lines(found: dict[str, Any]) -> list[str]:
     if not splits:
         return []
     values = sorted({value for counts in splits.values() for value in counts}, key=int)
-    names = next((field["classes"] for field in found["fields"] if field["classes"]), None)
+    names = next((f["classes"] for f in found["fields"] if f["classes"] and f["name"] == found["label"]), ())
     lines = ["", f"{'class':<16}" + "".join(f"{name:>14}" for name in splits)]
     for value in values[:SHOWN_CLASSES]:
-        known = names is not None and 0 <= int(value) < len(names)
-        label = f"{value} {names[int(value)]}" if names is not None and known else value
+        label = f"{value} {names[int(value)]}" if 0 <= int(value) < len(names) else value
         shares = (f"{counts.get(value, 0) / sum(counts.values()):>14.2%}" for counts in splits.values())
         lines.append(f"{label:<16}" + "".join(shares))
     if len(values) > SHOWN_CLASSES:
@@ -178,8 +181,8 @@ def _verify_all(url: str, files: ShardFiles, manifest: Manifest) -> str:
     return "verified" if all(shard.sha256 for shard in shards) else "none to verify; sizes are as the index has them"
 
 
-def _find(files: ShardFiles, manifest: Manifest, key: str | None) -> tuple[str, int]:
-    """Split and number of the example with ``key``; the first example of all where it is ``None``."""
+def _find(files: ShardFiles, manifest: Manifest, key: str | None, origins: AllOrigins) -> tuple[str, int]:
+    """Split and number of the example with this key, or from this place; the first example of all for ``None``."""
     for name, split in manifest.splits.items():
         if not split.examples:
             continue
@@ -189,8 +192,12 @@ def _find(files: ShardFiles, manifest: Manifest, key: str | None) -> tuple[str, 
         number = next((n for n in range(len(reader)) if reader.locate(n)[2] == key), None)
         if number is not None:
             return name, number
+    found = None if key is None else origins.find(key)
+    if found is not None:
+        return found
+    expected = f"a key of {files.place}, or a place in its source, e.g. {origins.example_place!r}"
     do = "see inspect for one"
-    raise ConfigError(complaint("--example", expected=f"a key of {files.place}", found=repr(key), do=do))
+    raise ConfigError(complaint("--example", expected=expected, found=repr(key), do=do))
 
 
 def _shown(arrays: Arrays) -> dict[str, str]:

@@ -21,6 +21,7 @@ from streamtrain.packing.sources.source import Batch, Example, Source
 from streamtrain.shards.codec import FieldEncoder
 from streamtrain.shards.index import index_name
 from streamtrain.shards.manifest import SPLITS, Field, Manifest, Split, read_manifest, write_manifest
+from streamtrain.shards.origins import FOLDER
 from streamtrain.shards.shard_list import ShardList, shard_name
 
 
@@ -142,6 +143,9 @@ def publish(made: Path, dest: Path, manifest: Manifest, before: Manifest | None)
             for file in files:
                 if (made / file).exists():
                     (made / file).rename(dest / file)
+    (dest / FOLDER).mkdir(exist_ok=True)
+    for about in sorted((made / FOLDER).iterdir()):
+        about.replace(dest / FOLDER / about.name)
     write_manifest(dest, manifest)
 
 

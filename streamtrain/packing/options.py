@@ -9,6 +9,7 @@ from typing import Literal
 from streamtrain.errors import ConfigError, complaint
 
 WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+DEFAULT_SPLITS = (0.8, 0.1, 0.1)
 TYPES = (*WHOLE, "float16", "float32", "float64", "text", "category")
 """What a column of a table can be made."""
 
@@ -17,8 +18,9 @@ TYPES = (*WHOLE, "float16", "float32", "float64", "text", "category")
 class PackOptions:
     """How a data set is made."""
 
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Fractions of the examples that go to train, validation and test."""
+    splits: tuple[float, float, float] | None = None
+    """Fractions of the examples that go to train, validation and test; by default the splits that SOURCE has, else
+    0.8 0.1 0.1."""
     seed: int = 0
     """Seed of the shuffle."""
     shard_bytes: int = 256 << 20
@@ -27,6 +29,18 @@ class PackOptions:
     """A shard ends after this many examples; then shard-bytes does not count."""
     label: str | None = None
     """Field or column of class labels, where the source does not say."""
+    split_column: str | None = None
+    """Column (or field) that names each example's split; it becomes no field."""
+    group: str | None = None
+    """Column whose equal values stay together: a group, e.g. a customer, is whole in one split."""
+    by: str | None = None
+    """Column of times or numbers by which the examples are split: the latest are held out."""
+    stratify: str | None = None
+    """Column whose values have the same shares in every split, to within one example each."""
+    unique: Literal["together", "once"] | None = None
+    """Examples of the same content, but for the label: kept together in one split, or each taken once, the first."""
+    on_bad_example: Literal["stop", "skip"] = "stop"
+    """An example that cannot be taken stops the packing, or is left out and listed in DEST."""
     types: tuple[str, ...] = ()
     """Types of columns of a table that are not to be told from their values, e.g. zip=text id=int64 price=float32."""
     columns: tuple[str, ...] = ()
@@ -47,12 +61,7 @@ class PackOptions:
     """Ray tasks; by default one a CPU where SOURCE has 4 GB or more, else none. The bytes written are the same."""
 
     def __post_init__(self) -> None:
-        fractions = ", ".join(f"{fraction:g}" for fraction in self.splits)
-        whole = math.isclose(sum(self.splits), 1.0, abs_tol=1e-9)
-        if not (whole and all(0 <= fraction <= 1 for fraction in self.splits) and self.splits[0] > 0):
-            do = "change them, e.g. --splits 0.8 0.1 0.1"
-            expected = "three fractions that sum to 1, the first above 0"
-            raise ConfigError(complaint("splits", expected=expected, found=fractions, do=do))
+        self._check_splits()
         for name in ("shard_bytes", "shard_examples", "memory_bytes", "tasks"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -66,6 +75,25 @@ class PackOptions:
             raise ConfigError(complaint("drop", expected="other columns", found=f"{name!r}, which is asked for", do=do))
         if self.seed < 0:
             raise ConfigError(complaint("seed", expected="at least 0", found=str(self.seed), do="change it"))
+
+    def _check_splits(self) -> None:
+        do = "change them, e.g. --splits 0.8 0.1 0.1"
+        if self.splits is not None:
+            whole = math.isclose(sum(self.splits), 1.0, abs_tol=1e-9)
+            if not (whole and all(0 <= fraction <= 1 for fraction in self.splits)):
+                expected, found = "three fractions that sum to 1", ", ".join(f"{part:g}" for part in self.splits)
+                raise ConfigError(complaint("splits", expected=expected, found=found, do=do))
+        ways = [name for name in ("split_column", "group", "by", "stratify") if getattr(self, name) is not None]
+        ways += ["unique together"] if self.unique == "together" else []
+        ways += ["splits"] if self.splits is not None and self.split_column is not None else []
+        if len(ways) > 1:
+            expected, do = "one way to split", "leave the others out"
+            raise ConfigError(complaint("splits", expected=expected, found=" and ".join(ways), do=do))
+
+    @property
+    def fractions(self) -> tuple[float, float, float]:
+        """Of the splits, where they are not given."""
+        return self.splits or DEFAULT_SPLITS
 
     @property
     def type_of(self) -> dict[str, str]:

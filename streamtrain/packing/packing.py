@@ -18,20 +18,25 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from streamtrain.errors import SourceError, complaint
+from streamtrain.errors import ConfigError, SourceError, complaint
 from streamtrain.packing import append as growing
 from streamtrain.packing.blocks import block_size
 from streamtrain.packing.options import PackOptions
+from streamtrain.packing.shuffling import bad_examples
+from streamtrain.packing.shuffling.encoded import encoded_members
 from streamtrain.packing.shuffling.gather import Gather, Made, ShardPlan, shard_plans
 from streamtrain.packing.shuffling.scatter import Done, Scatter, finished_runs, ranges
 from streamtrain.packing.shuffling.scratch import check_new, scratch_folder
 from streamtrain.packing.shuffling.sorted_runs import Runs, run_folder
 from streamtrain.packing.sources import open_source
 from streamtrain.packing.sources.source import Source
+from streamtrain.packing.splitting import Assigned, assigned, split_counts, without_field
+from streamtrain.packing.spread import Here, Spread
 from streamtrain.shards.codec import FieldEncoder
-from streamtrain.shards.manifest import SPLITS, Manifest, Segment, Split
+from streamtrain.shards.manifest import FRACTIONS, SPLITS, Manifest, Segment, Split
+from streamtrain.shards.origins import origins_file, write_origins
 from streamtrain.shards.shard_list import ShardList
 
 PROCESS_BYTES = 192 << 20
@@ -42,31 +47,6 @@ MOST_SHARDS = 16
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, examples done in it, and examples in all where that is known."""
-
-
-class Spread(Protocol):
-    """Who does the parts of a phase."""
-
-    def tasks(self, source_bytes: int | None) -> int:
-        """How many tasks are worth their while for a source of about this size."""
-        ...
-
-    def __call__(self, function: Callable[[Any, Done], None], parts: Sequence[Any], tasks: int, done: Done) -> None:
-        """Does the function on all parts, so many at once, in any order; says how many further examples are done."""
-        ...
-
-
-class Here:
-    """All parts in this process, one after the other."""
-
-    def tasks(self, source_bytes: int | None) -> int:  # noqa: ARG002 - it makes no difference here
-        """One."""
-        return 1
-
-    def __call__(self, function: Callable[[Any, Done], None], parts: Sequence[Any], tasks: int, done: Done) -> None:  # noqa: ARG002
-        """Does the function on all parts."""
-        for part in parts:
-            function(part, done)
 
 
 def pack(
@@ -95,8 +75,13 @@ def pack(
         ConfigError: an option, or the destination. SourceError: the source, or an example in it.
         StoreError: the disk.
     """
+    options = options or PackOptions()
+    if options.fractions[0] <= 0:
+        do = "change them, e.g. --splits 0.8 0.1 0.1 (--append adds to a data set)"
+        expected, found = "three fractions that sum to 1, the first above 0", f"{options.fractions[0]:g} first"
+        raise ConfigError(complaint("splits", expected=expected, found=found, do=do))
     check_new(Path(dest))
-    return _made(str(source), Path(dest), options or PackOptions(), None, progress, spread)
+    return _made(str(source), Path(dest), options, None, progress, spread)
 
 
 def append(
@@ -128,7 +113,10 @@ def _made(
     spread: Spread | None,
 ) -> Manifest:
     label = options.label or (before.label if before else None)
-    opened = open_source(source, dataclasses.replace(options, label=label), before)
+    named = () if options.split_column is None else (options.split_column,)  # it becomes no field
+    columns = tuple(name for name in options.columns if name not in named)
+    wanted = dataclasses.replace(options, label=label, columns=columns, drop=(*options.drop, *named))
+    opened = open_source(source, wanted, before)
     if before is not None:
         opened = growing.continued(opened, before, dest)
     spread = spread or Here()
@@ -156,10 +144,15 @@ class _Making:
         self._spread, self._progress = spread, progress
         self._tasks = options.tasks or 1
         self._memory_bytes = max(1, options.memory_bytes // self._tasks)
+        self._assigned: Assigned | None = None
+        self._bad: bad_examples.Bad = ()
 
     def made(self, dest: Path) -> Manifest:
         """The manifest of the data set whose shards are then in ``folder/data``."""
         _check_memory(self._source, self._options.memory_bytes)
+        self._assigned = assigned(self._source, self._options)
+        if self._options.split_column is not None:
+            self._source = without_field(self._source, self._options.split_column)
         encoders = _encoders(self._source)
         if self._before is None:
             block = block_size(encoders, self._options)
@@ -170,7 +163,7 @@ class _Making:
         runs = self._scatter(encoders, in_rows)
         if self._before is not None:
             growing.check_fields(encoders, self._before, dest)
-        counts = _split_counts(self._source.name, runs.examples, self._options.splits)
+        counts = self._counts(runs)
         label = self._source.label
         gather = Gather(
             runs,
@@ -189,7 +182,7 @@ class _Making:
             fields=tuple(encoder.field(in_blocks=block is not None) for encoder in encoders.values()),
             splits=splits,
             order="uniform",
-            segments=(Segment(counts, self._options.seed, Path(self._source.name).name or self._source.name),),
+            segments=(Segment(counts, self._options.seed, self._called, self._split_by),),
             label=label,
             block=block,
         )
@@ -199,15 +192,66 @@ class _Making:
         """All examples as runs; the encoders then have seen them."""
         folder = self._folder / "runs"
         folder.mkdir(exist_ok=True)
-        scatter = Scatter(self._source, encoders, folder, self._options.seed, self._memory_bytes, in_rows)
+        stop = self._options.on_bad_example == "stop"
+        scatter = Scatter(
+            self._source,
+            encoders,
+            folder,
+            self._options.seed,
+            self._memory_bytes,
+            in_rows,
+            assigned=self._assigned_file(),
+            most_bad=bad_examples.MOST if stop else None,
+        )
         parts = ranges(self._source, self._tasks, self._memory_bytes)
         there = sum(run.stop - run.start for part in parts for run in finished_runs(folder, part))
         self._in_parts("reading", scatter, parts, there, self._source.count)
         runs = [run for part in parts for run in finished_runs(folder, part)]
+        self._bad = [bad for run in runs for bad in run.bad]
+        if self._bad and stop:
+            raise bad_examples.refused(self._bad)
         for run in runs:
             for name, encoder in encoders.items():
                 encoder.absorb(run.seen[name])
-        return Runs.of(run_folder(folder, run.start) for run in runs)
+        folders = [run_folder(folder, run.start) for run in runs]
+        self._note_origins(folders)
+        return Runs.of(folders)
+
+    def _assigned_file(self) -> Path | None:
+        """Where the tasks find each example's split, where the splits are given."""
+        if self._assigned is None:
+            return None
+        file = self._folder / "splits"
+        file.write_bytes(self._assigned.splits.tobytes())
+        return file
+
+    def _note_origins(self, runs: Sequence[Path]) -> None:
+        """Writes where the examples come from, and which could not be taken, beside the shards to be."""
+        number = 0 if self._before is None else len(self._before.segments)
+        file = self._folder / "data" / origins_file(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        above = str(Path(self._source.name).parent) + "/"
+        write_origins(file, ((run / "origins").read_bytes() for run in runs), above)
+        if self._bad:
+            bad_examples.write_list(file.with_name(f"{number:06d}.left_out.jsonl"), self._bad, above)
+
+    def _counts(self, runs: Runs) -> dict[str, int]:
+        """Examples of every split that is not empty."""
+        if self._assigned is None:
+            return split_counts(self._source.name, runs.examples, self._options.fractions)
+        counts = {name: count for name, count in zip(SPLITS, runs.of_splits(), strict=True) if count}
+        if not counts or (self._before is None and "train" not in counts):
+            found, do = ", ".join(counts) or "none", "give it some, or set --splits"
+            raise SourceError(complaint(self._source.name, expected="examples for train", found=found, do=do))
+        return counts
+
+    @property
+    def _called(self) -> str:
+        return Path(self._source.name).name or self._source.name
+
+    @property
+    def _split_by(self) -> str:
+        return FRACTIONS if self._assigned is None else self._assigned.how
 
     def _gather(self, gather: Gather, counts: Mapping[str, int]) -> dict[str, Split]:
         """All shards."""
@@ -257,19 +301,25 @@ def _check_memory(source: Source, memory_bytes: int) -> None:
 
 
 def _encoders(source: Source) -> dict[str, FieldEncoder]:
-    """An encoder for each field, which has seen the first example.
+    """An encoder for each field, which has seen the first example that can be taken.
 
     Raises:
         SourceError: there is no example, or fields that cannot be.
     """
+    bad: list[tuple[str, str]] = []
     for where, values in source.examples(0):
         _check_names(source.name, values, source.label)
         encoders = {
             name: FieldEncoder(name, source.classes.get(name), source.notes.get(name)) for name in sorted(values)
         }
-        for name, encoder in encoders.items():
-            encoder.encode(values[name], where)
-        return encoders
+        found = encoded_members(values, where, encoders)
+        if not isinstance(found, SourceError):
+            return encoders
+        bad.append((where, str(found)))
+        if len(bad) == bad_examples.MOST:
+            break
+    if bad:
+        raise bad_examples.refused(bad)
     raise SourceError(complaint(source.name, expected="examples", found="none", do="check the source"))
 
 
@@ -282,21 +332,6 @@ def _check_names(source: str, values: dict[str, Any], label: str | None) -> None
         raise SourceError(
             complaint(source, expected=f"a field {label!r}", found=", ".join(sorted(values)), do="set --label")
         )
-
-
-def _split_counts(source: str, examples: int, fractions: tuple[float, float, float]) -> dict[str, int]:
-    """Examples of every split that is not empty: rounded, and the last one gets the rest, so that none is lost."""
-    last = max(index for index, fraction in enumerate(fractions) if fraction > 0)
-    counts: list[int] = []
-    for index, fraction in enumerate(fractions):
-        left = examples - sum(counts)
-        counts.append(left if index == last else min(round(fraction * examples), left))
-    for name, fraction, count in zip(SPLITS, fractions, counts, strict=True):
-        if fraction > 0 and count == 0:
-            do = "use more data or other --splits"
-            expected = f"at least one example for {name} ({fraction:g} of all)"
-            raise SourceError(complaint(source, expected=expected, found=f"{examples} examples in all", do=do))
-    return {name: count for name, count, fraction in zip(SPLITS, counts, fractions, strict=True) if fraction > 0}
 
 
 def _digest(source: Source, options: PackOptions, before: Manifest | None) -> str:

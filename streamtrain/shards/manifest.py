@@ -29,6 +29,8 @@ FILE = "manifest.json"
 MOST_BYTES = 1 << 30
 """Of a manifest: that of some million shards."""
 SPLITS = ("train", "validation", "test")
+FRACTIONS = "fractions"
+"""How a segment is split whose splits are ranges of one shuffled order."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,13 @@ class Segment:
         examples: split -> examples; a segment's examples follow the earlier segments' in every split.
         seed: of the segment's shuffle.
         source: what it was packed from.
+        split_by: how its examples were split, in words; the stored order tells which, only for ``fractions``.
     """
 
     examples: Mapping[str, int]
     seed: int
     source: str
+    split_by: str = FRACTIONS
 
     def before(self, split: str) -> int:
         """Examples of the segment's stored order that come before its first one of ``split``."""
@@ -315,7 +319,8 @@ def _from_card(card: dict[str, Any], shards: Mapping[str, ShardList]) -> Manifes
 
 def _segment(entry: dict[str, Any]) -> Segment:
     examples = {str(name): _count(count) for name, count in entry["examples"].items()}
-    return Segment(examples, _count(entry["seed"]), str(entry["source"]))
+    split_by = str(entry.get("split_by", FRACTIONS))
+    return Segment(examples, _count(entry["seed"]), str(entry["source"]), split_by)
 
 
 def _block(value: object) -> int:

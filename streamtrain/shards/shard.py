@@ -276,7 +276,8 @@ def _check_group(
     found = frozenset(group)
     if extensions is not None and found != extensions:
         expected, there = (", ".join(f".{name}" for name in sorted(names)) for names in (extensions, found))
-        raise _bad(file, key, offset, f"the members {expected} as in the first example", there, "pack again")
+        do = "give all examples the same members, e.g. rename .png to .jpg: readers look at an image's content"
+        raise _bad(file, key, offset, f"the members {expected} as in the first example", there, do)
     return found
 
 

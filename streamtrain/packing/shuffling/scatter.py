@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import SourceError, complaint
+from streamtrain.packing.shuffling.encoded import Encoded, encoded_batch, encoded_members, encoded_rows, is_kept
+from streamtrain.packing.shuffling.run_notes import RunNotes
 from streamtrain.packing.shuffling.sorted_runs import Run, found_run, write_run
 from streamtrain.packing.sources.source import BATCH_BYTES, Example, Source
 from streamtrain.shards.codec import FieldEncoder
+from streamtrain.shards.origins import BY_FRACTIONS, REPEATED
 from streamtrain.shards.shard import BLOCK, MEMBER_LIMIT
 from streamtrain.shards.stored_order import sort_keys
 
@@ -48,6 +51,8 @@ class Scatter:
         seed: of the shuffle.
         memory_bytes: bound on the examples in this task's memory.
         in_rows: whether all fields have a fixed size, and travel as arrays.
+        assigned: file with the split of each example of the source, where they are given; see `splitting`.
+        most_bad: examples that cannot be taken, at which a run ends with an error; ``None`` for any number.
     """
 
     source: Source
@@ -56,6 +61,8 @@ class Scatter:
     seed: int
     memory_bytes: int
     in_rows: bool
+    assigned: Path | None = None
+    most_bad: int | None = None
 
     def __call__(self, part: Range, done: Done) -> None:
         """Makes those runs of the range that are not there.
@@ -80,102 +87,125 @@ class Scatter:
         most = max(FEWEST, int(self.memory_bytes * FILL) // (row_bytes + SORTING))
         encoders = _begun(self.encoders)
         held = {name: np.empty(most if stop is None else min(most, stop - start), kind) for name, kind in types.items()}
+        noted = self._notes(start)
         filled = 0
         for batch in self._columns(start, stop, encoders):
-            taken, size = 0, len(next(iter(batch.values())))
+            taken, size = 0, len(batch.codes)
             while taken < size:
                 if filled == most:
-                    self._write_rows(start, held, filled, encoders, last=False)
-                    start, filled = start + filled, 0
-                count = min(most - filled, size - taken)
-                for name, values in batch.items():
-                    held[name][filled : filled + count] = values[taken : taken + count]
-                taken, filled = taken + count, filled + count
+                    self._write_rows(noted, held, filled, encoders, last=False)
+                    noted, filled = self._notes(noted.stop), 0
+                passed = batch.fitting(taken, most - filled)
+                kept = batch.kept[taken:passed]
+                end = filled + int(np.count_nonzero(kept))
+                for name, values in batch.values.items():
+                    held[name][filled:end] = values[taken:passed] if kept.all() else values[taken:passed][kept]
+                noted.add_batch(batch.place, taken, batch.codes[taken:passed], batch.reasons)
+                taken, filled = passed, end
             done(size)
-        self._write_rows(start, held, filled, encoders, last=stop is None)
-        return start + filled
+        self._write_rows(noted, held, filled, encoders, last=stop is None)
+        return noted.stop
 
     def _write_rows(
         self,
-        start: int,
+        noted: RunNotes,
         held: Mapping[str, NDArray[Any]],
         filled: int,
         encoders: Mapping[str, FieldEncoder],
         *,
         last: bool,
     ) -> None:
-        run = Run(start, start + filled, last, {name: encoder.seen for name, encoder in encoders.items()})
-        keys = sort_keys(self.seed, run.start, run.stop)
-        write_run(self.folder, run, keys, {name: values[:filled] for name, values in held.items()})
+        self._write(noted, {name: values[:filled] for name, values in held.items()}, encoders, None, last=last)
+
+    def _write(
+        self,
+        noted: RunNotes,
+        columns: Mapping[str, NDArray[Any]],
+        encoders: Mapping[str, FieldEncoder],
+        payloads: list[bytes] | None,
+        *,
+        last: bool,
+    ) -> None:
+        seen = {name: encoder.seen for name, encoder in encoders.items()}
+        run = Run(noted.start, noted.stop, last, seen, noted.bad)
+        codes = noted.codes
+        keys = sort_keys(self.seed, run.start, run.stop, None if self.assigned is None else np.minimum(codes, REPEATED))
+        kept = is_kept(codes)
+        write_run(self.folder, run, keys if kept.all() else keys[kept], columns, payloads, noted.origins)
         for encoder in encoders.values():
             encoder.begin()
 
-    def _columns(
-        self, start: int, stop: int | None, encoders: Mapping[str, FieldEncoder]
-    ) -> Iterator[Mapping[str, NDArray[Any]]]:
+    def _notes(self, start: int) -> RunNotes:
+        return RunNotes(start, self.most_bad)
+
+    def _codes(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """What is known beforehand of these examples: their splits, and which are left out."""
+        if self.assigned is None:
+            return np.full(stop - start, BY_FRACTIONS, np.uint8)
+        return np.fromfile(self.assigned, np.uint8, stop - start, offset=start)
+
+    def _columns(self, start: int, stop: int | None, encoders: dict[str, FieldEncoder]) -> Iterator[Encoded]:
         """The examples as arrays of the fields' row types, some at a time."""
         if self.source.batches is not None:
             for batch in self.source.batches(start, stop):
-                yield {name: encoder.column(batch.values[name], batch.place) for name, encoder in encoders.items()}
+                yield encoded_batch(batch, self._codes(start, start + len(batch)), encoders)
+                start += len(batch)
             return
         examples = self._examples(start, stop)
         row_bytes = sum(encoder.row_type.itemsize for encoder in encoders.values() if encoder.row_type is not None)
         size = max(1, min(1000, BATCH_BYTES // max(1, row_bytes)))
         while group := list(itertools.islice(examples, size)):
-            yield {
-                name: np.stack([encoder.row(values[name], where) for where, values in group])
-                for name, encoder in encoders.items()
-            }
+            yield encoded_rows(group, self._codes(start, start + len(group)), encoders)
+            start += len(group)
 
     def _examples(self, start: int, stop: int | None) -> Iterator[Example]:
-        """The source's examples, which all have the same fields."""
-        names = self.encoders.keys()
+        """The source's examples."""
         count = None if stop is None else stop - start
-        for where, values in itertools.islice(self.source.examples(start), count):
-            if values.keys() != names:
-                expected, found = ", ".join(names), ", ".join(sorted(values))
-                do = "mend the source"
-                raise SourceError(complaint(where, expected=f"the fields {expected}", found=found, do=do))
-            yield where, values
+        return itertools.islice(self.source.examples(start), count)
 
     def _runs_of_payloads(self, start: int, stop: int | None, done: Done) -> int:
         encoders = _begun(self.encoders)
         payloads: list[bytes] = []
         tar_bytes: list[int] = []
+        noted = self._notes(start)
+        splits = None if self.assigned is None else np.memmap(self.assigned, np.uint8, "r")
         held, since = 0, 0
         for where, values in self._examples(start, stop):
             if held >= self.memory_bytes * FILL and len(payloads) >= FEWEST:
-                self._write_payloads(start, payloads, tar_bytes, encoders, last=False)
-                start, held = start + len(payloads), 0
+                self._write_payloads(noted, payloads, tar_bytes, encoders, last=False)
+                noted, held = self._notes(noted.stop), 0
                 payloads, tar_bytes = [], []
-            members = [encoder.encode(values[name], where) for name, encoder in encoders.items()]
-            payloads.append(_payload(where, members))
-            # an integer takes one block, in whichever form it is finished
-            tar_bytes.append(sum(BLOCK + len(data) + -len(data) % BLOCK for data in members))
-            held += len(payloads[-1]) + HOLDING
+            code = BY_FRACTIONS if splits is None else int(splits[noted.stop])
+            members = encoded_members(values, where, encoders) if is_kept(code) else None
+            if isinstance(members, SourceError):
+                noted.add_bad(where, members)
+            else:
+                noted.add(where, code)
+            if isinstance(members, list):
+                payloads.append(_payload(where, members))
+                # an integer takes one block, in whichever form it is finished
+                tar_bytes.append(sum(BLOCK + len(data) + -len(data) % BLOCK for data in members))
+                held += len(payloads[-1]) + HOLDING
             since += 1
             if since == FEWEST:
                 done(since)
                 since = 0
         done(since)
-        self._write_payloads(start, payloads, tar_bytes, encoders, last=stop is None)
-        return start + len(payloads)
+        self._write_payloads(noted, payloads, tar_bytes, encoders, last=stop is None)
+        return noted.stop
 
     def _write_payloads(
         self,
-        start: int,
+        noted: RunNotes,
         payloads: list[bytes],
         tar_bytes: list[int],
         encoders: Mapping[str, FieldEncoder],
         *,
         last: bool,
     ) -> None:
-        run = Run(start, start + len(payloads), last, {name: encoder.seen for name, encoder in encoders.items()})
         lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
         columns = {"tar_bytes": np.array(tar_bytes, np.int64), "length": lengths}
-        write_run(self.folder, run, sort_keys(self.seed, run.start, run.stop), columns, payloads)
-        for encoder in encoders.values():
-            encoder.begin()
+        self._write(noted, columns, encoders, payloads, last=last)
 
 
 def _begun(encoders: Mapping[str, FieldEncoder]) -> dict[str, FieldEncoder]:

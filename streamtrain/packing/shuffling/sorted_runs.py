@@ -3,7 +3,8 @@
 A run is a folder that appears whole or not at all, so what is there when a process was killed is used again:
 
     000000123456/     number of its first example in the source
-      run.json        examples, whether the source ends here, what the encoders have seen
+      run.json        examples, whether the source ends here, what the encoders have seen, which could not be taken
+      origins         where they come from
       keys, bins      keys in order; examples before each of `BINS` equal ranges of keys
       FIELD.column    values of one field in the keys' order, of fixed size
       payload         encoded examples of any size in the keys' order
@@ -17,7 +18,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.shards.codec import Seen
-from streamtrain.shards.stored_order import order_of
+from streamtrain.shards.stored_order import SPLIT_BITS, order_of
 from streamtrain.store import PARTIAL
 
 BIN_BITS = 12
@@ -39,12 +40,16 @@ Columns = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Run:
-    """What ``run.json`` says: examples ``[start, stop)`` of the source; ``last`` where the source ends with them."""
+    """What ``run.json`` says: examples ``[start, stop)`` of the source; ``last`` where the source ends with them.
+
+    ``bad`` names those that could not be taken: place and reason.
+    """
 
     start: int
     stop: int
     last: bool
     seen: Mapping[str, Seen]
+    bad: Sequence[tuple[str, str]] = ()
 
 
 def run_folder(folder: Path, start: int) -> Path:
@@ -61,7 +66,12 @@ def found_run(folder: Path, start: int) -> Run | None:
 
 
 def write_run(
-    folder: Path, run: Run, keys: NDArray[np.uint64], columns: Columns, payloads: list[bytes] | None = None
+    folder: Path,
+    run: Run,
+    keys: NDArray[np.uint64],
+    columns: Columns,
+    payloads: list[bytes] | None = None,
+    origins: bytes = b"",
 ) -> None:
     """Writes examples, given in the source's order, as a run."""
     order = order_of(keys)
@@ -72,6 +82,7 @@ def write_run(
     partial.mkdir()
     (partial / "keys").write_bytes(_bytes(ranked))
     (partial / "bins").write_bytes(_bytes(bins))
+    (partial / "origins").write_bytes(origins)
     for name, column in columns.items():
         step = max(1, PIECE_BYTES * len(column) // max(1, column.nbytes))
         with (partial / f"{name}.column").open("wb") as file:
@@ -150,6 +161,12 @@ class Runs:
     def examples(self) -> int:
         """Examples of all runs."""
         return int(self.before[-1])
+
+    def of_splits(self) -> tuple[int, int, int]:
+        """Examples of each split, where the keys begin with its number."""
+        edges = self.before[:: BINS >> SPLIT_BITS]
+        train, validation, test, *_ = np.diff(edges).tolist()
+        return train, validation, test
 
     def window(self, start: int, stop: int) -> Window:
         """The examples ``[start, stop)`` of the stored order: needs 33 bytes an example, and those of two bins."""

@@ -9,7 +9,9 @@ from streamtrain.packing.options import PackOptions
 from streamtrain.packing.sources.source import Source
 from streamtrain.shards.manifest import Manifest
 
-KINDS = "a folder of images by class, .csv, .parquet, .arrow, .npz, .npy, .tar, hf:NAME or module:function"
+KINDS = (
+    "a folder of images, sounds or texts by class, .csv, .parquet, .arrow, .npz, .npy, .tar, hf:NAME or module:function"
+)
 
 
 def open_source(source: str, options: PackOptions | None = None, like: Manifest | None = None) -> Source:
@@ -53,7 +55,7 @@ def open_source(source: str, options: PackOptions | None = None, like: Manifest 
 
 
 def _folder(path: Path, options: PackOptions, like: Manifest | None) -> Source:
-    from streamtrain.packing.sources import arrays, images, tars
+    from streamtrain.packing.sources import arrays, class_folders, tars
     from streamtrain.packing.sources.tables import table
     from streamtrain.packing.sources.tables.reading import hub, table_files
 
@@ -64,15 +66,15 @@ def _folder(path: Path, options: PackOptions, like: Manifest | None) -> Source:
     if not found:
         raise SourceError(complaint(str(path), expected=KINDS, found="an empty folder", do="check the path"))
     suffixes = {file.suffix.lower() for file in found if file.is_file()}
-    if suffixes == {".tar"}:
-        return tars.from_tars(found, str(path), label)
+    if ".tar" in suffixes and suffixes <= {".tar", *tars.BESIDE}:
+        return tars.from_folder(found, str(path), label)
     tables, markers = table_files.found_tables(path)
     if tables:
         found_table = table_files.from_files(tables, tuple(options.type_of), path, markers)
         return table.from_table(found_table, options, like)
     if suffixes == {".npy"}:
         return arrays.from_arrays(path, label)
-    if all(file.is_dir() for file in found):
-        return images.from_class_folders(path, label)
-    there = f"a folder of {', '.join(sorted(suffixes))} and {sum(file.is_dir() for file in found)} folders"
+    if any(file.is_dir() for file in found):
+        return class_folders.from_class_folders(path, label)
+    there = f"a folder of {', '.join(sorted(suffixes))}"
     raise SourceError(complaint(str(path), expected=KINDS, found=there, do="sort it out or use module:function"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ BATCH_BYTES = 4 << 20
 """Arrays are read by about this much at once."""
 
 Example = tuple[str, dict[str, Any]]
-"""Place and values: the place names the example in errors."""
+"""Place and values: the place names the example in errors. A value that cannot be read is the `SourceError` itself."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive examples as arrays, a field each, first axis the example; ``place`` names one of them in errors."""
+    """Consecutive examples as arrays, a field each, first axis the example; ``place`` names one of them.
+
+    Where places end in a number, it grows from one to the next.
+    """
 
     values: Mapping[str, NDArray[Any]]
     place: Callable[[int], str]
@@ -69,6 +72,8 @@ class Source:
         files: that are read.
         notes: what is known of a field beforehand, by its name.
         columns: what became of every column, where the source has some.
+        splits: the splits that it has, in its order: each one's name, and the number of examples up to its end.
+        column: the values of one column of all examples, some at a time, where that is cheaper than all fields are.
     """
 
     name: str
@@ -82,3 +87,5 @@ class Source:
     files: tuple[Path, ...] = ()
     notes: Mapping[str, FieldNotes] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
+    splits: tuple[tuple[str, int], ...] = ()
+    column: Callable[[str], Iterator[Sequence[Any] | NDArray[Any]]] | None = None

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import glob
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from streamtrain.errors import SourceError, complaint
 from streamtrain.images.kinds import is_image
-from streamtrain.packing.sources.source import Example, Source
+from streamtrain.packing.sources.source import Column, Example, Source
 from streamtrain.shards.codec import ImageFile, Raw
 from streamtrain.shards.manifest import field_name
 from streamtrain.shards.shard import examples as scan
+
+BESIDE = (".parquet", ".json", ".idx", ".txt", "")
+"""Suffixes of what tools leave beside tars, e.g. img2dataset: what is in them is in the tars too, or about them."""
+
+
+def from_folder(found: Sequence[Path], name: str, label: str | None) -> Source:
+    """The tars of a folder; what lies beside them is left out and reported."""
+    source = from_tars([file for file in found if file.suffix.lower() == ".tar"], name, label)
+    beside = Counter(file.suffix.lower() or file.name for file in found if file.suffix.lower() != ".tar")
+    columns = (
+        Column(suffix, f"{count:,} files", None, "left out: beside the tars")
+        for suffix, count in sorted(beside.items())
+    )
+    return dataclasses.replace(source, columns=(*source.columns, *columns))
 
 
 def from_pattern(pattern: str, label: str | None) -> Source:

@@ -44,7 +44,7 @@ def test_a_segment_follows_in_every_split(tmp_path: Path, blocks: bool) -> None:
     assert sorted(keys) == [f"{number:03d}" for number in range(450)]
     counts = grown.splits["train"].class_counts
     assert sum(counts.values()) == 360
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {"train", "validation", "manifest.json"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"train", "validation", "manifest.json", "about"}
 
 
 def test_what_a_killed_append_leaves_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

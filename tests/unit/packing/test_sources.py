@@ -238,7 +238,10 @@ def failing() -> Iterator[dict[str, Any]]:
 
 HERE = "tests.unit.packing.test_sources"
 REFUSED: dict[str, tuple[Callable[[Path], str], str]] = {
-    "missing": (lambda f: str(f / "none.csv"), "none.csv: expected a folder of images by class, .csv, .* no such file"),
+    "missing": (
+        lambda f: str(f / "none.csv"),
+        "none.csv: expected a folder of images, sounds or texts by class, .csv, .* no such file",
+    ),
     "empty folder": (lambda f: str(f), "expected a folder of images.*found an empty folder"),
     "empty file": (lambda f: text(f, "a.csv", ""), "a.csv: expected data, found an empty file"),
     "only a header": (lambda f: text(f, "a.csv", "x,label\n"), "a.csv: expected rows, found none"),
@@ -372,9 +375,9 @@ def test_split_without_examples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("splits", [(0.5, 0.5, 0.5), (0.0, 0.5, 0.5), (1.5, -0.5, 0.0)])
-def test_wrong_fractions(splits: tuple[float, float, float]) -> None:
-    with pytest.raises(ConfigError, match="splits: expected three fractions that sum to 1, the first above 0"):
-        PackOptions(splits=splits)
+def test_wrong_fractions(splits: tuple[float, float, float], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="splits: expected three fractions that sum to 1"):
+        pack("nowhere", tmp_path / "packed", PackOptions(splits=splits))
 
 
 def test_destination_that_is_not_empty(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ class Table:
         classes: names of the values of a column that stand for classes.
         nameless: columns that nobody named: the row numbers that pandas writes; with the reason.
         markers: files beside those of the table, which hold no rows.
+        splits: as of `Source`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Table:
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     nameless: Mapping[str, str] = field(default_factory=dict)
     markers: tuple[str, ...] = ()
+    splits: tuple[tuple[str, int], ...] = ()
 
 
 def checked(schema: pa.Schema, where: str) -> pa.Schema:

@@ -49,9 +49,10 @@ def from_table(table: Table, options: PackOptions, like: Manifest | None = None)
         raise SourceError(complaint(table.name, expected="columns", found=found, do=do))
     summaries = survey(table.read(0, _schema(table, leaves)), leaves, label, table.classes)
     layout = lay_out(table, summaries, options, label, like)
-    kept = None
+    kept, splits = None, table.splits
     if layout.drops:
-        kept = sum(len(chosen.places) for chosen in _chosen(table, layout, 0, only_drops=True))
+        stops = _kept_before(table, layout, [stop for _, stop in table.splits])
+        kept, splits = stops[-1], tuple((name, stop) for (name, _), stop in zip(table.splits, stops, strict=False))
     arrays = not any(s.make in ("text", "bytes", "objects") or layout.notes[s.field].varies for s in layout.singles)
     return Source(
         table.name,
@@ -65,6 +66,8 @@ def from_table(table: Table, options: PackOptions, like: Manifest | None = None)
         files=table.files,
         notes=layout.notes,
         columns=tuple(_reported(table, layout, left_out)),
+        splits=splits,
+        column=partial(_column, table, layout),
     )
 
 
@@ -146,25 +149,66 @@ class _Chosen:
         return self.rows.place(int(self.places[number]))
 
 
-def _chosen(table: Table, layout: Layout, start: int, *, only_drops: bool = False) -> Iterator[_Chosen]:
-    """The rows from example ``start`` on, some at a time, without those that are left out."""
-    leaves = layout.drops if only_drops else (*layout.vector, *(single.leaf for single in layout.singles))
+def _chosen(table: Table, layout: Layout, start: int, only: tuple[Leaf, ...] | None = None) -> Iterator[_Chosen]:
+    """The rows from example ``start`` on, some at a time, without those that are left out; ``only`` these columns."""
+    leaves = (*layout.vector, *(single.leaf for single in layout.singles))
+    if only is not None:
+        leaves = tuple(dict.fromkeys((*layout.drops, *only)))
     schema = _schema(table, leaves)
     skip = start if layout.drops else 0
     for rows in table.read(0 if layout.drops else start, schema):
         cells = {leaf: read_cells(leaf, rows) for leaf in leaves}
         places = np.arange(rows.batch.num_rows)
         if layout.drops:
-            absent = np.zeros(len(places), bool)
-            for leaf in layout.drops:
-                gaps = cells[leaf].gaps
-                absent |= cells[leaf].missing if gaps is None else cells[leaf].missing | (gaps > 0)
-            places = np.flatnonzero(~absent)
+            places = np.flatnonzero(_whole(layout, cells, len(places)))
             taken = places[skip:]
             skip -= len(places) - len(taken)
             places = taken
         if len(places):
             yield _Chosen(cells, rows, places)
+
+
+def _whole(layout: Layout, cells: Mapping[Leaf, Cells], count: int) -> NDArray[np.bool_]:
+    """Which rows have all values whose absence leaves a row out."""
+    whole = np.ones(count, bool)
+    for leaf in layout.drops:
+        gaps = cells[leaf].gaps
+        whole &= ~cells[leaf].missing if gaps is None else ~cells[leaf].missing & (gaps == 0)
+    return whole
+
+
+def _kept_before(table: Table, layout: Layout, stops: Sequence[int]) -> list[int]:
+    """How many of the rows before each of these, and of all, are taken."""
+    parts = [
+        _whole(layout, {leaf: read_cells(leaf, rows) for leaf in layout.drops}, rows.batch.num_rows)
+        for rows in table.read(0, _schema(table, layout.drops))
+    ]
+    taken = np.cumsum(np.concatenate(parts), dtype=np.int64)
+    return [int(taken[stop - 1]) if stop else 0 for stop in (*stops, len(taken))]
+
+
+def _column(table: Table, layout: Layout, name: str) -> Iterator[Values]:
+    """The values of one column, also of one that becomes no field.
+
+    Raises:
+        SourceError: no such column, or a row without a value in it.
+    """
+    known = [*layout.vector, *(single.leaf for single in layout.singles)]
+    raw = (leaf for column in table.schema if column.name == name for leaf in leaves_of(name, column.type, None))
+    leaf = next((leaf for leaf in known if leaf.name == name), None) or next(raw, None)
+    if leaf is None:
+        found, do = ", ".join(table.schema.names), "name one of them"
+        raise SourceError(complaint(table.name, expected=f"a column {name!r}", found=found, do=do))
+    for chosen in _chosen(table, layout, 0, only=(leaf,)):
+        cells = chosen.cells[leaf]
+        empty = np.flatnonzero(cells.missing[chosen.places])
+        if len(empty):
+            where, do = f"{chosen.place(int(empty[0]))}, column {name!r}", "fill it, or remove the row"
+            raise SourceError(complaint(where, expected="a value to split by", found="an empty cell", do=do))
+        if isinstance(cells.values, np.ndarray):
+            yield cells.values[chosen.places]
+        else:
+            yield [cells.values[place] for place in chosen.places.tolist()]
 
 
 def _columns(table: Table, layout: Layout, start: int) -> Iterator[tuple[dict[str, Values], Callable[[int], str]]]:

@@ -1,7 +1,7 @@
 """Hugging Face data sets: ``hf:NAME`` from its hub or cache, or a folder that ``save_to_disk`` wrote.
 
-All splits are joined, since `pack` makes its own; ``hf:NAME#SPLIT`` or ``FOLDER#SPLIT`` takes one. Needs the extra
-``hf``.
+All splits are read one after the other, and stay splits. ``NAME#SPLIT,OTHER=test`` takes some, the latter as ``test``.
+Needs the extra ``hf``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamtrain.errors import SourceError, complaint, one_line
 from streamtrain.packing.sources.source import BATCH_BYTES
+from streamtrain.packing.sources.split_names import stops_of
 from streamtrain.packing.sources.tables.reading.table_files import nameless
 from streamtrain.packing.sources.tables.rows import Rows, Table, checked
 
@@ -31,25 +32,29 @@ def from_hub(name: str) -> Table:
         SourceError: the extra is missing, or there is no such data set, or it is empty.
     """
     parts = _loaded(name)
-    count = sum(len(part) for part in parts.values())
+    count = sum(len(part) for _, part in parts)
     if not count:
         raise SourceError(complaint(name, expected="rows", found="none", do="check the data set"))
-    first = next(part for part in parts.values() if len(part))
-    table = first.with_format("arrow")[:1]
-    classes = {column: tuple(feature.names) for column, feature in first.features.items() if hasattr(feature, "names")}
-    files = tuple(sorted({Path(entry["filename"]) for part in parts.values() for entry in part.cache_files}))
-    size = sum(part.dataset_size or 0 for part in parts.values())
+    first = next(part for _, part in parts if len(part))
+    schema = checked(first.with_format("arrow")[:1].schema.remove_metadata(), name)
+    for split, part in parts:
+        if part.features != first.features:
+            where, do = f"{name}, split {split!r}", f"take splits of one form, e.g. {name}#{parts[0][0]}"
+            expected, found = "the columns of the first split", ", ".join(map(str, part.features))
+            raise SourceError(complaint(where, expected=expected, found=found, do=do))
+    files = tuple(sorted({Path(entry["filename"]) for _, part in parts for entry in part.cache_files}))
     return Table(
         name=name,
-        schema=checked(table.schema.remove_metadata(), name),
+        schema=schema,
         read=partial(_read, name),
         text=False,
         count=count,
         borders=None,
-        bytes=size or sum(file.stat().st_size for file in files) or None,
+        bytes=sum(part.dataset_size or 0 for _, part in parts) or sum(file.stat().st_size for file in files) or None,
         files=files,
-        classes=classes,
-        nameless=nameless(table.schema.names),
+        classes={column: tuple(kind.names) for column, kind in first.features.items() if hasattr(kind, "names")},
+        nameless=nameless(schema.names),
+        splits=stops_of((split, len(part)) for split, part in parts) if len(parts) > 1 else (),
     )
 
 
@@ -59,42 +64,53 @@ def is_saved(name: str) -> bool:
 
 
 def split_of(name: str) -> tuple[str, str]:
-    """Place and split of ``PLACE#SPLIT``; no split where none is named."""
-    place, _, split = name.removeprefix(PREFIX).partition("#")
-    return place, split
+    """Place and splits of ``PLACE#SPLITS``; no splits where none are named."""
+    place, _, splits = name.removeprefix(PREFIX).partition("#")
+    return place, splits
 
 
 def _read(name: str, start: int, schema: pa.Schema) -> Iterator[Rows]:
-    before = 0
-    for split, part in _loaded(name).items():
-        first = max(0, start - before)
-        before += len(part)
-        if first >= len(part):
-            continue
-        loaded = part.select_columns(schema.names).with_format("arrow")
-        rows = max(1, BATCH_BYTES * len(loaded) // max(1, loaded.data.nbytes))
-        while first < len(loaded):
-            table = loaded[first : first + rows].combine_chunks()
-            for batch in table.select(schema.names).to_batches():
-                yield Rows(f"{name}#{split}" if split else name, first, batch)
-                first += batch.num_rows
+    first = 0
+    parts = _loaded(name)
+    for split, part in parts:
+        place = f"{name.partition('#')[0]}#{split}" if split else name
+        yield from _rows(part, place, max(0, start - first), schema)
+        first += len(part)
 
 
-def _loaded(name: str) -> dict[str, Any]:
-    """The data set's splits by name, or the one that is asked for; one without a name, where it has none."""
+def _rows(part: Any, place: str, start: int, schema: pa.Schema) -> Iterator[Rows]:
+    """The rows of one split from a number on."""
+    if start >= len(part):
+        return
+    loaded = part.select_columns(schema.names).with_format("arrow")
+    rows = max(1, BATCH_BYTES * len(loaded) // max(1, loaded.data.nbytes))
+    while start < len(loaded):
+        table = loaded[start : start + rows].combine_chunks()
+        for batch in table.select(schema.names).to_batches():
+            yield Rows(place, start, batch)
+            start += batch.num_rows
+
+
+def _loaded(name: str) -> list[tuple[str, Any]]:
+    """The splits that are taken, under the names that they are to have; one without a name where there are none."""
     try:
         import datasets
     except ImportError:
         do = "pip install 'streamtrain[hf]'"
         raise SourceError(complaint(name, expected="the package datasets", found="none", do=do)) from None
-    place, split = (name, "") if Path(name).exists() else split_of(name)
+    place, chosen = (name, "") if Path(name).exists() else split_of(name)
     try:
         loaded = datasets.load_dataset(place) if name.startswith(PREFIX) else datasets.load_from_disk(place)
-        if not isinstance(loaded, datasets.DatasetDict):
-            return {"": loaded}
-        parts = {split: loaded[split]} if split else dict(loaded)
-        datasets.concatenate_datasets([part.select([]) for part in parts.values()])  # raises where they differ
     except Exception as error:
         do = "check the name, the split and the connection"
         raise SourceError(complaint(name, expected="a data set", found=one_line(error), do=do)) from None
-    return parts
+    parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
+    if not chosen:
+        return list(parts.items())
+    wanted = [word.partition("=") for word in chosen.split(",")]
+    for split, *_ in wanted:
+        if split not in parts:
+            do = "name some of these after #"
+            found = ", ".join(filter(None, parts)) or "one part without a name"
+            raise SourceError(complaint(name, expected=f"a split {split!r}", found=found, do=do))
+    return [(renamed or split, parts[split]) for split, _, renamed in wanted]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from streamtrain.errors import SourceError, complaint, one_line
 from streamtrain.packing.sources.source import BATCH_BYTES
+from streamtrain.packing.sources.split_names import split_named, splits_of_files, stops_of
 from streamtrain.packing.sources.tables.layout import field_name
 from streamtrain.packing.sources.tables.reading import csv_text
 from streamtrain.packing.sources.tables.rows import Rows, Table, checked
@@ -43,7 +44,7 @@ class _Part:
 
 
 def found_tables(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files of one kind of table in a folder and in its folders NAME=VALUE, and markers beside them.
+    """The files of one kind of table in a folder, in its folders NAME=VALUE and its splits', and markers beside them.
 
     No files where something else is there too.
     """
@@ -52,7 +53,7 @@ def found_tables(folder: Path) -> tuple[list[Path], list[Path]]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith((".", "_")):
             markers.append(entry)
-        elif entry.is_dir() and "=" in entry.name:
+        elif entry.is_dir() and ("=" in entry.name or split_named(entry.name)):
             below, more = found_tables(entry)
             if not below:
                 return [], []
@@ -106,7 +107,17 @@ def from_files(
         files=tuple(files),
         nameless=nameless(schema.names),
         markers=tuple(marker.name for marker in markers),
+        splits=_splits(folder, parts, starts),
     )
+
+
+def _splits(folder: Path | None, parts: Sequence[_Part], starts: Sequence[int]) -> tuple[tuple[str, int], ...]:
+    """The splits that the files' names tell, if all of them do."""
+    if folder is None:
+        return ()
+    names = splits_of_files([part.file.relative_to(folder).as_posix() for part in parts])
+    sizes = (stop - start for start, stop in itertools.pairwise(starts))
+    return () if names is None else stops_of(zip(names, sizes, strict=True))
 
 
 def _text_schema(
@@ -160,7 +171,7 @@ def _folder_values(folder: Path | None, file: Path) -> tuple[tuple[str, str | No
     """Names and values of the folders NAME=VALUE between the two."""
     if folder is None:
         return ()
-    words = (part.partition("=") for part in file.relative_to(folder).parts[:-1])
+    words = (part.partition("=") for part in file.relative_to(folder).parts[:-1] if "=" in part)
     unquoted = ((urllib.parse.unquote(name), urllib.parse.unquote(value)) for name, _, value in words)
     return tuple((name, None if value == NO_VALUE else value) for name, value in unquoted)
 

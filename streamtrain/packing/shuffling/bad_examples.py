@@ -1,0 +1,42 @@
+"""Examples that cannot be taken: all named in one error, or listed beside the shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from streamtrain.errors import SourceError, complaint
+
+NAMED = 20
+"""Of them, in an error."""
+MOST = 1000
+"""Where so many are found before any error, reading ends: it is no longer about single examples."""
+
+Bad = Sequence[tuple[str, str]]
+"""Place and reason of each."""
+
+
+def refused(bad: Bad, *, more: bool = False) -> SourceError:
+    """One error for all of them; the example's own where there is one."""
+    if len(bad) == 1:
+        return SourceError(bad[0][1])
+    shown = " | ".join(_without_advice(reason) for _, reason in bad[:NAMED])
+    left = len(bad) - NAMED
+    rest = "" if left <= 0 else f" | and {left:,} more"
+    found = f"{len(bad):,}{' or more' if more else ''} that cannot: {shown}{rest}"
+    do = "repair or remove them, or set --on-bad-example skip, which lists them in DEST"
+    return SourceError(complaint("source", expected="examples that can be taken", found=found, do=do))
+
+
+def write_list(file: Path, bad: Bad, without: str) -> None:
+    """All of them, a line of JSON each; ``without`` is left out at the beginning of every place."""
+    lines = (
+        json.dumps({"example": place.removeprefix(without), "reason": _without_advice(reason).removeprefix(without)})
+        for place, reason in bad
+    )
+    file.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _without_advice(reason: str) -> str:
+    return reason.rpartition("; ")[0] or reason
