@@ -53,6 +53,12 @@ class PackOptions:
     """Beside each field of a table with missing values one of booleans, NAME_missing, that tells which they were."""
     categories: tuple[str, ...] | None = None
     """Columns of texts that become numbers of a vocabulary; by default those of few texts that come often."""
+    image_size: tuple[int, int] | None = None
+    """Height and width that images are brought to, once and for all: they are stored as arrays, and read at once."""
+    image_mode: Literal["stored", "grey", "rgb", "rgba"] = "stored"
+    """Kind that images are brought to, with image-size; stored: the kind that each has, 16 bits and alpha kept."""
+    image_background: tuple[int, int, int] = (255, 255, 255)
+    """Red, green and blue of what alpha is laid on where image-mode is grey or rgb."""
     blocks: bool | None = None
     """Many examples in one sample of the tar, as column arrays; by default where they are small and of one shape."""
     memory_bytes: int = 1 << 30
@@ -66,6 +72,12 @@ class PackOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(complaint(name, expected="at least 1", found=str(value), do="raise it"))
+        if self.image_size is not None and min(self.image_size) < 1:
+            found = "×".join(map(str, self.image_size))
+            raise ConfigError(complaint("image_size", expected="sides of at least 1", found=found, do="raise them"))
+        if self.image_size is None and self.image_mode != "stored":
+            do = "set image_size too, or set data.image_mode when you train: files are stored as they are"
+            raise ConfigError(complaint("image_mode", expected="an image_size", found="none", do=do))
         for word in self.types:
             if word.rpartition("=")[2] not in TYPES or "=" not in word:
                 expected, do = f"NAME=TYPE, of {', '.join(TYPES)}", "write e.g. --types zip=text"

@@ -31,6 +31,7 @@ from streamtrain.packing.shuffling.scatter import Done, Scatter, finished_runs, 
 from streamtrain.packing.shuffling.scratch import check_new, scratch_folder
 from streamtrain.packing.shuffling.sorted_runs import Runs, run_folder
 from streamtrain.packing.sources import open_source
+from streamtrain.packing.sources.sized_images import with_sized_images
 from streamtrain.packing.sources.source import Source
 from streamtrain.packing.splitting import Assigned, assigned, split_counts, without_field
 from streamtrain.packing.spread import Here, Spread
@@ -116,7 +117,7 @@ def _made(
     named = () if options.split_column is None else (options.split_column,)  # it becomes no field
     columns = tuple(name for name in options.columns if name not in named)
     wanted = dataclasses.replace(options, label=label, columns=columns, drop=(*options.drop, *named))
-    opened = open_source(source, wanted, before)
+    opened = with_sized_images(open_source(source, wanted, before), options)
     if before is not None:
         opened = growing.continued(opened, before, dest)
     spread = spread or Here()

@@ -3,8 +3,7 @@
 integers, booleans       NAME.cls   decimal digits, zero-padded to one width over the data set; NAME.npy (int64)
                                     where any of them is negative
 other numbers, arrays    NAME.npy   one dtype and shape over the data set
-images, as files' bytes  NAME.jpg, .png, …   as they are: the extension of the encoding that all of the field have,
-                                    and .png where they have several, since readers then look at the content
+images, as files' bytes  NAME.jpg, .png, …   as they are; .png where several encodings mix: readers look inside
 str, dict and list       NAME.txt, NAME.json
 other bytes              NAME.bin
 
@@ -175,9 +174,9 @@ class FieldEncoder:
 
     def encode(self, value: Any, where: str) -> bytes:
         """The member's content, up to ``finish``; ``where`` names the example in errors."""
-        if isinstance(value, ImageFile):
-            return self._image(f"{self._name}.{MIXED}", value.data, where, named=False)
-        if isinstance(value, Raw):
+        if isinstance(value, SourceError):
+            raise value
+        if isinstance(value, ImageFile | Raw):
             return self._raw(value, where)
         if self._notes.wide:
             return self._array(np.asarray(value), where)
@@ -228,9 +227,8 @@ class FieldEncoder:
         return self.finish(b"%d" % row.item()) if self.counts else self._header + row.tobytes()
 
     def _bytes(self, data: bytes, where: str) -> bytes:
-        if self._images is not None or (not self._member and begins_like_image(data)):
-            return self._image(f"{self._name}.{MIXED}", data, where, named=False)
-        return self._raw(Raw(f"{self._name}.bin", data), where)
+        image = self._images is not None or (not self._member and begins_like_image(data))
+        return self._raw(ImageFile(data) if image else Raw(f"{self._name}.bin", data), where)
 
     def _image(self, member: str, data: bytes, where: str, *, named: bool) -> bytes:
         """An image of any encoding; where it is ``named``, members keep this extension, whatever they hold."""
@@ -243,7 +241,9 @@ class FieldEncoder:
             raise BadExample(f"{where}, field {self._name!r}", "a readable image", one_line(error)) from None
         return data
 
-    def _raw(self, raw: Raw, where: str) -> bytes:
+    def _raw(self, raw: ImageFile | Raw, where: str) -> bytes:
+        if isinstance(raw, ImageFile):
+            return self._image(f"{self._name}.{MIXED}", raw.data, where, named=False)
         if is_image(raw.extension):
             return self._image(raw.extension, raw.data, where, named=True)
         self._same_member(raw.extension, where)
