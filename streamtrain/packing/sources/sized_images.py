@@ -7,6 +7,7 @@ is encoded again, so nothing is lost a second time, and reading is a copy.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -23,6 +24,8 @@ from streamtrain.packing.sources.source import Example, Source
 from streamtrain.shards.codec import ImageFile, Raw
 
 MODE = "--image-mode"
+LOOKED_AT = 8
+"""Examples by which fields of images are known: some of them may be unreadable."""
 
 
 def with_sized_images(source: Source, options: PackOptions) -> Source:
@@ -34,10 +37,10 @@ def with_sized_images(source: Source, options: PackOptions) -> Source:
     if options.image_size is None:
         return source
     form = ImageForm(options.image_size, options.image_mode, options.image_background)
-    _, first = next(source.examples(0), ("", {}))
-    fields = frozenset(name for name, value in first.items() if _file_of(value) is not None)
+    looked_at = [values for _, values in itertools.islice(source.examples(0), LOOKED_AT)]
+    fields = frozenset(name for values in looked_at for name, value in values.items() if _file_of(value) is not None)
     if not fields:
-        found, do = ", ".join(sorted(first)) or "no example", "leave --image-size out"
+        found, do = ", ".join(sorted(looked_at[0])) if looked_at else "no example", "leave --image-size out"
         raise SourceError(complaint(source.name, expected="a field of images", found=found, do=do))
     kinds: dict[str, Kind] = {}
     for _, values in _examples(source, form, fields, {}, 0):
@@ -64,7 +67,9 @@ def _examples(
         yield where, sized
 
 
-def _sized(value: Any, form: ImageForm, where: str) -> NDArray[Any] | BadExample:
+def _sized(value: Any, form: ImageForm, where: str) -> NDArray[Any] | SourceError:
+    if isinstance(value, SourceError):
+        return value
     data = _file_of(value)
     if data is None:
         return BadExample(where, "a readable image", "no image that Pillow knows")

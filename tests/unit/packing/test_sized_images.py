@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamtrain.errors import BadExample, ConfigError, SourceError
+from streamtrain.errors import ConfigError, SourceError
 from streamtrain.packing import PackOptions, pack
 from streamtrain.packing.packing import append
 from streamtrain.stream.batches import open as open_dataset
@@ -63,7 +63,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     ):
         pack(source, tmp_path / "out", options)
     (source / "b" / "9.png").write_bytes(b"no picture")
-    with pytest.raises(BadExample, match=r"b/9\.png, field 'image': expected a readable image"):
+    with pytest.raises(SourceError, match=r"b/9\.png, field 'image': expected a readable image"):
         pack(source, tmp_path / "out", SIZED)
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
     with pytest.raises(SourceError, match="expected a field of images, found x; leave --image-size out"):
@@ -74,3 +74,20 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             PackOptions(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_bad_images_are_all_named_or_left_out(sized: bool, tmp_path: Path) -> None:
+    """Also the very first one; what is left out is not counted."""
+    source = pictures(tmp_path / "raw", "RGB", "RGB", "RGB")
+    for number in (0, 4, 9):
+        (source / "a" / f"{number}.png").write_bytes(b"no picture")
+    size = (10, 12) if sized else None
+    with pytest.raises(SourceError) as raised:
+        pack(source, tmp_path / "out", PackOptions(splits=(1, 0, 0), image_size=size))
+    assert all(f"a/{number}.png" in str(raised.value) for number in (0, 4, 9))
+    options = PackOptions(splits=(1, 0, 0), image_size=size, on_bad_example="skip")
+    manifest = pack(source, tmp_path / "out", options)
+    assert manifest.examples == 9 == len(open_dataset(tmp_path / "out")[0:9]["label"])
+    facts = manifest.fields[0].images
+    assert facts is None if sized else facts is not None and facts.images == 9
