@@ -195,6 +195,59 @@ def test_names_become_names_of_fields(tmp_path: Path) -> None:
     ] and manifest.label == "label"
 
 
+def test_columns_of_every_name_are_reported(tmp_path: Path) -> None:
+    source = parquet(tmp_path, **{"a.b": [0.5], "a": [{"c": b"x"}], "No.": ["x"], "label": [0]})
+    columns = [(column.name, column.field) for column in open_source(str(source)).columns]
+    assert columns == [("a.b", "features"), ("a.c", "a_c"), ("No.", "no"), ("label", "label")]
+
+
+def test_hugging_faces_columns_keep_names_shapes_and_splits(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    kind = datasets.ClassLabel(names=["n", "p"])
+    features = datasets.Features(
+        {
+            "fixed": datasets.Array2D((2, 3), "float32"),
+            "varying": datasets.Array2D((None, 3), "int32"),
+            "label": kind,
+            "tags": datasets.List(kind),
+            "other": kind,
+        }
+    )
+    rows = {
+        "fixed": [np.full((2, 3), n, np.float32) for n in range(6)],
+        "varying": [np.full((n % 2 + 1, 3), n, np.int32) for n in range(6)],
+        "label": [0, 1] * 3,
+        "tags": [[0], [1, 0]] * 3,
+        "other": [1, 0] * 3,
+    }
+    datasets.Dataset.from_dict(rows, features).save_to_disk(str(tmp_path / "source"))
+    manifest, found = packed(tmp_path / "source")
+    assert forms(manifest) == {
+        "fixed": ("float32", (2, 3)),
+        "label": ("int64", ("n", "p")),
+        "other": ("int64", ("n", "p")),
+        "tags": ("int64", ("n", "p")),
+        "varying": ("int32", None),
+    }
+    assert found["varying"][0].shape == (1, 3) and found["tags"][-1].tolist() == [1, 0]
+
+
+def test_labels_of_none_of_the_classes_are_refused_with_their_splits(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    features = datasets.Features({"x": datasets.Value("float32"), "label": datasets.ClassLabel(names=["n", "p"])})
+    labels = {"train": [0, 1] * 5, "test": [-1] * 4}
+    made = {
+        name: datasets.Dataset.from_dict({"x": [0.5] * len(values), "label": values}, features)
+        for name, values in labels.items()
+    }
+    datasets.DatasetDict(made).save_to_disk(str(tmp_path / "source"))
+    with pytest.raises(SourceError, match=r"source#test, row 0, column 'label': .* found -1, .* \(4 in .*#test\)"):
+        st.pack(tmp_path / "source", tmp_path / "packed", options())
+    assert st.pack(f"{tmp_path}/source#train", tmp_path / "packed", options()).examples == 10
+
+
 def test_what_holds_nothing_is_left_out_with_a_line(tmp_path: Path) -> None:
     source = csv(tmp_path, "x,empty,label\n1,,0\n2,,1\n")
     assert [f.name for f in packed(source)[0].fields] == ["features", "label"]

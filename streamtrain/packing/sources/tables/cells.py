@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from streamtrain.packing.sources.tables.rows import Rows
 
-EMPTY = ("", "#N/A", "#NA", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
+EMPTY = ("", "-NaN", "-nan", "#N/A", "#NA", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
 """Texts that stand for no number."""
 
 

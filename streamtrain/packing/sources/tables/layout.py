@@ -61,7 +61,8 @@ class Layout:
         masks: fields that tell which values of these columns were missing.
         drops: columns whose missing values leave their row out.
         label: the label's field.
-        classes, notes, columns: as of `Source`.
+        classes, notes: as of `Source`.
+        columns: what became of each column, after the name of the column that it is a part of.
     """
 
     vector: tuple[Leaf, ...]
@@ -73,7 +74,7 @@ class Layout:
     label: str | None
     classes: Mapping[str, tuple[str, ...]]
     notes: Mapping[str, FieldNotes]
-    columns: tuple[Column, ...]
+    columns: tuple[tuple[str, Column], ...]
 
 
 def field_name(name: str) -> str:
@@ -228,6 +229,8 @@ class _Planner:
         return not all(DATE.fullmatch(text) for text in texts if isinstance(text, str) and text)
 
     def _class_names(self, single: Single) -> tuple[str, ...] | None:
+        if single.make == "array":  # of classes' numbers, as of several labels
+            return self._table.classes.get(single.leaf.path[0])
         if single.make != "class":
             return None
         if not single.texts:
@@ -266,8 +269,8 @@ class _Planner:
         dtype: str,
         singles: Sequence[Single],
         classes: Mapping[str, tuple[str, ...]],
-    ) -> Iterator[Column]:
-        """What became of every column that was looked at."""
+    ) -> Iterator[tuple[str, Column]]:
+        """What became of every column that was looked at, after the name of the column that it is a part of."""
         own = {single.leaf: single for single in singles}
         for leaf, summary in self._summaries.items():
             kind = "text" if self._table.text and str(leaf.kind) == "string" else shown_type(leaf.kind)
@@ -277,13 +280,15 @@ class _Planner:
                 field = own[leaf].field
                 became = self._became(own[leaf], classes.get(own[leaf].field))
             else:
-                yield Column(leaf.name, kind, None, "left out: it holds nothing", missing=summary.missing)
+                column = Column(leaf.name, kind, None, "left out: it holds nothing", missing=summary.missing)
+                yield leaf.path[0], column
                 continue
             note = self._note(leaf, summary)
-            yield Column(leaf.name, kind, field, became, summary.low, summary.high, summary.missing, note)
+            column = Column(leaf.name, kind, field, became, summary.low, summary.high, summary.missing, note)
+            yield leaf.path[0], column
 
     def _became(self, single: Single, names: tuple[str, ...] | None) -> str:
-        if names is not None:
+        if names is not None and single.make == "class":
             return f"{len(names):,} {'classes' if single.leaf.name == self._label else 'categories'}"
         if single.make == "array":
             shape, varies = self._summaries[single.leaf].shape, self._summaries[single.leaf].varies

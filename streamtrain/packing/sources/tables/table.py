@@ -123,7 +123,7 @@ def _reported(table: Table, layout: Layout, left_out: Mapping[str, str]) -> Iter
     for column in table.schema:
         if column.name in left_out:
             yield Column(column.name, shown_type(column.type), None, left_out[column.name])
-        yield from (found for found in layout.columns if found.name.partition(".")[0] == column.name)
+        yield from (found for top, found in layout.columns if top == column.name)
     for marker in table.markers:
         yield Column(marker, "file", None, "left out: a marker without rows")
 

@@ -52,10 +52,17 @@ def from_hub(name: str) -> Table:
         borders=None,
         bytes=sum(part.dataset_size or 0 for _, part in parts) or sum(file.stat().st_size for file in files) or None,
         files=files,
-        classes={column: tuple(kind.names) for column, kind in first.features.items() if hasattr(kind, "names")},
+        classes={column: names for column, kind in first.features.items() if (names := _names(kind)) is not None},
         nameless=nameless(schema.names),
         splits=stops_of((split, len(part)) for split, part in parts) if len(parts) > 1 else (),
     )
+
+
+def _names(kind: Any) -> tuple[str, ...] | None:
+    """Names of the classes of a column, or of the entries of its lists."""
+    while not hasattr(kind, "names") and hasattr(kind, "feature"):
+        kind = kind.feature
+    return tuple(kind.names) if hasattr(kind, "names") else None
 
 
 def is_saved(name: str) -> bool:
