@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import sys
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,14 +40,15 @@ class PackArguments:
     """Shuffles raw data uniformly, splits it, and writes WebDataset shards and a manifest."""
 
     source: tyro.conf.Positional[str]
-    """Folder of images by class, .csv, .parquet, .arrow, .npz, .npy, WebDataset .tar, hf:NAME, or module:function."""
+    """Folder of images, sounds or texts by class, .csv, .parquet, .arrow, .npz, .npy, WebDataset .tar, hf:NAME, or
+    module:function."""
     dest: tyro.conf.Positional[Path]
     """Folder to make."""
     options: Annotated[PackOptions, tyro.conf.arg(name="")] = field(default_factory=PackOptions)
     append: bool = False
     """Add to the data set in DEST, as a new segment that is shuffled in itself."""
     json: bool = False
-    """Print a summary as JSON."""
+    """Print the report as JSON."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +97,30 @@ def run_pack(words: Sequence[str]) -> None:
         if done == total:
             bars[phase].close()
 
+    from streamtrain.packing.report import as_text, read_report, report_file
+
     make = append if given.append else pack
-    manifest = make(given.source, given.dest, given.options, progress)
+    with warnings.catch_warnings(record=True) as caught:  # a library's warning is said once, with how often it came
+        warnings.simplefilter("always")
+        manifest = make(given.source, given.dest, given.options, progress)
+    said = Counter(f"{warning.category.__name__}: {_without_numbers(str(warning.message))}" for warning in caught)
+    name = report_file(len(manifest.segments) - 1)
+    packed = read_report((given.dest / name).read_bytes(), name)
     counts = {name: split.examples for name, split in manifest.splits.items()}
     shards = sum(len(split.shards) for split in manifest.splits.values())
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
     if given.json:
-        print(json.dumps({"dest": str(given.dest), "examples": counts, "shards": shards, "bytes": size}))
+        found = {"dest": str(given.dest), "examples": counts, "shards": shards, "bytes": size}
+        print(json.dumps(found | {"report": dataclasses.asdict(packed), "warnings": dict(said)}))
     else:
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        print(as_text(packed), *(f"warned {times:,} times: {text}" for text, times in said.items()), sep="\n")
         print(f"{given.dest}: {manifest.examples:,} examples ({parts}) in {shards} shards, {size / 1e6:,.1f} MB")
+
+
+def _without_numbers(message: str) -> str:
+    """A warning's first line; equal ones then count together, whatever example they are about."""
+    return re.sub(r"\d+", "…", message.strip().partition("\n")[0])
 
 
 def run_inspect(words: Sequence[str]) -> None:

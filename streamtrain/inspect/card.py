@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.inspect.places import AllOrigins
+from streamtrain.inspect.places import AllOrigins, reports_of
 from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order
+from streamtrain.packing.report import as_text, parse_report
 from streamtrain.shards import Manifest, verify
 from streamtrain.store import masked
 from streamtrain.store.remote import Store
@@ -61,6 +62,7 @@ def inspect_dataset(
         "fields": [dataclasses.asdict(field) for field in manifest.fields],
         "splits": {name: _split_figures(manifest, name) for name in manifest.splits},
         "checksums": checksums,
+        "packed": [dataclasses.asdict(report) for report in reports_of(url, manifest)],
         "example": {
             "key": its_key,
             "split": split,
@@ -118,6 +120,8 @@ def report(found: dict[str, Any]) -> str:
         sizes = f"{split['smallest_shard'] / 1e6:,.1f} … {split['largest_shard'] / 1e6:,.1f}"
         lines.append(f"{name:<12}{split['examples']:>12,}{split['shards']:>8,}{split['bytes'] / 1e6:>10,.1f}   {sizes}")
     lines += _class_lines(found)
+    for packed in found["packed"]:
+        lines += ["", f"from {packed['source']}:", as_text(parse_report(packed))]
     example = found["example"]
     from_there = "" if example["source"] is None else f", from {example['source']}"
     place = f"{example['shard']}, row {example['row']}{from_there}"

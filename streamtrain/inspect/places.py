@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ManifestError, complaint
+from streamtrain.packing.report import Report, read_report, report_file
 from streamtrain.shards import Manifest, stored_order
 from streamtrain.shards.manifest import FRACTIONS
 from streamtrain.shards.origins import Origins, origins_file, read_origins
@@ -98,9 +99,21 @@ class AllOrigins:
         return order
 
     def _list(self, index: int) -> Origins | None:
-        name, folder = origins_file(index), data_folder(self._url)
-        if folder is None:
-            data = Store(self._url).read_if_there(name)
-        else:
-            data = (folder / name).read_bytes() if (folder / name).exists() else None
+        name = origins_file(index)
+        data = _beside(self._url, name)
         return None if data is None else read_origins(data, name)  # none of what an earlier version packed
+
+
+def reports_of(url: str, manifest: Manifest) -> list[Report]:
+    """What became of the source of each segment, of those that have a report."""
+    names = [report_file(index) for index in range(len(manifest.segments))]
+    found = ((name, _beside(url, name)) for name in names)
+    return [read_report(data, name) for name, data in found if data is not None]
+
+
+def _beside(url: str, name: str) -> bytes | None:
+    """A file beside the shards, if it is there."""
+    folder = data_folder(url)
+    if folder is None:
+        return Store(url).read_if_there(name)
+    return (folder / name).read_bytes() if (folder / name).exists() else None

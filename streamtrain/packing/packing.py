@@ -24,6 +24,7 @@ from streamtrain.errors import ConfigError, SourceError, complaint
 from streamtrain.packing import append as growing
 from streamtrain.packing.blocks import block_size
 from streamtrain.packing.options import PackOptions
+from streamtrain.packing.report import SHOWN, Report, all_columns, report_file, to_json
 from streamtrain.packing.shuffling import bad_examples
 from streamtrain.packing.shuffling.encoded import encoded_members
 from streamtrain.packing.shuffling.gather import Gather, Made, ShardPlan, shard_plans
@@ -36,7 +37,7 @@ from streamtrain.packing.sources.source import Source
 from streamtrain.packing.splitting import Assigned, assigned, split_counts, without_field
 from streamtrain.packing.spread import Here, Spread
 from streamtrain.shards.codec import FieldEncoder
-from streamtrain.shards.manifest import FRACTIONS, SPLITS, Manifest, Segment, Split
+from streamtrain.shards.manifest import FRACTIONS, SPLITS, Field, Manifest, Segment, Split
 from streamtrain.shards.origins import origins_file, write_origins
 from streamtrain.shards.shard_list import ShardList
 
@@ -178,9 +179,11 @@ class _Making:
             digits=growing.digits(self._before, runs.examples),
             label=label if label is not None and encoders[label].counts else None,
         )
+        fields = tuple(encoder.field(in_blocks=block is not None) for encoder in encoders.values())
+        self._report(fields, counts)
         splits = self._gather(gather, counts)
         manifest = Manifest(
-            fields=tuple(encoder.field(in_blocks=block is not None) for encoder in encoders.values()),
+            fields=fields,
             splits=splits,
             order="uniform",
             segments=(Segment(counts, self._options.seed, self._called, self._split_by),),
@@ -235,6 +238,21 @@ class _Making:
         write_origins(file, ((run / "origins").read_bytes() for run in runs), above)
         if self._bad:
             bad_examples.write_list(file.with_name(f"{number:06d}.left_out.jsonl"), self._bad, above)
+
+    def _report(self, fields: Sequence[Field], counts: Mapping[str, int]) -> None:
+        """Writes what became of the source, beside the shards to be."""
+        without = str(Path(self._source.name).parent) + "/"
+        report = Report(
+            source=self._called,
+            columns=all_columns(self._source, fields, counts),
+            examples=counts,
+            split_by=self._split_by,
+            repeated=0 if self._assigned is None else self._assigned.repeated,
+            bad=len(self._bad),
+            shown=bad_examples.shown(self._bad, without)[:SHOWN],
+        )
+        number = 0 if self._before is None else len(self._before.segments)
+        (self._folder / "data" / report_file(number)).write_bytes(to_json(report))
 
     def _counts(self, runs: Runs) -> dict[str, int]:
         """Examples of every split that is not empty."""

@@ -20,6 +20,7 @@ from streamtrain.errors import ConfigError, complaint
 from streamtrain.images.kinds import WHITE, Color, Mode
 from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order, Reshuffle, lane, passes_of, select_minibatch
+from streamtrain.shards import Manifest
 from streamtrain.stream.ahead.copies import Copies
 from streamtrain.stream.examples import Decoding, Map
 from streamtrain.stream.fetch.cache import cache_folder
@@ -81,14 +82,26 @@ def open(  # noqa: A001  # `st.open` says what it does
     reader = Reader(files, manifest, split, names, decoding)
     starts = manifest.splits[split].shards
     shards = [starts.start(index) for index in range(len(starts) + 1)]
-    return Examples(reader, f"{manifest.digest}/{split}", shards)
+    return Examples(reader, f"{manifest.digest}/{split}", shards, manifest)
 
 
 class Examples:
     """The examples of a split by their number in the stored order; see `open`."""
 
-    def __init__(self, reader: Reader, identity: str, shards: Sequence[int]) -> None:
+    def __init__(self, reader: Reader, identity: str, shards: Sequence[int], manifest: Manifest) -> None:
         self.reader, self.identity, self.shards = reader, identity, shards
+        self.manifest = manifest
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the label's values 0, 1, …, where they stand for classes; the manifest has those of other fields."""
+        field = self.manifest.field_named(self.manifest.label or "")
+        return () if field is None or field.classes is None else field.classes
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Names of the entries of each field that holds several columns of a table side by side."""
+        return {field.name: field.columns for field in self.manifest.fields if field.columns is not None}
 
     def __len__(self) -> int:
         return len(self.reader)

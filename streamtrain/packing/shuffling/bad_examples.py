@@ -29,12 +29,20 @@ def refused(bad: Bad, *, more: bool = False) -> SourceError:
     return SourceError(complaint("source", expected="examples that can be taken", found=found, do=do))
 
 
-def write_list(file: Path, bad: Bad, without: str) -> None:
-    """All of them, a line of JSON each; ``without`` is left out at the beginning of every place."""
-    lines = (
-        json.dumps({"example": place.removeprefix(without), "reason": _without_advice(reason).removeprefix(without)})
+def shown(bad: Bad, without: str) -> tuple[tuple[str, str], ...]:
+    """Place and reason of each, without advice; ``without`` is left out at the beginning of both."""
+    return tuple(
+        (
+            place.removeprefix(without),
+            _without_advice(reason).removeprefix(without).removeprefix(place.removeprefix(without)).lstrip(", :"),
+        )
         for place, reason in bad
     )
+
+
+def write_list(file: Path, bad: Bad, without: str) -> None:
+    """All of them, a line of JSON each."""
+    lines = (json.dumps({"example": place, "reason": reason}) for place, reason in shown(bad, without))
     file.write_text("".join(f"{line}\n" for line in lines))
 
 
