@@ -112,6 +112,8 @@ def report(found: dict[str, Any]) -> str:
     for field in found["fields"]:
         shape = "varies" if field["shape"] is None else "×".join(map(str, field["shape"])) or "scalar"
         values = "" if field["low"] is None else f"{field['low']} … {field['high']}"
+        if field["images"]:
+            values = ", ".join(f"{count:,} {kind}" for kind, count in field["images"]["kinds"].items())
         lines.append(
             f"{field['name']:<16}.{field['member']:<15}{field['dtype'] or '–':<10}{shape:<18}{values}".rstrip()
         )

@@ -75,7 +75,8 @@ class Reader:
         self._open: OrderedDict[tuple[int, int], Opened] = OrderedDict()
         self._decoding = decoding or Decoding()
         self._decoders: Mapping[str, Decoder] = {
-            field.name: decoder_of(field.member, self._decoding.image_form, field.shape) for field in self._fields
+            field.name: decoder_of(field.member, self._decoding.image_form, _bound(manifest, field))
+            for field in self._fields
         }
         self._assembler = Assembler(self._decoding)
         self.skipped: dict[int, Skip] = {}
@@ -324,6 +325,11 @@ def _joined(pieces: Sequence[Arrays]) -> Arrays:
     if len(pieces) <= 1:
         return pieces[0] if pieces else {}
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _bound(manifest: Manifest, field: Field) -> tuple[int, ...] | None:
+    """The shape that bounds a field's images; foreign shards' is only their first image's."""
+    return field.shape if manifest.segments else None
 
 
 def _bytes(arrays: Arrays) -> int:

@@ -180,3 +180,32 @@ def test_an_example_that_is_not_taken_leaves_no_trace() -> None:
     assert encoder.seen != before
     vars(encoder).update(kept)
     assert encoder.seen == before
+
+
+def test_foreign_images_of_several_sizes_and_names_are_read_by_content(tmp_path: Path) -> None:
+    """The first image says nothing of the size of the others."""
+    small, large = (
+        encoded(picture("RGB", seed).resize(size), "PNG") or b"" for seed, size in ((1, (5, 4)), (2, (9, 8)))
+    )
+    for split in ("train", "validation"):
+        tar_of(tmp_path / split / "0.tar", {"jpg": small, "cls": b"0"}, {"jpg": large, "cls": b"1"})
+    examples = open_dataset(tmp_path)
+    assert [examples[number]["jpg"].shape for number in (0, 1)] == [(4, 5, 3), (8, 9, 3)]
+    with pytest.raises(ShardError, match="set data.image_size"):
+        examples[0:2]
+    assert open_dataset(tmp_path, image_size=(6, 6))[0:2]["jpg"].shape == (2, 6, 6, 3)
+
+
+def test_hugging_face_and_webdataset_decode_a_field_of_mixed_encodings(tmp_path: Path) -> None:
+    import datasets
+
+    for number, kind in enumerate(("PNG", "JPEG", "GIF", "BMP", "AVIF")):
+        save(tmp_path / "raw" / "x", f"{number}.jpg", "RGB", kind, number)
+    pack(tmp_path / "raw", tmp_path / "out", ALL)
+    shard = str(tmp_path / "out" / "train" / "000000.tar")
+    ours = open_dataset(tmp_path / "out")[0:5]["image"]
+    read = datasets.load_dataset("webdataset", data_files={"train": [shard]}, split="train", streaming=True)
+    theirs = [np.asarray(each["image.png"].convert("RGB")) for each in read]
+    plain = webdataset.WebDataset(shard, shardshuffle=False, empty_check=False).decode("rgb8")
+    for found in (theirs, [each["image.png"] for each in plain]):
+        assert len(found) == 5 and all(np.array_equal(one, other) for one, other in zip(found, ours, strict=True))
