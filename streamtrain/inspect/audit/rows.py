@@ -125,7 +125,14 @@ class Rows:
         """The error to raise where ``decoder`` failed on an example."""
         shard = self._where(int(self.shards_of(np.array(number))))
         where = f"{shard}, example {number} of {self._split}, field {field.name!r}"
-        return ShardError(complaint(where, expected=f"a readable .{field.member}", found=one_line(error), do="mend it"))
+        return ShardError(
+            complaint(
+                where,
+                expected=f"a readable .{field.member}",
+                found=one_line(error),
+                do="restore the shard",
+            )
+        )
 
     def _where(self, index: int) -> str:
         return f"{self._files.place}/{self._shards[index].file}"

@@ -74,7 +74,7 @@ class RayFleet:
 
     @property
     def workers(self) -> int:
-        """See `Fleet`."""
+        """How many there are now."""
         return len(self._members)
 
     @property
@@ -82,12 +82,12 @@ class RayFleet:
         return self._recruiter.plan
 
     def recovered(self) -> list[Recovery]:
-        """See `Fleet`."""
+        """Every time that the run went on after a loss since this was last asked."""
         recovered, self._recoveries = self._recoveries, []
         return recovered
 
     def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
-        """See `Fleet`."""
+        """New workers in place of all, from a checkpoint's tensors and step, or from the beginning."""
         began = time.monotonic()
         before, self._lost_in = self._lost_in, range(self._step, self._target)
         self._stop()
@@ -99,7 +99,7 @@ class RayFleet:
         self._recoveries.append(Recovery(self._step, time.monotonic() - began, len(self._members)))
 
     def advance(self, step: int) -> list[Update]:
-        """See `Fleet`."""
+        """Trains until ``step`` updates are in the state; those made, each once, whoever was lost meanwhile."""
         self._target = step
         made: dict[int, Update] = {}  # by step: who is lost may have made one that the others then make again
 
@@ -118,7 +118,7 @@ class RayFleet:
         return [made[number] for number in sorted(made)]
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
-        """See `Fleet`."""
+        """Risk on each slice, in the order of ``slices``; every worker takes each so many-th."""
 
         def evaluate() -> list[Risk]:
             count = len(self._members)
@@ -130,7 +130,7 @@ class RayFleet:
         return self._insist(evaluate)
 
     def extend(self, plan: Plan, step: int) -> None:
-        """See `Fleet`."""
+        """Goes on with a data set that has grown, from global ``step``; streamers first: workers read from them."""
         self._recruiter.plan = plan
         self._recruiter.dismiss(self._members)
         placed = ray.put(plan)
@@ -140,19 +140,19 @@ class RayFleet:
         self._recruiter.call_others(self._members)
 
     def loading(self) -> Loading:
-        """See `Fleet`."""
+        """What reading has cost all workers so far."""
         return self._insist(lambda: sum(self._all("loading"), Loading()))
 
     def traces(self) -> list[str | None]:
-        """See `Fleet`."""
+        """Every worker's Chrome trace of a few steps, as JSON, where it is there."""
         return self._insist(lambda: self._all("trace"))
 
     def times(self) -> StepTimes:
-        """See `Fleet`."""
+        """What the steps of all workers have been spent on so far."""
         return self._insist(lambda: sum(self._all("times"), StepTimes()))
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
-        """See `Fleet`."""
+        """Bad examples that were passed over so far, by split and number, also by those who are lost."""
 
         def ask() -> list[dict[tuple[str, int], Skip]]:
             actors = [actor for each in self._members for actor in each.actors]
@@ -163,22 +163,22 @@ class RayFleet:
         return dict(self._skipped)
 
     def snapshot(self) -> dict[str, torch.Tensor]:
-        """See `Fleet`."""
+        """The model's state dict at the current state, of the first worker: all have the same."""
         parameters: dict[str, torch.Tensor] = self._of_first("snapshot")
         return parameters
 
     def distance(self) -> float:
-        """See `Fleet`."""
+        """Euclidean distance of the current parameters from the initial ones."""
         distance: float = self._of_first("distance")
         return distance
 
     def save(self) -> dict[str, torch.Tensor]:
-        """See `Fleet`."""
+        """The whole state as named tensors, for a checkpoint."""
         tensors: dict[str, torch.Tensor] = self._of_first("save")
         return tensors
 
     def restore(self, parameters: dict[str, torch.Tensor]) -> None:
-        """See `Fleet`."""
+        """Makes a state dict the current state, without what the optimizer keeps."""
         self._insist(lambda: self._all("restore", ray.put(parameters)))
 
     def _start(self) -> None:
@@ -324,10 +324,10 @@ class RayFleet:
             return False
         where, found = plan.reader("train").where(number), "one that ends every worker that uses it"
         do = "repair it, or set data.on_bad_example to skip"
-        told = complaint(where, expected="an example that can be used", found=found, do=do)
+        message = complaint(where, expected="an example that can be used", found=found, do=do)
         if plan.job.data.on_bad_example == "stop":
-            raise ShardError(told)
-        self._recruiter.plan = replace(plan, left_out={**plan.left_out, number: Skip(where, told)})
+            raise ShardError(message)
+        self._recruiter.plan = replace(plan, left_out={**plan.left_out, number: Skip(where, message)})
         self._recruiter.dismiss(self._members)
         placed = ray.put(self._plan)
         self._all("leave_out", placed)
@@ -336,10 +336,10 @@ class RayFleet:
 
     def _welcome(self) -> None:
         """Forms anew where somebody has come who was on the way."""
-        come = self._recruiter.come(self._members)
-        if come:
+        arrived = self._recruiter.collect_arrivals(self._members)
+        if arrived:
             holder, step = self._members[0], self._standings(self._members[:1])[0].step
-            members = {each.bundle.number: each for each in (*self._members, *come)}
+            members = {each.bundle.number: each for each in (*self._members, *arrived)}
             self._members = [members[number] for number in sorted(members)]
             self._form(self._members, step, members[holder.bundle.number])
 

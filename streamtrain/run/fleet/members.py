@@ -77,7 +77,7 @@ class Arrivals:
         self._coming = [(each, calls) for each, calls in self._coming if _arrived(calls) is not False]
         return [each for each, _ in self._coming]
 
-    def come(self) -> list[Member]:
+    def collect(self) -> list[Member]:
         """Who is there now; they are no longer expected."""
         self.expected()
         there = [each for each, calls in self._coming if _arrived(calls)]

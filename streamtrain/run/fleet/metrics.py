@@ -52,7 +52,7 @@ class RayMetrics(NoTracker):
         self._run_name = run_name
 
     def log(self, readings: Sequence[Reading]) -> None:
-        """See `Tracker`."""
+        """Sets the gauges of the points that Prometheus is to have."""
         for reading in readings:
             if reading.name in EXPORTED:
                 self._gauge(reading.name).set(reading.value)

@@ -57,7 +57,7 @@ class Recruiter:
         return self._room.places({each.bundle.number: each.bundle.worker for each in members})
 
     def call_others(self, left: Iterable[Member]) -> None:
-        """Starts who is missing beside those who are ``left``; `come` says when they are there."""
+        """Starts who is missing beside those who are ``left``; `collect_arrivals` gives them when they are there."""
         there = {each.bundle.number: each for each in (*left, *self._arrivals.expected())}
         for bundle in self._bundles:
             old = there.get(bundle.number)
@@ -66,13 +66,14 @@ class Recruiter:
             elif old.streamer is None and self.plan.streamed:
                 self._arrivals.expect(replace(old, streamer=self._streamer(bundle)))
 
-    def come(self, members: Sequence[Member]) -> list[Member]:
+    def collect_arrivals(self, members: Sequence[Member]) -> list[Member]:
         """Who is there now, beside ``members`` or in place of one; whoever was lost on the way is called again."""
-        expected, come = len(self._arrivals), self._arrivals.come()
-        if len(self._arrivals) + len(come) < expected:
-            there = {each.bundle.number: each for each in (*members, *come)}
+        expected = len(self._arrivals)
+        arrived = self._arrivals.collect()
+        if len(self._arrivals) + len(arrived) < expected:
+            there = {each.bundle.number: each for each in (*members, *arrived)}
             self.call_others(there.values())
-        return come
+        return arrived
 
     def dismiss(self, members: Sequence[Member]) -> None:
         """Does without those who are on their way to ``members``."""

@@ -92,7 +92,7 @@ def _fields(file: Path) -> tuple[Field, ...]:
                 try:
                     form = form_of(extension, opened.read(size))
                 except (OSError, ValueError) as error:
-                    do = "mend it or pack again"
+                    do = "restore the shard"
                     raise _bad(file, key, start - BLOCK, f"a readable .{extension}", one_line(error), do) from None
                 fields.append(Field(field_name(extension), extension, *form))
             return tuple(fields)
@@ -155,7 +155,14 @@ def _numbers(
         number = whole_number(text)
         if number is None:
             found = repr(text.strip()[:20])
-            raise _bad(file, f"{key}.{field.member}", start - BLOCK, "a whole number", found, "mend it")
+            raise _bad(
+                file,
+                f"{key}.{field.member}",
+                start - BLOCK,
+                "a whole number",
+                found,
+                "restore the shard",
+            )
         yield field.name, number
 
 

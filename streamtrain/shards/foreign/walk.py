@@ -1,4 +1,4 @@
-"""One tar, header by header, past whatever is wrong with it: what `pack.shard.members` refuses is a finding here."""
+"""One tar, header by header, past whatever is wrong with it: what `shards.shard.examples` refuses is a finding here."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What a pax or GNU header told about the next member."""
+class _LongHeader:
+    """What a pax or GNU header says about the next member."""
 
     name: str | None = None
     size: int | None = None
@@ -59,60 +59,60 @@ def walk(data: mmap.mmap, offset: int = 0) -> Iterator[Entry | Trouble]:
     if data[offset : offset + 2] == GZIP:
         yield Trouble("compressed", None, 0, "gzip's first bytes")
         return
-    told = _Told()
+    header = _LongHeader()
     while any(block := data[offset : offset + BLOCK]):
         kind, start = block[156:157], offset + BLOCK
-        size = _checked_size(block, told.size if kind in _REGULAR else None)
+        size = _checked_size(block, header.size if kind in _REGULAR else None)
         if size is None and len(block) == BLOCK:
             yield Trouble("damaged header", None, offset, "other bytes")
-            offset, told = _next_header(data, start), _Told()
+            offset, header = _next_header(data, start), _LongHeader()
             continue
         if size is None or start + size > len(data):
             found = f"{len(block)} bytes of a header" if size is None else f"{len(data) - start} of {size} bytes"
-            yield Trouble("cut inside a member", told.name or _name(block), offset, found)
+            yield Trouble("cut inside a member", header.name or _name(block), offset, found)
             return
         if kind in ABOUT_THE_NEXT and size > NAME_LIMIT:
             yield Trouble("damaged header", None, offset, f"{size} bytes for a name")
         elif kind in ABOUT_THE_NEXT:
-            told = _told(told, kind, offset, data[start : start + size])
-            if told.trouble is not None:
-                yield told.trouble
-        elif kind not in _PASSED_OVER and not told.sparse:
-            yield _member(kind, told, block, offset, size)
+            header = _read_long_header(header, kind, offset, data[start : start + size])
+            if header.trouble is not None:
+                yield header.trouble
+        elif kind not in _PASSED_OVER and not header.sparse:
+            yield _member(kind, header, block, offset, size)
         if kind not in ABOUT_THE_NEXT and kind != b"g":
-            told = _Told()
+            header = _LongHeader()
         offset = start + -(-size // BLOCK) * BLOCK
     yield from _ending(data, offset)
 
 
-def _member(kind: bytes, told: _Told, block: bytes, offset: int, size: int) -> Entry | Trouble:
-    name = told.name or _name(block)
+def _member(kind: bytes, header: _LongHeader, block: bytes, offset: int, size: int) -> Entry | Trouble:
+    name = header.name or _name(block)
     if kind == b"S":
         return Trouble("sparse", name, offset, "a sparse file")
     if kind in _REGULAR:
-        return Entry(name, offset, offset + BLOCK, size, told.form if told.name else "")
+        return Entry(name, offset, offset + BLOCK, size, header.form if header.name else "")
     return Trouble("link or device", name, offset, UNUSABLE.get(kind, f"a member of type {kind!r}"))
 
 
-def _told(before: _Told, kind: bytes, offset: int, content: bytes) -> _Told:
+def _read_long_header(before: _LongHeader, kind: bytes, offset: int, content: bytes) -> _LongHeader:
     if kind == b"L":
         return replace(before, name=content.rstrip(b"\0").decode("utf-8", "replace"), form="GNU", trouble=None)
     try:
-        return _Told(*_pax(Path(), offset, content), form="pax")
+        return _LongHeader(*_pax(Path(), offset, content), form="pax")
     except ShardError:
         _, _, name = content.partition(b"GNU.sparse.name=")
         shown = name.partition(b"\n")[0].decode("utf-8", "replace")
-        return _Told(sparse=True, trouble=Trouble("sparse", shown, offset, "a sparse file"))
+        return _LongHeader(sparse=True, trouble=Trouble("sparse", shown, offset, "a sparse file"))
     except ValueError:  # Python refuses to read such numbers
         found = "a number of thousands of digits in a pax header"
-        return _Told(trouble=Trouble("damaged header", None, offset, found))
+        return _LongHeader(trouble=Trouble("damaged header", None, offset, found))
 
 
-def _checked_size(block: bytes, told: int | None) -> int | None:
+def _checked_size(block: bytes, header: int | None) -> int | None:
     """The member's size, or ``None`` where the block is no header."""
     if len(block) < BLOCK:
         return None
-    size = _number(block[124:136]) if told is None else told
+    size = _number(block[124:136]) if header is None else header
     checksum = _number(block[148:156])
     total = (zlib.adler32(block, 0) & 0xFFFF) - sum(block[148:156]) + 8 * ord(" ")  # as in `pack.shard`
     return None if checksum is None or (checksum - total) % 65521 else size

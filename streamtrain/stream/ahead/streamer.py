@@ -34,7 +34,7 @@ def open_stream(handle: StreamHandle, lost_after: float) -> RingReader | WireRea
     """The worker's end of a stream.
 
     Args:
-        lost_after: seconds without a sign of life from the streamer's host, where that is another.
+        lost_after: seconds without a heartbeat from the streamer's host, where that is another.
 
     Raises:
         WorkerLost: the streamer is gone.

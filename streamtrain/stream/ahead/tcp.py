@@ -116,11 +116,11 @@ class WireWriter:
             connection, _ = self._listener.accept()
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.settimeout(HANDSHAKE_SECONDS)
-            told = np.zeros(TOKEN_BYTES, np.uint8)
+            token = np.zeros(TOKEN_BYTES, np.uint8)
             with contextlib.suppress(OSError):
-                _receive(connection, told)
+                _receive(connection, token)
             with self._lock:
-                if hmac.compare_digest(told.tobytes(), self.handle.token) and not self._closed:
+                if hmac.compare_digest(token.tobytes(), self.handle.token) and not self._closed:
                     connection.settimeout(None)
                     self._connection = connection
                     return connection
@@ -131,7 +131,7 @@ class WireReader:
     """The worker's end.
 
     Args:
-        lost_after: seconds without a sign of life from the streamer's host after which it is lost.
+        lost_after: seconds without a heartbeat from the streamer's host after which it is lost.
 
     Raises:
         WorkerLost: the streamer cannot be reached.

@@ -72,7 +72,7 @@ class FetchedFiles:
         return ShardRows.all_of(rows.shard) if part is None else part[0]
 
     def hold(self, rows: ShardRows) -> Path:
-        """See `ShardFiles`."""
+        """The shard's file in the cache, fetched if it is not there; nobody removes it until it is released."""
         with self._lock:
             _, coming = self._ahead.pop(_name(rows), (0, None))
         pin = None
@@ -82,7 +82,7 @@ class FetchedFiles:
         return self._held(rows, pin, ready=ready)
 
     def release(self, rows: ShardRows) -> None:
-        """See `ShardFiles`."""
+        """Lets the cache remove the shard when it needs room."""
         self._release(_name(rows))
 
     def ahead(self, wanted: Sequence[ShardRows]) -> None:
@@ -101,7 +101,7 @@ class FetchedFiles:
                     room -= thing.bytes
 
     def health(self) -> Loading:
-        """See `ShardFiles`."""
+        """Bytes fetched, hits, misses and retries so far."""
         return Loading(
             bytes_fetched=self._fetched.value,
             cache_hits=self._hits,
@@ -110,7 +110,7 @@ class FetchedFiles:
         )
 
     def close(self) -> None:
-        """See `ShardFiles`."""
+        """Ends the threads that fetch ahead, and lets go of every shard."""
         self._end()
         self.ahead(())
         for worker in self._workers:

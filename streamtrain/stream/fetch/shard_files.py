@@ -102,7 +102,7 @@ class LocalFiles:
         return ShardRows.all_of(rows.shard)
 
     def hold(self, rows: ShardRows) -> Path:
-        """See `ShardFiles`."""
+        """The shard's file, its checksum compared when it is first held."""
         shard = rows.shard
         known = self._folder / shard.file, shard.sha256
         if self._verify and shard.sha256 and known not in self._verified:

@@ -44,13 +44,13 @@ class Whole:
         self.entry = hashlib.sha256(f"{content} {shard.bytes}".encode()).hexdigest()
 
     def fetch(self, file: Path) -> Wrong | None:
-        """See `Wanted`."""
+        """Writes the shard's bytes to ``file``, as the store gives them."""
         found = self._store.fetch(self._shard.file, file, self.bytes)
         self.fetched.add(self.bytes)
         return self._wrong(found)
 
     def check(self, file: Path) -> Wrong | None:
-        """See `Wanted`."""
+        """Why the file is not what was wanted, by size and checksum; ``None`` where it is."""
         return self._wrong(sha256_of(file))
 
     def chunks(self, start: int, stop: int) -> Iterator[bytes]:
@@ -83,7 +83,7 @@ class Part:
         self.entry = f"{whole.entry}-{start}-{stop}"
 
     def fetch(self, file: Path) -> Wrong | None:
-        """See `Wanted`; the pieces at both ends are fetched whole, since their checksums are of all of them."""
+        """Writes the shard's bytes to ``file``, as the store gives them."""
         begin = at = self._start // PIECE * PIECE
         end = min(-(-self._stop // PIECE) * PIECE, self._index.shard_bytes)
         with file.open("r+b") as opened:

@@ -38,11 +38,11 @@ class MlflowTracker:
 
     @property
     def run_id(self) -> str | None:
-        """See `Tracker`."""
+        """MLflow's id of the run; ``None`` until the server has answered."""
         return self._receiver.run_id
 
     def begin(self, card: RunCard, folder: Path, run_id: str | None = None) -> None:
-        """See `Tracker`."""
+        """Opens the journal, and a thread that delivers it; asks the server for nothing."""
         self._folder = folder
         self._journal = Journal(folder)
         self._last_steps: dict[str, int] = self._journal.last_steps()
@@ -60,22 +60,22 @@ class MlflowTracker:
         threading.Thread(target=self._deliver, name="mlflow", daemon=True).start()
 
     def log(self, readings: Sequence[Reading]) -> None:
-        """See `Tracker`."""
+        """Journals the points; returns when they are on disk."""
         new = [reading for reading in readings if reading.step > self._last_steps.get(reading.name, -1)]
         self._last_steps |= {reading.name: reading.step for reading in new}
         if new:
             self._put("readings", readings=[dataclasses.astuple(reading) for reading in new])
 
     def artifact(self, file: Path, place: str) -> None:
-        """See `Tracker`."""
+        """Journals that the file is to be delivered."""
         self._put("artifact", file=str(file.relative_to(self._folder)), place=place)
 
     def tag(self, name: str, value: str) -> None:
-        """See `Tracker`."""
+        """Journals a tag."""
         self._put("tags", tags={name: value})
 
     def describe(self, markdown: str) -> None:
-        """See `Tracker`."""
+        """Journals the run's description."""
         self.tag("mlflow.note.content", markdown)
 
     def model(self, card: ModelCard) -> None:
@@ -86,7 +86,7 @@ class MlflowTracker:
             self._put("register", name=card.register)
 
     def finish(self, status: Status, note: str) -> str | None:
-        """See `Tracker`."""
+        """Closes the journal; waits a bounded time for its delivery, and says what is left."""
         self._put("finish", status=status, note=note, time=time.time())
         words = []
         try:

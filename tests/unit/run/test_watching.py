@@ -51,13 +51,10 @@ def test_the_parts_of_a_step_are_all_of_its_time(tmp_path: Path, aggregation: st
 def test_points_are_means_since_the_last_ones_and_survive_a_lost_worker() -> None:
     parts = StepParts()
 
-    def points(times: StepTimes) -> dict[str, float]:
-        return {r.name: r.value for r in parts.readings(times, 2, 0, 0.0)}
-
-    first = points(StepTimes(10, 1.0, 2.0, 3.0, 4.0, 6))
-    assert first["step_time/updating"] == 0.4 and first["loader/batches_ahead"] == 3.0 and parts.waiting_share == 0.1
-    assert points(StepTimes(20, 1.0, 12.0, 3.0, 4.0, 6))["step_time/computing"] == 1.0 and parts.waiting_share == 0.0
-    assert points(StepTimes(5, 1.0, 1.0, 1.0, 1.0, 0))["step_time/waiting"] == 0.2  # new workers count from 0
+    first = parts.since(StepTimes(10, 1.0, 2.0, 3.0, 4.0, 6))
+    assert first["updating"] == 0.4 and parts.waiting_share == 0.1
+    assert parts.since(StepTimes(20, 1.0, 12.0, 3.0, 4.0, 6))["computing"] == 1.0 and parts.waiting_share == 0.0
+    assert parts.since(StepTimes(5, 1.0, 1.0, 1.0, 1.0, 0))["waiting"] == 0.2  # new workers count from 0
 
 
 def test_the_clock_takes_the_exchanges_time_also_where_it_fails() -> None:

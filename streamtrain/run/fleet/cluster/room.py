@@ -164,12 +164,12 @@ class Room:
 
     def _wait_for(self, group: PlacementGroup, wanted: Wanted, selector: Selector) -> None:
         patience = GROWING_SECONDS if may_grow() else PLACEMENT_SECONDS
-        began = told = time.monotonic()
+        began = last_said = time.monotonic()
         while not group.wait(1):
             now, free = time.monotonic(), _free(wanted, selector)
-            if told == began or now - told > TELL_SECONDS:
+            if last_said == began or now - last_said > TELL_SECONDS:
                 self._say(f"waiting for room for {wanted}: {free} free in the cluster")
-                told = now
+                last_said = now
             if now - began > patience:
                 raise TrainingError(
                     f"{wanted.who}s: expected room for {wanted} within {patience} s, found {free} free; "
