@@ -73,7 +73,8 @@ def continued(source: Source, before: Manifest, dest: Path) -> Source:
 
 def block_size(encoders: Mapping[str, FieldEncoder], before: Manifest, dest: Path) -> int | None:
     """The data set's; raises `SourceError` where the source's fields do not go in blocks, and the data set's do."""
-    loose = next((name for name, encoder in encoders.items() if encoder.row_type is None), None)
+    any_size = {field.name for field in before.fields if field.shape is None or not field.member.endswith(".npy")}
+    loose = next((n for n, encoder in encoders.items() if encoder.row_type is None and n not in any_size), None)
     if before.block is not None and loose is not None:
         found, do = f"field {loose!r} of other values", "bring it to that form"
         raise SourceError(complaint(str(dest), expected="integers and arrays of one shape", found=found, do=do))

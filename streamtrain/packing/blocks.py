@@ -1,8 +1,10 @@
-"""How examples of fixed size become samples of a tar: blocks of many, as column arrays, or one by one.
+"""How examples become samples of a tar: blocks of many, as column arrays, or one by one.
 
 A block of ``n`` examples is a sample whose member ``FIELD.npy`` holds that field of all of them, first axis the
-example; its key is its first example's. One by one, all samples have one layout, so many are laid out at once as
-the rows of a table of bytes.
+example; its key is its first example's. Where a field has no fixed size, as text, ``FIELD.txt.npy`` holds the
+examples' bytes end to end, and ``FIELD.txt.lengths.npy`` how many each has.
+
+One by one, examples of fixed size are samples of one layout, so many are laid out at once as the rows of a table.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ConfigError, complaint
+from streamtrain.images.kinds import is_image
 from streamtrain.packing.options import PackOptions
-from streamtrain.shards.codec import FieldEncoder, npy_header
+from streamtrain.packing.shuffling.sorted_runs import Runs
+from streamtrain.shards.codec import FieldEncoder, npy_header, read_npy
 from streamtrain.shards.shard import BLOCK, MEMBER_LIMIT, header
 
 SMALL = 4096
@@ -27,28 +31,78 @@ Bytes = NDArray[np.uint8]
 
 
 def block_size(encoders: Mapping[str, FieldEncoder], options: PackOptions) -> int | None:
-    """Examples of a block, or ``None`` for none: a power of two, so that the largest member has about 1 MiB at most.
+    """Examples of a block, or ``None`` for none, or where some field has no fixed size.
 
     Members that are taken over from other tars stay as they are, unless blocks are asked for.
 
     Raises:
-        ConfigError: blocks are asked for, and a field has no fixed size.
+        ConfigError: blocks are asked for, and examples are too large for them.
     """
-    types = {name: encoder.row_type for name, encoder in encoders.items()}
-    sizes = [kind.itemsize for kind in types.values() if kind is not None]
-    fixed = len(sizes) == len(types) and max(sizes) * FEWEST < MEMBER_LIMIT
-    if options.blocks and not fixed:
-        loose = next((name for name, kind in types.items() if kind is None), "of more than 512 MiB")
-        expected, do = "fields of numbers or arrays of one shape", "leave blocks out"
-        raise ConfigError(complaint("blocks", expected=expected, found=f"field {loose!r}", do=do))
+    sizes = [kind.itemsize for kind in (encoder.row_type for encoder in encoders.values()) if kind is not None]
+    if len(sizes) < len(encoders):
+        return None
     taken_over = any(encoder.taken_over for encoder in encoders.values())
-    by_default = fixed and not taken_over and sum(sizes) < SMALL
+    by_default = not taken_over and sum(sizes) < SMALL
+    return _fitting(max(sizes), sum(sizes), options, max(sizes), by_default=by_default)
+
+
+def loose_block_size(encoders: Mapping[str, FieldEncoder], options: PackOptions, runs: Runs) -> int | None:
+    """The same where some field has none, from the sizes of all examples.
+
+    Images stay files of their own, unless blocks are asked for; so do examples of which one is larger than a block.
+
+    Raises:
+        ConfigError: blocks are asked for, and examples are too large for them.
+    """
+    total, largest = runs.bytes_of_payloads()
+    mean = total // max(1, runs.examples)
+    as_they_are = any(encoder.taken_over or is_image(encoder.member) for encoder in encoders.values())
+    by_default = not as_they_are and mean < SMALL and largest <= MEMBER_BYTES
+    return _fitting(mean, mean, options, largest, by_default=by_default)
+
+
+def _fitting(of_member: int, of_example: int, options: PackOptions, largest: int, *, by_default: bool) -> int | None:
+    """A power of two, so that the largest member has about 1 MiB at most, and a block fits in a shard."""
     if not (by_default if options.blocks is None else options.blocks):
         return None
-    most = MEMBER_BYTES // max(1, *sizes)
+    if largest * FEWEST >= MEMBER_LIMIT:
+        expected, found = f"examples below {MEMBER_LIMIT // FEWEST:,} bytes", f"one of {largest:,}"
+        raise ConfigError(complaint("blocks", expected=expected, found=found, do="leave blocks out"))
+    most = MEMBER_BYTES // max(1, of_member)
     if options.shard_examples is None:
-        most = min(most, options.shard_bytes // max(1, sum(sizes)))
+        most = min(most, options.shard_bytes // max(1, of_example))
     return min(MOST, max(FEWEST, 1 << max(0, most.bit_length() - 1)))
+
+
+def loose_members(encoders: Mapping[str, FieldEncoder], encoded: Sequence[Sequence[bytes]]) -> dict[str, memoryview]:
+    """The members of a block whose examples are encoded, a sequence of the fields' members each."""
+    members: dict[str, memoryview] = {}
+    for (name, encoder), column in zip(encoders.items(), zip(*encoded, strict=True), strict=True):
+        if encoder.row_type is not None:
+            members[f"{name}.npy"] = _npy(_values(encoder, encoder.row_type, column))
+            continue
+        lengths = np.fromiter(map(len, column), np.int64, len(column))
+        members[f"{encoder.member}.npy"] = _npy(np.frombuffer(b"".join(column), np.uint8))
+        members[f"{encoder.member}.lengths.npy"] = _npy(lengths.astype(np.min_scalar_type(int(lengths.max()))))
+    return members
+
+
+def _values(encoder: FieldEncoder, kind: np.dtype[Any], column: Sequence[bytes]) -> NDArray[Any]:
+    """A field's examples as one array; whole numbers in the narrowest type that holds the block's."""
+    if encoder.counts:
+        numbers = np.array(column, np.bytes_).astype(np.int64)
+        low, high = int(numbers.min()), int(numbers.max())
+        return numbers.astype(np.result_type(np.min_scalar_type(low), np.min_scalar_type(high)), copy=False)
+    if encoder.taken_over:  # their headers may differ
+        return np.stack([read_npy(data) for data in column]).astype(kind.base, copy=False)
+    rows = np.frombuffer(b"".join(column), np.uint8).reshape(len(column), -1)
+    size = kind.itemsize
+    content = np.ascontiguousarray(rows[:, rows.shape[1] - size :])
+    return np.frombuffer(content.tobytes(), kind.base).reshape(len(column), *kind.shape)
+
+
+def _npy(values: NDArray[Any]) -> memoryview:
+    return memoryview(npy_header(values) + values.tobytes())
 
 
 def block_member(values: NDArray[Any], rows: NDArray[np.int64]) -> memoryview:

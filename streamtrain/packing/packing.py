@@ -11,25 +11,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import itertools
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import ConfigError, SourceError, complaint
 from streamtrain.packing import append as growing
-from streamtrain.packing.blocks import block_size
+from streamtrain.packing.blocks import block_size, loose_block_size
 from streamtrain.packing.options import PackOptions
 from streamtrain.packing.report import SHOWN, Report, all_columns, report_file, to_json
 from streamtrain.packing.shuffling import bad_examples
 from streamtrain.packing.shuffling.encoded import encoded_members
 from streamtrain.packing.shuffling.gather import Gather, Made, ShardPlan, shard_plans
 from streamtrain.packing.shuffling.scatter import Done, Scatter, finished_runs, ranges
-from streamtrain.packing.shuffling.scratch import check_new, scratch_folder
+from streamtrain.packing.shuffling.scratch import check_new, command_digest, scratch_folder
 from streamtrain.packing.shuffling.sorted_runs import Runs, run_folder
 from streamtrain.packing.sources import open_source
 from streamtrain.packing.sources.sized_images import with_sized_images
@@ -123,7 +121,7 @@ def _made(
         opened = growing.continued(opened, before, dest)
     spread = spread or Here()
     options = dataclasses.replace(options, tasks=options.tasks or spread.tasks(opened.bytes))
-    with scratch_folder(dest, _digest(opened, options, before)) as folder:
+    with scratch_folder(dest, command_digest(opened, options, before)) as folder:
         making = _Making(opened, options, before, folder, spread, progress or (lambda *_: None))
         manifest = making.made(dest)
         growing.publish(folder / "data", dest, manifest, before)
@@ -165,6 +163,8 @@ class _Making:
         runs = self._scatter(encoders, in_rows)
         if self._before is not None:
             growing.check_fields(encoders, self._before, dest)
+        elif not in_rows:
+            block = loose_block_size(encoders, self._options, runs)
         counts = self._counts(runs)
         label = self._source.label
         gather = Gather(
@@ -348,22 +348,5 @@ def _check_names(source: str, values: dict[str, Any], label: str | None) -> None
             expected = "names of a-z, 0-9, _ and -, since they become extensions in the tars"
             raise SourceError(complaint(f"{source}, field {name!r}", expected=expected, found=name, do="rename it"))
     if label is not None and label not in values:
-        raise SourceError(
-            complaint(source, expected=f"a field {label!r}", found=", ".join(sorted(values)), do="set --label")
-        )
-
-
-def _digest(source: Source, options: PackOptions, before: Manifest | None) -> str:
-    """Names the command: the same for the same options and source files, unchanged."""
-    digest = hashlib.sha256()
-    for part in _identity(source, options, before):
-        digest.update(json.dumps(part).encode() + b"\n")
-    return digest.hexdigest()[:32]
-
-
-def _identity(source: Source, options: PackOptions, before: Manifest | None) -> Iterator[object]:
-    looked = ((file, file.stat()) for file in source.files)
-    return itertools.chain(
-        [source.name, source.label, dataclasses.asdict(options), before and before.digest],
-        ([str(file.absolute()), found.st_size, found.st_mtime_ns] for file, found in looked),
-    )
+        found = ", ".join(sorted(values))
+        raise SourceError(complaint(source, expected=f"a field {label!r}", found=found, do="set --label"))

@@ -7,7 +7,7 @@ images, as files' bytes  NAME.jpg, .png, …   as they are; .png where several e
 str, dict and list       NAME.txt, NAME.json
 other bytes              NAME.bin
 
-In a block every field is NAME.npy, integers as int64, with the examples as first axis.
+In a block fields of fixed size are NAME.npy, with the examples as first axis; the others as `packing.blocks` says.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class FieldEncoder:
 
     def field(self, *, in_blocks: bool) -> Field:
         """The field's entry in the manifest, once all are encoded."""
-        member = f"{self._name}.npy" if in_blocks else self.member
+        member = f"{self._name}.npy" if in_blocks and self.row_type is not None else self.member
         dtype, shape = self._form or (None, None)
         columns, unit = self._notes.columns, self._notes.unit
         if self._images is not None:
@@ -177,6 +177,7 @@ class FieldEncoder:
         if isinstance(value, SourceError):
             raise value
         if isinstance(value, ImageFile | Raw):
+            self._taken_over |= isinstance(value, Raw) and not value.extension.endswith(".cls")
             return self._raw(value, where)
         if self._notes.wide:
             return self._array(np.asarray(value), where)
@@ -193,8 +194,7 @@ class FieldEncoder:
             return self._raw(Raw(f"{self._name}.txt", value.encode()), where)
         if isinstance(value, dict | list):
             return self._raw(Raw(f"{self._name}.json", self._json(value, where)), where)
-        expected = "a number, array, bytes, str, dict or list"
-        raise self._wrong(where, expected, type(value).__name__, "convert it in the source")
+        raise self._wrong(where, "numbers, array, bytes, str, dict or list", type(value).__name__, "convert it first")
 
     def row(self, value: Any, where: str) -> NDArray[Any]:
         """The same as an array of ``row_type``, for fields that have one."""
@@ -258,7 +258,7 @@ class FieldEncoder:
         except (OSError, ValueError) as error:
             raise self._wrong(where, f"a readable .{kind}", one_line(error), "mend or remove it") from None
         if self._form is None:
-            self._form, self._taken_over = form, True
+            self._form = form
         elif self._form != form:
             if kind == "npy":
                 raise self._wrong(where, _shown(self._form), _shown(form), "bring all to one dtype and shape")

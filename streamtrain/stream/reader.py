@@ -21,7 +21,14 @@ from streamtrain.errors import ConfigError, ShardError, complaint
 from streamtrain.shards.index import ShardIndex, foreign_index, index_name, read_index, scan_index
 from streamtrain.shards.manifest import Field, Manifest
 from streamtrain.shards.shard_list import Shard
-from streamtrain.stream.columns import OpenShard, block_columns, encoded_columns, fixed_columns, map_shard
+from streamtrain.stream.columns.loose_blocks import has_any_size, loose_columns
+from streamtrain.stream.columns.open_shard import (
+    OpenShard,
+    block_columns,
+    encoded_columns,
+    fixed_columns,
+    map_shard,
+)
 from streamtrain.stream.decode import Decoder, decoder_of
 from streamtrain.stream.examples import Assembler, Decoding, Member, Row
 from streamtrain.stream.fetch.shard_files import ShardFiles, ShardRows
@@ -65,6 +72,7 @@ class Reader:
         decoding: Decoding | None = None,
     ) -> None:
         self._files, self._block = files, manifest.block
+        self._loose = any(has_any_size(field) for field in manifest.fields)
         self._fields = tuple(_field(files.place, manifest, name) for name in fields)
         if split not in manifest.splits:
             raise ConfigError(
@@ -299,23 +307,28 @@ class Reader:
     def _columns(self, index: int, rows: ShardRows) -> OpenShard:
         shard, where, path = rows.as_shard, self._where(index), self._files.hold(rows)
         data = map_shard(path, where)
+        if self._block is not None and self._loose:
+            blocks = _index(shard, path, where, len(data), -(-shard.examples // self._block))
+            return loose_columns(where, data, blocks, shard, self._block, self._fields)
         if self._block is not None:
             return block_columns(where, data, shard, self._block, self._fields)
         fixed = fixed_columns(where, data, shard.examples, self._fields)
-        return fixed or encoded_columns(where, data, _index(shard, path, where, len(data)), self._fields)
+        return fixed or encoded_columns(
+            where, data, _index(shard, path, where, len(data), shard.examples), self._fields
+        )
 
     def _where(self, index: int) -> str:
         """A shard as messages name it."""
         return f"{self._files.place}/{self._shards.file(index)}"
 
 
-def _index(shard: Shard, path: Path, where: str, size: int) -> ShardIndex:
+def _index(shard: Shard, path: Path, where: str, size: int, samples: int) -> ShardIndex:
     """The index beside the shard, or one made by a scan."""
-    index = read_index(Path(index_name(str(path))), shard.examples, size, shard.sha256)
+    index = read_index(Path(index_name(str(path))), samples, size, shard.sha256)
     if index is None:
         index = scan_index(path, shard.sha256) if shard.sha256 else foreign_index(path)
-    if len(index) != shard.examples:
-        expected, found = f"{shard.examples} examples", str(len(index))
+    if len(index) != samples:
+        expected, found = f"{samples} samples", str(len(index))
         raise ShardError(complaint(where, expected=expected, found=found, do="it was altered: restore it"))
     return index
 

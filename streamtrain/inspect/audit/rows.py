@@ -25,6 +25,7 @@ from streamtrain.stream.reader import Reader
 
 CHUNK_BYTES = 8 << 20
 """What is read at once through the reader."""
+SAMPLES_AT_ONCE = 1024
 THUMBNAIL = (8, 8)
 
 Row = tuple[str, dict[str, bytes]]
@@ -69,7 +70,9 @@ class Rows:
         Raises:
             ShardError: a shard is not what the manifest says.
         """
-        return self._through_reader(start, stop) if self._arrays else self._by_headers(start, stop)
+        if self._arrays:
+            return self._through_reader(start, stop)
+        return self._by_headers(start, stop) if self._manifest.block is None else self._out_of_blocks(start, stop)
 
     def decoder(self, field: Field) -> Callable[[bytes], NDArray[Any]]:
         """From a field's bytes, as ``read`` gives them, to its array; images become small grey thumbnails."""
@@ -90,6 +93,13 @@ class Rows:
             arrays = self._reader.read(first, min(first + step, stop))
             for row in range(min(step, stop - first)):
                 yield "", {name: arrays[name][row].tobytes() for name in names}
+
+    def _out_of_blocks(self, start: int, stop: int) -> Iterator[Row]:
+        if self._reader is None:
+            self._reader = Reader(self._files, self._manifest, self._split, [field.name for field in self._fields])
+        for first in range(start, stop, SAMPLES_AT_ONCE):
+            for sample in self._reader.samples(first, min(first + SAMPLES_AT_ONCE, stop)):
+                yield sample["__key__"], {field.name: sample[field.member] for field in self._fields}
 
     def _by_headers(self, start: int, stop: int) -> Iterator[Row]:
         for index in range(int(self.shards_of(np.array(start))), len(self._shards)):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamtrain.packing.blocks import block_member, sample_stride, samples_table
+from streamtrain.packing.blocks import block_member, loose_members, sample_stride, samples_table
 from streamtrain.packing.options import PackOptions
 from streamtrain.packing.shuffling.scatter import FILL, HOLDING, SORTING, Done, members_of
 from streamtrain.packing.shuffling.sorted_runs import PIECE_BYTES, Runs
@@ -98,6 +98,8 @@ class Gather:
         file = ShardFile(self.folder, shard_name(plan.split, plan.number), self.marks)
         try:
             fill = self._fill_with_payloads
+            if self.block is not None:
+                fill = self._fill_with_loose_blocks
             if self.in_rows:
                 fill = self._fill_with_samples if self.block is None else self._fill_with_blocks
             fill(file, plan, done)
@@ -138,17 +140,27 @@ class Gather:
 
     def _fill_with_payloads(self, file: ShardFile, plan: ShardPlan, done: Done) -> None:
         fields = [(encoder.member, encoder.finish) for encoder in self.encoders.values()]
+        for position, encoded in enumerate(self._encoded(plan, file, done), plan.start):
+            members = {name: finish(data) for (name, finish), data in zip(fields, encoded, strict=True)}
+            file.sample(self.key(position), members)
+
+    def _fill_with_loose_blocks(self, file: ShardFile, plan: ShardPlan, done: Done) -> None:
+        assert self.block is not None
+        examples, first = self._encoded(plan, file, done), plan.start
+        while held := list(itertools.islice(examples, self.block)):
+            file.sample(self.key(first), loose_members(self.encoders, held), len(held))
+            first += len(held)
+
+    def _encoded(self, plan: ShardPlan, file: ShardFile, done: Done) -> Iterator[list[bytes]]:
+        """The plan's examples, the members of each as they were encoded; their classes are counted."""
         at_label = None if self.label is None else list(self.encoders).index(self.label)
         for first, stop in self._steps(plan, 1, HOLDING):
             for start, end in self._fitting(first, stop):
-                for position, payload in enumerate(self.runs.window(start, end).payloads(), start):
+                for payload in self.runs.window(start, end).payloads():
                     encoded = members_of(payload)
-                    file.sample(
-                        self.key(position),
-                        {name: finish(data) for (name, finish), data in zip(fields, encoded, strict=True)},
-                    )
                     if at_label is not None:
                         file.count((int(encoded[at_label]),))
+                    yield encoded
                 done(end - start)
 
     def _row_types(self) -> dict[str, np.dtype[np.generic]]:
@@ -195,6 +207,8 @@ def _edges(gather: Gather, start: int, stop: int, options: PackOptions) -> Itera
     if options.shard_examples is not None:
         return iter(range(start + options.shard_examples, stop, options.shard_examples))
     if not gather.in_rows:
+        if gather.block is not None:
+            return _edges_of_blocks(gather, start, stop, options.shard_bytes)
         return _edges_by_size(gather, start, stop, options.shard_bytes)
     size, of_sample = sample_stride(gather.encoders), 1
     if gather.block is not None:
@@ -222,3 +236,20 @@ def _edges_by_size(gather: Gather, start: int, stop: int, shard_bytes: int) -> I
                 yield first + fit
                 used = len(END)
             done, before = fit, int(ends[fit - 1]) if fit else 0
+
+
+def _edges_of_blocks(gather: Gather, start: int, stop: int, shard_bytes: int) -> Iterator[int]:
+    """After as many blocks as fit, by what their examples take encoded: a little more than they will."""
+    assert gather.block is not None
+    step = max(1, int(gather.memory_bytes * FILL) // (2 * SORTING) // gather.block) * gather.block
+    used, begun = 0, start
+    for first in range(start, stop, step):
+        window = gather.runs.window(first, min(first + step, stop))
+        lengths = window.column("length", LENGTH)[window.order]
+        sizes = np.add.reduceat(lengths, np.arange(0, len(lengths), gather.block))
+        for number, size in enumerate(sizes.tolist()):
+            at = first + number * gather.block
+            if at > begun and used + size > shard_bytes:
+                yield at
+                used, begun = 0, at
+            used += size

@@ -7,13 +7,20 @@ source files, begin anew. What errors in data or settings, or Ctrl-C, leave behi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
+import hashlib
+import itertools
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from streamtrain.errors import ConfigError, DataError, StoreError, complaint, one_line
+from streamtrain.packing.options import PackOptions
+from streamtrain.packing.sources.source import Source
+from streamtrain.shards.manifest import Manifest
 from streamtrain.store import PARTIAL, no_folder
 
 
@@ -23,6 +30,22 @@ def check_new(destination: Path) -> None:
         found = "a folder that is not empty" if destination.is_dir() else "a file"
         do = "name another or remove it (--append adds to a data set)"
         raise ConfigError(complaint(str(destination), expected="a new or empty folder", found=found, do=do))
+
+
+def command_digest(source: Source, options: PackOptions, before: Manifest | None) -> str:
+    """Names the command: the same for the same options and source files, unchanged."""
+    digest = hashlib.sha256()
+    for part in _identity(source, options, before):
+        digest.update(json.dumps(part).encode() + b"\n")
+    return digest.hexdigest()[:32]
+
+
+def _identity(source: Source, options: PackOptions, before: Manifest | None) -> Iterator[object]:
+    looked = ((file, file.stat()) for file in source.files)
+    return itertools.chain(
+        [source.name, source.label, dataclasses.asdict(options), before and before.digest],
+        ([str(file.absolute()), found.st_size, found.st_mtime_ns] for file, found in looked),
+    )
 
 
 @contextlib.contextmanager

@@ -168,6 +168,11 @@ class Runs:
         train, validation, test, *_ = np.diff(edges).tolist()
         return train, validation, test
 
+    def bytes_of_payloads(self) -> tuple[int, int]:
+        """Bytes of all encoded examples together, and of the largest."""
+        lengths = [np.fromfile(folder / "length.column", np.int64) for folder in self.folders]
+        return sum(int(part.sum()) for part in lengths), max(int(part.max(initial=0)) for part in lengths)
+
     def window(self, start: int, stop: int) -> Window:
         """The examples ``[start, stop)`` of the stored order: needs 33 bytes an example, and those of two bins."""
         low = int(np.searchsorted(self.before, start, side="right")) - 1

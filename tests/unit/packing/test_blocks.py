@@ -74,15 +74,6 @@ def test_small_examples_go_in_blocks_unless_told_otherwise(tmp_path: Path) -> No
     assert pack(str(tmp_path / "large.npy"), tmp_path / "asked", PackOptions(blocks=True)).block == 256
 
 
-def test_blocks_of_text_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "raw.csv").write_text("text,label\na,1\nb,2\n")
-    with pytest.raises(
-        st.ConfigError, match="blocks: expected fields of numbers or arrays of one shape, found field 'text'"
-    ):
-        pack(str(tmp_path / "raw.csv"), tmp_path / "a", PackOptions(splits=(1, 0, 0), blocks=True))
-    assert not (tmp_path / "a").exists()
-
-
 def test_plain_webdataset_reads_and_unbatches_blocks(tmp_path: Path) -> None:
     """As the README says."""
     source = save_digits(tmp_path / "digits.npz", 300)
@@ -100,7 +91,7 @@ def test_shards_of_several_sizes_get_an_index_and_others_none(tmp_path: Path, mo
         "def examples():\n    for i in range(50):\n        yield {'text': 'x' * (i * 40)}\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    pack("lengths:examples", tmp_path / "a", PackOptions(splits=(1, 0, 0), shard_examples=20))
+    pack("lengths:examples", tmp_path / "a", PackOptions(splits=(1, 0, 0), shard_examples=20, blocks=False))
     assert {file.name for file in (tmp_path / "a" / "train").glob("*.npz")} == {f"00000{n}.index.npz" for n in range(3)}
     monkeypatch.setattr("streamtrain.stream.reader.scan_index", lambda *_: pytest.fail("the index was not used"))
     assert sorted(map(len, st.open(tmp_path / "a")[0:50]["text"].tolist())) == [40 * i for i in range(50)]

@@ -35,7 +35,9 @@ def texts(root: Path) -> tuple[Path, Manifest]:
 
     sys.path.insert(0, str(root))
     try:
-        return root / "a", pack("source:examples", root / "a", PackOptions(splits=(1, 0, 0), shard_examples=9))
+        return root / "a", pack(
+            "source:examples", root / "a", PackOptions(splits=(1, 0, 0), shard_examples=9, blocks=False)
+        )
     finally:
         sys.path.remove(str(root))
         del sys.modules["source"]

@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from streamtrain.stream.stride import array_column, fixed_layout, number_column
+from streamtrain.stream.columns.stride import array_column, fixed_layout, number_column
 
 
 def npy(array: np.ndarray) -> bytes:

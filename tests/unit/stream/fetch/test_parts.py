@@ -24,7 +24,7 @@ from tests.support.datasets import save_digits
 from tests.support.pieces import BLOCK_BYTES, PIECE, small_pieces
 
 EXAMPLES = 211
-KINDS = ("one by one", "blocks", "encoded")
+KINDS = ("one by one", "blocks", "encoded", "bytes in blocks")
 
 SOURCE = f"""
 def examples():
@@ -46,9 +46,9 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Ma
     (root / "pictures_of_all_lengths.py").write_text(SOURCE)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root))
-        for kind, raw in zip(KINDS, (source, source, "pictures_of_all_lengths:examples"), strict=True):
-            blocks = {"blocks": True, "one by one": False}.get(kind)
-            options = PackOptions(splits=(1, 0, 0), seed=1, blocks=blocks, shard_examples=100)
+        lengths = "pictures_of_all_lengths:examples"
+        for kind, raw in zip(KINDS, (source, source, lengths, lengths), strict=True):
+            options = PackOptions(splits=(1, 0, 0), seed=1, blocks=kind.endswith("blocks"), shard_examples=100)
             made[kind] = root / kind, pack(raw, root / kind, options)
     return made
 
@@ -104,7 +104,7 @@ def test_all_lanes_together_fetch_every_shard_about_once(
             reader.read(start, stop)
         total += files.health().bytes_fetched
         files.close()
-    at_a_border = 2 * PIECE + (2 * BLOCK_BYTES if kind == "blocks" else 0)
+    at_a_border = 2 * PIECE + (2 * BLOCK_BYTES if kind.endswith("blocks") else 0)
     assert total <= sum(shard.bytes for shard in shards) + 6 * at_a_border
 
 

@@ -1,7 +1,7 @@
 """A mapped shard as columns: for every field, how rows become an array.
 
-Three kinds. Fixed: all samples of one size, a strided view. Blocks: samples hold many examples each, a view of
-arrays. Encoded: members anywhere, each to be decoded by itself (`examples`).
+Fixed: all samples of one size, a strided view. Blocks: samples hold many examples each, a view of arrays; those that
+hold texts too are in `loose_blocks`. Encoded: members anywhere, each to be decoded by itself (`examples`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from streamtrain.shards.codec import npy_header
 from streamtrain.shards.index import ShardIndex
 from streamtrain.shards.manifest import Field
 from streamtrain.shards.shard_list import Shard
-from streamtrain.stream.stride import FixedLayout, array_column, fixed_layout, number_column
+from streamtrain.stream.columns.stride import FixedLayout, array_column, fixed_layout, number_column
 
 Bytes = NDArray[np.uint8]
 
@@ -98,7 +98,23 @@ class BlockColumn:
         return [head + row.tobytes() for row in rows]
 
 
-Column = FixedColumn | BlockColumn | EncodedColumn
+class ArrayColumn(Protocol):
+    """Values that need no decoding by themselves."""
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``[start, stop)``, copied."""
+        ...
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """These rows, copied."""
+        ...
+
+    def encoded(self, start: int, stop: int) -> list[bytes]:
+        """The members of rows ``[start, stop)``, each as if it were a sample of its own."""
+        ...
+
+
+Column = ArrayColumn | EncodedColumn
 
 
 class OpenShard:
@@ -106,7 +122,7 @@ class OpenShard:
 
     def __init__(self, columns: Iterable[tuple[Field, Column]], key: Callable[[int], str]) -> None:
         self.key = key
-        self.fixed: dict[str, FixedColumn | BlockColumn] = {}
+        self.fixed: dict[str, ArrayColumn] = {}
         self.encoded: list[tuple[str, Field, EncodedColumn]] = []
         for field, column in columns:
             if isinstance(column, EncodedColumn):
@@ -146,7 +162,7 @@ def block_columns(where: str, data: Bytes, shard: Shard, block: int, fields: tup
     full = fixed_layout(data, blocks, more=bool(rest)) if blocks else None
     last = fixed_layout(data, 1, full.end if full else 0) if rest and (full or not blocks) else None
     if (blocks and full is None) or (rest and last is None):
-        raise _unlike(where, f"{shard.examples} examples in blocks of {block}", "another layout")
+        raise unlike(where, f"{shard.examples} examples in blocks of {block}", "another layout")
     columns: list[tuple[Field, Column]] = []
     for field in fields:
         form = np.dtype(field.dtype or "V"), field.shape or ()
@@ -156,7 +172,7 @@ def block_columns(where: str, data: Bytes, shard: Shard, block: int, fields: tup
         columns.append((field, BlockColumn(in_full, in_last)))
     first_key, digits = shard.first_key, len(shard.first_key)
     if not first_key.isdecimal() or (full or last or _never()).key(0) != first_key:
-        raise _unlike(where, f"the first key {first_key}", (full or last or _never()).key(0))
+        raise unlike(where, f"the first key {first_key}", (full or last or _never()).key(0))
     return OpenShard(columns, lambda row: f"{int(first_key) + row:0{digits}d}")
 
 
@@ -202,7 +218,8 @@ def _block_array(
     return values
 
 
-def _unlike(where: str, expected: str, found: str) -> ShardError:
+def unlike(where: str, expected: str, found: str) -> ShardError:
+    """The error to raise for a shard that is not what the manifest says."""
     return ShardError(complaint(where, expected=expected, found=found, do="it was altered: restore it"))
 
 
