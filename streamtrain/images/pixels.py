@@ -35,6 +35,9 @@ from streamtrain.images.kinds import Image, Kind
 Size = tuple[int, int]
 Bytes = NDArray[np.uint8]
 
+AFTER_HEADER = 33
+"""Where the second chunk of a PNG begins."""
+HEAD = AFTER_HEADER + 8
 _NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 
 
@@ -57,12 +60,12 @@ def decode_image(
     Raises:
         OSError, ValueError: not an image, cut short, too large, or of a kind that would lose something.
     """
-    head = data[:32].tobytes()
+    head = data[:HEAD].tobytes()
     found: Image | None = None
     if head.startswith(JPEG):
         with contextlib.suppress(OddJpegError):
             found = by_simplejpeg(data, into, at_least, most, rgb=rgb)
-    elif head.startswith(PNG) and len(head) == 32:
+    elif head.startswith(PNG) and len(head) == HEAD:
         found = _by_opencv(data, head, most)
     return without_idle_alpha(by_pillow(data, most) if found is None else found)
 
@@ -151,13 +154,19 @@ def _by_opencv(data: Bytes, head: bytes, most: int) -> Image | None:
     check_pixels(height, width, most)
     if depth not in (8, 16) or colour not in (0, 2, 4, 6) or (depth == 16 and colour == 0):
         return None
-    plain = plain_png(data)
+    length, name = struct.unpack_from(">I4s", head, AFTER_HEADER)
+    alone = name == b"IDAT" and AFTER_HEADER + 12 + length + 12 == len(data)  # the usual small file, told at a glance
+    plain = data if alone else plain_png(data)
     if plain is None:
         return None
-    flags = opencv().IMREAD_UNCHANGED | opencv().IMREAD_IGNORE_ORIENTATION
-    if depth == 8 and colour in (0, 2):
-        flags = 0 if colour == 0 else opencv().IMREAD_COLOR_RGB
-    image = opencv().imdecode(plain, flags)
+    cv2 = opencv()
+    if depth == 8 and colour == 0:
+        flags = cv2.IMREAD_GRAYSCALE
+    elif depth == 8 and colour == 2:
+        flags = cv2.IMREAD_COLOR_RGB
+    else:
+        flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(plain, flags)
     if image is None or image.dtype != (np.uint16 if depth == 16 else np.uint8):
         return None
     if depth == 8 and colour in (0, 2):
