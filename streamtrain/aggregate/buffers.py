@@ -1,11 +1,14 @@
 """What an update changes beside the vectors: the model's buffers, counts of updates, and the loss's scale.
 
-Floating-point buffers become the mean over the lanes that had examples; others are those of the first of them, which
-is lane 0 unless its examples were bad or late. After a skipped step all are as they were, but for the scale.
+Floating-point buffers become the mean over the lanes that had examples, but where all of these left the same number
+it is that number: a constant keeps its bits, which a sum over three lanes would round. Other buffers are those of the
+first of them, which is lane 0 unless its examples were bad or late. After a skipped step all are as they were, but
+for the scale.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +37,9 @@ def update_buffers(slots: Sequence[Slot], used: NDArray[np.uint8], decision: Dec
         return
     had = [slot for slot in slots if slot.moments[0]]  # some: else the step is skipped
     if len(new.buffers):
-        new.buffers.copy_(tree_sum_([slot.buffers for slot in had]).div_(len(had)))
+        first = had[0].buffers.clone()
+        same = functools.reduce(torch.logical_and, [slot.buffers == first for slot in had])
+        new.buffers.copy_(torch.where(same, first, tree_sum_([slot.buffers for slot in had]).div_(len(had))))
     if len(new.counters):
         new.counters.copy_(had[0].counters)
     np.add(old.uses.numpy(), used.max(0), out=new.uses.numpy())
@@ -56,11 +61,16 @@ def update_buffers_on_device(
         scaled: whether losses are scaled.
     """
     had = torch.stack([slot.moments[0] > 0 for slot in slots])
+    first_lane = had.int().argmax().view(1)
     if len(new.buffers):
+        rows = torch.stack([slot.buffers for slot in slots])
+        first_row = torch.index_select(rows, 0, first_lane)
+        same = ((rows == first_row) | ~had[:, None]).all(0)
         whole = tree_sum_([torch.where(lane, slot.buffers, 0.0) for lane, slot in zip(had, slots, strict=True)])
-        new.buffers.copy_(torch.where(decision.goes, whole / had.sum().clamp(min=1), old.buffers))
+        mean = torch.where(same, first_row[0], whole / had.sum().clamp(min=1))
+        new.buffers.copy_(torch.where(decision.goes, mean, old.buffers))
     if len(new.counters):
-        first = torch.index_select(torch.stack([slot.counters for slot in slots]), 0, had.int().argmax().view(1))
+        first = torch.index_select(torch.stack([slot.counters for slot in slots]), 0, first_lane)
         new.counters.copy_(torch.where(decision.goes, first[0], old.counters))
     new.uses.copy_(torch.where(decision.goes, old.uses + used, old.uses))
     if scaled:

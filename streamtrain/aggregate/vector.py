@@ -44,7 +44,7 @@ class Layout:
     Attributes:
         parameters: trainable parameters, in the model's order.
         dtype: their element type.
-        buffers: floating-point buffers (BatchNorm's running statistics), in a float64 vector.
+        buffers: floating-point buffers (BatchNorm's running statistics), in a float64 vector; complex ones as pairs.
         counters: the other buffers, in an int64 vector.
     """
 
@@ -92,7 +92,7 @@ def layout_of(model: torch.nn.Module) -> Layout:
             )
         )
     dtype = dtypes.pop()
-    buffers = dict(model.named_buffers())
+    buffers = {name: real_view(buffer) for name, buffer in model.named_buffers()}
     return Layout(
         parameters=_places(trainable, dtype.itemsize),
         dtype=dtype,
@@ -101,10 +101,15 @@ def layout_of(model: torch.nn.Module) -> Layout:
     )
 
 
+def real_view(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's memory without its graph: complex numbers as pairs along a new last axis, others as they are."""
+    return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+
+
 def write(places: tuple[Place, ...], tensors: Mapping[str, torch.Tensor], vector: torch.Tensor) -> None:
     """Copies the named tensors to their places in ``vector``."""
     for place in places:
-        place.view(vector).copy_(tensors[place.name].detach())
+        place.view(vector).copy_(real_view(tensors[place.name]))
 
 
 def _places(tensors: Mapping[str, torch.Tensor], itemsize: int = 8) -> tuple[Place, ...]:

@@ -48,6 +48,9 @@ class Surface:
         Raises:
             ConfigError: they are not of the job's model. Frozen parameters may be missing.
         """
+        own = dict(self.model.named_buffers())
+        pairs = {n for n, t in tensors.items() if n in own and own[n].is_complex() and not t.is_complex()}
+        tensors = {name: torch.view_as_complex(t) if name in pairs else t for name, t in tensors.items()}
         try:
             self.model.load_state_dict({**self._frozen, **tensors})
         except RuntimeError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from streamtrain.job import Job
+from streamtrain.model.tensors import cast_up, check_tensors
 
 Batch = dict[str, Any]
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -51,8 +52,14 @@ def choose_autocast(job: Job) -> Autocast:
 
 
 def place_model(model: torch.nn.Module, job: Job) -> torch.nn.Module:
-    """The model in its arithmetic and the layout of its memory, still on the CPU."""
-    model = model.to(torch.float64 if job.precision == "float64" else torch.float32)
+    """The model in its arithmetic and the layout of its memory, still on the CPU.
+
+    Raises:
+        JobError: it holds a tensor that cannot be kept as it is.
+    """
+    if job.precision == "float64":
+        cast_up(model)
+    check_tensors(model, torch.float64 if job.precision == "float64" else torch.float32)
     return model.to(memory_format=torch.channels_last) if job.channels_last else model  # type: ignore[call-overload]
 
 

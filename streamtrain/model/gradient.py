@@ -18,8 +18,11 @@ from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job
 from streamtrain.model.device import choose_autocast, choose_image_layout, make_callable, place_model
+from streamtrain.model.gradient_sums import add_into, add_up, densify
 from streamtrain.model.lanes_together import count_kept, must_go_apart
+from streamtrain.model.modes import Modes
 from streamtrain.model.objective import loss_and_error, metrics_of
+from streamtrain.model.tensors import Buffers
 from streamtrain.values import Arrays, Moments, Risk
 
 Batch = dict[str, torch.Tensor]
@@ -61,6 +64,7 @@ class Gradient:
         model: the module; its parameters are views of the state last loaded.
         layout: where its tensors lie in the vectors.
         parameters: the trainable ones, in the layout's order.
+        modes: of its parts.
     """
 
     def __init__(self, job: Job) -> None:
@@ -75,10 +79,9 @@ class Gradient:
         self._scaled = job.precision == "fp16"
         self._laid_out = choose_image_layout(job)
         parameters = dict(self.model.named_parameters())
-        buffers = dict(self.model.named_buffers())
         self.parameters = [parameters[place.name] for place in self.layout.parameters]
-        self._buffers = [buffers[place.name] for place in self.layout.buffers]
-        self._counters = [buffers[place.name] for place in self.layout.counters]
+        self._buffers = Buffers(self.model, self.layout)
+        self.modes = Modes(self.model)
         self._state: State | None = None
         self._vector: torch.Tensor | None = None
         self._micro_batch = job.micro_batch
@@ -135,7 +138,7 @@ class Gradient:
             parts: in the order of their lanes; taken as they are needed.
             slot_of: a lane's slot; asked after the backward of the lanes before, and before its own.
         """
-        self._set_training(True)
+        self.modes.train()
         remaining = iter(parts)
         for part in remaining:
             self._group([part, *itertools.islice(remaining, self._companions(part))], slot_of)
@@ -150,8 +153,9 @@ class Gradient:
         if not arrays:
             return Risk(Moments(), Moments())
         self._load_buffers()
-        self._set_training(False)
-        with torch.inference_mode():
+        self.modes.evaluate()
+        # Not inference_mode: what a forward keeps for later (tables of positions) must be fit for a backward.
+        with torch.no_grad():
             batch = self.batch(arrays)
             output = self.output(batch)
             losses, errors = self.losses(output, batch)
@@ -176,8 +180,8 @@ class Gradient:
         batch = {name: torch.as_tensor(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
         if self._data.transform is not None:
             with users_code("data.transform"):
-                batch = self._data.transform(batch)
-        return {name: t.to(self.layout.dtype) if t.is_floating_point() else t for name, t in batch.items()}
+                batch = dict(self._data.transform(batch))
+        return {name: self._in_type(name, tensor) for name, tensor in batch.items()}
 
     def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """What the model is called with."""
@@ -196,6 +200,13 @@ class Gradient:
         with torch.no_grad(), users_code("the error"):
             errors = losses if self._error is self._loss else self._error(output, target)
         return losses, errors
+
+    def _in_type(self, name: str, tensor: Any) -> torch.Tensor:
+        """A field as the model takes it."""
+        if not isinstance(tensor, torch.Tensor):
+            where, do = f"data.transform, field {name!r}", "return a dict of tensors, each with the examples first"
+            raise JobError(complaint(where, expected="a tensor", found=type(tensor).__name__, do=do))
+        return tensor.to(self.layout.dtype) if tensor.is_floating_point() else tensor
 
     def _companions(self, part: Part) -> int:
         """How many further lanes may go together with this one; none before it is known what an example holds."""
@@ -267,14 +278,12 @@ class Gradient:
         for losses, errors in itertools.chain([first], others):
             with users_code("the model's backward"):
                 objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
-                gradients: Gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)
-            sums = gradients if sums is None else tuple(map(_added, sums, gradients))
+                found = torch.autograd.grad(objective, self.parameters, allow_unused=True)
+            gradients = tuple(map(densify, found))
+            sums = gradients if sums is None else tuple(map(add_up, sums, gradients))
             values.append((losses.detach(), errors.detach()))
         self._leave(slot, sums or ())
-        for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
-            place.view(slot.buffers).copy_(buffer)
-        for counter, place in zip(self._counters, self.layout.counters, strict=True):
-            place.view(slot.counters).copy_(counter)
+        self._buffers.leave(slot)
         return values
 
     def _pieces(self, batch: Batch) -> Iterator[Batch]:
@@ -301,7 +310,7 @@ class Gradient:
                 view.zero_() if gradient is None else view.copy_(gradient)
             return
         for before, gradient, view in zip(self._kept or views, gradients, views, strict=True):
-            _add(before, gradient, view)
+            add_into(before, gradient, view)
         self._kept = None
 
     def _flag(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
@@ -320,10 +329,6 @@ class Gradient:
         assert self._state is not None
         return self._state.scaler[0]
 
-    def _set_training(self, training: bool) -> None:
-        if self.model.training != training:  # PyTorch visits every module to set what is set
-            self.model.train(training)
-
     def _views_of(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """Every parameter's view of one of the few vectors that this process ever sees, made once."""
         if vector.data_ptr() not in self._views:
@@ -336,29 +341,9 @@ class Gradient:
         torch.default_generator.manual_seed(seed)
 
     def _load_buffers(self) -> None:
-        state = self._state
-        assert state is not None, "load a state first"
-        for buffer, place in zip(self._buffers, self.layout.buffers, strict=True):
-            buffer.copy_(place.view(state.buffers))
-        for counter, place in zip(self._counters, self.layout.counters, strict=True):
-            counter.copy_(place.view(state.counters))
+        assert self._state is not None, "load a state first"
+        self._buffers.load(self._state)
 
 
 def _examples_in(part: Part) -> int:
     return len(part.arrays[next(iter(part.arrays))])
-
-
-def _added(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
-    """Sum of two gradients; ``None`` is none. Not in place: autograd may give expanded tensors."""
-    if one is None or other is None:
-        return other if one is None else one
-    return one + other
-
-
-def _add(one: torch.Tensor | None, other: torch.Tensor | None, out: torch.Tensor) -> None:
-    """Sum of two gradients; ``None`` is zeros, so no -0 is left."""
-    if one is None or other is None:
-        given = other if one is None else one
-        out.zero_() if given is None else torch.add(given, 0.0, out=out)
-    else:
-        torch.add(one, other, out=out)

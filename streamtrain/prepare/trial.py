@@ -11,11 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.rules import match_rules
-from streamtrain.errors import ConfigError, JobError, complaint, users_code
+from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
 from streamtrain.model.gradient import Batch, Gradient
+from streamtrain.prepare.draws import kept_generators, try_twice
+from streamtrain.prepare.mixing import check_examples_apart
 from streamtrain.prepare.plan import Plan
+from streamtrain.prepare.rehearsal import Rehearsal
 from streamtrain.shards import Field
 from streamtrain.stream.reader import FIRST_LOOKED_AT
 from streamtrain.values import Arrays
@@ -36,33 +39,58 @@ def preflight(plan: Plan) -> Trial:
 
     Raises:
         ConfigError: a field cannot be an input; a group of sgd.groups has no parameter.
-        JobError: the model, its loss, error or transform fails or returns something of another form.
+        JobError: the model, its loss, error, map or transform fails, returns something of another form, draws random
+            numbers where it must not, or lets an example's loss depend on others.
     """
     _check_fields(plan)
+    threads = torch.get_num_threads()
+    with kept_generators():
+        torch.set_num_threads(plan.job.threads)
+        try:
+            return _try(plan)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _try(plan: Plan) -> Trial:
     job = dataclasses.replace(plan.job, device="cpu", compile=False)
     gradient = Gradient(job)
     match_rules(job.sgd, gradient.layout)
-    examples = min(TRIED_EXAMPLES, plan.order.examples)
-    reader = plan.reader("train")
-    reader.expect([(0, min(FIRST_LOOKED_AT, len(reader)))])
-    first, arrays = reader.first_good(), reader.read(0, examples)
-    arrays, examples = (arrays, len(next(iter(arrays.values())))) if arrays else (first, 1)
-    _check_arrays(arrays)
-    batch = gradient.batch(arrays)
+    arrays = _first_examples(plan)
+    examples = len(next(iter(arrays.values())))
+    rehearsal = Rehearsal(plan, gradient)
+    batch = dict(try_twice("data.transform", lambda: gradient.batch({n: array.copy() for n, array in arrays.items()})))
     for name in (*job.data.inputs, job.data.target):
         if name not in batch:
             found = ", ".join(sorted(batch))
             raise JobError(complaint("data.transform", expected=f"a field {name!r}", found=found, do="return it too"))
-    gradient.model.eval()
+    gradient.modes.evaluate()
     with torch.no_grad():
         output = gradient.output(batch)
         raw = arrays.get(job.data.target)
         if raw is not None and np.array_equal(batch[job.data.target].numpy(), raw):
             _check_labels(plan, output)
         _check_losses(gradient, output, batch, examples)
-    _check_smallest_part(gradient, plan, batch)
+        halves = job.precision in ("bf16", "fp16")
+        check_examples_apart(gradient, batch, output, job.data.target, halves=halves)
+    _check_smallest_part(rehearsal, plan, arrays)
+    rehearsal.run(arrays)
     inputs = tuple(tensor.cpu().numpy() for tensor in gradient.inputs(batch))
     return Trial(inputs, output.float().numpy() if isinstance(output, torch.Tensor) else None)
+
+
+def _first_examples(plan: Plan) -> Arrays:
+    """The first good examples, where the first are good; else one."""
+    reader = plan.reader("train")
+    reader.expect([(0, min(FIRST_LOOKED_AT, len(reader)))])
+    first = reader.first_good()
+
+    def read() -> Arrays:
+        return reader.read(0, min(TRIED_EXAMPLES, plan.order.examples)) or first
+
+    arrays = dict(read() if plan.job.data.map is None else try_twice("data.map", read))
+    _check_arrays(arrays)
+    return arrays
 
 
 def _check_fields(plan: Plan) -> None:
@@ -140,6 +168,8 @@ def _check_labels(plan: Plan, output: Any) -> None:
     field = plan.manifest.field_named(plan.job.data.target)
     if plan.job.loss != "cross_entropy" or field is None or field.high is None:
         return
+    if not isinstance(output, torch.Tensor) or output.dim() < 2:
+        return  # the loss itself says what it expects
     classes = output.shape[1]
     if field.high >= classes or (field.low or 0) < 0:
         raise JobError(
@@ -152,16 +182,12 @@ def _check_labels(plan: Plan, output: Any) -> None:
         )
 
 
-def _check_smallest_part(gradient: Gradient, plan: Plan, batch: Batch) -> None:
+def _check_smallest_part(rehearsal: Rehearsal, plan: Plan, arrays: Arrays) -> None:
     """A backward of the smallest part that a lane gives in a pass: in training mode BatchNorm refuses one example."""
-    smallest = min(plan.order.smallest_part(), len(next(iter(batch.values()))))
-    part = {name: tensor[:smallest] for name, tensor in batch.items()}
-    gradient.model.train()
+    smallest = min(plan.order.smallest_part(), len(next(iter(arrays.values()))))
     last = plan.order.minibatch(plan.order.position(plan.order.steps - 1))
     try:
-        losses, _ = gradient.losses(gradient.output(part), part)
-        with users_code("the model's backward"):
-            torch.autograd.backward(losses.sum())
+        rehearsal.lane({name: array[:smallest] for name, array in arrays.items()})
     except JobError as error:
         if smallest < plan.order.smallest_part():
             raise

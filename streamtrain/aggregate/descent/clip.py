@@ -34,16 +34,25 @@ def clip_adaptive_(gradient: torch.Tensor, weights: torch.Tensor, unit: int, fac
     ``factor · max(‖w‖, 10⁻³)``.
     """
     rows = gradient.view(-1, unit)
-    most = torch.linalg.vector_norm(weights.view(-1, unit), dim=1).clamp_(min=ADAPTIVE_FLOOR).mul_(factor)
-    found = torch.linalg.vector_norm(rows, dim=1)
+    # In float64: the squares of large float32 numbers overflow in their own type.
+    weight_norms = torch.linalg.vector_norm(weights.view(-1, unit), dim=1, dtype=torch.float64)
+    most = weight_norms.clamp_(min=ADAPTIVE_FLOOR).mul_(factor)
+    found = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     scale = torch.where(found > most, most / found.clamp(min=1e-6), 1.0)
-    rows.mul_(scale.unsqueeze(1))
+    rows.mul_(scale.to(rows.dtype).unsqueeze(1))
     return gradient
 
 
 def squared_norm(chunk: torch.Tensor) -> float:
-    """Sum of squares; accumulated in the chunk's own type within the chunk (float64 costs four times as much)."""
-    return float(torch.dot(chunk, chunk))
+    """Sum of squares; accumulated in the chunk's own type within the chunk (float64 costs four times as much).
+
+    In float64 where that overflows: the square of any float32 is finite in it.
+    """
+    found = float(torch.dot(chunk, chunk))
+    if math.isinf(found) and chunk.dtype != torch.float64:
+        whole = chunk.double()
+        found = float(torch.dot(whole, whole))
+    return found
 
 
 def norm_of(squared_norms: Iterable[float]) -> float:

@@ -107,4 +107,6 @@ class DeviceArithmetic:
 
 
 def _squared_norms(block: Block, vector: torch.Tensor) -> torch.Tensor:
-    return torch.stack([torch.dot(piece, piece) for piece in torch.split_with_sizes(vector, block.sizes)]).double()
+    # Accumulated in float64, since nobody may look whether float32 has overflowed.
+    parts = torch.split_with_sizes(vector, block.sizes)
+    return torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts]).square()

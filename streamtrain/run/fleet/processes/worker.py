@@ -197,7 +197,8 @@ class Worker:
         self._load()
         start = dict(build_model(self._plan.job).named_parameters())
         with torch.no_grad():
-            ways = [p.cpu() - start[name] for name, p in self._gradient.model.named_parameters()]
+            trained = ((name, p) for name, p in self._gradient.model.named_parameters() if p.requires_grad)
+            ways = [p.cpu() - start[name] for name, p in trained]
             return math.hypot(*(float(torch.linalg.vector_norm(way)) for way in ways))
 
     def save(self) -> dict[str, torch.Tensor]:
