@@ -16,6 +16,7 @@ import torch
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import JobError, NonFiniteError, complaint, users_code
 from streamtrain.model.gradient import Gradient
 from streamtrain.prepare.draws import seed_all
@@ -55,16 +56,20 @@ class Rehearsal:
         self._exchange = SharedExchange(memory, aggregator, [range(1)], 0, {0: os.getpid()})
         gradient.write(self._exchange.state, gradient.model.state_dict())
         gradient.load(self._exchange.state)
+        self._held = _held(gradient.model)
+        self._begun = self._state()
 
     def lane(self, arrays: Arrays, seed: int = SEEDS[0]) -> dict[str, bytes]:
         """One lane's part of a step; a digest of all that it leaves, by what it is."""
         slot = self._exchange.slot(0)
         self._gradient.lane({name: array.copy() for name, array in arrays.items()}, slot, seed)
+        changed = self._gradient.modes.changed()
+        if changed is not None:
+            do = "set modes in the model's function, not in forward"
+            found = "another one after a forward"
+            raise JobError(complaint(_part(changed), expected="to keep its mode", found=found, do=do))
         layout = self._gradient.layout
-        found = {f"parameter {p.name!r}": _digest(slot.gradient[p.start : p.stop]) for p in layout.parameters}
-        found |= {f"buffer {p.name!r}": _digest(slot.buffers[p.start : p.stop]) for p in layout.buffers}
-        found |= {f"buffer {p.name!r}": _digest(slot.counters[p.start : p.stop]) for p in layout.counters}
-        return found
+        return _digests(layout, slot.gradient, slot.buffers, slot.counters)
 
     def run(self, arrays: Arrays) -> None:
         """All of it.
@@ -73,22 +78,16 @@ class Rehearsal:
             JobError: something fails, or is not a function of what it may depend on.
         """
         gradient = self._gradient
-        before = _held(gradient.model)
-        state = self._state()
         seed_all(1)
         first = self.lane(arrays)
-        changed = gradient.modes.changed()
-        if changed is not None:
-            do = "set modes in the model's function, not in forward"
-            found = "another one after a forward"
-            raise JobError(complaint(_part(changed), expected="to keep its mode", found=found, do=do))
+        _refuse_changed(self._held, _held(gradient.model))
         self._evaluate_twice(arrays)
         self.lane({name: array[::-1] for name, array in arrays.items()}, SEEDS[1])
         seed_all(2)
         _refuse_other(first, self.lane(arrays))
-        _refuse_changed(before, _held(gradient.model))
-        _refuse_changed(state, self._state())
-        self._refuse_lost_buffers(first, state)
+        _refuse_changed(self._held, _held(gradient.model))
+        _refuse_changed(self._begun, self._state())
+        self._refuse_lost_buffers(first)
         self._update()
         with users_code("the model's load_state_dict"):
             gradient.model.load_state_dict(gradient.state_dict())
@@ -110,19 +109,16 @@ class Rehearsal:
             )
 
     def _state(self) -> dict[str, bytes]:
-        """Digests of the parameters in the state, and of its buffers."""
+        """Of the parameters in the state, and of its buffers."""
         state = self._exchange.state
-        layout = self._gradient.layout
-        found = {f"parameter {p.name!r}": _digest(state.parameters[p.start : p.stop]) for p in layout.parameters}
-        found |= {f"buffer {p.name!r}": _digest(state.buffers[p.start : p.stop]) for p in layout.buffers}
-        return found | {f"buffer {p.name!r}": _digest(state.counters[p.start : p.stop]) for p in layout.counters}
+        return _digests(self._gradient.layout, state.parameters, state.buffers, state.counters)
 
-    def _refuse_lost_buffers(self, left: Mapping[str, bytes], before: Mapping[str, bytes]) -> None:
+    def _refuse_lost_buffers(self, left: Mapping[str, bytes]) -> None:
         """A buffer that training changes and that the state dict lacks would be lost with the run."""
         saved = self._gradient.model.state_dict().keys()
         for name, _ in self._gradient.model.named_buffers():
             key = f"buffer {name!r}"
-            if name not in saved and left.get(key) != before.get(key):
+            if name not in saved and left.get(key) != self._begun.get(key):
                 do = "register it with persistent=True"
                 expected = "a buffer that training changes to be in the state dict"
                 raise JobError(complaint(f"model, {key}", expected=expected, found="that it is not", do=do))
@@ -210,6 +206,15 @@ def _refuse_changed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> 
 
 def _part(name: str) -> str:
     return f"model, part {name!r}" if name else "model"
+
+
+def _digests(
+    layout: Layout, parameters: torch.Tensor, buffers: torch.Tensor, counters: torch.Tensor
+) -> dict[str, bytes]:
+    """Of each tensor in a state's or a slot's vectors, by what it is."""
+    found = {f"parameter {p.name!r}": _digest(parameters[p.start : p.stop]) for p in layout.parameters}
+    found |= {f"buffer {p.name!r}": _digest(buffers[p.start : p.stop]) for p in layout.buffers}
+    return found | {f"buffer {p.name!r}": _digest(counters[p.start : p.stop]) for p in layout.counters}
 
 
 def _digest(tensor: torch.Tensor) -> bytes:

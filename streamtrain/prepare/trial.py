@@ -71,10 +71,13 @@ def _try(plan: Plan) -> Trial:
         if raw is not None and np.array_equal(batch[job.data.target].numpy(), raw):
             _check_labels(plan, output)
         _check_losses(gradient, output, batch, examples)
-        halves = job.precision in ("bf16", "fp16")
-        check_examples_apart(gradient, batch, output, job.data.target, halves=halves)
     _check_smallest_part(rehearsal, plan, arrays)
     rehearsal.run(arrays)
+    gradient.modes.evaluate()
+    with torch.no_grad():
+        output = gradient.output(batch)
+        halves = job.precision in ("bf16", "fp16")
+        check_examples_apart(gradient, batch, output, job.data.target, halves=halves)
     inputs = tuple(tensor.cpu().numpy() for tensor in gradient.inputs(batch))
     return Trial(inputs, output.float().numpy() if isinstance(output, torch.Tensor) else None)
 

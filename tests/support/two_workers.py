@@ -1,0 +1,103 @@
+"""Real workers of a job without Ray: one in this process, or two in the processes of a `Crew`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+
+import torch
+
+from streamtrain.aggregate.exchange.join import Seat
+from streamtrain.aggregate.exchange.memory import Handle
+from streamtrain.job import SGD, Data, Epochs, Job, Tracking
+from streamtrain.order import hosting_of
+from streamtrain.prepare.plan import plan
+from streamtrain.run.fleet.processes.worker import Worker
+from tests.support.crew import Crew
+from tests.support.fleet import PlainFleet
+from tests.support.layers import layer
+from tests.support.models import REFUSED, TRAINED
+
+LANES, STEPS = 3, 4
+"""Three: a sum of three equal numbers may round, so a buffer that stays as it is shows whether it is left alone."""
+_WORKERS: dict[str, Worker] = {}
+
+
+def job_of(name: str, url: str, workers: int = 1) -> Job:
+    """The job that trains the model of this name."""
+    make = TRAINED[name] if name in TRAINED else REFUSED[name][0] if name in REFUSED else lambda: layer(name)
+    return Job(
+        Data(url, inputs=("x",)),
+        make,
+        mode=Epochs(max_passes=2),
+        batch_size=24,
+        lanes=LANES,
+        workers=workers,
+        sgd=SGD(lr=0.1, momentum=0.9),
+        seed=3,
+        tracking=Tracking(enabled=False),
+    )
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of every bit of named tensors."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        found.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def train_alone(job: Job, *, evaluations: bool = False, stop: bool = False) -> str:
+    """The digest of the state, and of the state dict, after `STEPS` updates by one worker.
+
+    Args:
+        evaluations: the risk is measured before and after every update.
+        stop: after half of the updates another worker goes on, with what the first has saved.
+    """
+    plans = plan(job)
+    fleet = PlainFleet(plans)
+    for step in range(STEPS):
+        if evaluations:
+            fleet.evaluate("validation", [(0, 7), (7, 12)])
+        if stop and step == STEPS // 2:
+            saved = {name: tensor.clone() for name, tensor in fleet.save().items()}
+            fleet = PlainFleet(plans)
+            fleet.restart((saved, step))
+        fleet.advance(step + 1)
+    if evaluations:
+        fleet.evaluate("validation", [(0, 12)])
+    return digest(fleet.save()) + digest(fleet.snapshot())
+
+
+def train_by_two(crew: Crew, name: str, url: str) -> set[str]:
+    """The same by two workers: both digests."""
+    processes = crew.all(_open, [(name, url)] * 2)
+    (meeting,) = crew.all(_offer, [()])
+    crew.all(_join, [(worker, meeting, dict(enumerate(processes))) for worker in range(2)])
+    crew.all(_advance, [()] * 2)
+    return set(crew.all(_digest, [()] * 2))
+
+
+def _open(name: str, url: str) -> int:
+    _WORKERS["own"] = Worker(plan(job_of(name, url, workers=2)))
+    return os.getpid()
+
+
+def _offer() -> Handle | None:
+    return _WORKERS["own"].offer_memory(0)
+
+
+def _join(worker: int, meeting: Handle, processes: Mapping[int, int]) -> None:
+    _WORKERS["own"].join(Seat(worker, hosting_of(LANES, 2), 0, meeting, dict(processes)))
+
+
+def _advance() -> None:
+    _WORKERS["own"].advance(STEPS)
+
+
+def _digest() -> str:
+    own = _WORKERS["own"]
+    return digest(own.save()) + digest(own.snapshot())
