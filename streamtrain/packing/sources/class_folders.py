@@ -109,19 +109,17 @@ def _in_classes(folder: Path, *, in_splits: bool) -> Iterator[Found]:
 
 
 def _classes(base: Path, found: Sequence[Found], taken: Sequence[Found], kind: str) -> tuple[str, ...]:
-    """Names of all folders, which all have files of the kind.
+    """Names of the folders with files of the kind; those with others only are left out.
 
     Raises:
-        SourceError: one has none.
+        SourceError: one has no files at all.
     """
-    folders = {each.named for each in found} | {folder.name for folder in _folders(base) if not taken[0].split}
     classes = sorted({each.named for each in taken})
-    empty = sorted(folders - set(classes))
+    with_others = {each.named for each in found}
+    empty = sorted({folder.name for folder in _folders(base) if not taken[0].split} - with_others)
     if empty:
-        place = base / empty[0]
-        other = _suffixes([each for each in found if each.named == empty[0]])
-        found_there = f"none ({other})" if other else "none"
-        raise SourceError(complaint(str(place), expected=kind, found=found_there, do="remove the folder"))
+        do = "remove the folder"
+        raise SourceError(complaint(str(base / empty[0]), expected=kind, found="none", do=do))
     return tuple(classes)
 
 
