@@ -195,6 +195,12 @@ def test_names_become_names_of_fields(tmp_path: Path) -> None:
     ] and manifest.label == "label"
 
 
+def test_what_was_done_to_a_column_is_reported(tmp_path: Path) -> None:
+    source = csv(tmp_path, "x,y,t,label\n0.1,0.5,,0\n0.2,1.5,a,1\n")
+    columns = {c.name: c.note for c in open_source(str(source), options(types=("features=float32",))).columns}
+    assert columns == {"x": "rounded to float32, as asked", "y": "", "t": "1 empty", "label": ""}
+
+
 def test_columns_of_every_name_are_reported(tmp_path: Path) -> None:
     source = parquet(tmp_path, **{"a.b": [0.5], "a": [{"c": b"x"}], "No.": ["x"], "label": [0]})
     columns = [(column.name, column.field) for column in open_source(str(source)).columns]

@@ -283,7 +283,7 @@ class _Planner:
                 column = Column(leaf.name, kind, None, "left out: it holds nothing", missing=summary.missing)
                 yield leaf.path[0], column
                 continue
-            note = self._note(leaf, summary)
+            note = self._note(leaf, summary, dtype if leaf in members else None)
             column = Column(leaf.name, kind, field, became, summary.low, summary.high, summary.missing, note)
             yield leaf.path[0], column
 
@@ -296,15 +296,20 @@ class _Planner:
         unit = single.leaf.form.unit
         return {"objects": "JSON"}.get(single.make, single.make) + ("" if unit is None else f", {unit}")
 
-    def _note(self, leaf: Leaf, summary: Summary) -> str:
-        count = summary.missing + summary.gaps
+    def _note(self, leaf: Leaf, summary: Summary, dtype: str | None) -> str:
+        """What was done to a column; ``dtype`` is the vector's, where it is an entry of that."""
+        count, fill = summary.missing + summary.gaps, self._missing.fills.get(leaf)
+        notes = []
         if leaf in self._missing.drops:
-            return f"{count:,} missing: their rows were left out"
-        if leaf not in self._missing.fills:
-            return ""
-        fill = self._missing.fills[leaf]
-        became = "the empty text" if fill == "" else "NaN" if np.isnan(fill) else f"the mean of all rows, {fill:g}"
-        return f"{count:,} missing became {became}"
+            notes.append(f"{count:,} missing: their rows were left out")
+        elif fill is not None:
+            became = "the empty text" if fill == "" else "NaN" if np.isnan(fill) else f"the mean of all rows, {fill:g}"
+            notes.append(f"{count:,} missing became {became}")
+        if summary.empty:
+            notes.append(f"{summary.empty:,} empty")
+        if dtype is not None and not np.can_cast(vector_of({leaf: self._numbers(leaf)})[0], dtype):
+            notes.append(f"rounded to {dtype}, as asked")
+        return "; ".join(notes)
 
 
 def _numpy_name(leaf: Leaf) -> str:

@@ -38,6 +38,7 @@ class Summary:
         texts: different texts and how often each comes; ``None`` where they are too many.
         shape: of the first array; ``varies`` where another has another one, ``shapeless`` where one has none.
         gaps, first_gap: rows with places without a value inside of lists.
+        empty: texts without a character.
     """
 
     all_texts: bool = False
@@ -57,6 +58,7 @@ class Summary:
     shapeless: bool = False
     gaps: int = 0
     first_gap: str = ""
+    empty: int = 0
 
     @property
     def present(self) -> int:
@@ -109,6 +111,7 @@ class Summary:
             self.outside[rows.part] += int(np.count_nonzero(outside))
 
     def _add_texts(self, values: Sequence[str | bytes]) -> None:
+        self.empty += sum(not value for value in values)
         if self.texts is not None:
             self.texts.update(values)
             if len(self.texts) > MOST_TEXTS and not self.all_texts:
