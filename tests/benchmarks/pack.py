@@ -6,6 +6,7 @@ Ours goes from an .npz to shards with the global shuffle, checksums and manifest
 source's order, with no checksum. Both in one process, warm page cache, alternating rounds; the content of what ours
 wrote is checked against the source in the same run. The memory is the peak resident size of a process that packs
 data four times as large as its bound, over the bound: `memory_bytes` and `PROCESS_BYTES` for interpreter and libraries.
+A table with texts is packed and read as well: see `rows`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 import streamtrain as st
 from streamtrain.packing.packing import PROCESS_BYTES
 from tests.benchmarks.measuring import rates, report, wants_json
+from tests.benchmarks.rows import row_speeds
 
 EXAMPLES, FEW = 200_000, 40_000
 ROUNDS = 5
@@ -139,6 +141,7 @@ def main() -> None:
     as_json = wants_json(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         found = speeds(Path(folder))
+        row_figures, row_ratios = row_speeds(Path(folder), mds_writer())
         peaks = [peak_rss(Path(folder), tasks) for tasks in (1, 4)]
     figures = {f"{name}, examples/s": rate for name, rate in found.items()}
     figures |= {"peak MB": max(peaks) / 1e6, "bound MB": (MEMORY_BYTES + PROCESS_BYTES) / 1e6}
@@ -147,6 +150,7 @@ def main() -> None:
         "pack_one_a_sample_vs_mds": found["one_a_sample"] / found["mds"],
         "peak_rss_vs_bound": max(peaks) / (MEMORY_BYTES + PROCESS_BYTES),
     }
+    figures, ratios = figures | row_figures, ratios | row_ratios
     report("pack: 28×28 uint8 and label", figures, ratios, as_json=as_json)
 
 
