@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from streamtrain.errors import ConfigError, ManifestError, SourceError, complaint
 from streamtrain.images.kinds import is_image
+from streamtrain.packing.shuffling.column_moments import joined_moments
 from streamtrain.packing.sources.source import Batch, Example, Source
 from streamtrain.shards.codec import FieldEncoder
 from streamtrain.shards.index import index_name
@@ -172,4 +173,6 @@ def _form(field: Field) -> str:
 
 
 def _joined_field(known: Field | None, new: Field) -> Field:
-    return new if known is None else dataclasses.replace(new, classes=known.classes)
+    if known is None:
+        return new
+    return dataclasses.replace(new, classes=known.classes, moments=joined_moments(known.moments, new.moments))

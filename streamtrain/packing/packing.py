@@ -24,6 +24,7 @@ from streamtrain.packing.blocks import block_size, loose_block_size
 from streamtrain.packing.options import PackOptions
 from streamtrain.packing.report import SHOWN, Report, all_columns, report_file, to_json
 from streamtrain.packing.shuffling import bad_examples
+from streamtrain.packing.shuffling.column_moments import column_moments
 from streamtrain.packing.shuffling.encoded import encoded_members
 from streamtrain.packing.shuffling.gather import Gather, Made, ShardPlan, shard_plans
 from streamtrain.packing.shuffling.scatter import Done, Scatter, finished_runs, ranges
@@ -182,8 +183,10 @@ class _Making:
         fields = tuple(encoder.field(in_blocks=block is not None) for encoder in encoders.values())
         self._report(fields, counts)
         splits = self._gather(gather, counts)
+        train = [] if "train" not in splits else [shard.file for shard in splits["train"].shards]
+        moments = column_moments(self._folder / "data", train, fields)
         manifest = Manifest(
-            fields=fields,
+            fields=tuple(dataclasses.replace(field, moments=moments.get(field.name)) for field in fields),
             splits=splits,
             order="uniform",
             segments=(Segment(counts, self._options.seed, self._called, self._split_by),),

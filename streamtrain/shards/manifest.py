@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from streamtrain.errors import ManifestError, complaint
 from streamtrain.images.facts import ImageFacts, parse_facts
-from streamtrain.shards.shard_list import ShardList
+from streamtrain.shards.shard_list import ShardList, check_shard_sizes
 from streamtrain.store import write_whole
 from streamtrain.store.remote import Store
 
@@ -31,6 +31,9 @@ MOST_BYTES = 1 << 30
 SPLITS = ("train", "validation", "test")
 FRACTIONS = "fractions"
 """How a segment is split whose splits are ranges of one shuffled order."""
+
+ColumnMoments = tuple[tuple[int, float, float], ...]
+"""Of each column: how many values are there, their mean, and their standard deviation (of a sample)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Field:
         classes: names of the values ``0 … n-1`` where they stand for classes; else ``None``.
         columns: names of the entries of a vector that holds a table's columns; else ``None``.
         unit: of the numbers, where the source has one, e.g. ``us since 1970-01-01 UTC``.
+        moments: of ``columns``, over the training split.
         images: what `pack` has seen of all images, where the field has some; ``dtype`` is ``None`` where they differ.
     """
 
@@ -58,6 +62,7 @@ class Field:
     classes: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
     unit: str | None = None
+    moments: ColumnMoments | None = None
     images: ImageFacts | None = None
 
 
@@ -269,25 +274,9 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a hundred thousand whole paths would take a second
     try:
         for split in manifest.splits.values():
-            _check_sizes(opened, folder, split.shards)
+            check_shard_sizes(opened, folder, split.shards)
     finally:
         os.close(opened)
-
-
-def _check_sizes(opened: int, folder: Path, shards: ShardList) -> None:
-    found: list[int] = []
-    try:
-        for name in shards.files():
-            found.append(os.stat(name, dir_fd=opened).st_size)  # those before an error are wanted
-    except OSError as error:
-        where, strange = str(folder / shards.file(len(found))), (error.strerror or "an error").lower()
-        do = "restore it or pack again"
-        raise ManifestError(complaint(where, expected="a shard", found=strange, do=do)) from None
-    for index, (size, expected) in enumerate(zip(found, shards.sizes, strict=True)):
-        if size != expected:
-            do = "it was cut short or altered: restore it or pack again"
-            where = str(folder / shards.file(index))
-            raise ManifestError(complaint(where, expected=f"{expected} bytes", found=f"{size}", do=do))
 
 
 def _from_card(card: dict[str, Any], shards: Mapping[str, ShardList]) -> Manifest:
@@ -342,8 +331,13 @@ def _field(entry: dict[str, Any]) -> Field:
         classes=None if classes is None else tuple(str(name) for name in classes),
         columns=None if columns is None else tuple(str(name) for name in columns),
         unit=None if unit is None else str(unit),
+        moments=None if entry.get("moments") is None else _moments(entry["moments"]),
         images=None if images is None else parse_facts(images),
     )
+
+
+def _moments(entry: list[Any]) -> ColumnMoments:
+    return tuple((_count(count), float(mean), float(deviation)) for count, mean, deviation in entry)
 
 
 def _count(value: object) -> int:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import overload
+
+from streamtrain.errors import ManifestError, complaint
 
 
 def shard_name(split: str, number: int) -> str:
@@ -151,3 +155,20 @@ class ShardList(Sequence[Shard]):
 
 def _same(one: object, other: object) -> bool:
     return one == other
+
+
+def check_shard_sizes(opened: int, folder: Path, shards: ShardList) -> None:
+    """Raises `ManifestError` for the first shard that is missing or of another size; ``opened``: the folder."""
+    found: list[int] = []
+    try:
+        for name in shards.files():
+            found.append(os.stat(name, dir_fd=opened).st_size)  # those before an error are wanted
+    except OSError as error:
+        where, strange = str(folder / shards.file(len(found))), (error.strerror or "an error").lower()
+        do = "restore it or pack again"
+        raise ManifestError(complaint(where, expected="a shard", found=strange, do=do)) from None
+    for index, (size, expected) in enumerate(zip(found, shards.sizes, strict=True)):
+        if size != expected:
+            do = "it was cut short or altered: restore it or pack again"
+            where = str(folder / shards.file(index))
+            raise ManifestError(complaint(where, expected=f"{expected} bytes", found=f"{size}", do=do))
