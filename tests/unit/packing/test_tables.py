@@ -201,6 +201,18 @@ def test_what_was_done_to_a_column_is_reported(tmp_path: Path) -> None:
     assert columns == {"x": "rounded to float32, as asked", "y": "", "t": "1 empty", "label": ""}
 
 
+def test_what_a_mask_or_emptiness_would_hide_is_refused_or_kept(tmp_path: Path) -> None:
+    source = parquet(tmp_path, x=[1.0, None], features_missing=["a", "b"], label=[0, 1])
+    with pytest.raises(SourceError, match="expected no column 'features_missing' beside the mask of that name"):
+        packed(source, missing="nan", mask=True)
+    with pytest.raises(SourceError, match="t.parquet: expected values, found columns without any value"):
+        packed(parquet(tmp_path, x=pa.nulls(2), y=pa.array([None, None], pa.float64())))
+    lists = packed(parquet(tmp_path, v=pa.array([[], []], pa.list_(pa.float32())), label=[0, 1]))[1]["v"]
+    assert [value.tolist() for value in lists] == [[], []]
+    with pytest.raises(SourceError, match="column 'label': .* set --missing drop, or --drop label"):
+        packed(parquet(tmp_path, x=[1.0, 2.0], label=[True, None]))
+
+
 def test_columns_of_every_name_are_reported(tmp_path: Path) -> None:
     source = parquet(tmp_path, **{"a.b": [0.5], "a": [{"c": b"x"}], "No.": ["x"], "label": [0]})
     columns = [(column.name, column.field) for column in open_source(str(source)).columns]

@@ -125,6 +125,9 @@ class _Planner:
                 kept.append(leaf)
                 self._missing.decide(leaf, summary)
         self._missing.check(self._summaries)
+        if not kept:
+            found, do = "columns without any value", "check the source, or take other columns"
+            raise SourceError(complaint(self._table.name, expected="values", found=found, do=do))
         dtype, members = self._vector({leaf: self._numbers(leaf) for leaf in kept if self._may_join(leaf)})
         self._name_fields([leaf for leaf in kept if leaf not in members], has_vector=bool(members))
         singles = tuple(self._single(leaf) for leaf in kept if leaf not in members)
@@ -248,11 +251,18 @@ class _Planner:
         """Fields that tell what was missing, where they are asked for."""
         if not self._options.mask:
             return {}
-        masks: dict[str, tuple[Leaf, ...]]
-        masks = {f"{single.field}_missing": (single.leaf,) for single in singles if single.fill is not None}
-        if any(leaf in self._missing.fills for leaf in members):
-            masks[f"{FEATURES}_missing"] = members
-            notes[f"{FEATURES}_missing"] = FieldNotes(tuple(leaf.name for leaf in members))
+        masks: dict[str, tuple[Leaf, ...]] = {}
+        taken = set(self._names.values())
+        wanted = [(single.field, (single.leaf,)) for single in singles if single.fill is not None]
+        entries = members if any(leaf in self._missing.fills for leaf in members) else ()
+        for field, leaves in [*wanted, *([(FEATURES, entries)] if entries else [])]:
+            name = f"{field}_missing"
+            if name in taken:
+                expected, do = f"no column {name!r} beside the mask of that name", "rename it, or leave --mask out"
+                raise SourceError(complaint(self._table.name, expected=expected, found="one", do=do))
+            masks[name] = leaves
+        if entries:
+            notes[f"{FEATURES}_missing"] = FieldNotes(tuple(leaf.name for leaf in entries))
         return masks
 
     def _notes(self, single: Single) -> FieldNotes:

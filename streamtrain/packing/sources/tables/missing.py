@@ -96,7 +96,8 @@ class Missing:
             expected = "lists without empty places"
         found = f"an empty{' or NaN' if number else ''} cell, {counts[0][1]:,} {rows}{more}"
         found += "" if why == "refuse" else f"; {why}"
-        ways = "nan, mean or drop" if why == "refuse" else "drop"
+        filled = leaf.form.what in ("number", "decimal", "boolean", "text") and leaf.name != self.label
+        ways = "nan, mean or drop" if why == "refuse" and filled else "drop"
         do = f"set --missing {ways}, or --drop {leaf.path[0]}"
         raise SourceError(complaint(where, expected=expected, found=found, do=do))
 

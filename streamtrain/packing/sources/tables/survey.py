@@ -138,7 +138,7 @@ class Summary:
     def _see_shape(self, shape: tuple[int, ...]) -> None:
         if self.shape is None:
             self.shape = shape
-        self.varies = self.varies or self.shape != shape
+        self.varies = self.varies or self.shape != shape or 0 in shape  # what has no entries has no form to share
 
     def _add_objects(self, cells: Cells, rows: Rows) -> None:
         for row, value in enumerate(cells.values):
