@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -61,9 +62,17 @@ class Data:
     """Bytes that the shards in the cache may have, over all runs on the host."""
 
     def __post_init__(self) -> None:
-        require(bool(self.url), "data.url", "a folder", self.url, "name the data set's folder")
+        do = "name one data set's folder or URL"
+        require(bool(self.url) and isinstance(self.url, str | os.PathLike), "data.url", "a folder", self.url, do)
         require_count("data.cache_bytes", self.cache_bytes)
-        require(bool(self.inputs), "data.inputs", "at least one field", self.inputs, "name the model's input fields")
+        do = 'name the model\'s input fields, e.g. inputs=("image",)'
+        require(bool(self.inputs), "data.inputs", "at least one field", self.inputs, do)
+        for name in ("inputs", "extra"):
+            value = getattr(self, name)
+            names = isinstance(value, tuple | list) and all(isinstance(each, str) for each in value)
+            require(names, f"data.{name}", "a tuple of fields' names", value, do)
+        do = "name one field, and put others that the loss needs together in data.transform"
+        require(isinstance(self.target, str), "data.target", "the name of a field", self.target, do)
         require_count("data.decode_threads", self.decode_threads)
         require_count("data.max_bad_examples", self.max_bad_examples, lowest=0)
         kinds = ("stop", "skip")

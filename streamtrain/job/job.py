@@ -93,6 +93,7 @@ class Job:
     tracking: MayChange[Tracking] = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         for name in ("batch_size", "micro_batch", "lanes", "threads", "probe_every", "probe_examples"):
             require_count(name, getattr(self, name))
         require_count("seed", self.seed, lowest=0)
@@ -142,6 +143,30 @@ class Job:
             expected = "a name of letters, digits, _, -, . and spaces that is not taken"
             require(free, "metrics", expected, name, "rename it")
             require(callable(metric), f"metrics, {name!r}", "a function", metric, "see its help")
+
+    def _check_kinds(self) -> None:
+        """Whether every part of the declaration is one of ours, and the model a function that makes one."""
+        kinds: dict[str, tuple[type, ...]] = {
+            "data": (Data,),
+            "mode": (Online, Epochs),
+            "sgd": (SGD,),
+            "aggregation": (Synchronous, Stale),
+            "evaluate": (Evaluate,),
+            "checkpoints": (Checkpoints,),
+            "tracking": (Tracking,),
+        }
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            expected = " or ".join(f"st.{each.__name__}(…)" for each in kind)
+            do = (
+                f"declare it, e.g. st.{kind[0].__name__}(), not an object of another library"
+                if name != "data"
+                else ('declare it, e.g. st.Data("data/photos")')
+            )
+            require(isinstance(value, kind), name, expected, value, do)
+        made = not isinstance(self.model, type) and hasattr(self.model, "state_dict")
+        do = "give the class, or lambda: Network(...): every worker makes its own"
+        require(not made, "model", "a function that returns a new model", type(self.model).__name__ + "(…)", do)
 
     def _check_workers(self) -> None:
         two = isinstance(self.workers, tuple | list)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from streamtrain.errors import JobError, complaint, users_code
+from streamtrain.errors import JobError, complaint, one_line, users_code
 from streamtrain.job import Job
 
 
@@ -28,6 +28,26 @@ def load_job(file: str | Path) -> Job:
             complaint(str(path), expected="a streamtrain.Job named `job`", found=found, do="declare job = st.Job(...)")
         )
     return job
+
+
+def check_functions_travel(job: Job) -> None:
+    """Refuses functions that workers cannot be given: what a function holds on to goes with it.
+
+    Raises:
+        JobError: one of them, by its setting.
+    """
+    import cloudpickle
+
+    named: dict[str, object] = {"model": job.model, "loss": job.loss, "error": job.error}
+    named |= {"data.map": job.data.map, "data.transform": job.data.transform}
+    named |= {f"metrics, {name!r}": metric for name, metric in job.metrics.items()}
+    for name, function in named.items():
+        try:
+            cloudpickle.dumps(function)
+        except Exception as error:  # whatever a user's object raises when it is pickled
+            do = "make inside of the function what it holds on to (a lock, an open file, a connection)"
+            expected = "a function that can be sent to workers"
+            raise JobError(complaint(name, expected=expected, found=one_line(error)[:300], do=do)) from None
 
 
 def _load(path: Path) -> ModuleType:

@@ -16,6 +16,7 @@ from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
 from streamtrain.model.gradient import Batch, Gradient
 from streamtrain.prepare.draws import kept_generators, try_twice
+from streamtrain.prepare.jobfile import check_functions_travel
 from streamtrain.prepare.mixing import check_examples_apart
 from streamtrain.prepare.plan import Plan
 from streamtrain.prepare.rehearsal import Rehearsal
@@ -53,6 +54,7 @@ def preflight(plan: Plan) -> Trial:
 
 
 def _try(plan: Plan) -> Trial:
+    check_functions_travel(plan.job)
     job = dataclasses.replace(plan.job, device="cpu", compile=False)
     gradient = Gradient(job)
     match_rules(job.sgd, gradient.layout)

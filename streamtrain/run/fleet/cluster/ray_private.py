@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import ray_constants, services
+from ray.job_config import JobConfig
 
 USED = {
+    "ray.job_config.JobConfig": "for its _py_driver_sys_path: where workers look for modules of the job",
     "ray._private.ray_constants.ENABLE_RAY_CLUSTER": "to listen on localhost only: there is no setting for all ports",
     "ray._private.services.ConsolePopen": "to start Ray's processes in groups of their own",
     "ray._private.worker._global_node": "to see that the processes which this one started have ended",
@@ -21,6 +25,18 @@ USED = {
     "ray._private.state.available_resources_per_node": "to say where there is room; publicly there are only sums",
     "ray._raylet.AuthenticationTokenLoader.instance": "to have a changed token read, which is kept from the first time",
 }
+
+
+def callers_paths() -> JobConfig:
+    """Has workers look for modules where this process found them: the folders of its path that Python did not bring.
+
+    A function travels by the name of its module, where that is not the job file. Ray gives workers only the folder of
+    the script and the working one; on other machines what is not there is passed over.
+    """
+    brought = {Path(each).resolve() for each in (sys.prefix, sys.base_prefix)}
+    folders = [Path(each).resolve() for each in sys.path if each and Path(each).is_dir()]
+    own = [str(folder) for folder in folders if brought.isdisjoint((folder, *folder.parents))]
+    return JobConfig(_py_driver_sys_path=list(dict.fromkeys(own)))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import ray
 
-from streamtrain.run.fleet.cluster.ray_private import closed_to_others, read_token_again
+from streamtrain.run.fleet.cluster.ray_private import callers_paths, closed_to_others, read_token_again
 
 VARIABLE = "RAY_AUTH_TOKEN"
 FILE_VARIABLE = "RAY_AUTH_TOKEN_PATH"
@@ -38,12 +38,12 @@ def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
         os.environ.setdefault("RAY_worker_niceness", "0")
         began = time.monotonic()
         with _for_us_alone():
-            ray.init(logging_level=logging.ERROR, include_dashboard=False)
+            ray.init(logging_level=logging.ERROR, include_dashboard=False, job_config=callers_paths())
         say(f"Ray started in {time.monotonic() - began:.1f} s")
     else:
         if os.environ.get(VARIABLE) == _token():  # of a Ray that this process had before
             _set_token(None)
-        ray.init(logging_level=logging.ERROR)
+        ray.init(logging_level=logging.ERROR, job_config=callers_paths())
 
 
 @contextlib.contextmanager
