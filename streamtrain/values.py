@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -92,11 +92,16 @@ def merged_moments(one: Any, other: Any, count: Any) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Moments(Stored):
-    """Count, mean and sum of squared deviations of a sample, mergeable (Chan, Golub & LeVeque 1979)."""
+    """Count, mean and sum of squared deviations of a sample, mergeable (Chan, Golub & LeVeque 1979).
+
+    ``population``: how many there are of which these were drawn without replacement; 0 for no end of them, which is
+    also what a sum of two says.
+    """
 
     count: int = 0
     mean: float = 0.0
     m2: float = 0.0
+    population: int = 0
 
     @classmethod
     def of(cls, values: NDArray[np.generic]) -> Moments:
@@ -122,8 +127,14 @@ class Moments(Stored):
 
     @property
     def standard_error(self) -> float:
-        """``s/√n``, the standard error of the mean (Deep Learning, equation 5.46)."""
-        return math.sqrt(self.variance / self.count) if self.count > 1 else math.nan
+        """``s/√n``, the standard error of the mean (Deep Learning, equation 5.46); NaN for one example.
+
+        Of n out of N examples ``s/√n · √(1 − n/N)`` (Cochran 1977, equation 2.20): 0 where all were looked at.
+        """
+        if self.count and self.count >= self.population > 0:
+            return 0.0
+        rest = 1 - self.count / self.population if self.population else 1.0
+        return math.sqrt(self.variance / self.count * rest) if self.count > 1 else math.nan
 
 
 @dataclass(frozen=True)
@@ -201,6 +212,11 @@ class Risk(Stored):
     def quantities(self) -> dict[str, Moments]:
         """All of them by name."""
         return {"loss": self.loss, "error": self.error, **self.metrics}
+
+    def out_of(self, population: int) -> Risk:
+        """The same, known to be drawn out of so many examples, whose mean it estimates."""
+        metrics = {name: replace(each, population=population) for name, each in self.metrics.items()}
+        return Risk(replace(self.loss, population=population), replace(self.error, population=population), metrics)
 
 
 def _sums(one: Loading | StepTimes, other: Loading | StepTimes) -> Iterator[Any]:

@@ -70,6 +70,11 @@ class Order:
             Lane(index, start, start + lane_size(self.used, self.lanes, index)) for index, start in enumerate(starts)
         )
 
+    def used_before(self, global_step: int) -> tuple[Lane, ...]:
+        """The examples that any of the first ``global_step`` updates took, by lane: all of a pass that is done."""
+        taken = min(global_step, self.steps) * (self.batch_size // self.lanes)
+        return tuple(Lane(r.index, r.start, min(r.start + taken, r.stop)) for r in self.ranges)
+
     def smallest_part(self) -> int:
         """Examples of the smallest part, empty ones apart, that any lane gives in a pass."""
         last = self.minibatch(Position(0, self.steps - 1))

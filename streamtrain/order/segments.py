@@ -71,6 +71,16 @@ class SegmentedOrder:
         """The examples that the pass uses: all, as one range."""
         return (Lane(0, 0, self.examples),)
 
+    def used_before(self, global_step: int) -> tuple[Lane, ...]:
+        """The examples that any of the first ``global_step`` updates took: whole segments, and a part of each lane."""
+        used: list[Lane] = []
+        for order, begin, first in zip(self._orders, self._first_steps, self._first_examples, strict=False):
+            if global_step <= begin:
+                break
+            within = order.used_before(global_step - begin)
+            used += [Lane(each.index, first + each.start, first + each.stop) for each in within]
+        return tuple(used)
+
     def smallest_part(self) -> int:
         """Examples of the smallest part, empty ones apart, that any lane gives."""
         return min(order.smallest_part() for order in self._orders)

@@ -1,7 +1,9 @@
-"""Which examples an evaluation uses: runs of the stored order, evenly spread over it.
+"""Which examples an evaluation uses: short runs of the stored order, spread evenly over the examples that were used.
 
-The stored order is a uniform shuffle, so any fixed positions are a uniformly random part. Runs keep
-reading sequential; spreading them keeps the part from being only what the pass used first or last.
+The examples are laid end to end, as a ring, and cut into rooms of one size. Each room gives one run, which begins at a
+place drawn by arithmetic from the seed and the room, and goes on at the room's start where it meets its end. So every
+example is taken with the same probability, and every part of the pass has its share: what the parameters learned first
+counts as much as what they learned last. Runs keep reading sequential.
 """
 
 from __future__ import annotations
@@ -9,25 +11,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamtrain.order.lanes import lane
+from streamtrain.order.randomness import lane_seed
 from streamtrain.values import Lane
 
 PARTS, LARGEST_SLICE = 64, 500
 """Slices that few examples are cut into; and the most examples that a worker evaluates at once."""
 
 
-def evaluation_slices(ranges: Sequence[Lane], wanted: int, slice_size: int) -> tuple[tuple[int, int], ...]:
+def evaluation_slices(
+    ranges: Sequence[Lane], wanted: int, slice_size: int, seed: int = 0
+) -> tuple[tuple[int, int], ...]:
     """Disjoint ``(start, stop)`` inside ``ranges``, each of at most ``slice_size`` examples.
 
-    They hold ``wanted`` examples in all, or every example of the ranges once where these have no more.
+    They hold ``wanted`` examples in all, or every example of the ranges once where these have no more. ``seed`` draws
+    the places; where all are wanted there is nothing to draw.
     """
     examples = sum(r.stop - r.start for r in ranges)
     wanted = min(wanted, examples)
-    count = -(-wanted // slice_size)
+    if not wanted:
+        return ()
+    if wanted == examples:
+        return _whole(ranges, examples, slice_size)
+    count = -(-wanted // min(slice_size, evaluation_slice(wanted)))
+    turn = lane_seed(seed, count, count) % examples  # rooms differ by an example; so none lies in a larger one always
     slices: list[tuple[int, int]] = []
     for index in range(count):
-        room, part = lane(examples, count, index), lane(wanted, count, index)
-        slices += _inside(ranges, room.start, room.start + part.stop - part.start)
+        room, taken = lane(examples, count, index), lane(wanted, count, index)
+        size, length = room.stop - room.start, taken.stop - taken.start
+        begin = lane_seed(seed, index, count) % size
+        over = max(0, begin + length - size)  # goes on at the room's start: its edges are taken as often as its middle
+        for first, last in ((0, over), (begin, begin + length - over)):
+            start, stop = turn + room.start + first, turn + room.start + last
+            slices += _inside(ranges, min(start, examples), min(stop, examples))
+            slices += _inside(ranges, max(start - examples, 0), max(stop - examples, 0))
     return tuple(slices)
+
+
+def _whole(ranges: Sequence[Lane], examples: int, slice_size: int) -> tuple[tuple[int, int], ...]:
+    """All examples once."""
+    count = -(-examples // slice_size)
+    rooms = (lane(examples, count, index) for index in range(count))
+    return tuple(piece for room in rooms for piece in _inside(ranges, room.start, room.stop))
 
 
 def evaluation_slice(examples: int) -> int:

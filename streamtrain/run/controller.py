@@ -16,7 +16,7 @@ from streamtrain.job import Epochs, Online
 from streamtrain.measure.gap import Parts
 from streamtrain.measure.risk import pooled
 from streamtrain.measure.run_curves import RunCurves, Stint
-from streamtrain.order import evaluation_slice, evaluation_slices
+from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.folder import OptionalFiles, RunFolder
@@ -277,12 +277,15 @@ class Controller:
             self._tracker.tag("recoveries", str(self._curves.recoveries))
 
     def _evaluate(self) -> Evaluation:
-        """Both risks at the current parameters: all of the validation split, as many training examples."""
+        """Both risks at the current parameters: all of the validation split, as many of the used training examples."""
         started = time.monotonic()
         progress, measures, order = self._progress, self._progress.measures, self._plan.order
         held_out = self._plan.manifest.splits["validation"].examples
-        slices = evaluation_slices(order.ranges, held_out, evaluation_slice(held_out))
-        empirical = pooled(self._fleet.evaluate("train", slices))
+        used = order.used_before(progress.step)
+        drawn = lane_seed(self._plan.job.seed, progress.step, 0)
+        slices = evaluation_slices(used, held_out, evaluation_slice(held_out), drawn)
+        population = sum(each.stop - each.start for each in used)
+        empirical = pooled(self._fleet.evaluate("train", slices)).out_of(population)
         parts = self._risks_on_all("validation")
         evaluation = Evaluation(
             step=progress.step,

@@ -1,8 +1,9 @@
 """The order, in small cases written out by hand."""
 
+import numpy as np
 import pytest
 
-from streamtrain.order import Order, evaluation_slices, lane_seed, lanes_of, lanes_of_worker
+from streamtrain.order import Order, SegmentedOrder, evaluation_slices, lane_seed, lanes_of, lanes_of_worker
 from streamtrain.values import Lane, LanePart, Position
 
 
@@ -57,8 +58,39 @@ def test_workers_host_contiguous_lanes() -> None:
 
 def test_evaluation_slices_spread_over_the_used_ranges() -> None:
     ranges = (Lane(0, 0, 10), Lane(1, 100, 110))
-    assert evaluation_slices(ranges, wanted=6, slice_size=2) == ((0, 2), (7, 9), (104, 106))
     assert evaluation_slices(ranges, wanted=99, slice_size=15) == ((0, 10), (100, 110))
+    assert evaluation_slices((), wanted=5, slice_size=2) == ()
+    taken = np.zeros(20)
+    for seed in range(2000):
+        numbers = [n for start, stop in evaluation_slices(ranges, 6, 2, seed) for n in range(start, stop)]
+        taken[[n if n < 10 else n - 90 for n in numbers]] += 1
+    assert taken.sum() == 12_000 and np.all(np.abs(taken / 2000 - 0.3) < 5 * (0.3 * 0.7 / 2000) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("examples", "wanted", "lanes"), [(56000, 7000, 2), (8000, 500, 1), (8000, 1000, 2), (16000, 2000, 4)]
+)
+def test_what_is_looked_at_is_spread_over_the_pass_of_every_lane(examples: int, wanted: int, lanes: int) -> None:
+    order = Order(examples, lanes, 8 * lanes)
+    for seed in range(20):
+        slices = evaluation_slices(order.ranges, wanted, 500, seed)
+        seen = np.concatenate([np.arange(start, stop) for start, stop in slices])
+        for each in order.ranges:
+            inside = seen[(seen >= each.start) & (seen < each.stop)]
+            place = (inside - each.start) / (each.stop - each.start)
+            assert len(place) > 0.5 * wanted / lanes and abs(place.mean() - 0.5) < 0.05
+
+
+def test_only_used_examples_count_as_used() -> None:
+    order = Order(examples=21, lanes=2, batch_size=4)
+    assert order.used_before(0) == (Lane(0, 0, 0), Lane(1, 11, 11))
+    assert order.used_before(2) == (Lane(0, 0, 4), Lane(1, 11, 15))
+    assert order.used_before(order.steps) == order.used_before(999) == order.ranges
+    grown = SegmentedOrder([4, 0, 6], lanes=2, batch_size=2)
+    for step in range(grown.steps + 1):
+        parts = [part for at in range(step) for part in grown.minibatch(Position(0, at)).parts]
+        numbers = sorted(number for part in parts for number in range(part.start, part.stop))
+        assert sorted(n for lane in grown.used_before(step) for n in range(lane.start, lane.stop)) == numbers
 
 
 def test_lane_seeds_differ_by_seed_step_and_lane() -> None:
