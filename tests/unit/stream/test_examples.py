@@ -19,6 +19,7 @@ from streamtrain.stream.decode import decoder_of
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
+from streamtrain.values import Selection
 
 EXAMPLES = 40
 
@@ -81,7 +82,7 @@ def test_a_streamer_passes_over_the_same(address: str | None, tmp_path: Path) ->
     reader = Reader(
         LocalFiles(folder), manifest, "train", ("text", "label"), decoding=Decoding(number_in_text, None, 2, "skip")
     )
-    parts = [((start, start + 1),) for start in range(EXAMPLES)] + [((5, 15), (20, 33))]
+    parts = [Selection(0, ((start, start + 1),)) for start in range(EXAMPLES)] + [Selection(0, ((5, 15), (20, 33)))]
     streamer = Streamer(reader, parts, largest=23, address=address)
     stream = open_stream(streamer.start(), 5.0)
     for expected, found in zip(selections_read(reader, parts), selections_streamed(stream), strict=False):

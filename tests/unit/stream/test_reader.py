@@ -16,7 +16,7 @@ from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_
 from streamtrain.stream.decode import decoder_of
 from streamtrain.stream.fetch.shard_files import OPEN_SHARDS, LocalFiles
 from streamtrain.stream.reader import Reader
-from streamtrain.values import Skip
+from streamtrain.values import Selection, Skip
 from tests.support.datasets import pack_digits
 
 
@@ -114,7 +114,7 @@ def test_promise_9_no_decoder_executes_what_it_reads() -> None:
 def test_a_streamer_gives_what_reading_gives(address: str | None, tmp_path: Path) -> None:
     manifest = pack(str(picture_folders(tmp_path / "raw")), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
     reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image", "label"))
-    parts = [((start, min(start + 4, 30)),) for start in range(0, 30, 4)]
+    parts = [Selection(0, ((start, min(start + 4, 30)),)) for start in range(0, 30, 4)]
     streamer = Streamer(reader, parts * 3, largest=4, address=address)
     streamed = selections_streamed(open_stream(streamer.start(), 5.0))
     for expected in selections_read(reader, parts * 3):
@@ -128,7 +128,7 @@ def test_a_streamer_gives_what_reading_gives(address: str | None, tmp_path: Path
 def test_a_streamers_failure_reaches_the_worker(address: str | None, tmp_path: Path) -> None:
     manifest = pack(str(picture_folders(tmp_path / "raw", (6, 7))), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
     reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",))
-    streamer = Streamer(reader, [((0, 1),), ((0, 30),)], largest=30, address=address)
+    streamer = Streamer(reader, [Selection(0, ((0, 1),)), Selection(0, ((0, 30),))], largest=30, address=address)
     streamed = selections_streamed(open_stream(streamer.start(), 5.0))
     next(streamed)
     with pytest.raises(WorkerLost, match="the streamer failed or died"):
@@ -157,7 +157,7 @@ def test_a_streamer_that_nobody_reads_stops_when_told(address: str | None, tmp_p
     manifest = pack_digits(tmp_path / "a", examples=100)
     reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",))
     before = len(os.listdir("/dev/shm"))
-    streamer = Streamer(reader, [((0, 9),)] * 1000, largest=9, address=address)
+    streamer = Streamer(reader, [Selection(0, ((0, 9),))] * 1000, largest=9, address=address)
     streamer.start()
     streamer.stop()
     assert streamer.failure() is None and len(os.listdir("/dev/shm")) == before
