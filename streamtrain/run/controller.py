@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamtrain.errors import NonFiniteError, WorkerLost
 from streamtrain.job import Epochs, Online
-from streamtrain.measure.gap import Parts
+from streamtrain.measure.gap import Parts, with_error
 from streamtrain.measure.risk import pooled
 from streamtrain.measure.run_curves import RunCurves, Stint
 from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
@@ -347,8 +347,9 @@ def describe(evaluation: Evaluation, pass_steps: int, seconds: float) -> str:
     train, held_out, between = evaluation.empirical, evaluation.generalization, evaluation.gap_of_loss
     return (
         f"pass {evaluation.step / pass_steps:4.3g}  "
-        f"loss: train {train.loss.mean:.4f}, held out {held_out.loss.mean:.4f} ± {held_out.loss.standard_error:.4f}, "
-        f"gap {between.value:+.4f} ± {between.standard_error:.4f}  "
+        f"loss: train {train.loss.mean:.4f}, "
+        f"held out {with_error(held_out.loss.mean, held_out.loss.standard_error, '.4f')}, "
+        f"gap {with_error(between.value, between.standard_error, '+.4f')}  "
         f"error: train {train.error.mean:.2%}, held out {held_out.error.mean:.2%}  "
         f"{evaluation.examples_used / seconds:,.0f} examples/s"
     )

@@ -174,6 +174,12 @@ class RunFolder:
             remove_partials(self.path, *PARTLY_WRITTEN)
             yield
 
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether no measurement and no parameters are in it."""
+        entries = journal.entries_of(self.journal) if self.journal.is_file() else ()
+        return not any("readings" in entry for entry in entries) and not any(self.path.rglob("*.safetensors"))
+
     def _locked(self) -> bool:
         with self.lock.open() as opened:
             try:

@@ -6,12 +6,13 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from streamtrain.errors import Interrupted, one_line
+from streamtrain.errors import ConfigError, Interrupted, one_line
 from streamtrain.job import Job, Online
 from streamtrain.prepare.description import card_of
 from streamtrain.run.folder import RunFolder
@@ -71,7 +72,11 @@ def train(
         except BaseException as error:
             stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
             left = tracker.finish("killed" if stopped else "failed", str(error))
-            terminal.line(left or f"{run_name}: what was measured is in {folder.path}{_and_in_mlflow(tracker)}")
+            if isinstance(error, ConfigError) and prepared.folder is None and left is None and folder.holds_nothing:
+                shutil.rmtree(folder.path)
+                terminal.line(f"{run_name}: nothing was measured, so {folder.path} is removed")
+            else:
+                terminal.line(left or f"{run_name}: what was measured is in {folder.path}{_and_in_mlflow(tracker)}")
             raise
         left = tracker.finish("finished", result.stop_reason)
     if left:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ ANSWER_SECONDS = 5.0
 """Within which a process answers that is not lost."""
 SLOWER = 3
 """How many times as long as the first the others may take for equal shares."""
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST = 300
 """Characters that are kept of what Ray says where it names no reason."""
 
@@ -112,26 +113,26 @@ def gather(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
         WorkerLost: a worker died, or did not answer in time. TrainingError: what stopped one.
     """
     results: dict[int, Any] = {}
-    errors: list[StreamtrainError] = []
+    failures: list[StreamtrainError] = []
     left, began, until = {call: index for index, call in enumerate(calls)}, time.monotonic(), math.inf
     while left:
         seconds = None if until == math.inf else max(0.0, until - time.monotonic())
         ended, _ = ray.wait(list(left), timeout=seconds)
         if not ended:
             silent = ", ".join(str(index) for index in left.values())
-            errors.append(WorkerLost(f"worker {silent} has not answered for {time.monotonic() - began:.1f} s"))
+            failures.append(WorkerLost(f"worker {silent} has not answered for {time.monotonic() - began:.1f} s"))
             break
         for call in ended:
             index = left.pop(call)
             try:
                 results[index] = ray.get(call)
             except RayError as error:
-                errors.append(_cause(index, error))
+                failures.append(_cause(index, error))
         if patience is not None:
             now = time.monotonic()
-            until = min(until, now + patience + (0.0 if errors else SLOWER * (now - began)))
-    if errors:
-        raise min(errors, key=lambda error: isinstance(error, WorkerLost))
+            until = min(until, now + patience + (0.0 if failures else SLOWER * (now - began)))
+    if failures:
+        raise min(failures, key=lambda error: isinstance(error, WorkerLost))
     return [results[index] for index in range(len(calls))]
 
 
@@ -159,11 +160,33 @@ def _cause(index: int, error: RayError) -> StreamtrainError:
     if isinstance(error, RayTaskError):
         cause = error.cause
         return cause if isinstance(cause, StreamtrainError) else TrainingError(f"worker {index}: {one_line(cause)}")
-    return WorkerLost(f"worker {index} died: {_reason(error)}")
+    return _raised_at_its_start(index, error) or WorkerLost(f"worker {index} died: {_reason(error)}")
+
+
+def _raised_at_its_start(index: int, error: RayError) -> StreamtrainError | None:
+    """What a worker's constructor raised, out of the traceback that Ray tells in colours; its last line is the cause.
+
+    Others would raise the same, so it is not a lost worker's.
+    """
+    lines = [line.strip() for line in COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    if not lines or "creation task" not in lines[0]:
+        return None
+    name, _, message = lines[-1].partition(": ")
+    for kind in _kinds(StreamtrainError):
+        if name == f"{kind.__module__}.{kind.__qualname__}" and "__init__" not in vars(kind):
+            return kind(message)
+    return TrainingError(f"worker {index} could not begin: {lines[-1]}")
+
+
+def _kinds(kind: type[StreamtrainError]) -> Iterator[type[StreamtrainError]]:
+    """It, and all below it."""
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _kinds(each)
 
 
 def _reason(error: RayError) -> str:
     """What Ray knows of a process's end, without its advice."""
-    said = " ".join(str(error).split())
+    said = " ".join(COLOURS.sub("", str(error)).split())
     detail = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*?)( Some common causes|$)", said)
     return f"{detail[2]} ({detail[1]})" if detail else said[:LONGEST]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from streamtrain.measure.gap import Gap, with_error
 from streamtrain.measure.verdict import largest_gap
 from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.result import Result
@@ -19,11 +20,11 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "parameters kept": lambda r: f"after {r.chosen.examples_used:,} examples",
     "loss, training": lambda r: _loss(r.chosen.empirical.loss),
     "loss, held out": lambda r: _loss(r.chosen.generalization.loss),
-    "loss, gap": lambda r: f"{r.chosen.gap_of_loss.value:+.4f} ± {r.chosen.gap_of_loss.standard_error:.4f}",
+    "loss, gap": lambda r: _gap(r.chosen.gap_of_loss, "+.4f"),
     "loss, progressive": lambda r: _progressive(r),
     "error, training": lambda r: _error(r.chosen.empirical.error),
     "error, held out": lambda r: _error(r.chosen.generalization.error),
-    "error, gap": lambda r: f"{r.chosen.gap_of_error.value:+.2%} ± {r.chosen.gap_of_error.standard_error:.2%}",
+    "error, gap": lambda r: _gap(r.chosen.gap_of_error, "+.2%"),
     "error, test": lambda r: "" if r.test is None else _error(r.test.error),
     "verdict": lambda r: _verdict(r),
     "gradient norm at stop": lambda r: f"{r.gradient_norm_at_stop:.3f}",
@@ -43,8 +44,12 @@ def table(results: Mapping[str, Result]) -> str:
     return "\n".join([*lines, "", *(f"{name}: {result.stop_reason}" for name, result in results.items())])
 
 
+def _gap(between: Gap, form: str) -> str:
+    return with_error(between.value, between.standard_error, form)
+
+
 def _loss(moments: Moments) -> str:
-    return f"{moments.mean:.4f} ± {moments.standard_error:.4f}"
+    return with_error(moments.mean, moments.standard_error, ".4f")
 
 
 def _progressive(result: Result) -> str:
@@ -63,7 +68,7 @@ def _verdict(result: Result) -> str:
 
 
 def _error(moments: Moments) -> str:
-    return f"{moments.mean:.2%} ± {moments.standard_error:.2%}"
+    return with_error(moments.mean, moments.standard_error, ".2%")
 
 
 def description(name: str, result: Result) -> str:

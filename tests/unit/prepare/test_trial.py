@@ -2,6 +2,7 @@
 fail later; in one line that names it, before anything starts."""
 
 import dataclasses
+import os
 import random
 import sys
 import threading
@@ -239,3 +240,19 @@ def test_workers_look_for_modules_where_the_caller_found_them(tmp_path: Path, mo
     folders = callers_paths()._py_driver_sys_path
     assert str((tmp_path / "src").resolve()) in folders
     assert not any("site-packages" in each or "nowhere" in each for each in folders)
+
+
+def test_no_folder_is_left_of_a_run_that_could_not_begin(url: str, tmp_path: Path) -> None:
+    """A model that fails in workers alone is found only when Ray has started."""
+    here = os.getpid()
+
+    def model() -> nn.Module:
+        if os.getpid() != here:
+            raise RuntimeError("not here")
+        return nn.Linear(6, 2)
+
+    runs = tmp_path / "runs"
+    failing = dataclasses.replace(job(url, model), tracking=st.Tracking(enabled=False, folder=str(runs)))
+    with pytest.raises(st.JobError, match="model failed: RuntimeError: not here"):
+        st.train(failing, quiet=True)
+    assert not runs.exists() or not list(runs.iterdir())
