@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -64,7 +65,8 @@ def _verdict(result: Result) -> str:
     if result.verdict != "no gap seen":
         return result.verdict
     last = result.evaluations[-1]
-    return f"no gap seen (below {largest_gap(last.empirical.loss, last.generalization.loss):.2g})"
+    below = largest_gap(last.empirical.loss, last.generalization.loss)
+    return "no gap seen" if math.isnan(below) else f"no gap seen (below {below:.2g})"
 
 
 def _error(moments: Moments) -> str:
