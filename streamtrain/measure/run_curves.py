@@ -7,6 +7,7 @@ surface and the machine's own figures come from elsewhere, under ``probe/`` and 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from streamtrain.job import Job, Online, Stale
 from streamtrain.measure.cost import MeasuringTime, StepParts
 from streamtrain.measure.diagnostics import Diagnostics, UpdateFigures
 from streamtrain.measure.diagnostics.batch_efficiency import efficiencies
+from streamtrain.measure.diagnostics.noise_scale import Noise
 from streamtrain.measure.diagnostics.standard_error import standard_errors
 from streamtrain.measure.diagnostics.step_curves import LastNorms, MinibatchCurves, StepMeans
 from streamtrain.measure.gap import gap
@@ -118,6 +120,12 @@ class RunCurves:
         self.measures = Measures.of(job)
 
     @property
+    def noise(self) -> Noise | None:
+        """Of the gradients of the last steps; ``None`` without an estimate."""
+        scale = self.measures.diagnostics.noise
+        return scale.mean if scale.count else None
+
+    @property
     def waiting_share(self) -> float:
         """Part of the last stint's time that workers stood still for their examples."""
         return self._parts.waiting_share
@@ -169,13 +177,18 @@ class RunCurves:
 
     def trajectory(self, distance: float, step: int, now: float) -> list[Reading]:
         """Of the way of the parameters, which are ``distance`` from their start after ``step`` updates."""
-        length = self.measures.diagnostics.trajectory.length
+        length = max(self.measures.diagnostics.trajectory.length, distance)  # no way is shorter
         return _points({"trajectory/length": length, "trajectory/distance": distance}, step - 1, now)
 
-    def end(self, best_step: int, test: Risk | None, step: int, now: float) -> list[Reading]:
-        """Of a run that stops after ``step`` updates and keeps the parameters of ``best_step``."""
+    def end(self, best_step: int, noise: Noise | None, test: Risk | None, step: int, now: float) -> list[Reading]:
+        """Of a run that stops after ``step`` updates and keeps those of ``best_step``, with the ``noise`` there."""
         last = step - 1
-        values: dict[str, float] = {"stop/gradient_norm": self.measures.norms.mean, "stop/best_step": best_step}
+        values: dict[str, float] = {
+            "stop/minibatch_gradient_norm": self.measures.norms.mean,
+            "stop/best_step": best_step,
+        }
+        if noise is not None:
+            values |= risk_gradient_values("stop/gradient", noise, self._job.batch_size)
         readings = minibatch_readings(self.measures.minibatch.rest(), now) + _points(values, last, now)
         return readings if test is None else readings + risk_readings("test_risk", test, last, now)
 
@@ -258,9 +271,10 @@ def progressive_readings(progressive: Progressive, step: int, now: float) -> lis
     """Of the window, fading, and of all so far."""
     fading = {"loss": progressive.fading.loss, "error": progressive.fading.error}
     means = {name: (of.mean, of.standard_error) for name, of in fading.items()}
+    middle = step - len(progressive.window.recent) // 2  # a window's mean is of its middle
     return [
-        *risk_readings("progressive", progressive.recent, step, now),
-        *_with_errors("progressive_fading", means, step, now),
+        *risk_readings("progressive", progressive.recent, middle, now),
+        *_with_errors("progressive_fading", means, middle, now),
         *risk_readings("progressive_total", progressive.total, step, now),
     ]
 
@@ -292,19 +306,38 @@ def update_readings(figures: UpdateFigures | None, update: Update, now: float) -
         return []
     values: dict[str, float | None] = {}
     for name, layer in figures.layers.items():
-        shown = re.sub(r"[^\w.\- ]", "_", name)  # what MLflow takes
-        values[f"layer_gradient_norm/{shown}"] = layer.gradient_norm
-        values[f"layer_update_ratio/{shown}"] = layer.update_ratio
+        tensor = re.sub(r"[^\w.\- ]", "_", name)  # what MLflow takes
+        values[f"layer_gradient_norm/{tensor}"] = layer.gradient_norm
+        values[f"layer_update_ratio/{tensor}"] = layer.update_ratio
     values["update/ratio"] = figures.update_ratio
     if figures.noise is not None:
         examples = update.loss.count
         deviation, error = standard_errors(figures.noise, examples)
-        values["gradient/noise_scale"] = figures.noise.scale
+        scale = figures.noise.scale
+        if scale is not None:
+            values["gradient/noise_scale"] = scale if math.isfinite(scale) else None
+            values["gradient/noise_scale_above"] = figures.noise.scale_above
+            values["gradient/inverse_noise_scale"] = figures.noise.inverse_scale
+            values["gradient/inverse_noise_scale_standard_error"] = figures.noise.inverse_error
+        values |= risk_gradient_values("gradient/risk_gradient", figures.noise, examples)
         values["gradient/standard_deviation"] = deviation
         values["gradient/standard_error"] = error
         for factor, each in efficiencies(figures.noise, examples).items():
             values["batch_size/efficiency" + (f"_x{factor}" if factor > 1 else "")] = each
-    return _points({name: value for name, value in values.items() if value is not None}, update.step, now)
+    shown = {name: value for name, value in values.items() if value is not None and not math.isnan(value)}
+    return _points(shown, update.step, now)
+
+
+def risk_gradient_values(prefix: str, noise: Noise, examples: int) -> dict[str, float]:
+    """|G| without the minibatch's noise, its error, and that noise: tr(Σ)/n, in squared norms."""
+    norm, error = noise.gradient_norm
+    if math.isnan(error):
+        return {}
+    return {
+        f"{prefix}_norm": norm,
+        f"{prefix}_norm_standard_error": error,
+        f"{prefix}_squared_noise": max(noise.trace, 0.0) / examples,
+    }
 
 
 def _with_errors(prefix: str, means: Mapping[str, tuple[float, float]], step: int, now: float) -> list[Reading]:

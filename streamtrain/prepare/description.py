@@ -33,7 +33,7 @@ def card_of(plan: Plan, run_name: str) -> RunCard:
         "command": shlex.join([Path(sys.argv[0]).name, *map(masked, sys.argv[1:])]),
         "dataset.digest": plan.manifest.digest,
         "dataset.order": plan.manifest.order,
-        "progressive.unbiased": "all of it" if isinstance(plan.job.mode, Online) else "pass 1",
+        "progressive.new_examples": "all of it" if isinstance(plan.job.mode, Online) else "pass 1",
         "mlflow.source.name": sys.argv[2] if sys.argv[1:2] == ["train"] else sys.argv[0],
     }
     commit = _git_commit()

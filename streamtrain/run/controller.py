@@ -295,6 +295,7 @@ class Controller:
             passes=progress.step / order.steps,
             progressive=measures.progressive.recent if progress.step <= order.steps else None,
             held_out=Parts.of(parts),
+            noise=self._curves.noise,
         )
         progress.evaluations.append(evaluation)
         measures.evaluating.spend(time.monotonic() - started)
@@ -322,7 +323,7 @@ class Controller:
         self._fleet.restore(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
         test = pooled(self._risks_on_all("test")) if has_test else None
-        self._tracker.log(self._curves.end(chosen.step, test, progress.step, time.time()))
+        self._tracker.log(self._curves.end(chosen.step, chosen.noise, test, progress.step, time.time()))
         used = progress.evaluations[-1].examples_used
         return Result(
             mode="online" if self._is_online else "epochs",

@@ -87,7 +87,7 @@ def _progressive(axes: Axes, points: Sequence[tuple[float, Risk]], which: Which,
             color=PROGRESSIVE,
             marker="*",
             markersize=14,
-            label="its first pass: unbiased, no example came twice",
+            label="its first pass: no example came twice",
         )
 
 

@@ -38,7 +38,7 @@ def risk_page(
             figure.add_trace(_curve(name, along, *_of(moments), color, legend=column == 1), row=1, col=column)
         if progressive:
             places, before = [place for place, _ in progressive], [getattr(risk, which) for _, risk in progressive]
-            name = "progressive" if unbiased is None else f"progressive (pass {unbiased}: unbiased)"
+            name = "progressive" if unbiased is None else f"progressive (pass {unbiased}: new examples)"
             curve = _curve(name, places, *_of(before), PROGRESSIVE, legend=column == 1)
             if unbiased is not None:
                 curve.marker = {"symbol": ["star" if n < unbiased else "circle" for n in range(len(places))], "size": 9}

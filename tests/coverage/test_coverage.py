@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.coverage import audit_alarms, verdicts
+from tests.coverage import audit_alarms, gradient_noise, progressive_errors, risks, verdicts
 from tests.coverage.simulation import CHANCE, Row, Simulation, interval, rate, table
 
-FAST: dict[str, Simulation] = {"audit": audit_alarms.fast, "verdict": verdicts.fast}
-SLOW: dict[str, Simulation] = {"audit": audit_alarms.slow, "verdict": verdicts.slow}
+MODULES = {
+    "audit": audit_alarms,
+    "verdict": verdicts,
+    "risks": risks,
+    "progressive": progressive_errors,
+    "gradient noise": gradient_noise,
+}
+FAST: dict[str, Simulation] = {name: module.fast for name, module in MODULES.items()}
+SLOW: dict[str, Simulation] = {name: module.slow for name, module in MODULES.items()}
 PAGE = "COVERAGE_TABLE"
 """Variable that names a file for the table."""
 

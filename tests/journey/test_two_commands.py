@@ -94,7 +94,7 @@ def test_many_passes_open_a_gap_that_one_pass_does_not(demo: tuple[Path, str]) -
     assert epochs["empirical_risk/error"] < epochs["generalization_risk/error"]
     assert epochs["gap/error"] > online["gap/error"]
     assert epochs["gap/loss"] - 2 * epochs["gap/loss_standard_error"] > online["gap/loss"]
-    assert epochs["stop/gradient_norm"] > 0
+    assert epochs["stop/minibatch_gradient_norm"] > 0
 
 
 def test_a_second_demo_reuses_the_data(demo: tuple[Path, str]) -> None:

@@ -6,6 +6,7 @@ whose share it is. They cost about a twentieth of a step of a small model.
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from streamtrain.aggregate.descent.clip import squared_norm
 from streamtrain.aggregate.descent.rules import Block, Piece
 from streamtrain.aggregate.state import PARAMETERS, DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout
+from streamtrain.order import lane_seed
 from streamtrain.values import LayerNorms, Norms, Update
 
 LaneNorms = tuple[tuple[int, float], ...]
@@ -27,13 +29,19 @@ LONGEST = 2**22
 Numbers = NDArray[np.float64] | torch.Tensor
 
 
+@functools.lru_cache(maxsize=8)
+def _drawn(block: int, every: int) -> int:
+    """Which step of a block of ``every`` has norms."""
+    return lane_seed(every, block, 0) % every
+
+
 class StepNorms:
     """Takes the norms of some of the steps.
 
     Args:
         layout: of the model.
         pieces: all of them; none spans two parameters.
-        every: steps from one step with norms to the next; 0 for never.
+        every: steps of a block, of which one has norms; 0 for never.
 
     Attributes:
         every: the same; may change between two steps, for all workers alike.
@@ -46,8 +54,11 @@ class StepNorms:
         self._owners = np.array([bisect_right(starts, piece.start) - 1 for piece in pieces])
 
     def is_due(self, step: int) -> bool:
-        """Whether this step is to have norms."""
-        return self.every > 0 and (step + 1) % self.every == 0
+        """Whether this step is to have norms: one of every block, drawn by arithmetic, the same for all workers.
+
+        A fixed one would meet the same few minibatches for ever where ``every`` shares a factor with a pass's steps.
+        """
+        return self.every > 0 and step % self.every == _drawn(step // self.every, self.every)
 
     def note_lanes(self, step: int, slots: Iterable[Slot | DeviceSlot]) -> None:
         """Leaves the squared norms of lanes' summed gradients in their slots; by the worker that filled them."""

@@ -53,7 +53,7 @@ class Diagnostics(Stored):
         self.trajectory.add(update.norms)
         layers = self.layers.add(update.norms)
         noise = self.noise.add(update.norms)
-        number = (update.step + 1) // self.trajectory.every
-        if number > EVERY and number % EVERY:
+        number = update.step // self.trajectory.every + 1
+        if number > EVERY and number % EVERY and not layers:
             return None
         return UpdateFigures(layers, update_ratio(update.norms.total), noise)

@@ -7,14 +7,16 @@ of the noise alone: it knows neither curvature nor what the machine does faster.
 
 from __future__ import annotations
 
+import math
+
 from streamtrain.measure.diagnostics.noise_scale import Noise
 
 FACTORS = (1, 2, 4, 8)
 
 
 def efficiencies(noise: Noise, examples: int) -> dict[int, float]:
-    """By factor: at the present batch size, and at 2, 4, 8 times it; empty without a noise scale."""
-    scale = noise.scale
-    if not scale:
+    """By factor: at the present batch size, and at 2, 4, 8 times it; 1 where no gradient is told from the noise."""
+    inverse = noise.inverse_scale
+    if math.isnan(inverse):
         return {}
-    return {factor: 1 / (1 + factor * examples / scale) for factor in FACTORS}
+    return {factor: 1 / (1 + factor * examples * max(inverse, 0.0)) for factor in FACTORS}

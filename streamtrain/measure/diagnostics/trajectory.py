@@ -1,7 +1,8 @@
 """The way of the parameters: its length ``Σ |θ_{t+1} − θ_t|``, and the distance ``|θ_t − θ_0|`` from its start.
 
-The length is estimated from every n-th step: n times the sum of theirs. Of a resumed run it counts from there. A
-length far above the distance tells of a walk that turns, by noise or across a valley (Deep Learning, 8.2.4 and 8.2.6).
+The length is estimated from one step of every n, drawn by chance: n times the sum of theirs. Where chance makes it
+shorter than the distance, the distance is said. A length far above the distance tells of a walk that turns, by noise or
+across a valley (Deep Learning, 8.2.4 and 8.2.6).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from streamtrain.measure.progressive.own_spread import joined_risk
 from streamtrain.measure.risk import pooled
 from streamtrain.stored import Stored
 from streamtrain.values import Risk
@@ -28,4 +29,7 @@ class Window(Stored):
     @property
     def risk(self) -> Risk:
         """Over the fewest last minibatches that hold so many examples; over all where there are fewer."""
-        return pooled(self.recent)
+        total, before = pooled(()), pooled(())
+        for each in self.recent:
+            total, before = joined_risk(total, each, before), each
+        return total

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from streamtrain.measure.diagnostics.noise_scale import CLEARLY, Noise
 from streamtrain.measure.gap import Gap, with_error
 from streamtrain.measure.verdict import largest_gap
 from streamtrain.run.folder import RunFolder
@@ -18,17 +19,19 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "examples used": lambda r: f"{r.examples_used:,}",
     "examples unused": lambda r: f"{r.examples_unused:,}" if r.examples_unused else "",
     "examples/s": lambda r: f"{r.examples_per_second:,.0f}",
-    "parameters kept": lambda r: f"after {r.chosen.examples_used:,} examples",
+    "parameters kept": lambda r: _kept(r),
     "loss, training": lambda r: _loss(r.chosen.empirical.loss),
     "loss, held out": lambda r: _loss(r.chosen.generalization.loss),
     "loss, gap": lambda r: _gap(r.chosen.gap_of_loss, "+.4f"),
+    "loss, gap on test": lambda r: "" if r.gap_on_test is None else _gap(r.gap_on_test, "+.4f"),
     "loss, progressive": lambda r: _progressive(r),
     "error, training": lambda r: _error(r.chosen.empirical.error),
     "error, held out": lambda r: _error(r.chosen.generalization.error),
     "error, gap": lambda r: _gap(r.chosen.gap_of_error, "+.2%"),
     "error, test": lambda r: "" if r.test is None else _error(r.test.error),
     "verdict": lambda r: _verdict(r),
-    "gradient norm at stop": lambda r: f"{r.gradient_norm_at_stop:.3f}",
+    "gradient norm, kept": lambda r: _gradient_norm(r.chosen.noise),
+    "of minibatches, at stop": lambda r: f"{r.gradient_norm_at_stop:.3f}, noise included",
 }
 
 
@@ -49,12 +52,28 @@ def _gap(between: Gap, form: str) -> str:
     return with_error(between.value, between.standard_error, form)
 
 
+def _kept(result: Result) -> str:
+    """Where, and that a choice among several is optimistic."""
+    several = result.measurements_chosen_from
+    chosen = f", lowest of {several} validation errors (optimistic)" if several > 1 else ""
+    return f"after {result.chosen.examples_used:,} examples{chosen}"
+
+
+def _gradient_norm(noise: Noise | None) -> str:
+    """Of the risk's gradient over the last steps before the kept parameters, without the minibatches' noise."""
+    if noise is None or math.isnan(noise.squared_error):
+        return ""
+    norm, error = noise.gradient_norm
+    told = noise.squared_gradient > CLEARLY * noise.squared_error
+    return f"{norm:.3f} ± {error:.3f}" if told else f"below {norm + CLEARLY * error:.2g}: not told from 0"
+
+
 def _loss(moments: Moments) -> str:
     return with_error(moments.mean, moments.standard_error, ".4f")
 
 
 def _progressive(result: Result) -> str:
-    """Over the last window of one pass; over the first of many, since those after it are not unbiased."""
+    """Over the last window of one pass; over the first of many, since examples come again after it."""
     if result.progressive_passes:
         return f"{_loss(result.progressive_passes[0].loss)} in pass 1"
     return "" if result.chosen.progressive is None else _loss(result.chosen.progressive.loss)
@@ -90,7 +109,11 @@ def figures(result: Result) -> Iterator[Path]:
     along = [point.examples_used if online else point.passes for point in points]
     empirical, generalization = [point.empirical for point in points], [point.generalization for point in points]
     unit = "examples used" if online else "passes"
-    progressive = [(place, point.progressive) for place, point in zip(along, points, strict=True) if point.progressive]
+    progressive = [  # a window's mean is of its middle
+        (place - (point.progressive.loss.count / 2 if online else 0), point.progressive)
+        for place, point in zip(along, points, strict=True)
+        if point.progressive
+    ]
     if not online:
         progressive = [(float(number), risk) for number, risk in enumerate(result.progressive_passes, 1)]
     unbiased = None if online else 1

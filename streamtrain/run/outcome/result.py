@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from streamtrain.measure.diagnostics.noise_scale import Noise
 from streamtrain.measure.gap import Gap, Parts, gap
 from streamtrain.measure.verdict import Verdict, verdict
 from streamtrain.stored import Stored
@@ -31,6 +32,7 @@ class Evaluation(Stored):
         progressive: over the last window of minibatches before these updates, each measured before its own; ``None``
             after the first pass, since examples come again from then on.
         held_out: the generalization risk part by part, to be paired with a measurement on the same examples.
+        noise: of the gradients of the last steps before, so that |G| is known without it; with two lanes or more.
     """
 
     step: int
@@ -40,6 +42,7 @@ class Evaluation(Stored):
     passes: float = 0.0
     progressive: Risk | None = None
     held_out: Parts | None = None
+    noise: Noise | None = None
 
     @property
     def gap_of_loss(self) -> Gap:
@@ -64,10 +67,11 @@ class Result:
         examples_per_second: while training, evaluations left out.
         evaluations: after each pass, or at intervals in online mode.
         chosen: the evaluation whose parameters are kept: the best, or the last in online mode.
-        gradient_norm_at_stop: mean norm over the last steps.
+        gradient_norm_at_stop: mean norm of minibatches' gradients over the last steps: their noise is part of it, so it
+            says nothing of how near a critical point is; `chosen.noise` does.
         test: risk of the kept parameters on the test split, where there is one.
-        progressive: progressive risk over the first pass, as far as it was made: unbiased, since no example came twice.
-        progressive_passes: the same over each whole one of many passes: of these, only the first is unbiased.
+        progressive: progressive risk over the first pass, as far as it was made: no example came twice.
+        progressive_passes: the same over each whole one of many passes: only in the first are examples new.
         parameters: the kept model's state dict, on the CPU.
         folder: the run's files. run_id: MLflow's, where it is known.
         examples_unused: those that came too late for their minibatch, in online mode with `backup`.
@@ -98,6 +102,16 @@ class Result:
             [evaluation.held_out for evaluation in self.evaluations],
         )
 
+    @property
+    def measurements_chosen_from(self) -> int:
+        """How many validation errors the kept parameters' is the lowest of: above 1 it is optimistic; 1 online."""
+        return 1 if self.mode == "online" else len(self.evaluations)
+
+    @property
+    def gap_on_test(self) -> Gap | None:
+        """Test minus empirical risk of the kept parameters, of the loss: no test example had a part in the choice."""
+        return None if self.test is None else gap(self.chosen.empirical.loss, self.test.loss)
+
     def summary(self) -> dict[str, Any]:
         """The figures without the parameters, for JSON; standard errors that are not known are null."""
         at = self.chosen
@@ -108,6 +122,7 @@ class Result:
             "passes": self.passes,
             "steps": self.evaluations[-1].step,
             "chosen_step": at.step,
+            "chosen_as_lowest_of": self.measurements_chosen_from,
             "verdict": self.verdict,
             "examples_used": self.examples_used,
             "examples_unused": self.examples_unused,
@@ -123,11 +138,13 @@ class Result:
             "progressive_risk": figures(self.progressive),
             "progressive_risk_last_window": figures(at.progressive),
             "progressive_risk_of_passes": [
-                {"pass": number, "unbiased": number == 1, **(figures(risk) or {})}
+                {"pass": number, "new_examples": number == 1, **(figures(risk) or {})}
                 for number, risk in enumerate(self.progressive_passes, 1)
             ],
             "test_risk": figures(self.test),
-            "gradient_norm_at_stop": self.gradient_norm_at_stop,
+            "gap_on_test": None if self.gap_on_test is None else dataclasses.asdict(self.gap_on_test),
+            "minibatch_gradient_norm_at_stop": self.gradient_norm_at_stop,
+            "gradient_at_kept_parameters": _gradient(at.noise),
             "folder": str(self.folder),
             "mlflow_run_id": self.run_id,
             "evaluations": [
@@ -143,6 +160,14 @@ class Result:
                 for point in self.evaluations
             ],
         }
+
+
+def _gradient(noise: Noise | None) -> dict[str, float] | None:
+    """|G| of the last steps before the kept parameters, and what it is made of, where that is known."""
+    if noise is None or math.isnan(noise.squared_error):
+        return None
+    norm, error = noise.gradient_norm
+    return {"norm": norm, "norm_standard_error": error, "trace_of_covariance": noise.trace}
 
 
 def figures(risk: Risk | None) -> dict[str, float | None] | None:

@@ -4,10 +4,12 @@ import math
 import os
 import threading
 
+import numpy as np
 import pytest
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.norms import StepNorms
 from streamtrain.aggregate.descent.rules import CHUNK
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
@@ -112,7 +114,8 @@ def test_norms_are_those_of_a_plain_loop(workers: int) -> None:
     sgd = SGD(lr=0.01, momentum=0.9, weight_decay=0.1, clip_norm=1.0, clip_value=0.2)
     updates = exchanged(workers, sgd)
     assert layout_of(model()).size > 2 * CHUNK, "the first weight must be cut at chunk borders"
-    assert [update.norms is not None for update in updates] == [False, True, False, True]
+    due = StepNorms(layout_of(model()), (), EVERY).is_due
+    assert [update.norms is not None for update in updates] == [due(step) for step in range(STEPS)]
     for update, expected in zip(updates, textbook(sgd), strict=True):
         if update.norms is None:
             continue
@@ -127,4 +130,13 @@ def test_norms_are_those_of_a_plain_loop(workers: int) -> None:
 
 def test_norms_have_the_same_bits_for_any_number_of_workers() -> None:
     runs = [exchanged(workers, SGD(lr=0.01)) for workers in (1, 2, 3)]
-    assert runs[0] == runs[1] == runs[2] and runs[0][-1].norms is not None
+    assert runs[0] == runs[1] == runs[2]
+    assert sum(update.norms is not None for update in runs[0]) == STEPS // EVERY
+
+
+def test_norms_are_taken_once_in_every_block_and_meet_all_minibatches_of_a_pass() -> None:
+    norms = StepNorms(layout_of(model()), (), 10)
+    due = [step for step in range(10_000) if norms.is_due(step)]
+    assert [step // 10 for step in due] == list(range(1000))
+    met = np.bincount([step % 10 for step in due])
+    assert len(met) == 10 and np.all(np.abs(met - 100) < 5 * (100 * 0.9) ** 0.5)

@@ -57,14 +57,15 @@ def test_the_average_is_of_estimates_and_not_of_ratios() -> None:
     scale = NoiseScale()
     scale.add(Norms(((1, 4.0), (1, 4.0)), {"a": LayerNorms(3.0, 1.0, 1.0)}))  # S = 2, G² = 2
     noise = scale.add(Norms(((1, 9.0), (1, 9.0)), {"a": LayerNorms(5.0, 1.0, 1.0)}))  # S = 8, G² = 1
-    assert noise is not None and noise.trace == pytest.approx((0.98 * 2 + 8) / 1.98)
-    assert noise.scale == pytest.approx((0.98 * 2 + 8) / (0.98 * 2 + 1))
+    assert noise is not None and noise.trace == pytest.approx((0.5 * 2 + 8) / 1.5)
+    assert noise.scale is None, "two estimates have no error"
+    assert noise.inverse_scale == pytest.approx((0.5 * 2 + 1) / (0.5 * 2 + 8))
 
 
 def test_one_lane_tells_nothing_and_noise_alone_gives_no_scale() -> None:
     assert noise_of(Norms(((8, 4.0),), {"a": LayerNorms(4.0, 1.0, 1.0)})) is None
     drowned = Noise(trace=10.0, squared_gradient=-0.1)
-    assert drowned.scale is None and efficiencies(drowned, 8) == {}
+    assert drowned.scale == math.inf and set(efficiencies(drowned, 8).values()) == {1.0}
 
 
 @pytest.mark.parametrize("examples", [4, 16, 64])
