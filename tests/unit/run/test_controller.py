@@ -46,7 +46,7 @@ def test_promise_7_online_uses_every_example_once_and_ends(job: st.Job, tmp_path
     window = pooled(Risk(u.loss, u.error) for u in fleet.updates[-7:])
     assert result.chosen.progressive is not None and result.chosen.progressive.loss.count == window.loss.count
     assert result.chosen.progressive.loss.mean == pytest.approx(window.loss.mean, rel=1e-12)
-    assert [step for step, _ in notebook.named("progressive/loss")] == [5, 11, 17, 23]
+    assert [step for step, _ in notebook.named("progressive/loss")] == [2, 8, 14, 20]
     with pytest.raises(StopIteration):
         plans = fleet.worker._plan
         next(select_lanes(plans.order, plans.pass_orders, range(1), 29, plans.total_steps))
