@@ -108,20 +108,20 @@ def test_an_end_that_is_not_known_well_decides_nothing() -> None:
 
 
 def test_a_saddle_is_never_called_a_minimum() -> None:
-    """One negative eigenvalue of a fiftieth of the largest one's size, among 300."""
+    """One negative eigenvalue of a fiftieth of the largest one's size, among 200."""
     found_out = 0
-    for seed in range(40):
+    for seed in range(12):
         generator = torch.Generator().manual_seed(seed)
-        values = torch.rand(300, generator=generator, dtype=torch.float64)
+        values = torch.rand(200, generator=generator, dtype=torch.float64)
         values[0], values[-1] = -0.02, 1.0
         matrix = symmetric(values, seed)
         few, many = (
-            kind_of_point(0.0, extremes(lambda v, m=matrix: m @ v, 300, iterations=number, tolerance=LEVEL / 3))
+            kind_of_point(0.0, extremes(lambda v, m=matrix: m @ v, 200, iterations=number, tolerance=LEVEL / 3))
             for number in (10, 100)
         )
         assert few in ("saddle", "undecided") and many in ("saddle", "undecided")
         found_out += many == "saddle"
-    assert found_out >= 38
+    assert found_out >= 11
 
 
 def test_lanczos_ends_where_the_vectors_run_out() -> None:
