@@ -115,6 +115,23 @@ class NonFiniteError(TrainingError):
         return type(self), self.values
 
 
+class MiscomputedError(TrainingError):
+    """Two processes computed other bits for the same lane of a step, which was not made.
+
+    Args:
+        step, lane: of the run.
+        found: checksum of what the lane's worker computed.
+        expected: checksum of what its auditor computed.
+    """
+
+    def __init__(self, step: int, lane: int, found: str, expected: str) -> None:
+        self.step, self.lane, self.found, self.expected = step, lane, found, expected
+        super().__init__(f"step {step}, lane {lane}: expected checksum {expected[:12]}, found {found[:12]}")
+
+    def __reduce__(self) -> tuple[type[MiscomputedError], tuple[int, int, str, str]]:
+        return type(self), (self.step, self.lane, self.found, self.expected)
+
+
 class WorkerLost(TrainingError):
     """A worker died or stopped answering while others waited for it."""
 

@@ -282,6 +282,33 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class Fingerprint(Stored):
+    """What chooses the kernels of a worker's process, by name, and the host that it runs on."""
+
+    host: str
+    facts: dict[str, str]
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """What ``other`` has otherwise, each with both hosts; empty where the same bits can be expected."""
+        hosts = (self.host, other.host) if self.host != other.host else (self.host, f"another process of {other.host}")
+        return [
+            f"{name} {mine} on {hosts[0]} and {theirs} on {hosts[1]}"
+            for name in {**self.facts, **other.facts}
+            for mine, theirs in [_only(self.facts.get(name, "unknown"), other.facts.get(name, "unknown"))]
+            if mine != theirs
+        ]
+
+
+def _only(one: str, other: str) -> tuple[str, str]:
+    """Two values; of two lists of words, which words only one has."""
+    if one == other or not (" " in one and " " in other):
+        return one, other
+    mine, theirs = one.split(), other.split()
+    left = [[word for word in words if word not in rest] for words, rest in ((mine, theirs), (theirs, mine))]
+    return " ".join(left[0]) or "no more", " ".join(left[1]) or "no more"
+
+
+@dataclass(frozen=True)
 class Reading:
     """One point of one curve: ``name`` at global ``step``, at ``time`` (Unix seconds)."""
 

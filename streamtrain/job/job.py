@@ -78,6 +78,13 @@ class Job:
     deterministic: bool = False
     """Use only kernels that give the same bits every time; an operation that has none stops the run by its name. The
     speed on a CPU is the same: 1.00 times an MLP's, 0.98 times a CNN's, within the noise. Not measured on GPUs."""
+    bits: MayChange[Literal["same", "portable", "any"]] = "same"
+    """What workers must have in common: same, all that chooses kernels (CPU, libraries, threads, GPU), else they are
+    refused; portable, the same with kernels that any Intel CPU with AVX2 has, so the bits are those of every such
+    host; any, nothing: a difference is told and tagged, and the bits depend on the hosts. At --resume likewise."""
+    audit_every: MayChange[int | None] = None
+    """Updates from one audit to the next; none by default. In an audit a lane of every worker is computed a second
+    time, by another worker where there is one: hardware that errs is found, and the step is not made."""
     profile: MayChange[bool] = False
     """Write a Chrome trace of a few steps of all workers, trace.json in the run's folder."""
     seed: int = 0
@@ -94,7 +101,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self._check_kinds()
-        for name in ("batch_size", "micro_batch", "lanes", "threads", "probe_every", "probe_examples"):
+        for name in ("batch_size", "micro_batch", "lanes", "threads", "audit_every", "probe_every", "probe_examples"):
             require_count(name, getattr(self, name))
         require_count("seed", self.seed, lowest=0)
         do = "give seconds: hosts that are alive have several heartbeats in them"
@@ -119,6 +126,7 @@ class Job:
             "leave exchange and device as they are by default",
         )
         self._check_places()
+        self._check_bits()
         do = "lower it, or raise lanes"
         require(self.backup < lanes, "aggregation.backup", f"fewer than the {lanes} lanes", self.backup, do)
         for name in ("model", "loss", "error"):
@@ -188,6 +196,15 @@ class Job:
         require(self.streamers in places, "streamers", "beside or cpu_nodes", self.streamers, "choose one of them")
         none = self.pooled and self.streamers != "beside"
         require(not none, "streamers", "none: who reads what of a pool is not known ahead", self.streamers, do)
+
+    def _check_bits(self) -> None:
+        kinds, do = ("same", "portable", "any"), "choose one of them"
+        require(self.bits in kinds, "bits", "same, portable or any", self.bits, do)
+        portable, do = self.bits == "portable", "use bits=same with it, on hosts of one kind"
+        require(not portable or self.device == "cpu", "bits", "same or any on a GPU", self.bits, do)
+        require(not portable or not self.compile, "compile", "off with portable bits", self.compile, do)
+        do = "leave audit_every or aggregation as they are by default"
+        require(not (self.audit_every and self.pooled), "audit_every", "none with a pool", self.audit_every, do)
 
     @property
     def least_workers(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from streamtrain.job import Job
+from streamtrain.model.portable import check_portable
 from streamtrain.model.tensors import cast_up, check_tensors
 
 Batch = dict[str, Any]
@@ -33,7 +34,13 @@ def keep_freed_memory() -> None:
 
 
 def prepare_process(job: Job) -> None:
-    """This process's threads, memory and choice of kernels; before it computes anything."""
+    """This process's threads, memory and choice of kernels; before it computes anything.
+
+    Raises:
+        ConfigError: the job wants portable bits, and this process cannot have them.
+    """
+    if job.bits == "portable":
+        check_portable()
     keep_freed_memory()
     torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)  # the momentum of dead units decays into them: an update took up to 3 times as long

@@ -19,6 +19,7 @@ from streamtrain.measure.run_curves import RunCurves, Stint
 from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.run.fleet.likeness import Likeness
 from streamtrain.run.folder import OptionalFiles, RunFolder
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.saving import save_parameters, save_result
@@ -81,6 +82,10 @@ class Fleet(Protocol):
         """New workers in place of all, from a checkpoint's tensors and step, or from the beginning."""
 
     @property
+    def likeness(self) -> Likeness:
+        """What the workers have in common."""
+
+    @property
     def workers(self) -> int:
         """How many there are now."""
 
@@ -101,7 +106,7 @@ class Controller:
         self._folder = RunFolder(folder)
         self._keeper = keeper
         self._is_online = isinstance(plan.job.mode, Online)
-        self._workers = 0
+        self._workers, self._bits = 0, ""
         self._traced = False
         self._optional = OptionalFiles(terminal.line)
         self._curves = RunCurves(plan.job)
@@ -112,6 +117,7 @@ class Controller:
     def _take_up(self) -> None:
         """Where the last checkpoint was, or the beginning."""
         self._progress, self._best = self._keeper.begin()
+        self._progress.fingerprint = self._fleet.likeness.fingerprint
         self._curves.measures = self._progress.measures
         self._loader = LoaderHealth(self._plan, self._tracker, self._folder, self._progress.bad, self._terminal.line)
 
@@ -193,14 +199,18 @@ class Controller:
         return self._finish(reason, progress.best, self._best)
 
     def _keep(self) -> None:
-        self._keeper.keep(self._fleet, self._progress, self._best)
+        """A checkpoint where it is time for one; with audits, of a state that has just been audited."""
+        if self._progress.step % (self._plan.job.audit_every or 1) == 0 or self._keeper.asked is not None:
+            self._keeper.keep(self._fleet, self._progress, self._best)
 
     def _advance_to(self, target: int) -> None:
         """Stint by stint, so that the live line lives and curves arrive while the pass runs."""
         while self._progress.step < target:
             self._keep()
+            every = self._plan.job.audit_every
             rate = self._progress.step / self._progress.seconds if self._progress.seconds else 0.0
             until = min(target, self._progress.step + max(FIRST_STINT, int(rate * STINT_SECONDS)))
+            until = min(until, (self._progress.step // every + 1) * every) if every else until
             until = self._probes.before(until, self._progress.step)
             started = time.monotonic()
             done = self._fleet.advance(until)
@@ -275,6 +285,9 @@ class Controller:
             self._tracker.log(self._curves.recovery(each, time.time()))
         if recovered:
             self._tracker.tag("recoveries", str(self._curves.recoveries))
+        tagged, self._bits = self._bits, "; ".join([self._plan.job.bits, *self._fleet.likeness.told])
+        if tagged != self._bits:
+            self._tracker.tag("bits", self._bits)
 
     def _evaluate(self) -> Evaluation:
         """Both risks at the current parameters: all of the validation split, as many of the used training examples."""

@@ -8,6 +8,7 @@ from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.model.gradient import Batch, Gradient, Part
 from streamtrain.order import Order, Passes, SegmentedOrder, lane_seed
+from streamtrain.run.fleet.processes.audit import Audit
 from streamtrain.run.fleet.processes.clock import Clock
 from streamtrain.values import Arrays, Selection, Update
 
@@ -18,6 +19,7 @@ def updates(
     arrays: Iterator[Arrays | Batch],
     gradient: Gradient,
     exchange: Exchange,
+    audit: Audit,
     clock: Clock,
     seed: int,
 ) -> Iterator[Update | Pending]:
@@ -35,6 +37,7 @@ def updates(
             (Part(p.lane, next(arrays) if p.examples else {}, lane_seed(seed, step, p.lane)) for p in parts),
             exchange.slot,
         )
+        audit.compare(exchange)  # before anybody has made the step: it happens with these bits, or not at all
         yield clock.time_meeting(
             exchange.meet
         )  # sums, clips, updates, and commits parameters and position in one write

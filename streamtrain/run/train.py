@@ -183,7 +183,7 @@ def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Track
     with (
         Keeper(job, fixed_settings(plan), kept, prepared.last, lambda: tracker.run_id) as keeper,
         stopped_by_signal(keeper, own_ray_ended, ended),
-        RayFleet(plan, keeper.start, terminal.line) as fleet,
+        RayFleet(plan, keeper.start, terminal.line, keeper.begin()[0].fingerprint) as fleet,
     ):
         trackers = Trackers(tracker, RayMetrics(run_name), FirstSteps(began, terminal))
         result = Controller(plan, fleet, trackers, terminal, folder.path, keeper).run()

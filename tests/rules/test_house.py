@@ -173,7 +173,9 @@ PUBLIC = tuple(
 
 FLAGS = [
     "--aggregation.backup",
+    "--audit-every",
     "--batch-size",
+    "--bits",
     "--channels-last",
     "--checkpoints.enabled",
     "--checkpoints.folder",

@@ -12,6 +12,7 @@ from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
+from streamtrain.run.fleet.likeness import Likeness
 from streamtrain.run.fleet.processes.worker import Worker
 from streamtrain.run.outcome.result import Result
 from streamtrain.track.terminal import Terminal
@@ -25,6 +26,7 @@ class PlainFleet:
     def __init__(self, plans: Plan) -> None:
         self.plans, self.workers = plans, 1
         self.updates: list[Update] = []
+        self.likeness = Likeness(plans.job, None, print)
         self.restart(None)
 
     def advance(self, step: int) -> list[Update]:
@@ -62,6 +64,7 @@ class PlainFleet:
 
     def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
         self.worker = Worker(self.plans, start)
+        self.likeness.check([self.worker.fingerprint()])
         step = 0 if start is None else start[1]
         meeting = self.worker.offer_memory(step)
         self.worker.join(Seat(0, hosting_of(self.plans.order.lanes, 1), step, meeting, {0: os.getpid()}))

@@ -40,6 +40,7 @@ from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.job import SGD, Data, Group, Job, Schedule
 from streamtrain.model.gradient import Gradient
 from streamtrain.order import Order, hosting_of, passes_of, select_lanes
+from streamtrain.run.fleet.processes.audit import Audit
 from streamtrain.run.fleet.processes.clock import Clock
 from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.values import Arrays, Selection, Update
@@ -144,6 +145,7 @@ class Member:
         self.order, self.steps = Order(EXAMPLES, LANES, BATCH), steps
         self.take_seat(worker, workers)
         self.gradient = Gradient(self.job)
+        self.audit = Audit(self.gradient.layout)
         self.memory: Memory | None = None
         self.exchange: Exchange | Pool
         self.ahead = False
@@ -230,7 +232,9 @@ class Member:
         assert not isinstance(self.exchange, Pool)
         step = self.exchange.step
         arrays = arrays_of(self.order, self.lanes, step, self.steps)
-        running = updates(self.order, self.lanes, arrays, self.gradient, self.exchange, Clock(), self.job.seed)
+        running = updates(
+            self.order, self.lanes, arrays, self.gradient, self.exchange, self.audit, Clock(), self.job.seed
+        )
         for _ in itertools.islice(running, (self.steps if until is None else until) - step):
             pass
 

@@ -34,6 +34,9 @@ class Exchange(ABC):
         words: of the memory; the first says how many updates are in the state.
         states: both halves; the current one is ``states[step % 2]``.
         barrier: where the workers who share the memory wait for each other.
+
+    Attributes:
+        apart_at: a step in which every lane's contribution is wanted by itself until ``meet``; -1 for none.
     """
 
     def __init__(self, words: memoryview, states: Sequence[State], barrier: Barrier) -> None:
@@ -41,6 +44,7 @@ class Exchange(ABC):
         self._states = states
         self._barrier = barrier
         self._step = int(words[0])
+        self.apart_at = -1
 
     @property
     def step(self) -> int:

@@ -117,7 +117,7 @@ class SharedExchange(Exchange):
     @property
     def _apart(self) -> bool:
         """Whether every lane's gradient is wanted by itself in this step; else siblings are summed at once."""
-        return self._aggregator.norms.is_due(self._step)
+        return self._step == self.apart_at or self._aggregator.norms.is_due(self._step)
 
     def _gather(
         self, block: Block, mean: torch.Tensor, nodes: Mapping[Node, torch.Tensor], examples: int, old: State

@@ -13,7 +13,7 @@ from streamtrain.measure.early_stopping import EarlyStopping
 from streamtrain.measure.run_curves import Measures
 from streamtrain.run.outcome.result import Evaluation
 from streamtrain.stored import Stored
-from streamtrain.values import Skip
+from streamtrain.values import Fingerprint, Skip
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Progress(Stored):
         step: updates in the state. used: examples in them, each use counted. seconds: spent on them.
         since: step from which the present part of the data is trained on; 0 unless it grows.
         bad: examples that were passed over, by split and stored number.
+        fingerprint: of the workers that the run began with.
         evaluations, best: so far; ``best`` has the parameters that many passes would return.
     """
 
@@ -38,6 +39,7 @@ class Progress(Stored):
     bad: dict[tuple[str, int], Skip] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     best: Evaluation | None = None
+    fingerprint: Fingerprint | None = None
 
     @property
     def left_out(self) -> dict[int, Skip]:

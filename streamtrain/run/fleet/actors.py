@@ -8,7 +8,6 @@ parts were taken from a pool, `WorkerLost` goes to the controller, who begins an
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,15 +18,17 @@ import ray
 from streamtrain.aggregate.exchange.barrier import shares_memory
 from streamtrain.aggregate.exchange.collective.hosts import group_by_host
 from streamtrain.aggregate.exchange.join import Seat
-from streamtrain.errors import ShardError, TrainingError, WorkerLost, complaint
+from streamtrain.errors import MiscomputedError, ShardError, TrainingError, WorkerLost, complaint
 from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
+from streamtrain.run.fleet.auditing import accuse, audit, audited_steps
 from streamtrain.run.fleet.cluster.placing import by_network
-from streamtrain.run.fleet.members import Member, by_host, gather, kill, living, offers
+from streamtrain.run.fleet.likeness import Likeness
+from streamtrain.run.fleet.members import Member, by_host, gather, keep_living, kill, offers
 from streamtrain.run.fleet.processes.examiner import fatal_example
 from streamtrain.run.fleet.processes.worker import Standing
 from streamtrain.run.fleet.recruiting import Recruiter
-from streamtrain.values import Loading, Recovery, Risk, Skip, StepTimes, Update
+from streamtrain.values import Fingerprint, Loading, Recovery, Risk, Skip, StepTimes, Update
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,10 @@ class RayFleet:
     Args:
         start: a checkpoint's tensors and step, to begin with.
         say: takes a line about what is waited for.
+        began: the fingerprint of the run that goes on.
+
+    Attributes:
+        likeness: what the workers have in common.
     """
 
     def __init__(
@@ -52,14 +57,17 @@ class RayFleet:
         plan: Plan,
         start: tuple[Mapping[str, torch.Tensor], int] | None = None,
         say: Callable[[str], None] = lambda _: None,
+        began: Fingerprint | None = None,
     ) -> None:
         self._recruiter = Recruiter(plan, start, say)
+        self.likeness = Likeness(plan.job, began, say)
         self._members: list[Member] = []
         self._skipped: dict[tuple[str, int], Skip] = {}
         self._losses: list[int] = []
         self._recoveries: list[Recovery] = []
         self._scattered, self._longest_stint = False, 0.0
         self._step, self._target, self._lost_in = 0, 0, range(0)
+        self._at = 0  # updates in the state: more than _step where a stint has lost a worker
 
     def __enter__(self) -> RayFleet:
         try:
@@ -109,11 +117,18 @@ class RayFleet:
         def go_on() -> None:
             self._welcome()
             began = time.monotonic()
-            for updates in self._all("advance", step):
-                take(updates)
+            audited: dict[int, str] = {}
+            for until in (*audited_steps(self._plan.job, self._at, step), step):
+                for updates in self._all("advance", until, audited):
+                    take(updates)
+                self._at = until
+                audited = audit(self._plan, until, self._members, self._gather) if until < step else {}
             self._longest_stint = max(self._longest_stint, time.monotonic() - began)
 
-        self._insist(go_on, take)
+        try:
+            self._insist(go_on, take)
+        except MiscomputedError as error:  # also earlier steps may be wrong: nobody goes on from here
+            raise accuse(self._plan, error, self._members, self._gather) from None
         self._step = step
         return [made[number] for number in sorted(made)]
 
@@ -183,6 +198,7 @@ class RayFleet:
 
     def _start(self) -> None:
         self._members = self._recruiter.take_room()
+        self.likeness.check(self._fingerprints(self._members))
         start = self._recruiter.start
         self._step = self._target = 0 if start is None else start[1]
         self._form(self._members, self._step, None)
@@ -219,7 +235,7 @@ class RayFleet:
         self._gather(
             [each.worker.join.remote(seat, stream) for each, seat, stream in zip(members, seats, streams, strict=True)]
         )
-        self._scattered = scattered
+        self._scattered, self._at = scattered, step
 
     def _hand_over(self, step: int, holder: Member, members: Sequence[Member]) -> list[Member]:
         """Gives the state to those who have another or none, where no memory gives it to all; returns them."""
@@ -229,6 +245,9 @@ class RayFleet:
             state = holder.worker.save.remote()
             self._gather([each.worker.receive.remote(state, step) for each in behind])
         return behind
+
+    def _fingerprints(self, members: Sequence[Member]) -> list[Fingerprint]:
+        return self._gather([each.worker.fingerprint.remote() for each in members])
 
     def _standings(self, members: Sequence[Member]) -> list[Standing]:
         return self._gather([each.worker.standing.remote() for each in members])
@@ -275,30 +294,11 @@ class RayFleet:
             WorkerLost: nobody, or they take their parts from a pool.
             Exception: what stopped a streamer that stopped by itself: the cause of its worker's loss.
         """
-        answers = living([actor for each in self._members for actor in (each.worker, each.streamer)])
-        self._raise_failure([each for each, answer in zip(self._members, answers[1::2], strict=True) if answer])
-        # on a host that cannot have been cut off, those who do not answer are at work
-        alive = [not self._scattered if answer is None else answer for answer in answers]
-        left: list[Member] = []
-        for each, works, streams in zip(self._members, alive[::2], alive[1::2], strict=True):
-            if works:
-                left.append(each if streams else replace(each, streamer=None))
-            else:
-                kill(each.actors)
+        left = keep_living(self._members, self._gather, scattered=self._scattered)
         if not left or self._plan.job.pooled:
             raise lost
         self._members = left
         return left
-
-    def _raise_failure(self, members: Sequence[Member]) -> None:
-        """Raises what stopped a streamer that stopped by itself."""
-        calls = [each.streamer.failure.remote() for each in members if each.streamer is not None]
-        failures: list[BaseException | None] = []
-        with contextlib.suppress(WorkerLost):
-            failures = self._gather(calls)
-        for failure in failures:
-            if failure is not None:
-                raise failure
 
     def _note_loss(self, step: int, lost: WorkerLost) -> None:
         """Looks for the cause where a step has lost workers before; raises it, or that it is too often."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -148,6 +149,41 @@ def living(actors: Sequence[Any | None], seconds: float = ANSWER_SECONDS) -> lis
         except RayActorError:
             lives[pings[ping]] = False
     return lives
+
+
+def keep_living(
+    members: Sequence[Member], gather: Callable[[Sequence[Any]], list[Any]], *, scattered: bool
+) -> list[Member]:
+    """Who lives; the others are ended. A worker whose streamer is lost reads itself.
+
+    Args:
+        gather: results of calls.
+        scattered: whether some are on hosts that may have been cut off: who does not answer is lost then.
+
+    Raises:
+        Exception: what stopped a streamer that stopped by itself: the cause of its worker's loss.
+    """
+    answers = living([actor for each in members for actor in (each.worker, each.streamer)])
+    _raise_failure([each for each, answer in zip(members, answers[1::2], strict=True) if answer], gather)
+    # on a host that cannot have been cut off, those who do not answer are at work
+    alive = [not scattered if answer is None else answer for answer in answers]
+    left: list[Member] = []
+    for each, works, streams in zip(members, alive[::2], alive[1::2], strict=True):
+        if works:
+            left.append(each if streams else replace(each, streamer=None))
+        else:
+            kill(each.actors)
+    return left
+
+
+def _raise_failure(members: Sequence[Member], gather: Callable[[Sequence[Any]], list[Any]]) -> None:
+    calls = [each.streamer.failure.remote() for each in members if each.streamer is not None]
+    failures: list[BaseException | None] = []
+    with contextlib.suppress(WorkerLost):
+        failures = gather(calls)
+    for failure in failures:
+        if failure is not None:
+            raise failure
 
 
 def kill(actors: Iterable[Any]) -> None:

@@ -10,11 +10,12 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.errors import WorkerLost
+from streamtrain.model.portable import portable_environment
 from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.cluster.placing import resources_of_worker, streamers_apart
 from streamtrain.run.fleet.cluster.room import Bundle, GroupBundle, Place, Room
-from streamtrain.run.fleet.members import Arrivals, Member
+from streamtrain.run.fleet.members import Arrivals, Member, kill
 from streamtrain.run.fleet.processes.examiner import Examiner
 from streamtrain.run.fleet.processes.lane_streamer import WorkersStreamer
 from streamtrain.run.fleet.processes.worker import Worker
@@ -41,6 +42,7 @@ class Recruiter:
         self._room = Room(plan, say)
         self._bundles: list[Bundle] = []
         self._arrivals = Arrivals()
+        self._turned_away: set[int] = set()
 
     def take_room(self) -> list[Member]:
         """Waits for room for the fewest workers; those for whom there is room, on their way."""
@@ -61,9 +63,9 @@ class Recruiter:
         there = {each.bundle.number: each for each in (*left, *self._arrivals.expected())}
         for bundle in self._bundles:
             old = there.get(bundle.number)
-            if old is None:
+            if old is None and bundle.number not in self._turned_away:
                 self._arrivals.expect(self._member(bundle))
-            elif old.streamer is None and self.plan.streamed:
+            elif old is not None and old.streamer is None and self.plan.streamed:
                 self._arrivals.expect(replace(old, streamer=self._streamer(bundle)))
 
     def collect_arrivals(self, members: Sequence[Member]) -> list[Member]:
@@ -74,6 +76,11 @@ class Recruiter:
             there = {each.bundle.number: each for each in (*members, *arrived)}
             self.call_others(there.values())
         return arrived
+
+    def turn_away(self, member: Member) -> None:
+        """Ends one who has come; nobody is called to that room again."""
+        self._turned_away.add(member.bundle.number)
+        kill(member.actors)
 
     def dismiss(self, members: Sequence[Member]) -> None:
         """Does without those who are on their way to ``members``."""
@@ -109,19 +116,20 @@ class Recruiter:
 
     def examiner(self, bundle: Bundle, parameters: Any) -> Any:
         """A new `Examiner`."""
-        return _actor(Examiner, bundle.worker, num_cpus=0).remote(self.plan, parameters)
+        return self._actor(Examiner, bundle.worker, num_cpus=0).remote(self.plan, parameters)
 
     def _member(self, bundle: Bundle) -> Member:
-        worker = _actor(Worker, bundle.worker, **resources_of_worker(self.plan.job))
+        worker = self._actor(Worker, bundle.worker, **resources_of_worker(self.plan.job))
         return Member(bundle, worker.remote(self.plan, self.start), self._streamer(bundle))
 
     def _streamer(self, bundle: Bundle) -> Any | None:
         if not self.plan.streamed:
             return None
         cpus = float(self.plan.job.data.decode_threads) if streamers_apart(self.plan) else 0.0
-        return _actor(WorkersStreamer, bundle.streamer, num_cpus=cpus).remote(self.plan)
+        return self._actor(WorkersStreamer, bundle.streamer, num_cpus=cpus).remote(self.plan)
 
-
-def _actor(plain: type, slot: GroupBundle, **resources: float) -> Any:
-    there = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.index)
-    return ray.remote(plain).options(scheduling_strategy=there, max_restarts=0, **resources)
+    def _actor(self, plain: type, slot: GroupBundle, **resources: float) -> Any:
+        """The class as an actor's, in its place; with portable bits, in a process that begins with the switches."""
+        there = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.index)
+        switched = {"runtime_env": {"env_vars": portable_environment()}} if self.plan.job.bits == "portable" else {}
+        return ray.remote(plain).options(scheduling_strategy=there, max_restarts=0, **switched, **resources)

@@ -104,7 +104,8 @@ class CollectiveExchange(Exchange):
 
     def slot(self, lane: int) -> Slot:
         """Where the lane's contribution goes; that the last one is asked for begins what is sent ahead."""
-        if lane == self._last_lane and not self._aggregator.norms.is_due(self._step):
+        apart = self._step == self.apart_at or self._aggregator.norms.is_due(self._step)
+        if lane == self._last_lane and not apart:
             self._ahead.begin()
         return self._memory.slots[lane]
 

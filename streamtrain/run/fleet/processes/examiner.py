@@ -39,7 +39,7 @@ class Examiner:
         prepare_process(plan.job)
         self._gradient = Gradient(plan.job)
         self._reader = plan.reader("train")
-        memory = _memory_of(self._gradient, plan)
+        memory = private_lane(self._gradient, plan)
         self._gradient.write(memory.states[0], parameters)
         self._gradient.load(memory.states[0])
         self._slot = memory.slots[0]
@@ -53,8 +53,8 @@ class Examiner:
                     self._gradient.lane(arrays, self._slot, seed=0)
 
 
-def _memory_of(gradient: Gradient, plan: Plan) -> Memory | DeviceMemory:
-    """One lane's, where the model computes."""
+def private_lane(gradient: Gradient, plan: Plan) -> Memory | DeviceMemory:
+    """Memory of one lane for this process alone, where the model computes; pages that nobody writes cost nothing."""
     layout = gradient.layout
     sgd = plan.job.sgd
     if plan.job.device == "cpu":

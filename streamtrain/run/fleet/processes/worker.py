@@ -24,15 +24,19 @@ from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.state import State
 from streamtrain.model.device import prepare_process
+from streamtrain.model.fingerprint import take_fingerprint
 from streamtrain.model.gradient import Gradient, build_model
+from streamtrain.order import lane_seed
 from streamtrain.prepare.plan import Plan
+from streamtrain.run.fleet.processes.audit import Audit, checksum
 from streamtrain.run.fleet.processes.clock import Clock, TimedAggregator
+from streamtrain.run.fleet.processes.examiner import private_lane
 from streamtrain.run.fleet.processes.supply import Supply
 from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.run.watching.trace import Made, traced
 from streamtrain.stream.ahead.copies import batches_of
 from streamtrain.stream.ahead.streamer import StreamHandle
-from streamtrain.values import Arrays, Loading, Risk, Selection, Skip, StepTimes, Update
+from streamtrain.values import Arrays, Fingerprint, Loading, Risk, Selection, Skip, StepTimes, Update
 
 SPARSE = 4
 """Shards behind a URL are fetched in parts where an evaluation uses less than one example in so many."""
@@ -72,6 +76,7 @@ class Worker:
             fill=self._fill,
             parameters=self._gradient.parameters,
         )
+        self._audit = Audit(self._gradient.layout)
         self._clock = Clock()
         self._trace: str | None = None
         self._last_updates: list[Update | Pending] = []
@@ -80,6 +85,10 @@ class Worker:
     def process_number(self) -> int:
         """This process's."""
         return os.getpid()
+
+    def fingerprint(self) -> Fingerprint:
+        """What chooses the kernels of this process."""
+        return take_fingerprint(self._plan.job)
 
     def make_store(self, host: str) -> Address:
         """Opens the place where workers of several hosts ask for each other; ``host`` is this one's address."""
@@ -136,17 +145,39 @@ class Worker:
         arrays = self._clock.time_waiting(self._supply.begin(lanes, exchange.step, stream))
         batches = batches_of(arrays, torch.device(plan.job.device))
         self._updates = self._traced(
-            updates(plan.order, lanes, batches, self._gradient, exchange, self._clock, plan.job.seed)
+            updates(plan.order, lanes, batches, self._gradient, exchange, self._audit, self._clock, plan.job.seed)
         )
 
-    def advance(self, step: int) -> list[Update]:
+    def audit(self, step: int, lane: int) -> str:
+        """The checksum of what ``lane`` contributes to ``step``, the one that comes next, computed here.
+
+        Its examples are read here too, not by a streamer. Nothing is changed.
+        """
+        order, gradient = self._plan.order, self._gradient
+        position = order.position(step)
+        part = order.minibatch(position).parts[lane]
+        chosen = self._plan.pass_orders.stored(position.pass_index, part.start, part.stop)
+        examples = self._supply.part(chosen) if part.examples else {}
+        slot = private_lane(gradient, self._plan).slots[0]
+        gradient.load(self._exchange.state)
+        if examples:
+            gradient.lane(examples, slot, lane_seed(self._plan.job.seed, step, lane))
+        else:
+            gradient.empty_lane(slot)
+        return checksum(gradient.layout, slot)
+
+    def advance(self, step: int, audited: Mapping[int, str] | None = None) -> list[Update]:
         """Trains until ``step`` updates are in the state.
+
+        Args:
+            audited: what others have computed of the first of these steps: checksums by lane.
 
         Returns:
             The updates: the first worker all of them, since all have the same; from a pool, each those that it made.
 
         Raises:
             NonFiniteError, JobError, DataError: the state is that of the last good step.
+            MiscomputedError: this worker's lane has other bits than its auditor's; the step is not made.
             WorkerLost: another worker died or gave up.
         """
         first = self._exchange.step
@@ -167,6 +198,7 @@ class Worker:
                 )
                 return list(self._traced(made))
             self._last_updates = []
+            self._audit.expect(self._exchange, self._seat.lanes, audited or {})
             for update in itertools.islice(self._updates, step - self._exchange.step):
                 self._last_updates.append(update)  # kept, for the case that another worker is lost
                 self._moved = time.monotonic()
