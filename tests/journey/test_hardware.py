@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import platform
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.support.errant import FAULT, Errant, scaled
 from tests.support.fleet import Notebook, run
 
 HOST = platform.node()
+LATEST = 120.0
 SWITCHES = {
     "ATEN_CPU_CAPABILITY": "default",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -70,16 +72,22 @@ class Tagged(Notebook):
         self.tags[name] = value
 
 
+class Odd(dict[str, str]):
+    """What one worker's environment has beside, and how many are made before it."""
+
+    before = 1
+
+
 @pytest.fixture
-def odd(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What the environment of the second worker has beside."""
-    switches: dict[str, str] = {}
+def odd(monkeypatch: pytest.MonkeyPatch) -> Odd:
+    """By default it is the second worker."""
+    switches = Odd()
     workers = itertools.count()
 
     def actor(self: Recruiter, plain: type, slot: Any, **resources: float) -> Any:
         there = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.index)
-        second = plain is Worker and next(workers) == 1
-        environment = {"env_vars": dict(switches)} if second else {}
+        is_odd = plain is Worker and next(workers) == switches.before
+        environment = {"env_vars": dict(switches)} if is_odd else {}
         options = {"scheduling_strategy": there, "max_restarts": 0, "runtime_env": environment}
         return ray.remote(plain).options(**options, **resources)
 
@@ -96,6 +104,24 @@ def test_a_worker_with_another_fingerprint_is_refused_in_one_line(
     with pytest.raises(st.ConfigError, match=refused) as error, RayFleet(plan(job)):
         pass
     assert f"{switch} not set on {HOST} and {SWITCHES[switch]} on " in str(error.value), error.value
+
+
+def test_who_comes_later_with_another_fingerprint_is_turned_away(job: st.Job, odd: Odd) -> None:
+    odd.before = 2  # who comes in place of the one that is lost
+    odd["MKL_CBWR"] = "COMPATIBLE"
+    said: list[str] = []
+    with RayFleet(plan(dataclasses.replace(job, mode=st.Epochs(max_passes=10**6))), None, said.append) as fleet:
+        fleet.advance(10)
+        ray.kill(fleet._members[1].worker)
+        deadline = time.monotonic() + LATEST
+        for step in itertools.count(11):
+            fleet.advance(step)
+            if any("is turned away" in line for line in said):
+                break
+            assert time.monotonic() < deadline, said
+        fleet.advance(step + 100)
+        assert fleet.workers == 1
+    assert sum(f"a worker on host {HOST} is turned away: bits: expected workers that" in line for line in said) == 1
 
 
 def test_a_difference_that_the_job_allows_is_told_and_tagged(

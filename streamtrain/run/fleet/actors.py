@@ -23,7 +23,7 @@ from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.auditing import accuse, audit, audited_steps
 from streamtrain.run.fleet.cluster.placing import by_network
-from streamtrain.run.fleet.likeness import Likeness
+from streamtrain.run.fleet.likeness import Likeness, admit
 from streamtrain.run.fleet.members import Member, by_host, gather, keep_living, kill, offers
 from streamtrain.run.fleet.processes.examiner import fatal_example
 from streamtrain.run.fleet.processes.worker import Standing
@@ -198,7 +198,7 @@ class RayFleet:
 
     def _start(self) -> None:
         self._members = self._recruiter.take_room()
-        self.likeness.check(self._fingerprints(self._members))
+        self.likeness.check(self._gather([each.worker.fingerprint.remote() for each in self._members]))
         start = self._recruiter.start
         self._step = self._target = 0 if start is None else start[1]
         self._form(self._members, self._step, None)
@@ -245,9 +245,6 @@ class RayFleet:
             state = holder.worker.save.remote()
             self._gather([each.worker.receive.remote(state, step) for each in behind])
         return behind
-
-    def _fingerprints(self, members: Sequence[Member]) -> list[Fingerprint]:
-        return self._gather([each.worker.fingerprint.remote() for each in members])
 
     def _standings(self, members: Sequence[Member]) -> list[Standing]:
         return self._gather([each.worker.standing.remote() for each in members])
@@ -335,8 +332,11 @@ class RayFleet:
         return True
 
     def _welcome(self) -> None:
-        """Forms anew where somebody has come who was on the way."""
+        """Forms anew where somebody has come who was on the way; those whose bits would differ are turned away."""
         arrived = self._recruiter.collect_arrivals(self._members)
+        arrived, strangers = admit(arrived, self._members, self.likeness, self._gather)
+        for each in strangers:
+            self._recruiter.turn_away(each)
         if arrived:
             holder, step = self._members[0], self._standings(self._members[:1])[0].step
             members = {each.bundle.number: each for each in (*self._members, *arrived)}
