@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Self
 
 from streamtrain.job import Job, Online, Stale
@@ -121,9 +121,10 @@ class RunCurves:
 
     @property
     def noise(self) -> Noise | None:
-        """Of the gradients of the last steps; ``None`` without an estimate."""
+        """Of the gradients of the last steps; ``None`` without an estimate, or where its errors are not known."""
         scale = self.measures.diagnostics.noise
-        return scale.mean if scale.count else None
+        mean = scale.mean if scale.count else None
+        return None if mean is None or any(map(math.isnan, astuple(mean))) else mean
 
     @property
     def waiting_share(self) -> float:

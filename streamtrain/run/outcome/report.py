@@ -19,19 +19,19 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "examples used": lambda r: f"{r.examples_used:,}",
     "examples unused": lambda r: f"{r.examples_unused:,}" if r.examples_unused else "",
     "examples/s": lambda r: f"{r.examples_per_second:,.0f}",
-    "parameters kept": lambda r: _kept(r),
+    "parameters kept": lambda r: f"after {r.chosen.examples_used:,} examples",
     "loss, training": lambda r: _loss(r.chosen.empirical.loss),
     "loss, held out": lambda r: _loss(r.chosen.generalization.loss),
     "loss, gap": lambda r: _gap(r.chosen.gap_of_loss, "+.4f"),
     "loss, gap on test": lambda r: "" if r.gap_on_test is None else _gap(r.gap_on_test, "+.4f"),
     "loss, progressive": lambda r: _progressive(r),
     "error, training": lambda r: _error(r.chosen.empirical.error),
-    "error, held out": lambda r: _error(r.chosen.generalization.error),
+    "error, held out": lambda r: _error(r.chosen.generalization.error) + _choice(r),
     "error, gap": lambda r: _gap(r.chosen.gap_of_error, "+.2%"),
     "error, test": lambda r: "" if r.test is None else _error(r.test.error),
     "verdict": lambda r: _verdict(r),
     "gradient norm, kept": lambda r: _gradient_norm(r.chosen.noise),
-    "of minibatches, at stop": lambda r: f"{r.gradient_norm_at_stop:.3f}, noise included",
+    "of minibatches, at stop": lambda r: "" if _gradient_norm(r.chosen.noise) else f"{r.gradient_norm_at_stop:.3f}",
 }
 
 
@@ -52,11 +52,10 @@ def _gap(between: Gap, form: str) -> str:
     return with_error(between.value, between.standard_error, form)
 
 
-def _kept(result: Result) -> str:
-    """Where, and that a choice among several is optimistic."""
+def _choice(result: Result) -> str:
+    """That the held-out error is the lowest of several, which makes it optimistic."""
     several = result.measurements_chosen_from
-    chosen = f", lowest of {several} validation errors (optimistic)" if several > 1 else ""
-    return f"after {result.chosen.examples_used:,} examples{chosen}"
+    return f", lowest of {several} (optimistic)" if several > 1 else ""
 
 
 def _gradient_norm(noise: Noise | None) -> str:

@@ -77,7 +77,7 @@ def job(tmp_path: Path) -> st.Job:
 def test_a_users_tracker_has_what_the_result_has(job: st.Job, tmp_path: Path) -> None:
     tracker: st.Tracker = CsvTracker(tmp_path / "curves")
     result, fleet = run(job, tmp_path, tracker)
-    assert isinstance(tracker, CsvTracker) and set(tracker.heard) == {"log"}
+    assert isinstance(tracker, CsvTracker) and set(tracker.heard) == {"log", "tag bits"}
     held_out = [(e.step - 1, e.generalization.loss.mean) for e in result.evaluations]
     assert tracker.curve("generalization_risk/loss") == held_out and len(held_out) > 5
     assert all(type(e) is st.Evaluation for e in result.evaluations)
