@@ -1,7 +1,10 @@
 """Blocks with texts and whatever else differs in size: read back bit for bit, by us and by plain WebDataset."""
 
+import io
 import json
+import os
 import pickle
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -244,3 +247,69 @@ def test_texts_that_are_none_are_named(source: Callable[[int], dict[str, Any]], 
     shard.write_bytes(data)
     with pytest.raises(st.ShardError, match="expected text in UTF-8"):
         st.open(folder, verify=False)[0:EXAMPLES]
+
+
+def rewritten(shard: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """The shard with members that ``change`` makes of name and content."""
+    with tarfile.open(shard) as archive:
+        members = [(info.name, archive.extractfile(info)) for info in archive]
+        contents = [(name, change(name, file.read())) for name, file in members if file is not None]
+    size = shard.stat().st_size
+    shard.with_name("000000.index.npz").unlink(missing_ok=True)
+    with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in contents:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    os.truncate(shard, size)  # Python's tarfile fills up to 10,240 bytes, with zeros
+
+
+def as_npy(values: np.ndarray[Any, Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A block of 20 texts of two bytes."""
+    (tmp_path / "two_bytes.py").write_text("def some():\n    for i in range(20): yield {'text': 'é', 'raw': b'ab'}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert pack("two_bytes:some", tmp_path / "a", SHARD).block is not None
+    return tmp_path / "a"
+
+
+@pytest.mark.parametrize("first", [[2**62] * 4, [2**63 + 4, 2**63 - 4]], ids=["each positive", "one negative"])
+def test_lengths_whose_sum_wraps_around_are_refused(first: list[int], letters: Path) -> None:
+    """Their sum is right in 64 bits; cut by them, texts would reach beyond the shard."""
+    left = [0] * (19 - len(first))
+    lengths = np.array([*first, *left, 40], np.uint64)
+    assert lengths.sum() == 40
+    rewritten(
+        letters / "train" / "000000.tar", lambda name, data: as_npy(lengths) if name.endswith("lengths.npy") else data
+    )
+    with pytest.raises(st.ShardError, match="expected bytes of 20 examples and their lengths"):
+        st.open(letters, verify=False)[0:20]
+
+
+def test_a_letter_cut_in_two_is_refused(letters: Path) -> None:
+    """Where all texts together are UTF-8, but not each."""
+    lengths = np.array([3, 1] + [2] * 18, np.uint8)
+    rewritten(
+        letters / "train" / "000000.tar", lambda name, data: as_npy(lengths) if name.endswith("lengths.npy") else data
+    )
+    opened = st.open(letters, verify=False)
+    for rows in ([0, 1], [5, 0, 7]):
+        with pytest.raises(st.ShardError, match=r"000000\.tar: expected text in UTF-8, found .*unexpected end"):
+            opened.reader.take(np.array(rows))
+    with pytest.raises(st.ShardError, match=r"000000\.tar: expected text in UTF-8, found .*unexpected end"):
+        opened[0:20]
+    assert opened[2:20]["text"].tolist() == ["é"] * 18
+    assert opened.reader.take(np.array([19, 2, 2]))["raw"].tolist() == [b"ab", b"ab", b"ab"]
+
+
+def test_arrays_of_texts_are_fresh(letters: Path) -> None:
+    opened = st.open(letters)
+    first = opened[0:20]
+    first["text"][0], first["raw"][0] = "other", b""
+    assert opened[0:20]["text"].tolist() == ["é"] * 20 and opened[0:20]["raw"].tolist() == [b"ab"] * 20
