@@ -38,9 +38,8 @@ def updates(
             exchange.slot,
         )
         audit.compare(exchange)  # before anybody has made the step: it happens with these bits, or not at all
-        yield clock.time_meeting(
-            exchange.meet
-        )  # sums, clips, updates, and commits parameters and position in one write
+        # sums, clips, updates, and commits parameters and position in one write
+        yield clock.time_meeting(exchange.meet)
 
 
 def pooled_updates(

@@ -1,4 +1,4 @@
-"""Is the stored order really shuffled? One statistic a file, each with its equation; `verdict` says it in words."""
+"""Is the stored order really shuffled? The tests are in `statistics`; `conclusion` says in words what they come to."""
 
 from streamtrain.inspect.audit.conclusion import Audit, audit, order_warning, report
 
