@@ -90,6 +90,11 @@ def merged_moments(one: Any, other: Any, count: Any) -> tuple[Any, Any]:
     return one[1] + delta * other[0] / count, one[2] + other[2] + delta * delta * one[0] * other[0] / count
 
 
+def known(value: float) -> float | None:
+    """A number for JSON, which has none that is not finite: ``None`` in its place."""
+    return value if math.isfinite(value) else None
+
+
 @dataclass(frozen=True)
 class Moments(Stored):
     """Count, mean and sum of squared deviations of a sample, mergeable (Chan, Golub & LeVeque 1979).

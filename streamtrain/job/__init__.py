@@ -4,13 +4,14 @@ from streamtrain.job.checkpoints import Checkpoints
 from streamtrain.job.data import CACHE_BYTES, Data
 from streamtrain.job.evaluate import Evaluate
 from streamtrain.job.fleet import Stale, Synchronous
-from streamtrain.job.job import Job
+from streamtrain.job.job import FRACTION, Job
 from streamtrain.job.mode import Epochs, Online
 from streamtrain.job.optimizers import SGD, Group, Schedule
 from streamtrain.job.tracking import RUNS, Tracking
 
 __all__ = [
     "CACHE_BYTES",
+    "FRACTION",
     "RUNS",
     "SGD",
     "Checkpoints",

@@ -30,6 +30,10 @@ else:  # only names for the type checker and for the flags: a job is declared wi
     Loss = Model = Callable[..., Any]
 
 
+FRACTION = "%"
+"""The unit of a fraction: 0.25 is shown as 25 %."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A training run, declared."""
@@ -41,6 +45,9 @@ class Job:
     """Surrogate loss: (output, target) -> tensor of shape (examples,), or a built-in one's name."""
     error: Loss | Literal["zero_one"] | None = None
     """What is really cared about, in the same form; by default 0-1 for cross_entropy, else the loss itself."""
+    error_unit: MayChange[str | None] = None
+    """The error's unit in tables and figures, e.g. m; % says that it is a fraction, which is shown in per cent. By
+    default % for zero_one, and none for other functions."""
     metrics: Mapping[str, Loss] = field(default_factory=dict)
     """What else is measured with both risks: name -> function in the same form."""
     mode: Online | Epochs = field(default_factory=Epochs)
@@ -144,13 +151,19 @@ class Job:
             )
         if isinstance(self.error, str):
             require(self.error == "zero_one", "error", "zero_one", self.error, "choose it, or give a function")
-
+        self._check_error_unit()
         for name, metric in self.metrics.items():
             free = re.fullmatch(r"[\w.\- ]+", name) is not None and name not in ("loss", "error")
             free = free and not name.endswith("_standard_error")
             expected = "a name of letters, digits, _, -, . and spaces that is not taken"
             require(free, "metrics", expected, name, "rename it")
             require(callable(metric), f"metrics, {name!r}", "a function", metric, "see its help")
+
+    def _check_error_unit(self) -> None:
+        unit, do = self.error_unit, "leave it as it is by default"
+        fits = unit is None or re.fullmatch(r"\S(?:[^\n\r|]{0,18}\S)?", unit) is not None
+        require(fits, "error_unit", "1 to 20 characters in one line, without |", unit, "shorten it, e.g. to m")
+        require(unit in (None, FRACTION) or not self._errs_by_classes, "error_unit", "% of the 0-1 error", unit, do)
 
     def _check_kinds(self) -> None:
         """Whether every part of the declaration is one of ours, and the model a function that makes one."""
@@ -205,6 +218,16 @@ class Job:
         require(not portable or not self.compile, "compile", "off with portable bits", self.compile, do)
         do = "leave audit_every or aggregation as they are by default"
         require(not (self.audit_every and self.pooled), "audit_every", "none with a pool", self.audit_every, do)
+
+    @property
+    def unit_of_error(self) -> str:
+        """The error's unit after the default; empty where none is known."""
+        return self.error_unit if self.error_unit is not None else FRACTION if self._errs_by_classes else ""
+
+    @property
+    def _errs_by_classes(self) -> bool:
+        """Whether the error is the built-in 0-1 error."""
+        return self.error == "zero_one" or (self.error is None and self.loss == "cross_entropy")
 
     @property
     def least_workers(self) -> int:

@@ -64,9 +64,3 @@ def paired(examples: Sequence[int], first: Sequence[float], second: Sequence[flo
     mean = math.fsum(w * d for w, d in zip(weights, differences, strict=True))
     squares = math.fsum((w * (d - mean)) ** 2 for w, d in zip(weights, differences, strict=True))
     return Gap(mean, math.sqrt(count / (count - 1) * squares))
-
-
-def with_error(value: float, error: float, form: str) -> str:
-    """``value ± error``, both in a format; the value alone where its spread is not known, as that of one example."""
-    shown = f"{value:{form}}"
-    return shown if math.isnan(error) and not math.isnan(value) else f"{shown} ± {error:{form.lstrip('+')}}"

@@ -342,11 +342,12 @@ def risk_gradient_values(prefix: str, noise: Noise, examples: int) -> dict[str, 
 
 
 def _with_errors(prefix: str, means: Mapping[str, tuple[float, float]], step: int, now: float) -> list[Reading]:
-    """Each quantity's mean and standard error."""
+    """Each quantity's mean and standard error; where that is not known, as of one example, no point says so."""
     values = {}
     for name, (mean, error) in means.items():
         values[f"{prefix}/{name}"] = mean
-        values[f"{prefix}/{name}_standard_error"] = error
+        if not math.isnan(error):
+            values[f"{prefix}/{name}_standard_error"] = error
     return _points(values, step, now)
 
 

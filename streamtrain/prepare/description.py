@@ -36,6 +36,8 @@ def card_of(plan: Plan, run_name: str) -> RunCard:
         "progressive.new_examples": "all of it" if isinstance(plan.job.mode, Online) else "pass 1",
         "mlflow.source.name": sys.argv[2] if sys.argv[1:2] == ["train"] else sys.argv[0],
     }
+    if plan.job.unit_of_error:
+        tags["error.unit"] = plan.job.unit_of_error
     commit = _git_commit()
     if commit is not None:
         tags["mlflow.source.git.commit"] = commit

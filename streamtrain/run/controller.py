@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamtrain.errors import NonFiniteError, WorkerLost
 from streamtrain.job import Epochs, Online
-from streamtrain.measure.gap import Parts, with_error
+from streamtrain.measure.gap import Parts
 from streamtrain.measure.risk import pooled
 from streamtrain.measure.run_curves import RunCurves, Stint
 from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
@@ -23,6 +23,7 @@ from streamtrain.run.fleet.likeness import Likeness
 from streamtrain.run.folder import OptionalFiles, RunFolder
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.saving import save_parameters, save_result
+from streamtrain.run.outcome.wording import describe
 from streamtrain.run.watching.following import wait_for_growth
 from streamtrain.run.watching.loader_health import LoaderHealth
 from streamtrain.run.watching.probing import Probes
@@ -32,7 +33,7 @@ from streamtrain.store import write_whole
 from streamtrain.track.system import SystemMetrics
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker
-from streamtrain.values import Lane, Loading, Recovery, Risk, Skip, StepTimes, Update
+from streamtrain.values import Lane, Loading, Recovery, Risk, Skip, StepTimes, Update, known
 
 if TYPE_CHECKING:
     import torch
@@ -250,7 +251,7 @@ class Controller:
             waiting_share=self._curves.waiting_share,
             loss=stint.loss,
             gap=None if gap is None else gap.value,
-            gap_standard_error=None if gap is None else gap.standard_error,
+            gap_standard_error=None if gap is None else known(gap.standard_error),
             seconds_left=(self._plan.total_steps - progress.step) * progress.seconds / progress.step,
             time=time.time(),
         )
@@ -316,7 +317,8 @@ class Controller:
             self._tracker.log(self._curves.trajectory(self._fleet.distance(), progress.step, time.time()))
         risks = evaluation.empirical, evaluation.generalization
         self._tracker.log(self._curves.evaluation(*risks, progress.step, order, progress.seconds, time.time()))
-        self._terminal.line(describe(evaluation, order.steps, self._progress.seconds))
+        unit = self._plan.job.unit_of_error
+        self._terminal.line(describe(evaluation, order.steps, self._progress.seconds, unit))
         return evaluation
 
     def _affords_evaluation(self) -> bool:
@@ -353,17 +355,5 @@ class Controller:
             progressive_passes=tuple(measures.passes.whole),
             parameters=parameters,
             folder=self._folder.path,
+            error_unit=self._plan.job.unit_of_error,
         )
-
-
-def describe(evaluation: Evaluation, pass_steps: int, seconds: float) -> str:
-    """One line about an evaluation, for the terminal."""
-    train, held_out, between = evaluation.empirical, evaluation.generalization, evaluation.gap_of_loss
-    return (
-        f"pass {evaluation.step / pass_steps:4.3g}  "
-        f"loss: train {train.loss.mean:.4f}, "
-        f"held out {with_error(held_out.loss.mean, held_out.loss.standard_error, '.4f')}, "
-        f"gap {with_error(between.value, between.standard_error, '+.4f')}  "
-        f"error: train {train.error.mean:.2%}, held out {held_out.error.mean:.2%}  "
-        f"{evaluation.examples_used / seconds:,.0f} examples/s"
-    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from streamtrain.job import FRACTION
 from streamtrain.values import Moments, Risk
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def risk_figure(
     unbiased: int | None = None,
     chosen: int | None = None,
     title: str = "",
+    error_unit: str = "",
 ) -> Figure:
     """Risks above, gap below, against ``along``, which counts in ``unit`` ("passes", "examples used").
 
@@ -39,6 +41,7 @@ def risk_figure(
         progressive: where, and each minibatch's before its update: over the window, or the pass, that ends there.
         unbiased: so many of these come first and are unbiased, and are marked; all of them, without a mark, by default.
         chosen: index of the point whose parameters are kept.
+        error_unit: on the error's axes; ``%`` for a fraction, which is given in per cent.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -60,13 +63,13 @@ def risk_figure(
         above.annotate(
             "kept", (along[chosen], 1), xycoords=("data", "axes fraction"), xytext=(4, -12), textcoords="offset points"
         )
-    above.set_ylabel("error" if which == "error" else "surrogate loss")
+    above.set_ylabel(axis_title(which, error_unit))
     below.set_ylabel("gap")
     below.set_xlabel(unit)
     for axes in (above, below):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if which == "error":
+        if which == "error" and error_unit == FRACTION:
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     if unit == "passes":
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -74,6 +77,13 @@ def risk_figure(
     above.legend(frameon=False)
     above.set_title(f"{title} (bands: ± 1 standard error)", fontsize=11, loc="left")
     return figure
+
+
+def axis_title(which: Which, error_unit: str) -> str:
+    """The quantity, with its unit where the numbers beside it do not have it."""
+    if which == "loss":
+        return "surrogate loss"
+    return "error" if error_unit in ("", FRACTION) else f"error, {error_unit}"
 
 
 def _progressive(axes: Axes, points: Sequence[tuple[float, Risk]], which: Which, unbiased: int | None) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from streamtrain.job import FRACTION
 from streamtrain.store import write_whole
-from streamtrain.track.figures import GAP, HELD_OUT, PROGRESSIVE, TRAINING, Which
+from streamtrain.track.figures import GAP, HELD_OUT, PROGRESSIVE, TRAINING, Which, axis_title
 from streamtrain.values import Moments, Risk
 
 
@@ -22,8 +23,13 @@ def risk_page(
     progressive: Sequence[tuple[float, Risk]] = (),
     unbiased: int | None = None,
     title: str = "",
+    error_unit: str = "",
 ) -> Any:
-    """A plotly figure: risks above and gaps below, loss on the left and error on the right; see `risk_figure`."""
+    """A plotly figure: risks above and gaps below, loss on the left and error on the right; see `risk_figure`.
+
+    Args:
+        error_unit: on the error's axes; ``%`` for a fraction, which is given in per cent.
+    """
     from plotly.subplots import make_subplots
 
     figure = make_subplots(2, 2, shared_xaxes=True, row_heights=[2, 1], vertical_spacing=0.05)
@@ -46,7 +52,9 @@ def risk_page(
         (train_mean, train_error), (mean, error) = _of(train), _of(held_out)
         gap = _curve("gap", along, mean - train_mean, np.hypot(error, train_error), GAP, legend=column == 1)
         figure.add_trace(gap, row=2, col=column)
-        figure.update_yaxes(title_text="surrogate loss" if which == "loss" else which, row=1, col=column)
+        figure.update_yaxes(title_text=axis_title(which, error_unit), row=1, col=column)
+        if which == "error" and error_unit == FRACTION:
+            figure.update_yaxes(tickformat=".1%", hoverformat=".2%", col=column)
         figure.update_xaxes(title_text=unit, row=2, col=column)
     figure.update_layout(title=f"{title} (bars: ± 1 standard error)", template="plotly_white", legend_orientation="h")
     return figure

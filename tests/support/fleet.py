@@ -90,11 +90,11 @@ class Notebook(NoTracker):
 
 
 def run(
-    job: Job, folder: Path, tracker: Tracker | None = None, keeper: Keeper | None = None
+    job: Job, folder: Path, tracker: Tracker | None = None, keeper: Keeper | None = None, *, quiet: bool = True
 ) -> tuple[Result, PlainFleet]:
     """Trains a job of one worker in this process."""
     plans = plan(job)
     fleet, keeper = PlainFleet(plans), keeper or Keeper(job, {})
     if keeper.start is not None:
         fleet.restart(keeper.start)
-    return Controller(plans, fleet, tracker or NoTracker(), Terminal(quiet=True), folder, keeper).run(), fleet
+    return Controller(plans, fleet, tracker or NoTracker(), Terminal(quiet=quiet), folder, keeper).run(), fleet

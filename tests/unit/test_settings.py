@@ -10,7 +10,7 @@ from streamtrain.job.settings import MayChange, settings_of
 
 MAY_CHANGE = {
     *("workers", "placement", "streamers", "threads", "exchange", "device", "profile"),
-    *("probe_every", "probe_examples", "evaluate.max_fraction_of_time"),
+    *("probe_every", "probe_examples", "error_unit", "evaluate.max_fraction_of_time"),
     *("data.url", "data.verify", "data.cache", "data.cache_bytes", "data.decode_threads"),
     *(
         f"{part}.{each.name}"

@@ -11,6 +11,7 @@ from streamtrain.errors import Interrupted, WorkerLost
 from streamtrain.job import Job
 from streamtrain.run.checkpoints.checkpoint_files import Checkpoint, CheckpointFiles
 from streamtrain.run.checkpoints.progress import Progress
+from streamtrain.values import known
 
 if TYPE_CHECKING:
     import torch
@@ -128,9 +129,9 @@ class Keeper:
     def _write_best(self, files: CheckpointFiles, checkpoint: Checkpoint, chosen: Evaluation) -> bool:
         if chosen.step != self._best_step:
             held_out = chosen.generalization
-            about: dict[str, float] = {"step": chosen.step, "examples_used": chosen.examples_used}
+            about: dict[str, float | None] = {"step": chosen.step, "examples_used": chosen.examples_used}
             for name, mean in (("loss", held_out.loss), ("error", held_out.error)):
-                about |= {f"held_out_{name}": mean.mean, f"held_out_{name}_standard_error": mean.standard_error}
+                about |= {f"held_out_{name}": mean.mean, f"held_out_{name}_standard_error": known(mean.standard_error)}
             if files.write_best(checkpoint.part("best"), about):
                 self._best_step = chosen.step
         return self._best_step == chosen.step

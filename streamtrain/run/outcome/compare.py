@@ -15,7 +15,8 @@ from streamtrain.errors import ConfigError, complaint
 from streamtrain.measure.comparison import Difference, Point, differences, group_differences
 from streamtrain.run.folder import RESULT, RunFolder
 from streamtrain.run.outcome.result import Result
-from streamtrain.values import Reading
+from streamtrain.run.outcome.wording import WHY_NOT_KNOWN, with_error
+from streamtrain.values import Reading, known
 
 Run = Result | str | Path
 
@@ -41,7 +42,7 @@ class Comparison:
         rows = {
             name: [
                 {"step": d.step, "first": _figures(d.first), "second": _figures(d.second)}
-                | {"difference": d.value, "standard_error": d.standard_error}
+                | {"difference": d.value, "standard_error": known(d.standard_error)}
                 for d in found
             ]
             for name, found in self.differences.items()
@@ -57,7 +58,9 @@ class Comparison:
         unknown = " and ".join(run for run, mean in means if not math.isfinite(mean))
         if unknown:
             return f"held-out {what}: no comparison after {last.step:,} updates, {unknown} is not finite"
-        amount = f"{last.value:+.4f} ± {last.standard_error:.4f} after {last.step:,} updates"
+        amount = f"{_difference(last)} after {last.step:,} updates"
+        if math.isnan(last.standard_error):
+            return f"held-out {what}: no comparison ({self.names[0]} − {self.names[1]}: {amount}); {WHY_NOT_KNOWN}"
         if not last.is_clear:
             return f"held-out {what}: no clear difference ({amount}); {self._scope}"
         better = self.names[1] if last.value > 0 else self.names[0]
@@ -75,10 +78,7 @@ class Comparison:
         """The first quantity at each common point, in Markdown."""
         name, found = next(iter(self.differences.items()))
         head = f"| updates | {self.names[0]} | {self.names[1]} | difference of the {name.replace('_', ' ')} |"
-        rows = [
-            f"| {d.step:,} | {_shown(d.first)} | {_shown(d.second)} | {d.value:+.4f} ± {d.standard_error:.4f} |"
-            for d in found
-        ]
+        rows = [f"| {d.step:,} | {_shown(d.first)} | {_shown(d.second)} | {_difference(d)} |" for d in found]
         return "\n".join([head, "| --- | --- | --- | --- |", *rows, "", self.says, *self.notes])
 
 
@@ -199,9 +199,13 @@ def _curves(run: dict[str, Any]) -> dict[str, list[Point]]:
     return curves
 
 
-def _figures(point: Point) -> dict[str, float]:
-    return {"mean": point.mean, "standard_error": point.standard_error}
+def _figures(point: Point) -> dict[str, float | None]:
+    return {"mean": point.mean, "standard_error": known(point.standard_error)}
+
+
+def _difference(found: Difference) -> str:
+    return with_error(found.value, found.standard_error, sign=True)
 
 
 def _shown(point: Point) -> str:
-    return f"{point.mean:.4f} ± {point.standard_error:.4f}"
+    return with_error(point.mean, point.standard_error)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from streamtrain.measure.diagnostics.noise_scale import CLEARLY, Noise
-from streamtrain.measure.gap import Gap, with_error
 from streamtrain.measure.verdict import largest_gap
 from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.result import Result
-from streamtrain.values import Moments
+from streamtrain.run.outcome.wording import gap_with_error, mean_with_error, why_not_known
 
 ROWS: dict[str, Callable[[Result], str]] = {
     "passes": lambda r: f"{r.passes}",
@@ -20,15 +19,15 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "examples unused": lambda r: f"{r.examples_unused:,}" if r.examples_unused else "",
     "examples/s": lambda r: f"{r.examples_per_second:,.0f}",
     "parameters kept": lambda r: f"after {r.chosen.examples_used:,} examples",
-    "loss, training": lambda r: _loss(r.chosen.empirical.loss),
-    "loss, held out": lambda r: _loss(r.chosen.generalization.loss),
-    "loss, gap": lambda r: _gap(r.chosen.gap_of_loss, "+.4f"),
-    "loss, gap on test": lambda r: "" if r.gap_on_test is None else _gap(r.gap_on_test, "+.4f"),
+    "loss, training": lambda r: mean_with_error(r.chosen.empirical.loss),
+    "loss, held out": lambda r: mean_with_error(r.chosen.generalization.loss),
+    "loss, gap": lambda r: gap_with_error(r.chosen.gap_of_loss),
+    "loss, gap on test": lambda r: "" if r.gap_on_test is None else gap_with_error(r.gap_on_test),
     "loss, progressive": lambda r: _progressive(r),
-    "error, training": lambda r: _error(r.chosen.empirical.error),
-    "error, held out": lambda r: _error(r.chosen.generalization.error) + _choice(r),
-    "error, gap": lambda r: _gap(r.chosen.gap_of_error, "+.2%"),
-    "error, test": lambda r: "" if r.test is None else _error(r.test.error),
+    "error, training": lambda r: mean_with_error(r.chosen.empirical.error, r.error_unit),
+    "error, held out": lambda r: mean_with_error(r.chosen.generalization.error, r.error_unit) + _choice(r),
+    "error, gap": lambda r: gap_with_error(r.chosen.gap_of_error, r.error_unit),
+    "error, test": lambda r: "" if r.test is None else mean_with_error(r.test.error, r.error_unit),
     "verdict": lambda r: _verdict(r),
     "gradient norm, kept": lambda r: _gradient_norm(r.chosen.noise),
     "of minibatches, at stop": lambda r: "" if _gradient_norm(r.chosen.noise) else f"{r.gradient_norm_at_stop:.3f}",
@@ -45,11 +44,8 @@ def table(results: Mapping[str, Result]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
     ]
     lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join([*lines, "", *(f"{name}: {result.stop_reason}" for name, result in results.items())])
-
-
-def _gap(between: Gap, form: str) -> str:
-    return with_error(between.value, between.standard_error, form)
+    why = [f"{name}: {result.stop_reason}" for name, result in results.items()]
+    return "\n".join([*lines, "", *why, *dict.fromkeys(filter(None, map(_notes, results.values())))])
 
 
 def _choice(result: Result) -> str:
@@ -67,15 +63,11 @@ def _gradient_norm(noise: Noise | None) -> str:
     return f"{norm:.3f} ± {error:.3f}" if told else f"below {norm + CLEARLY * error:.2g}: not told from 0"
 
 
-def _loss(moments: Moments) -> str:
-    return with_error(moments.mean, moments.standard_error, ".4f")
-
-
 def _progressive(result: Result) -> str:
     """Over the last window of one pass; over the first of many, since examples come again after it."""
     if result.progressive_passes:
-        return f"{_loss(result.progressive_passes[0].loss)} in pass 1"
-    return "" if result.chosen.progressive is None else _loss(result.chosen.progressive.loss)
+        return f"{mean_with_error(result.progressive_passes[0].loss)} in pass 1"
+    return "" if result.chosen.progressive is None else mean_with_error(result.chosen.progressive.loss)
 
 
 def _verdict(result: Result) -> str:
@@ -87,14 +79,16 @@ def _verdict(result: Result) -> str:
     return "no gap seen" if math.isnan(below) else f"no gap seen (below {below:.2g})"
 
 
-def _error(moments: Moments) -> str:
-    return with_error(moments.mean, moments.standard_error, ".2%")
+def _notes(result: Result) -> str:
+    """What a reader of the figures must know."""
+    return why_not_known((result.chosen.empirical, result.chosen.generalization, result.test))
 
 
 def description(name: str, result: Result) -> str:
     """The run's description: why it ended, and the table of one result, in Markdown."""
     rows = "\n".join(f"| {label} | {figure(result)} |" for label, figure in ROWS.items() if figure(result))
-    return f"**{result.mode}**, ended: {result.stop_reason}\n\n| | {name} |\n| --- | --- |\n{rows}\n"
+    text = f"**{result.mode}**, ended: {result.stop_reason}\n\n| | {name} |\n| --- | --- |\n{rows}\n"
+    return f"{text}\n{_notes(result)}\n" if _notes(result) else text
 
 
 def figures(result: Result) -> Iterator[Path]:
@@ -128,13 +122,21 @@ def figures(result: Result) -> Iterator[Path]:
             unbiased=unbiased,
             chosen=points.index(result.chosen),
             title=f"Generalization gap of the {'surrogate loss' if which == 'loss' else 'error'}, {result.mode}",
+            error_unit=result.error_unit,
         )
         file = folder.risk_figure(which)
         save(figure, file)
         yield file
     title = f"Generalization gap, {result.mode}"
     page = risk_page(
-        along, empirical, generalization, unit=unit, progressive=progressive, unbiased=unbiased, title=title
+        along,
+        empirical,
+        generalization,
+        unit=unit,
+        progressive=progressive,
+        unbiased=unbiased,
+        title=title,
+        error_unit=result.error_unit,
     )
     save_page(page, folder.risk_page)
     yield folder.risk_page

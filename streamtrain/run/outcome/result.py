@@ -12,7 +12,7 @@ from streamtrain.measure.diagnostics.noise_scale import Noise
 from streamtrain.measure.gap import Gap, Parts, gap
 from streamtrain.measure.verdict import Verdict, verdict
 from streamtrain.stored import Stored
-from streamtrain.values import Risk
+from streamtrain.values import Risk, known
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +75,7 @@ class Result:
         parameters: the kept model's state dict, on the CPU.
         folder: the run's files. run_id: MLflow's, where it is known.
         examples_unused: those that came too late for their minibatch, in online mode with `backup`.
+        error_unit: of the error as people read it; ``%`` of a fraction, which is shown in per cent.
     """
 
     mode: Literal["online", "epochs"]
@@ -92,6 +93,7 @@ class Result:
     run_id: str | None = None
     progressive_passes: tuple[Risk, ...] = ()
     examples_unused: int = 0
+    error_unit: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -131,10 +133,11 @@ class Result:
             "generalization_risk": figures(at.generalization),
             "gap": {
                 "loss": at.gap_of_loss.value,
-                "loss_standard_error": at.gap_of_loss.standard_error,
+                "loss_standard_error": known(at.gap_of_loss.standard_error),
                 "error": at.gap_of_error.value,
-                "error_standard_error": at.gap_of_error.standard_error,
+                "error_standard_error": known(at.gap_of_error.standard_error),
             },
+            "error_unit": self.error_unit,
             "progressive_risk": figures(self.progressive),
             "progressive_risk_last_window": figures(at.progressive),
             "progressive_risk_of_passes": [
@@ -142,7 +145,7 @@ class Result:
                 for number, risk in enumerate(self.progressive_passes, 1)
             ],
             "test_risk": figures(self.test),
-            "gap_on_test": None if self.gap_on_test is None else dataclasses.asdict(self.gap_on_test),
+            "gap_on_test": _gap(self.gap_on_test),
             "minibatch_gradient_norm_at_stop": self.gradient_norm_at_stop,
             "gradient_at_kept_parameters": _gradient(at.noise),
             "folder": str(self.folder),
@@ -162,6 +165,12 @@ class Result:
         }
 
 
+def _gap(between: Gap | None) -> dict[str, float | None] | None:
+    if between is None:
+        return None
+    return {"value": between.value, "standard_error": known(between.standard_error)}
+
+
 def _gradient(noise: Noise | None) -> dict[str, float] | None:
     """|G| of the last steps before the kept parameters, and what it is made of, where that is known."""
     if noise is None or math.isnan(noise.squared_error):
@@ -176,6 +185,5 @@ def figures(risk: Risk | None) -> dict[str, float | None] | None:
         return None
     found: dict[str, float | None] = {}
     for name, moments in risk.quantities.items():
-        error = moments.standard_error
-        found |= {name: moments.mean, f"{name}_standard_error": error if math.isfinite(error) else None}
+        found |= {name: moments.mean, f"{name}_standard_error": known(moments.standard_error)}
     return found | {"examples": risk.loss.count}

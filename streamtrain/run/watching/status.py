@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamtrain.run.folder import RunFolder, running_below
+from streamtrain.run.outcome.wording import with_error
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker
 from streamtrain.values import Reading
@@ -24,7 +25,7 @@ class LiveStatus:
         pass_number, passes: the pass that it is in, from 1, of at most so many.
         step, steps: of the pass.
         examples_per_second, workers, waiting_share: of the stint; the share of the workers' time without examples.
-        loss: mean over the stint. gap, gap_standard_error: at the last evaluation, of the loss.
+        loss: mean over the stint. gap, gap_standard_error: of the loss, at the last evaluation; ``None`` if unknown.
         seconds_left: at most. time: when this was (Unix seconds).
     """
 
@@ -97,8 +98,8 @@ class RunStatus:
             return f"{self.folder}  {self.state}\n  before its first steps"
         now = self.status
         left = now.facts[:-1] if self.state != "running" else now.facts
-        error = "" if now.gap_standard_error is None else f" ± {now.gap_standard_error:.4f}"
-        facts = [f"{fact}{error}" if fact.startswith("gap ") else fact for fact in left]
+        gap = "" if now.gap is None else f"gap {with_error(now.gap, now.gap_standard_error, sign=True)}"
+        facts = [gap if fact.startswith("gap ") else fact for fact in left]
         facts += [f"{now.workers} worker(s)", f"{now.waiting_share:.0%} of their time waiting for examples"]
         return f"{self.folder}  {self.state}\n  {' · '.join(facts)}\n  {duration(time.time() - now.time)} ago"
 

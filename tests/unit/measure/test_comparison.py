@@ -68,7 +68,7 @@ def test_what_is_between_two_measurements_on_the_same_examples_is_covered_as_sta
 @pytest.mark.parametrize(
     ("first", "second", "says"),
     [
-        (Point(9, 0.5, math.nan), Point(9, 0.4, math.nan), "no clear difference"),
+        (Point(9, 0.5, math.nan), Point(9, 0.4, math.nan), "no comparison (a − b: +0.1000 (± not known) after 9"),
         (Point(9, math.nan, math.nan), Point(9, 0.4, 0.01), "no comparison after 9 updates, a is not finite"),
         (Point(9, 0.5, 0.01), Point(9, math.inf, 0.01), "no comparison after 9 updates, b is not finite"),
         (

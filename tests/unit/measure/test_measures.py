@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streamtrain.measure.cost import MeasuringTime
 from streamtrain.measure.early_stopping import EarlyStopping
-from streamtrain.measure.gap import Parts, gap, paired, with_error
+from streamtrain.measure.gap import Parts, gap, paired
 from streamtrain.measure.risk import pooled
 from streamtrain.measure.run_curves import cost_readings, risk_readings
 from streamtrain.measure.verdict import largest_gap, verdict
@@ -186,9 +186,3 @@ def test_overfitting_is_seldom_said_of_a_flat_curve() -> None:
         curve = [Moments.of(generator.normal(1.0, 1.0, 100)) for _ in range(10)]
         said += verdict(losses(*np.linspace(1, 0.9, 10)), curve) == "overfitting"
     assert said / 500 <= 0.05
-
-
-def test_one_example_has_no_spread_to_show() -> None:
-    assert with_error(0.5, math.nan, ".2f") == "0.50"
-    assert with_error(0.5, 0.125, "+.3f") == "+0.500 ± 0.125"
-    assert with_error(math.nan, math.nan, ".2f") == "nan ± nan"

@@ -1,0 +1,64 @@
+"""Figures as people read them: in their unit, with ± one standard error, or with the words that it is not known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from streamtrain.job import FRACTION
+from streamtrain.measure.gap import Gap
+from streamtrain.run.outcome.result import Evaluation
+from streamtrain.values import Moments, Risk
+
+NOT_KNOWN = "(± not known)"
+WHY_NOT_KNOWN = "± not known: one example shows no spread; a standard error takes two or more"
+
+
+def with_error(value: float, error: float | None, unit: str = "", *, sign: bool = False) -> str:
+    """``value ± error`` in a unit.
+
+    Args:
+        error: one standard error; ``None`` or NaN where it is not known, as that of a mean of one example.
+        unit: a fraction's is ``%``; both are then given in per cent.
+        sign: also of a value above zero.
+    """
+    shown = in_unit(value, unit, sign=sign)
+    if error is None or math.isnan(error):
+        return f"{shown} {NOT_KNOWN}" if math.isfinite(value) else shown
+    bare = in_unit(value, unit if unit == FRACTION else "", sign=sign)
+    return f"{bare} ± {in_unit(error, unit)}"
+
+
+def in_unit(value: float, unit: str = "", *, sign: bool = False) -> str:
+    """A loss, an error or a difference of two: a fraction in per cent, all else as it is."""
+    shown = f"{value:{'+' * sign}{'.2%' if unit == FRACTION else '.4f'}}"
+    return shown if unit in ("", FRACTION) else f"{shown} {unit}"
+
+
+def mean_with_error(moments: Moments, unit: str = "") -> str:
+    """A mean of some examples."""
+    return with_error(moments.mean, moments.standard_error, unit)
+
+
+def gap_with_error(between: Gap, unit: str = "") -> str:
+    """A difference of two means."""
+    return with_error(between.value, between.standard_error, unit, sign=True)
+
+
+def why_not_known(risks: Iterable[Risk | None]) -> str:
+    """A sentence where any of these risks is of one example, whose standard error is not known; else nothing."""
+    errors = (risk.loss.standard_error for risk in risks if risk is not None and math.isfinite(risk.loss.mean))
+    return WHY_NOT_KNOWN if any(map(math.isnan, errors)) else ""
+
+
+def describe(evaluation: Evaluation, pass_steps: int, seconds: float, error_unit: str) -> str:
+    """One line about an evaluation, for the terminal."""
+    train, held_out = evaluation.empirical, evaluation.generalization
+    return (
+        f"pass {evaluation.step / pass_steps:4.3g}  "
+        f"loss: train {in_unit(train.loss.mean)}, "
+        f"held out {mean_with_error(held_out.loss)}, "
+        f"gap {gap_with_error(evaluation.gap_of_loss)}  "
+        f"error: train {in_unit(train.error.mean, error_unit)}, held out {in_unit(held_out.error.mean, error_unit)}  "
+        f"{evaluation.examples_used / seconds:,.0f} examples/s"
+    )
