@@ -65,6 +65,9 @@ class ShardPasses:
             start, at = end, at + 1
         return Selection(pass_index, tuple(runs))
 
+    def __reduce__(self) -> tuple[type[ShardPasses], tuple[Sequence[int], int]]:
+        return ShardPasses, (self._starts.tolist(), self._seed)  # what is remembered of passes stays here
+
     def _permuted(self, pass_index: int) -> tuple[list[int], list[int]]:
         """The shards in this pass's order, and where each begins in it."""
         random = np.random.Philox(key=lane_seed(self._seed, pass_index, 0)).random_raw(len(self._starts) - 1)

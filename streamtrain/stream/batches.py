@@ -5,11 +5,11 @@ The same reading and the same order as in a run: minibatches are a function of (
 
 from __future__ import annotations
 
-import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -24,7 +24,8 @@ from streamtrain.shards import Manifest
 from streamtrain.stream.ahead.copies import Copies
 from streamtrain.stream.examples import Decoding, Map
 from streamtrain.stream.fetch.cache import cache_folder
-from streamtrain.stream.opening import files_for_reading, open_dataset, shards_of
+from streamtrain.stream.opening import open_dataset
+from streamtrain.stream.own_reader import OwnReader, ReaderSource
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Arrays, Position, Selection
 
@@ -75,22 +76,30 @@ def open(  # noqa: A001  # `st.open` says what it does
         ConfigError, DataError: no such data set, split or field.
     """
     manifest = open_dataset(str(url))
-    fetched = functools.partial(files_for_reading, str(url), manifest, cache_folder(cache), cache_bytes)
-    files = shards_of(str(url), fetched, verify=verify)
     names = tuple(fields) if fields is not None else tuple(field.name for field in manifest.fields)
     decoding = Decoding(map, image_size, decode_threads, on_bad_example, image_mode, image_background)
-    reader = Reader(files, manifest, split, names, decoding)
+    source = ReaderSource(str(url), manifest, split, names, decoding, verify, cache_folder(cache), cache_bytes)
+    own_reader = OwnReader(source)
     starts = manifest.splits[split].shards
     shards = [starts.start(index) for index in range(len(starts) + 1)]
-    return Examples(reader, f"{manifest.digest}/{split}", shards, manifest)
+    return Examples(own_reader, f"{manifest.digest}/{split}", shards, manifest)
 
 
 class Examples:
-    """The examples of a split by their number in the stored order; see `open`."""
+    """The examples of a split by their number in the stored order; what `open` gives.
 
-    def __init__(self, reader: Reader, identity: str, shards: Sequence[int], manifest: Manifest) -> None:
-        self.reader, self.identity, self.shards = reader, identity, shards
+    It can be pickled, and has its own shards open in every process: a `DataLoader` may read it with any number of
+    workers, however these are started.
+    """
+
+    def __init__(self, own_reader: OwnReader, identity: str, shards: Sequence[int], manifest: Manifest) -> None:
+        self._own_reader, self.identity, self.shards = own_reader, identity, shards
         self.manifest = manifest
+
+    @property
+    def reader(self) -> Reader:
+        """This process's."""
+        return self._own_reader()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -152,13 +161,11 @@ class Examples:
         if not chosen.steps:
             expected, do = "at least one full minibatch", "lower batch_size or set drop_last=False"
             raise ConfigError(complaint("batches", expected=expected, found=f"{len(self)} examples", do=do))
-        if lane is not None and reshuffle == "stored":
-            self.reader.expect(order.left(range(lane, lane + 1), 0))
         return Batches(self, chosen, None if device is None else torch.device(device), ahead)
 
     def samples(self) -> Samples:
         """The examples as WebDataset's samples, for the front of a `webdataset.DataPipeline`."""
-        return Samples(self.reader)
+        return Samples(self._own_reader)
 
 
 @dataclass(frozen=True)
@@ -180,10 +187,13 @@ class Choice:
 class Batches(BatchDataset):
     """Minibatches, each a dict of tensors with the example along the first axis.
 
+    Every lane gives `len` of them a pass. A part without examples, as of a short last minibatch or where all were
+    skipped, is a batch of 0 examples, of the form of the others.
+
     The position is the one truth: ``iter`` goes on from it to the end of the pass, whoever iterated before, and the
     next ``iter`` makes the next pass. `state_dict` holds the position after the minibatch last given.
-    In a `DataLoader` use ``batch_size=None`` and no workers: threads read ahead (``ahead``, ``decode_threads``), and
-    the position stays in this process.
+    It can be pickled, and goes on from its position in another process. In a `DataLoader` use ``batch_size=None`` and
+    no workers: threads read ahead (``ahead``, ``decode_threads``), and the position stays in this process.
     """
 
     def __init__(self, examples: Examples, choice: Choice, device: torch.device | None, ahead: int) -> None:
@@ -237,8 +247,7 @@ class Batches(BatchDataset):
                 if sought != self._sought:
                     break
                 self._position = Position(*_carried(Position(pass_index, step + 1), len(self)))
-                if batch:  # else all its examples were skipped
-                    yield batch
+                yield batch
             if sought == self._sought:
                 return
 
@@ -259,6 +268,9 @@ class Batches(BatchDataset):
         if get_worker_info() is not None:
             do = "set num_workers=0, and batches(ahead=…) or open(decode_threads=…) to read in other threads"
             raise ConfigError(complaint("DataLoader", expected="no workers", found="some", do=do))
+        choice, reader = self._choice, self._examples.reader
+        if choice.lane is not None and choice.reshuffle == "stored":
+            reader.expect(choice.order.left(range(choice.lane, choice.lane + 1), 0))
         steps = range(first.step, len(self))
         if self._device is None and not self._ahead:
             return ((step, self._read(first.pass_index, step)) for step in steps)
@@ -270,7 +282,12 @@ class Batches(BatchDataset):
         return ((step, copies.arrived(*begun)) for step, begun in coming)
 
     def _read(self, pass_index: int, step: int) -> Batch:
-        return _tensors(self._examples.reader.select(self._selection(pass_index, step)))
+        return _tensors(self._examples.reader.select(self._selection(pass_index, step)) or self._no_examples)
+
+    @cached_property
+    def _no_examples(self) -> Arrays:
+        """A batch of none. Its form is the first example's, so a replay from anywhere gives the same."""
+        return {name: array[:0] for name, array in self._examples.reader.first_good().items()}
 
     def _selection(self, pass_index: int, step: int) -> Selection:
         choice = self._choice
@@ -288,15 +305,15 @@ class Samples(SampleDataset):
     In a `DataLoader` each worker gives an equal run of the stored order.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, own_reader: OwnReader) -> None:
         super().__init__()
-        self._reader = reader
+        self._own_reader = own_reader
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        info = get_worker_info()
-        part = lane(len(self._reader), info.num_workers if info else 1, info.id if info else 0)
+        info, reader = get_worker_info(), self._own_reader()
+        part = lane(len(reader), info.num_workers if info else 1, info.id if info else 0)
         for start in range(part.start, part.stop, SAMPLES_AT_ONCE):
-            yield from self._reader.samples(start, min(start + SAMPLES_AT_ONCE, part.stop))
+            yield from reader.samples(start, min(start + SAMPLES_AT_ONCE, part.stop))
 
 
 def _carried(position: Position, steps: int) -> tuple[int, int]:

@@ -213,12 +213,12 @@ class Reader:
                 yield sample
 
     def first_good(self) -> Arrays:
-        """The first example of those expected that is not skipped, alone: it shows the form of all.
+        """The first example that is not skipped, alone, of those expected before all others: it shows the form of all.
 
         Raises:
             ShardError: there is none among the first thousand.
         """
-        runs = (range(*run) for run in self._wanted or [(0, len(self))])
+        runs = (range(*run) for run in [*self._wanted, (0, len(self))])
         for number in itertools.islice(itertools.chain.from_iterable(runs), FIRST_LOOKED_AT):
             arrays = self.read(number, number + 1)
             if arrays:

@@ -1,0 +1,69 @@
+"""The reader of a data set in whatever process asks: opened anew after a fork, and where it was unpickled.
+
+A reader holds mapped files, threads, locks and connections. None of them goes into a pickle; after a fork the child has
+locks that nobody lets go of and threads that are not there, and would release what the parent holds in the cache. What
+a reader is made from can be sent anywhere, so a PyTorch `DataLoader` may start its workers by any method.
+
+Costs a process the opening of its shards, their checksums among it; the manifest comes along.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamtrain.shards import Manifest
+from streamtrain.stream.examples import Decoding
+from streamtrain.stream.opening import files_for_reading, shards_of
+from streamtrain.stream.reader import Reader
+
+
+@dataclass(frozen=True)
+class ReaderSource:
+    """What a reader of one split is made from.
+
+    Attributes:
+        url: the data set's. manifest: as it was when the data set was opened.
+        fields: those to read.
+        verify: check every shard's checksum when it is first opened.
+        cache, cache_bytes: where the shards of a URL are kept, and the bound on that.
+    """
+
+    url: str
+    manifest: Manifest
+    split: str
+    fields: tuple[str, ...]
+    decoding: Decoding
+    verify: bool
+    cache: Path
+    cache_bytes: int
+
+    def reader(self) -> Reader:
+        """A new one.
+
+        Raises:
+            ConfigError: no such split or field; the cache has no room for two shards.
+        """
+        fetched = functools.partial(files_for_reading, self.url, self.manifest, self.cache, self.cache_bytes)
+        files = shards_of(self.url, fetched, verify=self.verify)
+        return Reader(files, self.manifest, self.split, self.fields, self.decoding)
+
+
+class OwnReader:
+    """See the module. Made in one process, and opened there at once, so that what is wrong is told there."""
+
+    def __init__(self, source: ReaderSource) -> None:
+        self._source = source
+        self._of_process = {os.getpid(): source.reader()}
+
+    def __call__(self) -> Reader:
+        """This process's reader."""
+        process = os.getpid()
+        if process not in self._of_process:  # the parent's stays as well: to close it would take it from the parent
+            self._of_process[process] = self._source.reader()
+        return self._of_process[process]
+
+    def __reduce__(self) -> tuple[type[OwnReader], tuple[ReaderSource]]:
+        return OwnReader, (self._source,)
