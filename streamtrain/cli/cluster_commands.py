@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import tyro
 
 from streamtrain.cli.flags import own_flags, parse, with_mode
+from streamtrain.cli.pipes import nobody_reads
 from streamtrain.cli.run_commands import resume_of
 from streamtrain.errors import TrainingError
 from streamtrain.job import RUNS, Job
@@ -136,7 +137,7 @@ def run_logs(words: Sequence[str]) -> None:
     given = parse(LogsArguments, words, "streamtrain logs", SUBMIT_EXAMPLES)
     cluster = Cluster(given.address)
     if given.follow:
-        _follow(cluster, given.submission)
+        _follow(cluster, given.submission, while_read=True)
     print(cluster.logs(given.submission), end="")
 
 
@@ -149,8 +150,19 @@ def run_stop(words: Sequence[str]) -> None:
     print(f"{given.submission}: {'asked to stop' if stopped else 'had ended'}")
 
 
-def _follow(cluster: Cluster, submission: str) -> NoReturn:
-    ended = cluster.follow(submission, lambda lines: print(lines, end="", flush=True))
+def _follow(cluster: Cluster, submission: str, *, while_read: bool = False) -> NoReturn:
+    """Shows what a job prints until it ends, and exits with its code.
+
+    Args:
+        while_read: ends with 0 when nobody reads it any more.
+    """
+
+    def show(lines: str) -> None:
+        print(lines, end="", flush=True)
+        if while_read and nobody_reads(sys.stdout):
+            sys.exit(0)
+
+    ended = cluster.follow(submission, show)
     print(f"{submission}: {ended.state}; {ended.message}", file=sys.stderr)
     code = TrainingError.exit_code if ended.exit_code is None else ended.exit_code
     sys.exit(0 if ended.state == "SUCCEEDED" else code or TrainingError.exit_code)

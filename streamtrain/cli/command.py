@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from streamtrain.cli.interrupts import interrupts_held
+from streamtrain.cli.pipes import survive_closed_pipes
 from streamtrain.errors import StreamtrainError
 
 Command = Callable[[Sequence[str]], None]
@@ -47,6 +48,7 @@ COMMANDS = ("pack", "inspect", "train", "probe", "compare", "submit", "status", 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits with its code."""
+    survive_closed_pipes()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(HELP, end="")

@@ -1,0 +1,85 @@
+"""``| head``: a reader that leaves early stops no command, and no traceback says that it left."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import streamtrain as st
+from tests.support.command import ROOT
+from tests.support.datasets import digits, pack_digits, save_digits
+from tests.support.foreign import write_digits
+
+SORTED = np.argsort(digits(400)[1], kind="stable").tolist()
+
+
+def run_unread(folder: Path, *words: str, both: bool = False) -> tuple[int, str]:
+    """The command with standard output, or both, into a pipe that nobody reads; its exit code and what it said."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "streamtrain", *words],
+            cwd=folder,
+            stdout=writing,
+            stderr=writing if both else subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    finally:
+        os.close(writing)
+    return done.returncode, done.stderr or ""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("user")
+    pack_digits(folder / "packed")
+    save_digits(folder / "more.npz", 50)
+    write_digits(folder / "sorted", SORTED)
+    (folder / "job.py").write_text("import streamtrain as st\n")
+    return folder
+
+
+COMMANDS = {
+    "help": (("--help",), 0),
+    "version": (("--version",), 0),
+    "a command's help": (("pack", "--help"), 0),
+    "train's help": (("train",), 2),
+    "pack": (("pack", "more.npz", "into"), 0),
+    "inspect": (("inspect", "packed"), 0),
+    "inspect as JSON": (("inspect", "packed", "--json", "--verify"), 0),
+    "an audit that finds something": (("inspect", "sorted", "--audit"), 3),
+    "lint": (("inspect", "packed", "--lint"), 0),
+    "status": (("status",), 0),
+    "sync": (("sync",), 0),
+    "a wrong flag": (("pack", "--nonsense"), 2),
+    "a job file without a job": (("train", "job.py"), 2),
+    "no such run": (("compare", "none", "neither"), 2),
+}
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["output", "both"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_nobody_reads_ends_as_one_that_is_read(
+    folder: Path, tmp_path: Path, name: str, both: bool
+) -> None:
+    words, code = COMMANDS[name]
+    words = tuple(str(tmp_path / "into") if word == "into" else word for word in words)
+    ended, said = run_unread(folder, *words, both=both)
+    assert ended == code, said
+    assert "BrokenPipe" not in said and "Traceback" not in said
+    if name == "pack":
+        assert len(st.open(tmp_path / "into")) == 40
+
+
+def test_a_long_listing_into_head(folder: Path) -> None:
+    """More than a pipe holds, so that the reader leaves in the middle of it."""
+    command = (
+        f"{sys.executable} -m streamtrain inspect packed --json --example 0777 | head -n 1; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == "{\n0\n" and not done.stderr
