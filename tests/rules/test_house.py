@@ -197,6 +197,7 @@ FLAGS = [
     "--data.verify",
     "--deterministic",
     "--device",
+    "--error-unit",
     "--evaluate.max-fraction-of-time",
     "--exchange",
     "--help",
