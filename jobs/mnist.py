@@ -33,7 +33,8 @@ job = st.Job(
     model=model,
     loss="cross_entropy",
     mode=st.Epochs(max_passes=20, patience=3),
-    sgd=st.SGD(lr=0.05, momentum=0.9, clip_norm=1.0),
+    optimizer=st.SGD(lr=0.05, momentum=0.9),
+    clip=st.Clip(norm=1.0),
     batch_size=64,
     workers=2,
 )

@@ -8,6 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamtrain.aggregate.optimizers.adagrad import Adagrad
+    from streamtrain.aggregate.optimizers.adam import Adam
+    from streamtrain.aggregate.optimizers.adamw import AdamW
+    from streamtrain.aggregate.optimizers.lion import Lion
+    from streamtrain.aggregate.optimizers.rmsprop import RMSprop
+    from streamtrain.aggregate.optimizers.sgd import SGD
     from streamtrain.errors import (
         ConfigError,
         DataError,
@@ -24,14 +30,16 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from streamtrain.job import (
-        SGD,
+        Average,
         Checkpoints,
+        Clip,
         Data,
         Epochs,
         Evaluate,
         Group,
         Job,
         Online,
+        Optimizer,
         Schedule,
         Stale,
         Synchronous,
@@ -54,12 +62,17 @@ _ERRORS = (
     *("SourceError", "StoreError", "StreamtrainError", "TrackingError", "TrainingError", "WorkerLost"),
 )
 _DECLARATIONS = (
-    *("SGD", "Checkpoints", "Data", "Epochs", "Evaluate", "Group"),
-    *("Job", "Online", "Schedule", "Stale", "Synchronous", "Tracking"),
+    *("Average", "Checkpoints", "Clip", "Data", "Epochs", "Evaluate", "Group"),
+    *("Job", "Online", "Optimizer", "Schedule", "Stale", "Synchronous", "Tracking"),
 )
+_OPTIMIZERS = {
+    name: f"streamtrain.aggregate.optimizers.{name.lower()}"
+    for name in ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop")
+}
 _LATE = {
     **dict.fromkeys(_ERRORS, "streamtrain.errors"),
     **dict.fromkeys(_DECLARATIONS, "streamtrain.job"),
+    **_OPTIMIZERS,
     "PackOptions": "streamtrain.packing.options",
     "pack": "streamtrain.run.fleet.pack_tasks",
     "open": "streamtrain.stream.batches",
@@ -77,7 +90,12 @@ _LATE = {
 
 __all__ = [
     "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Average",
     "Checkpoints",
+    "Clip",
     "Comparison",
     "ConfigError",
     "Data",
@@ -89,11 +107,14 @@ __all__ = [
     "Interrupted",
     "Job",
     "JobError",
+    "Lion",
     "ManifestError",
     "NonFiniteError",
     "Online",
+    "Optimizer",
     "PackOptions",
     "Probe",
+    "RMSprop",
     "Result",
     "Schedule",
     "ShardError",

@@ -26,3 +26,17 @@ def require_count(setting: str, value: int | None, lowest: int = 1) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     holds = value is None or (whole and value >= lowest)
     require(holds, setting, f"a whole number of at least {lowest}", value, f"choose {lowest} or more")
+
+
+def require_part(setting: str, value: float) -> None:
+    """A number of at least 0 and below 1."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    require(number and 0 <= value < 1, setting, "at least 0 and below 1", value, "choose such a number, e.g. 0.9")
+
+
+def require_betas(setting: str, values: tuple[float, float]) -> None:
+    """Two numbers of at least 0 and below 1."""
+    two = isinstance(values, (tuple, list)) and len(values) == 2
+    require(two, setting, "two numbers", values, "e.g. (0.9, 0.999)")
+    for value in values:
+        require_part(setting, value)

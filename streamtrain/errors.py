@@ -103,7 +103,7 @@ class NonFiniteError(TrainingError):
         kept = f"; parameters of the last good step are in {saved}" if saved else ""
         super().__init__(
             f"step {step}: expected a finite loss and gradient, found loss {loss:g} and gradient norm "
-            f"{gradient_norm:g} at learning rate {learning_rate:g}; lower sgd.lr, set sgd.clip_norm or look at the "
+            f"{gradient_norm:g} at learning rate {learning_rate:g}; lower optimizer.lr, set clip.norm or look at the "
             f"data{kept}"
         )
 

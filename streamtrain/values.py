@@ -147,7 +147,7 @@ class LayerNorms(Stored):
     """Squared Euclidean norms of one parameter tensor in one step.
 
     ``gradient`` is the mean gradient's before clipping, ``parameters`` the tensor's before the update, ``update``
-    that of its change, or of what it is before it is rounded: the rate times the direction.
+    that of its change.
     """
 
     gradient: float

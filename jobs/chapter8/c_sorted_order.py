@@ -35,7 +35,7 @@ def main() -> Finding:
     results = {}
     for name, order in orders.items():
         folder = written(name.replace(" ", "_"), order)
-        settings = {"mode": st.Online(window=200), "sgd": st.SGD(lr=0.1), "batch_size": 32}
+        settings = {"mode": st.Online(window=200), "optimizer": st.SGD(lr=0.1), "batch_size": 32}
         results[name] = st.train(job(folder, **settings), name=name.replace(" ", "-"))
     drawn, (axes,) = figure()
     for name, result in results.items():

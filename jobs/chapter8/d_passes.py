@@ -11,7 +11,7 @@ import streamtrain as st
 
 def main() -> Finding:
     data = packed("8000", 8000)
-    settings = {"sgd": st.SGD(lr=0.1, momentum=0.5), "batch_size": 32}
+    settings = {"optimizer": st.SGD(lr=0.1, momentum=0.5), "batch_size": 32}
     online = st.train(job(data, mode=st.Online(window=600), **settings), name="one-pass")
     many = st.train(job(data, mode=st.Epochs(max_passes=20, patience=20), **settings), name="many-passes")
     scores = []

@@ -22,7 +22,7 @@ def errors_of(seed: int, size: int, passes: int) -> tuple[float, float]:
     """Held-out error of one run at the same work, and at the same training loss."""
     data = packed(f"12000-{seed}", 12_000, validation=5 / 6, seed=seed)
     mode = st.Epochs(max_passes=passes, patience=passes)
-    run = job(data, mode=mode, sgd=st.SGD(lr=0.1), batch_size=size, seed=seed)
+    run = job(data, mode=mode, optimizer=st.SGD(lr=0.1), batch_size=size, seed=seed)
     points = st.train(run, name=f"batch-{size}").evaluations
     same_loss = next(point for point in points if point.empirical.loss.mean <= TRAINING_LOSS)
     return mean_error([points[PASSES - 1]]), mean_error([same_loss])

@@ -28,7 +28,7 @@ def convolutional() -> torch.nn.Module:
 
 def main() -> Finding:
     data = packed("8000", 8000)
-    settings = {"mode": st.Epochs(max_passes=8, patience=8), "sgd": st.SGD(lr=0.05), "batch_size": 16}
+    settings = {"mode": st.Epochs(max_passes=8, patience=8), "optimizer": st.SGD(lr=0.05), "batch_size": 16}
     result = st.train(job(data, convolutional, **settings), name="gradient-norm")
     steps, norms = curve(result, "gradient/norm")
     width = 50

@@ -36,7 +36,12 @@ def main() -> Finding:
     data = packed("8000", 8000)
     results = {}
     for name, bound in (("clipped at 1", 1.0), ("not clipped", None)):
-        settings = {"mode": st.Online(window=500), "sgd": st.SGD(lr=0.1, clip_norm=bound), "batch_size": 16}
+        settings = {
+            "mode": st.Online(window=500),
+            "optimizer": st.SGD(lr=0.1),
+            "batch_size": 16,
+            "clip": st.Clip(norm=bound),
+        }
         results[name] = st.train(job(data, model, **settings), name=name.replace(" ", "-"))
     drawn, axes = figure(2)
     for name, result in results.items():

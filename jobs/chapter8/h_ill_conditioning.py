@@ -16,7 +16,7 @@ def main() -> Finding:
     data = packed("8000", 8000)
     probes = []
     for examples in STOPS:
-        declared = job(data, mode=st.Online(max_examples=examples), sgd=st.SGD(lr=0.2), batch_size=32)
+        declared = job(data, mode=st.Online(max_examples=examples), optimizer=st.SGD(lr=0.2), batch_size=32)
         result = st.train(declared, name=f"stop-{examples}")
         probes.append(st.probe(declared, result.folder, examples=1000, iterations=20))
     squared = [p.curvature.squared_gradient for p in probes]

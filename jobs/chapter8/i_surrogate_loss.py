@@ -13,7 +13,12 @@ import streamtrain as st
 def run_of(seed: int) -> list[st.Evaluation]:
     """Sixty passes over 1,000 examples."""
     data = packed(f"31000-{seed}", 31_000, validation=30 / 31, seed=seed)
-    settings = {"mode": st.Epochs(max_passes=60, patience=60), "sgd": st.SGD(lr=0.1), "batch_size": 20, "seed": seed}
+    settings = {
+        "mode": st.Epochs(max_passes=60, patience=60),
+        "optimizer": st.SGD(lr=0.1),
+        "batch_size": 20,
+        "seed": seed,
+    }
     return st.train(job(data, **settings), name="surrogate").evaluations
 
 

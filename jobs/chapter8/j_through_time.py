@@ -37,7 +37,7 @@ def main() -> Finding:
     found = {}
     for radius in RADII:
         model = functools.partial(Linear, radius)
-        declared = job(data, model, mode=st.Online(max_examples=32), sgd=st.SGD(lr=1e-9), batch_size=32)
+        declared = job(data, model, mode=st.Online(max_examples=32), optimizer=st.SGD(lr=1e-9), batch_size=32)
         result = st.train(declared, name=f"radius-{radius}")
         probe = st.probe(declared, result.folder, examples=500, iterations=2)
         assert probe.through_time is not None

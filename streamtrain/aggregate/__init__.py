@@ -1,1 +1,1 @@
-"""Contributions to new parameters: the flat vector, the lane tree, clipping, SGD, and the exchange where they meet."""
+"""Contributions to new parameters: the flat vector, the lane tree, optimizers, and the exchange where they meet."""

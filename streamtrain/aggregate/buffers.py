@@ -34,6 +34,7 @@ def update_buffers(slots: Sequence[Slot], used: NDArray[np.uint8], decision: Dec
         new.buffers.copy_(old.buffers)
         new.counters.copy_(old.counters)
         new.uses.copy_(old.uses)
+        new.averaged.copy_(old.averaged)
         return
     had = [slot for slot in slots if slot.moments[0]]  # some: else the step is skipped
     if len(new.buffers):
@@ -43,6 +44,8 @@ def update_buffers(slots: Sequence[Slot], used: NDArray[np.uint8], decision: Dec
     if len(new.counters):
         new.counters.copy_(had[0].counters)
     np.add(old.uses.numpy(), used.max(0), out=new.uses.numpy())
+    if len(new.averaged):
+        new.averaged.copy_(old.averaged + decision.averages)
 
 
 def update_buffers_on_device(
@@ -73,5 +76,6 @@ def update_buffers_on_device(
         first = torch.index_select(torch.stack([slot.counters for slot in slots]), 0, first_lane)
         new.counters.copy_(torch.where(decision.goes, first[0], old.counters))
     new.uses.copy_(torch.where(decision.goes, old.uses + used, old.uses))
+    new.averaged.copy_(old.averaged + (decision.goes & decision.averages))
     if scaled:
         adapt(old.scaler, new.scaler, decision.overflowed)

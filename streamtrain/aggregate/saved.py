@@ -10,9 +10,9 @@ from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import Layout, write
 from streamtrain.errors import ConfigError, complaint
 
-USES, PUT_BACK, SCALER = "uses", "put_back", "scaler"
+USES, PUT_BACK, SCALER, AVERAGED = "uses", "put_back", "scaler", "averaged"
 """Updates that each parameter had, in the layout's order; where there are any, parts to be offered again; where losses
-are scaled, the scaler."""
+are scaled, the scaler; where an average is kept, how many updates it has taken in."""
 
 
 def collect_tensors(layout: Layout, state: State) -> dict[str, torch.Tensor]:
@@ -56,6 +56,7 @@ def restore(layout: Layout, state: State, tensors: Mapping[str, torch.Tensor]) -
 def _optional_parts(state: State) -> dict[str, torch.Tensor]:
     """Parts that only some jobs have."""
     parts = {PUT_BACK: state.put_back} if len(state.put_back) else {}
+    parts |= {AVERAGED: state.averaged} if len(state.averaged) else {}
     return parts | ({SCALER: state.scaler} if state.scaler[0] else {})
 
 

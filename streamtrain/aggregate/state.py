@@ -28,6 +28,7 @@ class State:
         uses: updates that each parameter had, int64.
         put_back: parts that the next minibatch offers again, (1 + step, lane) each, zeros where there is none; int64.
         scaler: see `descent.scaler`; zeros where losses are not scaled.
+        averaged: updates that the average has taken in, shape (1,), int64; (0,) where none is kept.
     """
 
     vectors: Vectors
@@ -36,6 +37,7 @@ class State:
     uses: torch.Tensor
     put_back: torch.Tensor
     scaler: torch.Tensor
+    averaged: torch.Tensor
     _views: dict[tuple[int, int], Vectors] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @classmethod
@@ -84,6 +86,7 @@ class State:
         self.uses.zero_()
         self.put_back.zero_()
         self.scaler.zero_()
+        self.averaged.zero_()
         if scaled:
             self.scaler[0] = scaler.FIRST
 

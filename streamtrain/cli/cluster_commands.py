@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import tyro
 
-from streamtrain.cli.flags import own_flags, parse, with_mode
+from streamtrain.cli.flags import own_flags, parse, with_mode, with_optimizer_named
 from streamtrain.cli.pipes import nobody_reads
 from streamtrain.cli.run_commands import resume_of
 from streamtrain.errors import TrainingError
@@ -103,6 +103,7 @@ def run_submit(words: Sequence[str]) -> None:
     given = parse(SubmitArguments, [*words[:1], *own], "streamtrain submit", SUBMIT_EXAMPLES)
     _, settings = resume_of(flag for flag in flags if flag != "--json")
     job, settings = with_mode(load_job(given.job), settings)
+    job, settings = with_optimizer_named(job, settings)
     parse(Job, settings, "streamtrain submit", SUBMIT_EXAMPLES, default=job)  # a wrong setting is said here, not there
     cluster = Cluster(given.address)
     submission = cluster.submit(given.job, flags, ship_package=not given.installed)

@@ -32,7 +32,7 @@ usage: streamtrain COMMAND [--help]
 examples:
   streamtrain pack photos/ data/photos --splits 0.8 0.1 0.1 --seed 1
   streamtrain inspect data/photos --verify
-  streamtrain train jobs/mnist.py --sgd.lr 0.05 --workers 2
+  streamtrain train jobs/mnist.py --optimizer.lr 0.05 --workers 2
   streamtrain ui --port 5000
 """
 

@@ -11,7 +11,9 @@ from typing import TypeVar
 
 import tyro
 
-from streamtrain.errors import ConfigError
+from streamtrain.aggregate.descent.rules import with_optimizer
+from streamtrain.aggregate.optimizers import known_optimizers
+from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Epochs, Job, Online
 
 Parsed = TypeVar("Parsed")
@@ -71,6 +73,25 @@ def with_mode(job: Job, flags: list[str]) -> tuple[Job, list[str]]:
     mode = Online() if name == "online" else Epochs()
     rest = flags[:at] + flags[at + 2 :]
     return (job if type(job.mode) is type(mode) else dataclasses.replace(job, mode=mode)), rest
+
+
+def with_optimizer_named(job: Job, flags: list[str]) -> tuple[Job, list[str]]:
+    """Takes ``--optimizer NAME`` out of the flags: another optimizer, with its defaults."""
+    for flag in flags:
+        if flag.startswith("--sgd."):
+            expected = "--optimizer.lr, --clip.norm, --schedule.kind, --average.decay, --nonfinite and so on"
+            raise ConfigError(complaint(flag, expected=expected, found="an old name", do="see --help"))
+    job = with_optimizer(job)
+    if "--optimizer" not in flags:
+        return job, flags
+    at = flags.index("--optimizer")
+    name = flags[at + 1] if at + 1 < len(flags) else "nothing"
+    known = known_optimizers()
+    if name not in known:
+        expected = f"one of {', '.join(sorted(known))}"
+        raise ConfigError(complaint("--optimizer", expected=expected, found=name, do="choose one of them"))
+    rest = flags[:at] + flags[at + 2 :]
+    return (job if type(job.optimizer) is known[name] else dataclasses.replace(job, optimizer=known[name]())), rest
 
 
 def _unboxed(box: str) -> str:

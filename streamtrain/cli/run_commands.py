@@ -10,19 +10,20 @@ from pathlib import Path
 
 import tyro
 
-from streamtrain.cli.flags import parse, with_mode
+from streamtrain.cli.flags import parse, with_mode, with_optimizer_named
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import RUNS, Job
 
 TRAIN_HELP = """\
-usage: streamtrain train JOB.py [--mode online|epochs] [--any.setting VALUE ...] [--resume[=RUN]] [--json]
+usage: streamtrain train JOB.py [--mode online|epochs] [--optimizer NAME] [--any.setting VALUE ...]
+                                [--resume[=RUN]] [--json]
 
 `streamtrain train JOB.py --help` lists every setting with the job's own values. --resume goes on with the newest
 run of the job, or with the one whose folder is given, from its last good checkpoint.
 
 examples:
   streamtrain train jobs/mnist.py
-  streamtrain train jobs/mnist.py --mode online --workers 2 --sgd.lr 0.02
+  streamtrain train jobs/mnist.py --mode online --workers 2 --optimizer.lr 0.02
   streamtrain train jobs/mnist.py --resume
 """
 
@@ -103,8 +104,9 @@ def declared_job(file: str, flags: list[str]) -> Job:
     from streamtrain.prepare.jobfile import load_job
 
     job, flags = with_mode(load_job(file), flags)
+    job, flags = with_optimizer_named(job, flags)
     said = (
-        "--sgd.lr 0.05 --workers 2",
+        "--optimizer.lr 0.05 --workers 2",
         "--mode online --json",
         "--resume    # the newest run, from its last checkpoint",
     )

@@ -6,21 +6,23 @@ from streamtrain.job.evaluate import Evaluate
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.job import FRACTION, Job
 from streamtrain.job.mode import Epochs, Online
-from streamtrain.job.optimizers import SGD, Group, Schedule
 from streamtrain.job.tracking import RUNS, Tracking
+from streamtrain.job.update import Average, Clip, Group, Optimizer, Schedule
 
 __all__ = [
     "CACHE_BYTES",
     "FRACTION",
     "RUNS",
-    "SGD",
+    "Average",
     "Checkpoints",
+    "Clip",
     "Data",
     "Epochs",
     "Evaluate",
     "Group",
     "Job",
     "Online",
+    "Optimizer",
     "Schedule",
     "Stale",
     "Synchronous",

@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from streamtrain.checks import require, require_count
+from streamtrain.checks import require, require_count, require_finite
 from streamtrain.job.checkpoints import Checkpoints
 from streamtrain.job.data import Data
 from streamtrain.job.evaluate import Evaluate
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.mode import Epochs, Online
-from streamtrain.job.optimizers import ENDING, SGD
 from streamtrain.job.settings import MayChange
 from streamtrain.job.tracking import Tracking
+from streamtrain.job.update import ENDING, Average, Clip, Group, Optimizer, Schedule
+from streamtrain.job.update.optimizer import refuse_moved
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,17 @@ class Job:
     metrics: Mapping[str, Loss] = field(default_factory=dict)
     """What else is measured with both risks: name -> function in the same form."""
     mode: Online | Epochs = field(default_factory=Epochs)
-    sgd: SGD = field(default_factory=SGD)
+    optimizer: Optimizer | None = None
+    """How the parameters move: st.SGD(…), st.AdamW(…) and so on, or one of your own; st.SGD() by default."""
+    clip: Clip = field(default_factory=Clip)
+    schedule: Schedule = field(default_factory=Schedule)
+    groups: tuple[Group, ...] = ()
+    """Parameters with settings of their own, by name."""
+    average: Average = field(default_factory=Average)
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """At a loss or gradient that is NaN or infinite: stop, or pass the minibatch over without an update."""
+    skip_limit: int = 10
+    """With nonfinite=skip: stop after this many such minibatches in a row."""
     batch_size: int = 128
     """Examples of a minibatch, over all workers together."""
     micro_batch: int | None = None
@@ -106,9 +117,15 @@ class Job:
     checkpoints: MayChange[Checkpoints] = field(default_factory=Checkpoints)
     tracking: MayChange[Tracking] = field(default_factory=Tracking)
 
+    def __new__(cls, *_: object, **settings: object) -> Self:
+        """Refuses a field that was renamed."""
+        refuse_moved("Job", settings, {"sgd": "optimizer=st.SGD(…), clip, schedule, groups, average and nonfinite"})
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         self._check_kinds()
-        for name in ("batch_size", "micro_batch", "lanes", "threads", "audit_every", "probe_every", "probe_examples"):
+        counts = ("batch_size", "micro_batch", "lanes", "threads", "audit_every", "probe_every", "probe_examples")
+        for name in (*counts, "skip_limit"):
             require_count(name, getattr(self, name))
         require_count("seed", self.seed, lowest=0)
         do = "give seconds: hosts that are alive have several heartbeats in them"
@@ -123,8 +140,8 @@ class Job:
             f"use {self.batch_size - self.batch_size % lanes or lanes} or {self.batch_size + -self.batch_size % lanes}",
         )
         endless = isinstance(self.mode, Online) and self.mode.follow
-        kind, do = self.sgd.schedule.kind, "use a schedule that needs no last step, or leave mode.follow off"
-        require(not endless or kind not in ENDING, "sgd.schedule.kind", "one without an end", kind, do)
+        kind, do = self.schedule.kind, "use a schedule that needs no last step, or leave mode.follow off"
+        require(not endless or kind not in ENDING, "schedule.kind", "one without an end", kind, do)
         require(
             not self.pooled or (self.exchange != "collective" and self.device == "cpu"),
             "aggregation",
@@ -170,7 +187,9 @@ class Job:
         kinds: dict[str, tuple[type, ...]] = {
             "data": (Data,),
             "mode": (Online, Epochs),
-            "sgd": (SGD,),
+            "clip": (Clip,),
+            "schedule": (Schedule,),
+            "average": (Average,),
             "aggregation": (Synchronous, Stale),
             "evaluate": (Evaluate,),
             "checkpoints": (Checkpoints,),
@@ -185,9 +204,25 @@ class Job:
                 else ('declare it, e.g. st.Data("data/photos")')
             )
             require(isinstance(value, kind), name, expected, value, do)
+        self._check_update()
         made = not isinstance(self.model, type) and hasattr(self.model, "state_dict")
         do = "give the class, or lambda: Network(...): every worker makes its own"
         require(not made, "model", "a function that returns a new model", type(self.model).__name__ + "(…)", do)
+
+    def _check_update(self) -> None:
+        """Whether optimizer, groups and clipping fit each other."""
+        do = "declare it, e.g. st.AdamW(lr=3e-4), or st.Torch(…) for one of another library"
+        known = self.optimizer is None or isinstance(self.optimizer, Optimizer)
+        require(known, "optimizer", "st.SGD(…), st.AdamW(…) or another of ours", self.optimizer, do)
+        for name in ("value", "adaptive", "norm"):
+            if getattr(self.clip, name) is not None:
+                require_finite(f"clip.{name}", getattr(self.clip, name), positive=True)
+        for group in self.groups:
+            require(isinstance(group, Group), "groups", "st.Group(…)", group, 'e.g. st.Group("*.bias", lr_factor=2.0)')
+            if self.optimizer is not None:
+                group.optimizer(self.optimizer)
+        kinds, do = ("stop", "skip"), "choose one of them"
+        require(self.nonfinite in kinds, "nonfinite", "stop or skip", self.nonfinite, do)
 
     def _check_workers(self) -> None:
         two = isinstance(self.workers, tuple | list)

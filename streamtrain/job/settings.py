@@ -26,7 +26,7 @@ MayChange = Annotated[Value, AtResume(may_change=True)]
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: ``name`` is its flag's, without dashes before it, as ``sgd.lr``."""
+    """One setting: ``name`` is its flag's, without dashes before it, as ``optimizer.lr``."""
 
     name: str
     value: Any
@@ -40,8 +40,8 @@ def settings_of(declaration: Any, prefix: str = "", *, may_change: bool = False)
         prefix: of the names.
         may_change: whether all of them may.
     """
-    if prefix == "mode.":  # which of the two it is: a setting as well
-        yield Setting("mode", type(declaration).__name__.lower(), may_change)
+    if prefix in ("mode.", "optimizer."):  # which of them it is: a setting as well
+        yield Setting(prefix[:-1], type(declaration).__name__.lower(), may_change)
     for field in dataclasses.fields(declaration):
         value = getattr(declaration, field.name)
         free = may_change or field.name in _free(type(declaration))

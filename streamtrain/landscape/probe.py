@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
 from streamtrain.landscape.curvature import LEVEL, Curvature, Point, curvature, kind_of_point
 from streamtrain.landscape.lanczos import Extremes, extremes
@@ -180,5 +181,5 @@ class Prober:
     def _rate(self, step: int | None) -> float:
         """Of the update that comes next."""
         job = self._plan.job
-        factor = 1.0 if step is None else schedule_factor(job.sgd.schedule, step, self._plan.total_steps)
-        return base_rate(job.sgd, job.batch_size) * factor
+        factor = 1.0 if step is None else schedule_factor(job.schedule, step, self._plan.total_steps)
+        return base_rate(Descent.of(job).optimizer, job.batch_size) * factor

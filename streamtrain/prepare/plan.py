@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from streamtrain.aggregate.descent.rules import with_optimizer
 from streamtrain.errors import ConfigError, ManifestError, complaint
 from streamtrain.job import Epochs, Job, Online
 from streamtrain.order import Order, Passes, Reshuffle, SegmentedOrder, passes_of, select_lanes
@@ -90,6 +91,7 @@ def plan(job: Job) -> Plan:
     Raises:
         ConfigError, DataError: the job and the data set do not fit.
     """
+    job = with_optimizer(job)
     place, manifest = masked(str(local_path(job.data.url) or job.data.url)), open_dataset(job.data.url)
     for split in ("train", "validation"):
         if split not in manifest.splits or not manifest.splits[split].examples:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.vector import Layout
@@ -43,10 +44,11 @@ class Rehearsal:
         job = plan.job
         self._gradient = gradient
         check_saving(gradient.model)
-        memory = private_memory(gradient.layout, job.sgd, Capacity(1))
+        descent = Descent.of(job)
+        memory = private_memory(gradient.layout, descent, Capacity(1))
         aggregator = Aggregator(
             gradient.layout,
-            job.sgd,
+            descent,
             batch_size=job.batch_size,
             total_steps=plan.total_steps,
             worker=0,

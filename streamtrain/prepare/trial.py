@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamtrain.aggregate.descent.rules import match_rules
+from streamtrain.aggregate.descent.rules import Descent, match_rules
 from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
@@ -39,7 +39,7 @@ def preflight(plan: Plan) -> Trial:
     """Tries the job on the first examples of the data set.
 
     Raises:
-        ConfigError: a field cannot be an input; a group of sgd.groups has no parameter.
+        ConfigError: a field cannot be an input; a group has no parameter.
         JobError: the model, its loss, error, map or transform fails, returns something of another form, draws random
             numbers where it must not, or lets an example's loss depend on others.
     """
@@ -57,7 +57,7 @@ def _try(plan: Plan) -> Trial:
     check_functions_travel(plan.job)
     job = dataclasses.replace(plan.job, device="cpu", compile=False)
     gradient = Gradient(job)
-    match_rules(job.sgd, gradient.layout)
+    match_rules(Descent.of(job), gradient.layout)
     arrays = _first_examples(plan)
     examples = len(next(iter(arrays.values())))
     rehearsal = Rehearsal(plan, gradient)

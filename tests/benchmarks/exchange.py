@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, open_store
 from streamtrain.aggregate.exchange.collective.wire import connect
@@ -38,12 +39,12 @@ from streamtrain.aggregate.exchange.memory import (
     shared_block,
 )
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.vector import Layout, layout_of
-from streamtrain.job import SGD
 from tests.benchmarks.rounds import Processes, alternate, machine, ratio
 
 STEPS = 50
-SETTINGS = SGD(lr=0.01, momentum=0.9)
+SETTINGS = Descent(SGD(lr=0.01, momentum=0.9))
 
 
 def layout_of_size(megabytes: float) -> Layout:

@@ -88,7 +88,8 @@ def measure(rounds: int) -> dict[str, object]:
             st.Data(str(folder / "data"), transform=scaled),
             model,
             mode=st.Epochs(max_passes=10**6),
-            sgd=st.SGD(lr=0.01, momentum=0.9, clip_norm=1.0),
+            optimizer=st.SGD(lr=0.01, momentum=0.9),
+            clip=st.Clip(norm=1.0),
             batch_size=BATCH,
             workers=WORKERS,
         )

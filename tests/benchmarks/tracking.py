@@ -43,7 +43,7 @@ def scaled(batch):
 
 job = st.Job(
     st.Data("data", transform=scaled), model, mode=st.Epochs(max_passes=10**4, patience=10**4),
-    sgd=st.SGD(lr=0.001), workers=2, evaluate=st.Evaluate(max_fraction_of_time=0.05),
+    optimizer=st.SGD(lr=0.001), workers=2, evaluate=st.Evaluate(max_fraction_of_time=0.05),
 )
 """
 

@@ -75,7 +75,7 @@ class Ours:
             st.Data(str(folder), transform=scaled),
             MODELS[name],
             mode=st.Epochs(max_passes=10**6),
-            sgd=st.SGD(lr=LR, momentum=MOMENTUM),
+            optimizer=st.SGD(lr=LR, momentum=MOMENTUM),
             batch_size=BATCH,
             workers=2,
             lanes=lanes,

@@ -8,7 +8,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from streamtrain.job import SGD
+from streamtrain.aggregate.descent.rules import Descent
+from streamtrain.aggregate.optimizers.sgd import SGD
+from streamtrain.job import Clip
 from streamtrain.order import Order
 from streamtrain.values import Update
 from tests.support.crew import Crew
@@ -25,7 +27,7 @@ from tests.support.steps import (
 
 ORDER = Order(EXAMPLES, LANES, BATCH)
 STEPS = 2 * ORDER.steps + 3
-CLIPPED = SGD(lr=0.05, momentum=0.9, weight_decay=1e-3, clip_norm=0.5)
+CLIPPED = Descent(SGD(lr=0.05, momentum=0.9, weight_decay=1e-3), clip=Clip(norm=0.5))
 Part = tuple[int, int]
 Parameters = dict[str, NDArray[np.float64]]
 

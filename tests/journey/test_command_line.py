@@ -58,7 +58,7 @@ def test_inspect(folder: Path) -> None:
 
 def test_train_with_flags_prints_json(folder: Path) -> None:
     mode = "online"  # the demo runs both
-    flags = ["--mode", mode, "--sgd.lr", "0.5", "--sgd.momentum", "0.9", "--tracking.experiment", mode]
+    flags = ["--mode", mode, "--optimizer.lr", "0.5", "--optimizer.momentum", "0.9", "--tracking.experiment", mode]
     result = json.loads(command(folder, "train", "job.py", *flags, "--json"))
     assert result["mode"] == mode and result["examples_used"] == 1438
     assert result["generalization_risk"]["error"] < 0.3 and result["generalization_risk"]["examples"] == 180

@@ -32,7 +32,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[st.Job]:
     yield dataclasses.replace(
         demo,
         data=dataclasses.replace(demo.data, url=str(folder)),
-        sgd=st.SGD(lr=0.05, momentum=0.9, weight_decay=1e-3, clip_norm=0.5, schedule=st.Schedule("cosine", 10)),
+        optimizer=st.SGD(lr=0.05, momentum=0.9, weight_decay=1e-3),
+        clip=st.Clip(norm=0.5),
+        schedule=st.Schedule("cosine", 10),
         batch_size=64,
         lanes=LANES,
     )
@@ -50,7 +52,7 @@ def textbook(job: st.Job, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], 
     labels = torch.tensor([label for _, label in read])
     torch.manual_seed(job.seed)
     model = job.model().to(dtype)
-    optimizer = torch.optim.SGD(model.parameters(), lr=job.sgd.lr, momentum=0.9, weight_decay=1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     order = Order(len(read), LANES, job.batch_size)
     total, clipped, short = plan(job).total_steps, 0, 0
     for step in range(STEPS):

@@ -37,7 +37,7 @@ job = st.Job(
     st.Data("packed", transform=lambda batch: {**batch, "image": batch["image"].float() / 255}, decode_threads=2),
     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)),
     mode=st.Epochs(max_passes=100_000, patience=100_000),
-    sgd=st.SGD(lr=0.1),
+    optimizer=st.SGD(lr=0.1),
     batch_size=20,
     workers=2,
     tracking=st.Tracking(enabled=False),

@@ -45,7 +45,12 @@ def test_one_example(tmp_path: Path) -> None:
 
     # order: its lane, its step, and its place in that lane's part of the minibatch
     job = st.Job(
-        st.Data(str(folder), transform=scaled), model, sgd=st.SGD(lr=0.1, clip_norm=0.5), lanes=2, batch_size=32
+        st.Data(str(folder), transform=scaled),
+        model,
+        optimizer=st.SGD(lr=0.1),
+        clip=st.Clip(norm=0.5),
+        lanes=2,
+        batch_size=32,
     )
     plans = plan(job)
     lane, step = found["way"]["lane"], found["way"]["step"]

@@ -77,7 +77,7 @@ def wheel(tmp_path: Path) -> Path:
 
 def test_a_job_is_shipped_with_what_a_wheel_installed_followed_and_listed(head: Head, job: Path, wheel: Path) -> None:
     (wheel / "streamtrain" / "of_the_wheel.py").touch()
-    done = head.streamtrain("submit", str(job), "--follow", "--workers", "2", "--sgd.lr", "0.05", source=wheel)
+    done = head.streamtrain("submit", str(job), "--follow", "--workers", "2", "--optimizer.lr", "0.05", source=wheel)
     assert done.returncode == 0, done.stdout + done.stderr
     submission, *shown = done.stdout.splitlines()
     (package,) = head.packages(done.stdout)
@@ -87,7 +87,7 @@ def test_a_job_is_shipped_with_what_a_wheel_installed_followed_and_listed(head: 
     assert "SUCCEEDED" in done.stderr
     (listed,) = json.loads(head.streamtrain("status", submission, "--json").stdout)
     assert (listed["state"], listed["exit_code"]) == ("SUCCEEDED", 0)
-    assert listed["entrypoint"] == "python -m streamtrain train digits.py --workers 2 --sgd.lr 0.05"
+    assert listed["entrypoint"] == "python -m streamtrain train digits.py --workers 2 --optimizer.lr 0.05"
     assert submission in head.streamtrain("status").stdout
     assert head.streamtrain("logs", submission).stdout.splitlines()[-1] == shown[-1]
 
@@ -163,7 +163,7 @@ def test_wrong_tokens_addresses_ids_and_settings_are_one_line(head: Head, job: P
     assert nobody.returncode == 2 and "expected a Ray cluster's job API, found no answer" in nobody.stderr
     unknown = head.streamtrain("logs", "raysubmit_nothing")
     assert unknown.returncode == 2 and "raysubmit_nothing: expected a job of the cluster" in unknown.stderr
-    setting = head.streamtrain("submit", str(job), "--sgd.lr", "much")
-    assert setting.returncode == 2 and "sgd.lr" in setting.stderr
+    setting = head.streamtrain("submit", str(job), "--optimizer.lr", "much")
+    assert setting.returncode == 2 and "optimizer.lr" in setting.stderr
     for said in (wrong, none, nobody, unknown, setting):
         assert len(said.stderr.strip().splitlines()) == 1, said.stderr

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, block_size, open_file, shared_block
 from streamtrain.aggregate.exchange.pool import Claim, Pool
+from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.vector import Layout, layout_of
-from streamtrain.job import SGD
 from streamtrain.values import Update
 
 LANES, PASS_STEPS, PASSES = 4, 5, 2
@@ -27,8 +28,11 @@ class Crowd:
 
     def __init__(self, backup: int, pass_steps: int, memory: Memory | None = None) -> None:
         self.layout: Layout = layout_of(torch.nn.Linear(2, 1))
-        block, self.handle = shared_block(block_size(self.layout, SGD(), Capacity(LANES, 3, 1, backup)))
-        self.memory, self.pass_steps = Memory(self.layout, SGD(), Capacity(LANES, 3, 1, backup), block), pass_steps
+        block, self.handle = shared_block(block_size(self.layout, Descent(SGD()), Capacity(LANES, 3, 1, backup)))
+        self.memory, self.pass_steps = (
+            Memory(self.layout, Descent(SGD()), Capacity(LANES, 3, 1, backup), block),
+            pass_steps,
+        )
         self.updates: list[Update] = []
         self.numbers = itertools.count(2**40)
         self.dead: set[int] = set()
@@ -38,7 +42,7 @@ class Crowd:
             self.come()
 
     def come(self) -> None:
-        aggregator = Aggregator(self.layout, SGD(), batch_size=LANES, total_steps=STEPS, worker=0, workers=1)
+        aggregator = Aggregator(self.layout, Descent(SGD()), batch_size=LANES, total_steps=STEPS, worker=0, workers=1)
         pool = Pool(self.memory, aggregator, open_file(self.handle), self.pass_steps)
         pool._process = next(self.numbers)
         self.pools.append(pool)

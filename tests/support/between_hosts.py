@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.collective import bucket
 from streamtrain.aggregate.exchange.collective.ahead import Ahead
 from streamtrain.aggregate.exchange.collective.group import Address
 from streamtrain.aggregate.exchange.collective.mail import Mail
 from streamtrain.aggregate.exchange.memory import Handle
 from streamtrain.errors import WorkerLost
-from streamtrain.job import SGD
 from tests.support.crew import Crew
 from tests.support.steps import HERE, Member, make_block, make_store, start
 
@@ -81,10 +81,10 @@ def go_on(address: Address, worker: int, workers: int, step: int) -> str:
         member.exchange.abandon()
 
 
-def hashes_of_hosts(crew: Crew, model: str, sgd: SGD, sizes: Sequence[int], steps: int) -> set[str]:
+def hashes_of_hosts(crew: Crew, model: str, descent: Descent, sizes: Sequence[int], steps: int) -> set[str]:
     """The same where so many workers are on each host."""
     workers = sum(sizes)
-    processes = crew.all(start, [(model, sgd, worker, workers, steps) for worker in range(workers)])
+    processes = crew.all(start, [(model, descent, worker, workers, steps) for worker in range(workers)])
     (address,) = crew.all(make_store, [("127.0.0.1",)])
     handles = []
     for first, size in zip([0, *itertools.accumulate(sizes)], sizes, strict=False):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import streamtrain.aggregate.exchange.pool as pool_module
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.collective.wire import Wire, connect
@@ -37,7 +38,8 @@ from streamtrain.aggregate.exchange.memory import (
 )
 from streamtrain.aggregate.exchange.pool import Claim, Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
-from streamtrain.job import SGD, Data, Group, Job, Schedule
+from streamtrain.aggregate.optimizers.sgd import SGD
+from streamtrain.job import Average, Clip, Data, Group, Job, Schedule
 from streamtrain.model.gradient import Gradient
 from streamtrain.order import Order, hosting_of, passes_of, select_lanes
 from streamtrain.run.fleet.processes.audit import Audit
@@ -104,23 +106,19 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "gru": Recurrent,
     "transformer": Transformer,
 }
-PLAIN = SGD(lr=0.05, momentum=0.9)
-FULL = SGD(
-    lr=0.05,
-    momentum=0.9,
-    dampening=0.1,
-    weight_decay=1e-4,
-    clip_value=0.5,
-    clip_norm=1.0,
-    average=0.9,
+PLAIN = Descent(SGD(lr=0.05, momentum=0.9))
+FULL = Descent(
+    SGD(lr=0.05, momentum=0.9, dampening=0.1, weight_decay=1e-4),
+    clip=Clip(value=0.5, norm=1.0),
+    average=Average(0.9),
     schedule=Schedule("cosine", warmup_steps=10),
-    groups=(Group("*bias*", weight_decay=0.0), Group("*[1h]*", clip_adaptive=0.05)),
+    groups=(Group("*bias*", weight_decay=0.0), Group("*[1h]*", clip=Clip(adaptive=0.05))),
 )
 
 
-def job_of(model: str, sgd: SGD, precision: Any = "float32") -> Job:
+def job_of(model: str, descent: Descent, precision: Any = "float32") -> Job:
     data = Data("unused", inputs=("x",))
-    return Job(data, MODELS[model], sgd=sgd, batch_size=BATCH, lanes=LANES, seed=3, precision=precision)
+    return Job(data, MODELS[model], **vars(descent), batch_size=BATCH, lanes=LANES, seed=3, precision=precision)
 
 
 @functools.cache
@@ -140,8 +138,11 @@ def arrays_of(order: Order, lanes: range, step: int, steps: int) -> Iterator[Arr
 class Member:
     """One worker of a run, in one process of a crew."""
 
-    def __init__(self, model: str, sgd: SGD, worker: int, workers: int, steps: int, precision: str = "float32") -> None:
-        self.job = job_of(model, sgd, precision)
+    def __init__(
+        self, model: str, descent: Descent, worker: int, workers: int, steps: int, precision: str = "float32"
+    ) -> None:
+        self.descent = descent
+        self.job = job_of(model, descent, precision)
         self.order, self.steps = Order(EXAMPLES, LANES, BATCH), steps
         self.take_seat(worker, workers)
         self.gradient = Gradient(self.job)
@@ -158,7 +159,7 @@ class Member:
     def aggregator(self, worker: int, workers: int) -> Aggregator:
         return Aggregator(
             self.gradient.layout,
-            self.job.sgd,
+            self.descent,
             batch_size=BATCH,
             total_steps=self.steps,
             worker=worker,
@@ -167,14 +168,14 @@ class Member:
 
     def make_block(self) -> Handle:
         layout = self.gradient.layout
-        block, handle = shared_block(block_size(layout, self.job.sgd, Capacity(LANES, self.workers)))
-        self.memory = Memory(layout, self.job.sgd, Capacity(LANES, self.workers), block)
+        block, handle = shared_block(block_size(layout, self.descent, Capacity(LANES, self.workers)))
+        self.memory = Memory(layout, self.descent, Capacity(LANES, self.workers), block)
         self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
         return handle
 
     def join_shared(self, handle: Handle, processes: Sequence[int]) -> None:
         if self.memory is None:
-            self.memory = Memory(self.gradient.layout, self.job.sgd, Capacity(LANES, self.workers), open_block(handle))
+            self.memory = Memory(self.gradient.layout, self.descent, Capacity(LANES, self.workers), open_block(handle))
         self.exchange = SharedExchange(
             self.memory,
             self.aggregator(self.worker, self.workers),
@@ -186,8 +187,8 @@ class Member:
     def join_collective(self, address: Address, step: int = 0, lost_after: float = 10.0) -> None:
         """Every worker as a host of its own."""
         if self.memory is None:
-            layout, sgd = self.gradient.layout, self.job.sgd
-            self.memory = private_memory(layout, sgd, Capacity(LANES))
+            layout, descent = self.gradient.layout, self.descent
+            self.memory = private_memory(layout, descent, Capacity(LANES))
             self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
         self.memory.reset(step)
         hosts, crew = Membership(self.worker, tuple(self.hosting)), Membership(0, (self.lanes,))
@@ -200,7 +201,7 @@ class Member:
             Membership(self.worker, tuple(self.hosting)),
             self.aggregator(self.worker, self.workers),
         )
-        memory = DeviceMemory(self.gradient.layout, self.job.sgd, LANES, self.lanes, device)
+        memory = DeviceMemory(self.gradient.layout, self.descent, LANES, self.lanes, device)
         self.gradient.write(memory.states[0], self.gradient.model.state_dict())
         if self.workers > 1:
             join_group(address, members, device)
@@ -216,7 +217,7 @@ class Member:
         lanes = [self.hosting[end - size : end] for size, end in zip(sizes, ends, strict=True)]
         hosts = Membership(host, tuple(range(each[0].start, each[-1].stop) for each in lanes))
         if self.memory is None:
-            self.memory = Memory(self.gradient.layout, self.job.sgd, Capacity(LANES, self.workers), open_block(handle))
+            self.memory = Memory(self.gradient.layout, self.descent, Capacity(LANES, self.workers), open_block(handle))
         wire = None if crew.worker else connect(address, hosts)
         self.collect(hosts, crew, dict(enumerate(processes[first:end])), wire)
 
@@ -239,16 +240,16 @@ class Member:
             pass
 
     def make_pool(self, bound: int, backup: int = 0) -> Handle:
-        layout, sgd = self.gradient.layout, self.job.sgd
-        block, handle = shared_block(block_size(layout, sgd, Capacity(LANES, self.workers, bound + 1, backup)))
-        self.memory = Memory(layout, sgd, Capacity(LANES, self.workers, bound + 1, backup), block)
+        layout, descent = self.gradient.layout, self.descent
+        block, handle = shared_block(block_size(layout, descent, Capacity(LANES, self.workers, bound + 1, backup)))
+        self.memory = Memory(layout, descent, Capacity(LANES, self.workers, bound + 1, backup), block)
         self.gradient.write(self.memory.states[0], self.gradient.model.state_dict())
         return handle
 
     def join_pool(self, handle: Handle, bound: int, backup: int = 0, pass_steps: int = 0) -> Pool:
         if self.memory is None:
-            layout, sgd = self.gradient.layout, self.job.sgd
-            self.memory = Memory(layout, sgd, Capacity(LANES, self.workers, bound + 1, backup), open_block(handle))
+            layout, descent = self.gradient.layout, self.descent
+            self.memory = Memory(layout, descent, Capacity(LANES, self.workers, bound + 1, backup), open_block(handle))
         self.worker, self.workers = 0, 1  # whoever makes an update makes all of it
         self.exchange = pool = Pool(
             self.memory, self.aggregator(self.worker, self.workers), open_file(handle), pass_steps
@@ -270,9 +271,9 @@ class Member:
 HERE: dict[str, Any] = {}
 
 
-def start(model: str, sgd: SGD, worker: int, workers: int, steps: int, precision: str = "float32") -> int:
+def start(model: str, descent: Descent, worker: int, workers: int, steps: int, precision: str = "float32") -> int:
     """First half of joining: this process's number."""
-    HERE["member"] = Member(model, sgd, worker, workers, steps, precision)
+    HERE["member"] = Member(model, descent, worker, workers, steps, precision)
     return os.getpid()
 
 
@@ -381,9 +382,9 @@ def take_part_with_backup(
     return updates, brought, named
 
 
-def hashes(crew: Crew, exchange: str, model: str, sgd: SGD, workers: int, steps: int) -> set[str]:
+def hashes(crew: Crew, exchange: str, model: str, descent: Descent, workers: int, steps: int) -> set[str]:
     """The end states of all workers, as SHA-256 of parameters, optimizer state and buffers."""
-    processes = crew.all(start, [(model, sgd, worker, workers, steps) for worker in range(workers)])
+    processes = crew.all(start, [(model, descent, worker, workers, steps) for worker in range(workers)])
     if exchange == "shared":
         (handle,) = crew.all(make_block, [()])
         return set(crew.all(train_shared, [(handle, processes)] * workers))

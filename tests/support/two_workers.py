@@ -10,7 +10,8 @@ import torch
 
 from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.aggregate.exchange.memory import Handle
-from streamtrain.job import SGD, Data, Epochs, Job, Tracking
+from streamtrain.aggregate.optimizers.sgd import SGD
+from streamtrain.job import Data, Epochs, Job, Tracking
 from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.processes.worker import Worker
@@ -34,7 +35,7 @@ def job_of(name: str, url: str, workers: int = 1) -> Job:
         batch_size=24,
         lanes=LANES,
         workers=workers,
-        sgd=SGD(lr=0.1, momentum=0.9),
+        optimizer=SGD(lr=0.1, momentum=0.9),
         seed=3,
         tracking=Tracking(enabled=False),
     )

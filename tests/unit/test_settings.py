@@ -22,7 +22,7 @@ OF_MODE = {"epochs": {"mode.max_passes", "mode.patience", "mode.patience_example
 
 
 def job(mode: st.Online | st.Epochs) -> st.Job:
-    return st.Job(st.Data("nowhere"), model=lambda: None, mode=mode)  # type: ignore[arg-type, return-value]
+    return st.Job(st.Data("nowhere"), model=lambda: None, mode=mode, optimizer=st.SGD())  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize("mode", [st.Online(), st.Epochs()], ids=["online", "epochs"])
@@ -30,7 +30,7 @@ def test_only_these_may_change(mode: st.Online | st.Epochs) -> None:
     found = list(settings_of(job(mode)))
     free = {each.name for each in found if each.may_change}
     assert free == MAY_CHANGE | OF_MODE[type(mode).__name__.lower()]
-    assert {"batch_size", "lanes", "seed", "sgd.lr", "mode", "data.map", "model", "precision"} <= {
+    assert {"batch_size", "lanes", "seed", "optimizer.lr", "mode", "data.map", "model", "precision"} <= {
         each.name for each in found if not each.may_change
     }
 
@@ -45,7 +45,7 @@ def test_every_field_of_a_job_and_its_parts_is_a_setting(mode: st.Online | st.Ep
             found |= names(value, name + ".") if dataclasses.is_dataclass(value) else {name}
         return found
 
-    assert {each.name for each in settings_of(job(mode))} == names(job(mode), "") | {"mode"}
+    assert {each.name for each in settings_of(job(mode))} == names(job(mode), "") | {"mode", "optimizer"}
 
 
 @dataclass(frozen=True)

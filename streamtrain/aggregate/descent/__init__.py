@@ -1,1 +1,1 @@
-"""From a mean gradient to new parameters: groups, schedule, clipping, SGD; arithmetic alone, no processes."""
+"""From a mean gradient to new parameters: groups, schedule, clipping, averages; arithmetic alone, no processes."""

@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streamtrain.aggregate.descent.average import follow, keep, skip
 from streamtrain.aggregate.descent.clip import clip_block, clip_scales, norm_of, squared_norm
-from streamtrain.aggregate.descent.decision import Decision, judge
+from streamtrain.aggregate.descent.decision import KEPT, Decision, judge
 from streamtrain.aggregate.descent.norms import StepNorms
-from streamtrain.aggregate.descent.rules import Block, cut_pieces, take_share
+from streamtrain.aggregate.descent.rules import Block, Descent, cut_pieces, take_share
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
-from streamtrain.aggregate.descent.sgd import descend, direction_of, follow, keep, skip
 from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import NonFiniteError
-from streamtrain.job.optimizers import SGD
 from streamtrain.values import Moments, Update
 
 
@@ -31,7 +30,7 @@ class Aggregator:
 
     Args:
         layout: of the model.
-        sgd: settings of the update.
+        descent: settings of the update.
         batch_size: for linear scaling.
         total_steps: the longest possible run, for the schedule.
         worker, workers: whose share it is.
@@ -39,7 +38,7 @@ class Aggregator:
         scaled: losses are scaled, see `scaler`.
 
     Attributes:
-        layout, sgd, scaled: as given.
+        layout, descent, scaled: as given.
         pieces: all workers', in order.
         blocks: this worker's share.
         norms: takes the norms of some of the steps.
@@ -52,7 +51,7 @@ class Aggregator:
     def __init__(
         self,
         layout: Layout,
-        sgd: SGD,
+        descent: Descent,
         *,
         batch_size: int,
         total_steps: int,
@@ -62,13 +61,14 @@ class Aggregator:
         scaled: bool = False,
     ) -> None:
         self.layout = layout
-        self.sgd = sgd
+        self.descent = descent
         self.scaled = scaled
-        self.pieces = cut_pieces(sgd, layout)
+        self.pieces = cut_pieces(descent, layout)
         self.blocks = take_share(self.pieces, worker, workers)
-        self.bounds = {piece.rule.clipped_with: piece.rule.clip_norm for piece in self.pieces}
+        self.bounds = {piece.rule.clipped_with: piece.rule.clip.norm for piece in self.pieces}
         self.norms = StepNorms(layout, self.pieces, norms_every)
-        self._base_rate = base_rate(sgd, batch_size)
+        self._base_rate = base_rate(descent.optimizer, batch_size)
+        self._counts_updates = any(piece.rule.optimizer.counts_updates() for piece in self.pieces)
         self._total_steps = total_steps
         self._streak = 0
 
@@ -82,7 +82,7 @@ class Aggregator:
 
     def rate(self, step: int) -> float:
         """The learning rate of global ``step``."""
-        return self._base_rate * schedule_factor(self.sgd.schedule, step, self._total_steps)
+        return self._base_rate * schedule_factor(self.descent.schedule, step, self._total_steps)
 
     def begin(self, step: int, used: NDArray[np.uint8], old: State) -> Decision:
         """What can be decided before any norm is known.
@@ -92,7 +92,12 @@ class Aggregator:
         """
         rate = self.rate(step)
         scale = float(old.scaler[0]) if self.scaled else 0.0
-        return Decision(step, rate, tuple(self._others(used, old)), loss_scale=scale)
+        updates, others = self._others(used, old)
+        decision = Decision(step, rate, updates, others, loss_scale=scale)
+        average = self.descent.average
+        if not average.is_kept:
+            return decision
+        return replace(decision, averaged=int(old.averaged[0]), averages=average.takes_in(step))
 
     def decide(
         self, decision: Decision, totals: tuple[Moments, Moments], norms: Sequence[float]
@@ -111,7 +116,9 @@ class Aggregator:
         rate = decision.learning_rate
         scale = decision.loss_scale
         loss, norm = totals[0], norm_of(norms[1::2])
-        verdict = judge(self.sgd, examples=loss.count, loss=loss.mean, norm=norm, loss_scale=scale, streak=self._streak)
+        verdict = judge(
+            self.descent, examples=loss.count, loss=loss.mean, norm=norm, loss_scale=scale, streak=self._streak
+        )
         self._streak = verdict.streak
         if verdict.stops:
             raise NonFiniteError(step, rate, norm, loss.mean)
@@ -147,19 +154,18 @@ class Aggregator:
         scale = decision.scales[block.rule.clipped_with] if decision.scales else 1.0
         if scale != 1.0:
             mean.mul_(scale)
-        for place, kind in _spans(block.place, decision):
-            if kind == "kept":
+        rate = decision.learning_rate * block.rule.lr_factor
+        for place, updates in _spans(block.place, decision):
+            if updates == KEPT:
                 keep(old, new, place)
             else:
                 inside = mean[place.start - block.place.start : place.stop - block.place.start]
-                before, after = old.at(place), new.at(place)
-                descend(block.rule, decision.learning_rate, inside, before, after, updated_before=kind != "first")
-        if self.sgd.average is not None:
-            follow(old.at(block.place), new.at(block.place), self.sgd.average, first=decision.step == 0)
+                block.rule.optimizer.move(rate, inside, old.at(place), new.at(place), updates)
+        if self.descent.average.is_kept:
+            before, after = old.at(block.place), new.at(block.place)
+            follow(self.descent.average, before, after, decision.averaged, takes_in=decision.averages)
         if self.norms.is_due(decision.step):
-            rate = decision.learning_rate * block.rule.lr_factor
-            kept = decision.kept
-            self.norms.note_change(block, rate, direction_of(block.rule, mean, new.at(block.place)), old, kept, changes)
+            self.norms.note_change(block, old, new, mean, changes)
 
     @functools.cached_property
     def clips_by_norm(self) -> bool:
@@ -178,30 +184,35 @@ class Aggregator:
 
         return clip_scales(self.bounds, norm_of_group, 1.0)
 
-    def _others(self, used: NDArray[np.uint8], old: State) -> Iterator[tuple[int, int, str]]:
-        if not self.sgd.dampening and used.all():
-            return
+    def _others(self, used: NDArray[np.uint8], old: State) -> tuple[int, tuple[tuple[int, int, int], ...]]:
+        """`Decision.updates` and `Decision.others`."""
+        counts = old.uses.tolist() if self._counts_updates else [0]
+        updates = max(counts)
+        if min(counts) == updates and used.all():
+            return updates, ()
         flags = used.max(0).tolist()
-        uses = old.uses.tolist() if self.sgd.dampening else flags
-        if all(flags) and all(uses):
-            return
-        for place, flag, count in zip(self.layout.parameters, flags, uses, strict=True):
-            if not (flag and count):
-                yield place.start, self.layout.end(place), "first" if flag else "kept"
+        if not self._counts_updates:
+            counts = [0] * len(flags)
+        others = tuple(
+            (place.start, self.layout.end(place), count if flag else KEPT)
+            for place, flag, count in zip(self.layout.parameters, flags, counts, strict=True)
+            if count != updates or not flag
+        )
+        return updates, others
 
 
-def _spans(block: slice, decision: Decision) -> Iterator[tuple[slice, str]]:
-    """The block, cut where the step treats some parameters in another way; mostly one span."""
+def _spans(block: slice, decision: Decision) -> Iterator[tuple[slice, int]]:
+    """The block, cut where parameters had other numbers of updates, or get none; mostly one span."""
     start = block.start
-    for low, high, kind in decision.others:
+    for low, high, updates in decision.others:
         low, high = max(low, block.start), min(high, block.stop)
         if low < high:
             if start < low:
-                yield slice(start, low), "updated"
-            yield slice(low, high), kind
+                yield slice(start, low), decision.updates
+            yield slice(low, high), updates
             start = high
     if start < block.stop:
-        yield slice(start, block.stop), "updated"
+        yield slice(start, block.stop), decision.updates
 
 
 def _squared_norms(block: Block, mean: torch.Tensor) -> list[float]:

@@ -75,11 +75,11 @@ def clip_block(
     first = 2 * block.first
     end = 2 * (block.first + len(block.pieces))
     before = after = squared_norms(block, mean)
-    if rule.clip_value is not None:
-        clip_value_(mean, rule.clip_value)
-    if rule.clip_adaptive is not None:
-        clip_adaptive_(mean, old.parameters[block.place], block.pieces[0].unit, rule.clip_adaptive)
-    if rule.clip_value is not None or rule.clip_adaptive is not None:
+    if rule.clip.value is not None:
+        clip_value_(mean, rule.clip.value)
+    if rule.clip.adaptive is not None:
+        clip_adaptive_(mean, old.parameters[block.place], block.pieces[0].unit, rule.clip.adaptive)
+    if rule.clip.value is not None or rule.clip.adaptive is not None:
         after = squared_norms(block, mean)
     norms[first:end:2] = before
     norms[first + 1 : end : 2] = after

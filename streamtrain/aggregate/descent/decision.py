@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.descent.scaler import LEAST
-from streamtrain.job.optimizers import SGD
 
+KEPT = -1
+"""In place of a number of updates: none is made now."""
 Number = Any
 """An int, a float or a bool; on a device a tensor of shape ()."""
 
@@ -24,25 +26,25 @@ class Decision:
 
     Attributes:
         step, learning_rate: of the update.
-        others: parameters that are not treated like the rest, as (start, stop, ``"kept"`` where they
-            have no gradient, or ``"first"`` where they were never updated), in order.
+        updates: that the parameters had before, where their optimizers count them.
+        others: parameters that are not treated like the rest, as (start, stop, updates that they had, or `KEPT` where
+            they have no gradient), in order.
         scales: the factor that clipping by norm applies, by the `Rule`'s ``clipped_with``; empty: 1 for all.
         skipped: no update; ``overflowed``: since a float16 was not large enough.
         loss_scale: that gradients were computed with; 0 where none is.
+        averaged: updates that the average has taken in. averages: whether it takes in this one.
     """
 
     step: int
     learning_rate: float
-    others: tuple[tuple[int, int, str], ...] = ()
+    updates: int = 0
+    others: tuple[tuple[int, int, int], ...] = ()
     scales: tuple[float, ...] = ()
     skipped: bool = False
     overflowed: bool = False
     loss_scale: float = 0.0
-
-    @property
-    def kept(self) -> list[tuple[int, int]]:
-        """The elements, as (start, stop), of parameters that are not updated."""
-        return [(start, stop) for start, stop, kind in self.others if kind == "kept"]
+    averaged: int = 0
+    averages: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class DeviceDecision:
         goes: there is an update. overflowed: there is none since a float16 was not large enough.
         stopped: the run is to stop since something was not finite, in this step or one before.
         norm: the gradient's, before clipping by norm. scales: see `Decision`.
+        averages: whether the average takes in this update.
     """
 
     rate: float
@@ -62,6 +65,7 @@ class DeviceDecision:
     stopped: torch.Tensor
     norm: torch.Tensor
     scales: tuple[torch.Tensor, ...]
+    averages: bool
 
 
 class Verdict(NamedTuple):
@@ -79,7 +83,9 @@ class Verdict(NamedTuple):
     stops: Number
 
 
-def judge(sgd: SGD, *, examples: Number, loss: Number, norm: Number, loss_scale: Number, streak: Number) -> Verdict:
+def judge(
+    descent: Descent, *, examples: Number, loss: Number, norm: Number, loss_scale: Number, streak: Number
+) -> Verdict:
     """Whether a step updates the parameters.
 
     It does where all is finite. A minibatch all of whose examples were bad ones is passed over, and counts for
@@ -99,7 +105,7 @@ def judge(sgd: SGD, *, examples: Number, loss: Number, norm: Number, loss_scale:
     fails = any_examples & (finite ^ True)
     overflowed = fails & finite_loss & (loss_scale > LEAST)
     streak = (streak + (fails & (overflowed ^ True))) * (goes ^ True)
-    most = 0 if sgd.nonfinite == "stop" else sgd.skip_limit
+    most = 0 if descent.nonfinite == "stop" else descent.skip_limit
     return Verdict(goes, overflowed, streak, streak > most)
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.average import follow_on_device
 from streamtrain.aggregate.descent.clip import clip_block, clip_scales
 from streamtrain.aggregate.descent.decision import DeviceDecision, judge
 from streamtrain.aggregate.descent.rules import Block
-from streamtrain.aggregate.descent.sgd import descend, follow
 from streamtrain.aggregate.state import AVERAGE, PARAMETERS, State
 
 
@@ -27,7 +27,7 @@ class DeviceArithmetic:
 
     def __init__(self, aggregator: Aggregator, device: torch.device) -> None:
         self._aggregator = aggregator
-        self._sgd = aggregator.sgd
+        self._descent = aggregator.descent
         layout = aggregator.layout
         sizes = torch.tensor([layout.end(place) - place.start for place in layout.parameters])
         self._owners = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)
@@ -52,7 +52,7 @@ class DeviceArithmetic:
         examples, loss = totals[:2]
         norm = squares.sum().sqrt()
         verdict = judge(
-            self._sgd, examples=examples, loss=loss, norm=norm, loss_scale=old.scaler[0], streak=self._streak
+            self._descent, examples=examples, loss=loss, norm=norm, loss_scale=old.scaler[0], streak=self._streak
         )
         self._streak = verdict.streak
         self._stopped = self._stopped | verdict.stops  # for good: the host learns of it only when the stint has ended
@@ -63,7 +63,8 @@ class DeviceArithmetic:
         scales = clip_scales(self._aggregator.bounds, norm_of_group, self._one)
         goes = verdict.goes & ~self._stopped
         rate = self._aggregator.rate(step)
-        return DeviceDecision(rate, goes, verdict.overflowed, self._stopped, norm, scales)
+        averages = self._descent.average.is_kept and self._descent.average.takes_in(step)
+        return DeviceDecision(rate, goes, verdict.overflowed, self._stopped, norm, scales, averages)
 
     def descend(
         self,
@@ -72,7 +73,6 @@ class DeviceArithmetic:
         mean: torch.Tensor,
         used: torch.Tensor,
         states: tuple[State, State],
-        step: int,
     ) -> None:
         """The new state's part at this block.
 
@@ -87,14 +87,14 @@ class DeviceArithmetic:
         old, new = states[0].at(place), states[1].at(place)
         if self._aggregator.bounds[rule.clipped_with] is not None:
             mean.mul_(decision.scales[rule.clipped_with])
-        before = (states[0].uses > 0).to(mean.dtype)[owners] if rule.dampening else True
-        descend(rule, decision.rate, mean, old, new, updated_before=before)
+        updates = states[0].uses.double()[owners] if rule.optimizer.counts_updates() else 0
+        rule.optimizer.move(decision.rate * rule.lr_factor, mean, old, new, updates)
         updated = (used & decision.goes)[owners]
         for name in new.keys() - {AVERAGE}:
             new[name].copy_(torch.where(updated, new[name], old[name]))
-        if self._sgd.average is not None:
-            follow(old, new, self._sgd.average, first=step == 0)
-            new[AVERAGE].copy_(torch.where(decision.goes, new[AVERAGE], old[AVERAGE]))
+        average, averaged = self._descent.average, states[0].averaged
+        if average.is_kept:
+            follow_on_device(average, old, new, averaged[0], decision.goes, takes_in=decision.averages)
 
     @staticmethod
     def note_change(block: Block, old: State, new: State, changes: torch.Tensor) -> None:

@@ -23,7 +23,6 @@ from streamtrain.order import lane_seed
 from streamtrain.values import LayerNorms, Norms, Update
 
 LaneNorms = tuple[tuple[int, float], ...]
-Kept = Sequence[tuple[int, int]]
 LONGEST = 2**22
 """Elements that are added up in their own type; more than it can count would be lost in their sum."""
 Numbers = NDArray[np.float64] | torch.Tensor
@@ -75,24 +74,19 @@ class StepNorms:
         return tuple((examples, squared / examples**2) for examples, squared in rows if examples)
 
     @staticmethod
-    def note_change(
-        block: Block, rate: float, direction: torch.Tensor, old: State, kept: Kept, changes: NDArray[np.float64]
-    ) -> None:
+    def note_change(block: Block, old: State, new: State, spare: torch.Tensor, changes: NDArray[np.float64]) -> None:
         """Leaves a block's squared norms in ``changes``; just after its update, while it is in the core's cache.
 
         Args:
-            rate, direction: of the update; the change is their product, but for rounding.
-            old: the state before it.
-            kept: elements as (start, stop) that were not updated.
-            changes: two numbers for each `Piece`: of the parameters before the update, and of its change.
+            old, new: the states before and after it.
+            spare: memory of the block's size, which is written.
+            changes: two numbers for each `Piece`: of the parameters before the update, and of their change.
         """
-        for number, (piece, part) in enumerate(
-            zip(block.pieces, torch.split_with_sizes(direction, block.sizes), strict=True)
-        ):
-            at = 2 * (block.first + number)
-            is_kept = any(start <= piece.start < stop for start, stop in kept)
-            changes[at] = squared_norm(old.at(piece.place)[PARAMETERS])
-            changes[at + 1] = 0.0 if is_kept else rate**2 * squared_norm(part)
+        before = old.at(block.place)[PARAMETERS]
+        torch.sub(new.at(block.place)[PARAMETERS], before, out=spare)
+        first, end = 2 * block.first, 2 * (block.first + len(block.pieces))
+        changes[first:end:2] = [squared_norm(part) for part in torch.split_with_sizes(before, block.sizes)]
+        changes[first + 1 : end : 2] = [squared_norm(part) for part in torch.split_with_sizes(spare, block.sizes)]
 
     def add_to(self, update: Update, lanes: LaneNorms, norms: Numbers, changes: Numbers) -> Update:
         """The update with its norms, where ``lanes`` has some and it was not skipped; the rest as in `gather`."""

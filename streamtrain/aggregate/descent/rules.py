@@ -1,4 +1,4 @@
-"""Which settings hold for which elements of the vector, and the fixed pieces in which it is worked on.
+"""The update's settings: which hold for which elements of the vector, and the fixed pieces in which it is worked on.
 
 A piece is what a norm is taken of. Pieces follow from the model and the settings alone, never from the
 number of workers, so norms have the same bits for any number of them.
@@ -6,15 +6,19 @@ number of workers, so norms have the same bits for any number of them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import groupby
 
+from streamtrain.aggregate.optimizers.sgd import SGD
+from streamtrain.aggregate.state import AVERAGE, PARAMETERS
 from streamtrain.aggregate.vector import Layout, Place
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.job.optimizers import SGD, Group
+from streamtrain.job import Job
+from streamtrain.job.update import Average, Clip, Group, Optimizer, Schedule
 
 CHUNK = 32768
 """Most elements of a piece."""
@@ -23,17 +27,43 @@ BLOCK = 2 * CHUNK
 
 
 @dataclass(frozen=True)
-class Rule:
-    """The settings of one group. ``clipped_with`` says with whom its norm is clipped: 0 for all that have no own."""
+class Descent:
+    """All that a job says of the update, its defaults filled in; fields as in `Job`."""
 
+    optimizer: Optimizer = field(default_factory=SGD)
+    clip: Clip = field(default_factory=Clip)
+    schedule: Schedule = field(default_factory=Schedule)
+    groups: tuple[Group, ...] = ()
+    average: Average = field(default_factory=Average)
+    nonfinite: str = "stop"
+    skip_limit: int = 10
+
+    @classmethod
+    def of(cls, job: Job) -> Descent:
+        """A job's."""
+        optimizer = SGD() if job.optimizer is None else job.optimizer
+        return cls(optimizer, job.clip, job.schedule, job.groups, job.average, job.nonfinite, job.skip_limit)
+
+
+def with_optimizer(job: Job) -> Job:
+    """The job, with the optimizer that it has by default where it names none."""
+    return job if job.optimizer is not None else dataclasses.replace(job, optimizer=Descent.of(job).optimizer)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The settings of one group.
+
+    Attributes:
+        optimizer: with the group's settings.
+        lr_factor: of the rate.
+        clip: bounds, each of them or ``None``.
+        clipped_with: with whom its norm is clipped: 0 for all that have no own.
+    """
+
+    optimizer: Optimizer
     lr_factor: float
-    momentum: float
-    dampening: float
-    nesterov: bool
-    weight_decay: float
-    clip_value: float | None
-    clip_adaptive: float | None
-    clip_norm: float | None
+    clip: Clip
     clipped_with: int
 
 
@@ -75,15 +105,15 @@ class Block:
         return [piece.stop - piece.start for piece in self.pieces]
 
 
-def match_rules(sgd: SGD, layout: Layout) -> tuple[Rule, ...]:
+def match_rules(descent: Descent, layout: Layout) -> tuple[Rule, ...]:
     """Every parameter's rule, in the layout's order.
 
     Raises:
-        ConfigError: a group that no parameter is in.
+        ConfigError: a group that no parameter is in, or with settings that its optimizer does not have.
     """
-    own = [_rule(sgd, group, index + 1) for index, group in enumerate(sgd.groups)]
-    rest = _rule(sgd, None, 0)
-    patterns = [group.pattern for group in sgd.groups]
+    own = [_rule(descent, group, index + 1) for index, group in enumerate(descent.groups)]
+    rest = Rule(descent.optimizer, 1.0, Clip().of_group(descent.clip), 0)
+    patterns = [group.pattern for group in descent.groups]
     found = [
         next((own[i] for i, p in enumerate(patterns) if fnmatchcase(place.name, p)), rest)
         for place in layout.parameters
@@ -92,19 +122,25 @@ def match_rules(sgd: SGD, layout: Layout) -> tuple[Rule, ...]:
         if not any(fnmatchcase(place.name, pattern) for place in layout.parameters):
             names = ", ".join(place.name for place in layout.parameters[:8])
             do = "correct the pattern"
-            raise ConfigError(complaint("sgd.groups", expected=f"parameters named {pattern!r}", found=names, do=do))
+            raise ConfigError(complaint("groups", expected=f"parameters named {pattern!r}", found=names, do=do))
     return tuple(found)
 
 
-def cut_pieces(sgd: SGD, layout: Layout) -> tuple[Piece, ...]:
+def vectors_of(descent: Descent, layout: Layout) -> tuple[str, ...]:
+    """Names of the vectors that a state has, in its order."""
+    kept = dict.fromkeys(name for rule in match_rules(descent, layout) for name in rule.optimizer.vectors())
+    return (PARAMETERS, *kept, *((AVERAGE,) if descent.average.is_kept else ()))
+
+
+def cut_pieces(descent: Descent, layout: Layout) -> tuple[Piece, ...]:
     """All pieces, in order; they cover every parameter.
 
     Cut at the borders between parameters and at multiples of `CHUNK`; where units are clipped, between units.
     """
     pieces: list[Piece] = []
-    for rule, run in groupby(zip(match_rules(sgd, layout), layout.parameters, strict=True), lambda pair: pair[0]):
+    for rule, run in groupby(zip(match_rules(descent, layout), layout.parameters, strict=True), lambda pair: pair[0]):
         places = [place for _, place in run]
-        if rule.clip_adaptive is None:
+        if rule.clip.adaptive is None:
             pieces += [piece for place in places for piece in _cut(place.start, layout.end(place), rule)]
         else:
             pieces += [piece for place in places for piece in _units(place, rule)]
@@ -135,25 +171,11 @@ def join_pieces(numbered: Iterable[tuple[int, Piece]]) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _rule(sgd: SGD, group: Group | None, number: int) -> Rule:
-    def setting(name: str) -> float | None:
-        """The group's, or where it has none, the whole's; 0 turns a clipping off."""
-        own: float | None = getattr(group, name, None)
-        value: float | None = getattr(sgd, name) if own is None else own
-        return value or None
-
-    own_norm = group is not None and group.clip_norm is not None
-    return Rule(
-        lr_factor=1.0 if group is None else group.lr_factor,
-        momentum=setting("momentum") or 0.0,
-        dampening=sgd.dampening,
-        nesterov=sgd.nesterov,
-        weight_decay=setting("weight_decay") or 0.0,
-        clip_value=setting("clip_value"),
-        clip_adaptive=setting("clip_adaptive"),
-        clip_norm=setting("clip_norm"),
-        clipped_with=number if own_norm else 0,
-    )
+def _rule(descent: Descent, group: Group, number: int) -> Rule:
+    optimizer = group.optimizer(descent.optimizer)
+    lr_factor = group.lr_factor * (optimizer.lr / descent.optimizer.lr)
+    clipped_with = 0 if group.clip.norm is None else number
+    return Rule(optimizer, lr_factor, descent.clip.of_group(group.clip), clipped_with)
 
 
 def _cut(start: int, stop: int, rule: Rule) -> Iterator[Piece]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 
-from streamtrain.job.optimizers import SGD, Schedule
+from streamtrain.job.update import Optimizer, Schedule
 
 
-def base_rate(sgd: SGD, batch_size: int) -> float:
-    """The rate before the schedule; scaled linearly with the batch size where one is given (Goyal et al. 2017)."""
-    return sgd.lr if sgd.lr_batch_size is None else sgd.lr * batch_size / sgd.lr_batch_size
+def base_rate(optimizer: Optimizer, batch_size: int) -> float:
+    """The rate before the schedule; scaled with the batch size, by the optimizer's rule, where one is given."""
+    if optimizer.lr_batch_size is None:
+        return optimizer.lr
+    if optimizer.scaling == "linear":
+        return optimizer.lr * batch_size / optimizer.lr_batch_size
+    return optimizer.lr * math.sqrt(batch_size / optimizer.lr_batch_size)
 
 
 def schedule_factor(schedule: Schedule, step: int, steps: int) -> float:

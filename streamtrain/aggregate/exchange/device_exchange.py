@@ -95,7 +95,7 @@ class DeviceExchange(Exchange):
         decision = arithmetic.decide(step, totals, memory.norms, old)
         used = memory.used.amax(0) > 0
         for block, mean in self._means:
-            arithmetic.descend(block, decision, mean, used, (old, new), step)
+            arithmetic.descend(block, decision, mean, used, (old, new))
             if lanes:
                 arithmetic.note_change(block, old, new, memory.changes)
         update_buffers_on_device(memory.slots, used, decision, old, new, scaled=self._aggregator.scaled)

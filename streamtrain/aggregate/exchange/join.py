@@ -20,6 +20,7 @@ import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.collective.hosts import find_memberships
@@ -111,6 +112,7 @@ class Participant:
         parameters: Sequence[torch.Tensor],
     ) -> None:
         self._job = job
+        self._descent = Descent.of(job)
         self._layout = layout
         self._fill = fill
         in_flight = job.aggregation.bound + 1 if isinstance(job.aggregation, Stale) else 1
@@ -144,10 +146,10 @@ class Participant:
         Makes it where there is none; it has no name where there is never more than one worker.
         """
         if self._memory is None:
-            size = block_size(self._layout, self._job.sgd, self._capacity)
+            size = block_size(self._layout, self._descent, self._capacity)
             alone = self._job.most_workers == 1 and not self._job.pooled
             block, self._handle = (private_block(size), None) if alone else shared_block(size)
-            memory = Memory(self._layout, self._job.sgd, self._capacity, block)
+            memory = Memory(self._layout, self._descent, self._capacity, block)
             self._carry_over(memory.states[step % len(memory.states)])
             self._memory = memory
         self._memory.reset(step)
@@ -191,7 +193,7 @@ class Participant:
         seat = self._seat
         hosts, crew = find_memberships(seat.hosts, seat.hosting, seat.index)
         if seat.block is None:
-            memory = private_memory(self._layout, self._job.sgd, Capacity(hosts.lanes))
+            memory = private_memory(self._layout, self._descent, Capacity(hosts.lanes))
             self._begin_alone(memory)
         else:
             memory = self._opened(seat.block)
@@ -212,7 +214,7 @@ class Participant:
         seat = self._seat
         device = torch.device(self._job.device)
         members = Membership(seat.index, seat.hosting)
-        memory = DeviceMemory(self._layout, job.sgd, members.lanes, seat.lanes, device)
+        memory = DeviceMemory(self._layout, self._descent, members.lanes, seat.lanes, device)
         self._begin_alone(memory)
         if isinstance(meeting, Address):
             join_group(meeting, members, device, job.lost_after)
@@ -224,7 +226,7 @@ class Participant:
         if self._memory is None:
             assert handle is not None
             block, self._handle = keep_block(handle)
-            self._memory = Memory(self._layout, self._job.sgd, self._capacity, block)
+            self._memory = Memory(self._layout, self._descent, self._capacity, block)
         return self._memory
 
     def _begin_alone(self, memory: Memory | DeviceMemory) -> None:

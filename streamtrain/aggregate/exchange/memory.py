@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamtrain.aggregate.descent.rules import cut_pieces
-from streamtrain.aggregate.descent.sgd import vectors_of
+from streamtrain.aggregate.descent.rules import Descent, cut_pieces, vectors_of
 from streamtrain.aggregate.exchange.barrier import CACHE_LINE, WORDS_A_LINE, check_machine
 from streamtrain.aggregate.exchange.lane_rows import (
     row_bytes,
@@ -28,7 +27,6 @@ from streamtrain.aggregate.exchange.lane_rows import (
 )
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.vector import Layout
-from streamtrain.job.optimizers import SGD
 from streamtrain.processes import open_lent
 
 MAP_NORESERVE = 0x4000
@@ -65,36 +63,37 @@ class Capacity:
         return (self.lanes + self.backup) * self.in_flight
 
 
-def state_sections(layout: Layout, sgd: SGD, *, backup: int = 0) -> dict[str, tuple[int, torch.dtype]]:
+def state_sections(layout: Layout, descent: Descent, *, backup: int = 0) -> dict[str, tuple[int, torch.dtype]]:
     """Elements and type of every part of a `State`, in its order."""
-    vectors = dict.fromkeys(vectors_of(sgd), (layout.size, layout.dtype))
+    vectors = dict.fromkeys(vectors_of(descent, layout), (layout.size, layout.dtype))
     return vectors | {
         "buffers": (layout.buffer_size, torch.float64),
         "counters": (layout.counter_size, torch.int64),
         "uses": (len(layout.parameters), torch.int64),
         "put_back": (2 * backup, torch.int64),
         "scaler": (2, torch.float64),
+        "averaged": (int(descent.average.is_kept), torch.int64),
     }
 
 
-def _sections(layout: Layout, sgd: SGD, capacity: Capacity) -> Iterator[tuple[str, int, torch.dtype]]:
+def _sections(layout: Layout, descent: Descent, capacity: Capacity) -> Iterator[tuple[str, int, torch.dtype]]:
     """Name, elements and type of every part of the block, in its order."""
     yield "words", WORDS_A_LINE * (2 + capacity.workers), torch.int64
     for number in range(capacity.in_flight + 1):
-        for name, (elements, dtype) in state_sections(layout, sgd, backup=capacity.backup).items():
+        for name, (elements, dtype) in state_sections(layout, descent, backup=capacity.backup).items():
             yield f"{name}.{number}", elements, dtype
     for slot in range(capacity.slots):
         yield f"gradient.{slot}", layout.size, layout.dtype
     yield "rows", capacity.slots * row_bytes(layout), torch.uint8
     yield "claims", capacity.slots * 4, torch.int64
-    pieces = len(cut_pieces(sgd, layout))
+    pieces = len(cut_pieces(descent, layout))
     yield "norms", 2 * pieces, torch.float64
     yield "changes", 2 * pieces, torch.float64
 
 
-def block_size(layout: Layout, sgd: SGD, capacity: Capacity) -> int:
+def block_size(layout: Layout, descent: Descent, capacity: Capacity) -> int:
     """Bytes that a block needs."""
-    return sum(_bytes(elements, dtype) for _, elements, dtype in _sections(layout, sgd, capacity))
+    return sum(_bytes(elements, dtype) for _, elements, dtype in _sections(layout, descent, capacity))
 
 
 class Memory:
@@ -102,7 +101,7 @@ class Memory:
 
     Args:
         layout: of the model.
-        sgd: which decides how many vectors a state has, and in which pieces norms are taken.
+        descent: which decides how many vectors a state has, and in which pieces norms are taken.
         capacity: that the block was made for.
         block: of `block_size` bytes.
 
@@ -119,10 +118,10 @@ class Memory:
         changes: two more; see `StepNorms.note_change`.
     """
 
-    def __init__(self, layout: Layout, sgd: SGD, capacity: Capacity, block: mmap.mmap) -> None:
+    def __init__(self, layout: Layout, descent: Descent, capacity: Capacity, block: mmap.mmap) -> None:
         parts: dict[str, torch.Tensor] = {}
         offset = 0
-        for name, elements, dtype in _sections(layout, sgd, capacity):
+        for name, elements, dtype in _sections(layout, descent, capacity):
             whole = torch.frombuffer(block, dtype=dtype, count=elements, offset=offset) if elements else None
             parts[name] = torch.empty(0, dtype=dtype) if whole is None else whole
             offset += _bytes(elements, dtype)
@@ -131,7 +130,7 @@ class Memory:
         self.backup = capacity.backup
         slots = capacity.slots
         self.words = memoryview(block).cast("q")[: WORDS_A_LINE * (2 + capacity.workers)]
-        names = state_sections(layout, sgd, backup=capacity.backup)
+        names = state_sections(layout, descent, backup=capacity.backup)
         self.states = tuple(
             State.of_parts({name: parts[f"{name}.{number}"] for name in names})
             for number in range(capacity.in_flight + 1)
@@ -161,8 +160,8 @@ class DeviceMemory:
     Only the lanes that are ``hosted`` have gradients.
     """
 
-    def __init__(self, layout: Layout, sgd: SGD, lanes: int, hosted: range, device: torch.device) -> None:
-        sections = state_sections(layout, sgd).items()
+    def __init__(self, layout: Layout, descent: Descent, lanes: int, hosted: range, device: torch.device) -> None:
+        sections = state_sections(layout, descent).items()
         self.words = memoryview(bytearray(CACHE_LINE)).cast("q")
         self.states = tuple(
             State.of_parts({name: torch.zeros(n, dtype=dtype, device=device) for name, (n, dtype) in sections})
@@ -173,7 +172,7 @@ class DeviceMemory:
         gradients = [torch.zeros(n, dtype=layout.dtype, device=device) for n in sizes]
         self.slots = view_device_slots(layout, self.rows, gradients)
         self.used = view_device_used(layout, self.rows)
-        pieces = len(cut_pieces(sgd, layout))
+        pieces = len(cut_pieces(descent, layout))
         self.norms = torch.zeros(2 * pieces, dtype=torch.float64, device=device)
         self.changes = torch.zeros(2 * pieces, dtype=torch.float64, device=device)
 
@@ -183,9 +182,9 @@ def private_block(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
 
 
-def private_memory(layout: Layout, sgd: SGD, capacity: Capacity) -> Memory:
+def private_memory(layout: Layout, descent: Descent, capacity: Capacity) -> Memory:
     """A block of this process alone."""
-    return Memory(layout, sgd, capacity, private_block(block_size(layout, sgd, capacity)))
+    return Memory(layout, descent, capacity, private_block(block_size(layout, descent, capacity)))
 
 
 def shared_block(size: int) -> tuple[mmap.mmap, Handle]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Online
-from streamtrain.job.optimizers import ENDING
 from streamtrain.job.settings import settings_of
+from streamtrain.job.update import ENDING
 from streamtrain.prepare.description import show
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def fixed_settings(plan: Plan) -> dict[str, str]:
     fixed["lanes"] = str(plan.order.lanes)
     growing = isinstance(job.mode, Online) and job.mode.follow
     fixed["dataset"] = str(plan.manifest.segments[0]) if growing else plan.manifest.digest
-    if job.sgd.schedule.kind in ENDING:
+    if job.schedule.kind in ENDING:
         fixed["mode.max_passes"] = str(plan.passes)
     return fixed
 
@@ -34,6 +34,10 @@ def check_settings(saved: Mapping[str, str], now: Mapping[str, str], folder: Pat
     Raises:
         ConfigError: naming the first setting that differs.
     """
+    if "sgd.lr" in saved:
+        expected, found = "a checkpoint that this version wrote", "an older one, in which optimizer.lr is sgd.lr"
+        do = "go on with the version that began it, or start a new run"
+        raise ConfigError(complaint(f"--resume, {folder}", expected=expected, found=found, do=do))
     for name in sorted(saved.keys() | now.keys()):
         if saved.get(name) != now.get(name):
             where, do = f"--resume, {name}", f"set it back, or start a new run ({folder} stays as it is)"

@@ -8,22 +8,25 @@ import torch
 
 from streamtrain.aggregate.descent.clip import clip_scales
 from streamtrain.aggregate.descent.decision import judge
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.moments import add_moments, leave_moments
+from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.vector import layout_of
-from streamtrain.job import SGD
 from streamtrain.values import Moments, merged_moments
 
 NUMBERS = (0.5, 0.0, math.inf, -math.inf, math.nan)
 CASES = list(itertools.product((0, 3), NUMBERS, NUMBERS, (0.0, 1.0, 2.0), (0, 1, 2)))
 
 
-@pytest.mark.parametrize("sgd", [SGD(), SGD(nonfinite="skip", skip_limit=2)], ids=["stop", "skip"])
-def test_a_device_judges_as_the_host_does(sgd: SGD) -> None:
+@pytest.mark.parametrize(
+    "descent", [Descent(SGD()), Descent(SGD(), nonfinite="skip", skip_limit=2)], ids=["stop", "skip"]
+)
+def test_a_device_judges_as_the_host_does(descent: Descent) -> None:
     for examples, loss, norm, scale, streak in CASES:
-        here = judge(sgd, examples=examples, loss=loss, norm=norm, loss_scale=scale, streak=streak)
+        here = judge(descent, examples=examples, loss=loss, norm=norm, loss_scale=scale, streak=streak)
         there = judge(
-            sgd,
+            descent,
             examples=torch.tensor(float(examples), dtype=torch.float64),
             loss=torch.tensor(loss, dtype=torch.float64),
             norm=torch.tensor(norm, dtype=torch.float64),
@@ -36,8 +39,8 @@ def test_a_device_judges_as_the_host_does(sgd: SGD) -> None:
 
 def test_what_stops_and_what_is_passed_over() -> None:
     def said(examples: int, loss: float, norm: float, scale: float = 0.0, streak: int = 0) -> tuple[object, ...]:
-        sgd = SGD(nonfinite="skip", skip_limit=2)
-        found = judge(sgd, examples=examples, loss=loss, norm=norm, loss_scale=scale, streak=streak)
+        descent = Descent(SGD(), nonfinite="skip", skip_limit=2)
+        found = judge(descent, examples=examples, loss=loss, norm=norm, loss_scale=scale, streak=streak)
         return found.goes, found.overflowed, found.streak, found.stops
 
     assert said(3, 0.5, 1.0, streak=2) == (True, False, 0, False)
@@ -69,7 +72,7 @@ def test_moments_of_numbers_and_of_tensors_are_one_formula() -> None:
 
 def test_totals_are_the_lanes_moments_added_in_their_order_to_the_bit() -> None:
     layout = layout_of(torch.nn.Linear(1, 1))
-    memory = private_memory(layout, SGD(), Capacity(4))
+    memory = private_memory(layout, Descent(SGD()), Capacity(4))
     draws = [torch.randn(count, generator=torch.Generator().manual_seed(count)) for count in (3, 0, 5, 2)]
     for slot, losses in zip(memory.slots, draws, strict=True):
         leave_moments(slot, [(losses[:1], losses[:1] ** 2), (losses[1:], losses[1:] ** 2)] if len(losses) else [])

@@ -10,6 +10,7 @@ import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.collective.group import Membership
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange, settle
@@ -19,30 +20,27 @@ from streamtrain.aggregate.exchange.memory import (
     private_memory,
 )
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.state import State
 from streamtrain.errors import NonFiniteError
-from streamtrain.job import SGD, Data, Group, Job, Schedule
+from streamtrain.job import Average, Clip, Data, Group, Job, Schedule
 from streamtrain.model.gradient import Gradient
 from streamtrain.stream.ahead.copies import copied_ahead
 from streamtrain.values import Arrays, Update
 
 LANES, STEPS = 3, 8
-FULL = SGD(
-    lr=0.1,
-    momentum=0.9,
-    dampening=0.1,
-    weight_decay=0.01,
-    clip_value=0.5,
-    clip_norm=1.0,
-    average=0.9,
+FULL = Descent(
+    SGD(lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.01),
+    clip=Clip(value=0.5, norm=1.0),
+    average=Average(0.9),
     schedule=Schedule("cosine", warmup_steps=3),
-    groups=(Group("*.bias", weight_decay=0.0, clip_norm=0.1), Group("layers.3.*", clip_adaptive=0.05)),
+    groups=(Group("*.bias", weight_decay=0.0, clip=Clip(norm=0.1)), Group("layers.3.*", clip=Clip(adaptive=0.05))),
 )
 SETTINGS = {
     "full": FULL,
-    "plain": SGD(lr=0.1),
-    "nesterov": SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-    "skip": SGD(lr=0.1, momentum=0.9, nonfinite="skip", skip_limit=2, average=0.9),
+    "plain": Descent(SGD(lr=0.1)),
+    "nesterov": Descent(SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)),
+    "skip": Descent(SGD(lr=0.1, momentum=0.9), nonfinite="skip", skip_limit=2, average=Average(0.9)),
 }
 
 
@@ -69,8 +67,10 @@ def examples(step: int, lane: int, bad: tuple[int, ...]) -> Arrays:
     return {"x": x, "label": generator.integers(0, 4, count)}
 
 
-def job_of(sgd: SGD, **others: object) -> Job:
-    job = Job(Data("unused", inputs=("x",)), Network, sgd=sgd, batch_size=LANES * 6, lanes=LANES, precision="float64")
+def job_of(descent: Descent, **others: object) -> Job:
+    job = Job(
+        Data("unused", inputs=("x",)), Network, **vars(descent), batch_size=LANES * 6, lanes=LANES, precision="float64"
+    )
     return dataclasses.replace(job, **others)  # type: ignore[arg-type]
 
 
@@ -80,16 +80,16 @@ def trained(job: Job, device: str | None, bad: tuple[int, ...] = ()) -> tuple[li
     scaled = job.precision == "fp16"
     layout, members = gradient.layout, Membership(0, (range(LANES),))
     aggregator = Aggregator(
-        layout, job.sgd, batch_size=job.batch_size, total_steps=STEPS, worker=0, workers=1, scaled=scaled
+        layout, Descent.of(job), batch_size=job.batch_size, total_steps=STEPS, worker=0, workers=1, scaled=scaled
     )
     exchange: Exchange
     if device is None:
-        memory = private_memory(layout, job.sgd, Capacity(LANES))
+        memory = private_memory(layout, Descent.of(job), Capacity(LANES))
         gradient.write(memory.states[0], gradient.model.state_dict())
         exchange = SharedExchange(memory, aggregator, [range(LANES)], 0, {0: 0})
     else:
         place = torch.device(device)
-        there = DeviceMemory(layout, job.sgd, LANES, range(LANES), place)
+        there = DeviceMemory(layout, Descent.of(job), LANES, range(LANES), place)
         gradient.write(there.states[0], gradient.model.state_dict())
         if device == "meta":
             gradient._autocast = contextlib.nullcontext
@@ -138,7 +138,7 @@ def test_on_a_device_fp16_overflows_are_left_out() -> None:
     def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return 100 * torch.nn.functional.cross_entropy(output.float(), target, reduction="none")
 
-    job = job_of(SGD(lr=1e-4), precision="fp16", loss=loss, error="zero_one")
+    job = job_of(Descent(SGD(lr=1e-4)), precision="fp16", loss=loss, error="zero_one")
     (expected, theirs), (found, ours) = (trained(job, device) for device in (None, "cpu"))
     flags = [(update.skipped, update.overflowed, update.loss_scale) for update in found]
     assert flags == [(update.skipped, update.overflowed, update.loss_scale) for update in expected]

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from streamtrain.aggregate.buffers import update_buffers
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.decision import Decision
-from streamtrain.aggregate.descent.rules import CHUNK
+from streamtrain.aggregate.descent.rules import CHUNK, Descent
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.errors import NonFiniteError, WorkerLost
-from streamtrain.job import SGD, Group, Schedule
+from streamtrain.job import Average, Clip, Group, Optimizer, Schedule
 from streamtrain.order import hosting_of
 from streamtrain.values import Update
 
@@ -75,25 +77,18 @@ RATES: dict[str, Callable[[int], float]] = {
 
 
 def textbook(
-    model: Model, sgd: SGD, factor: Callable[[int], float], skipped: tuple[int, ...] = ()
+    model: Model, descent: Descent, factor: Callable[[int], float], skipped: tuple[int, ...] = ()
 ) -> tuple[Parameters, Parameters]:
     """A plain loop with PyTorch's own optimizer, clipping and averaging: the parameters, and their average."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     members: Members = {}
     for name, parameter in parameters.items():
-        group = next((g for g in sgd.groups if fnmatch.fnmatch(name, g.pattern)), None)
+        group = next((g for g in descent.groups if fnmatch.fnmatch(name, g.pattern)), None)
         members.setdefault(group, []).append(parameter)
-    optimizer = torch.optim.SGD(
-        [
-            {"params": p, "momentum": setting(sgd, g, "momentum"), "weight_decay": setting(sgd, g, "weight_decay")}
-            for g, p in members.items()
-        ],
-        lr=1.0,
-        momentum=sgd.momentum,
-        nesterov=sgd.nesterov,
-        dampening=sgd.dampening,
-    )
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(sgd.average or 0.5))
+    own = [descent.optimizer if g is None else g.optimizer(descent.optimizer) for g in members]
+    rows = [{"params": p, **options_of(each)} for each, p in zip(own, members.values(), strict=True)]
+    optimizer = TWINS[type(descent.optimizer)](rows, lr=1.0)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(descent.average.decay or 0.5))
     for step in (step for step in range(STEPS) if step not in skipped):
         optimizer.zero_grad(set_to_none=True)
         examples = sum(examples_of(step, lane) for lane in range(LANES))
@@ -102,34 +97,40 @@ def textbook(
                 for name, gradient in gradients_of(torch.float64, step, lane).items():
                     grad = parameters[name].grad
                     parameters[name].grad = gradient / examples + (0 if grad is None else grad)
-        clip(sgd, members)
+        clip(descent, members)
         for settings, group in zip(optimizer.param_groups, members, strict=True):
-            settings["lr"] = sgd.lr * factor(step) * (1.0 if group is None else group.lr_factor)
+            settings["lr"] = descent.optimizer.lr * factor(step) * (1.0 if group is None else group.lr_factor)
         optimizer.step()
         averaged.update_parameters(model)
     average = dict(averaged.module.named_parameters())
     return {n: p.detach() for n, p in parameters.items()}, {n: average[n].detach() for n in parameters}
 
 
-def setting(sgd: SGD, group: Group | None, name: str) -> float:
-    own = getattr(group, name, None)
-    return (getattr(sgd, name) if own is None else own) or 0.0
+def options_of(optimizer: Optimizer) -> dict[str, Any]:
+    """Its settings, as PyTorch's optimizer of that kind takes them in a group of parameters."""
+    own = {each.name: getattr(optimizer, each.name) for each in dataclasses.fields(optimizer)}
+    return {name: value for name, value in own.items() if name not in ("lr", "lr_batch_size")}
 
 
-def clip(sgd: SGD, members: Members) -> None:
+TWINS: dict[type[Optimizer], Callable[..., torch.optim.Optimizer]] = {SGD: torch.optim.SGD}
+"""PyTorch's optimizer of each kind."""
+
+
+def clip(descent: Descent, members: Members) -> None:
     shared: list[torch.nn.Parameter] = []
     for group, own in members.items():
         own = [parameter for parameter in own if parameter.grad is not None]
-        if own and (bound := setting(sgd, group, "clip_value")):
-            torch.nn.utils.clip_grad_value_(own, bound)
-        if factor := setting(sgd, group, "clip_adaptive"):
-            adaptive(own, factor)
-        if group is None or group.clip_norm is None:
+        bounds = descent.clip.of_group(Clip() if group is None else group.clip)
+        if own and bounds.value:
+            torch.nn.utils.clip_grad_value_(own, bounds.value)
+        if bounds.adaptive:
+            adaptive(own, bounds.adaptive)
+        if group is None or group.clip.norm is None:
             shared += own
-        elif group.clip_norm:
-            torch.nn.utils.clip_grad_norm_(own, group.clip_norm)
-    if sgd.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(shared, sgd.clip_norm)
+        elif group.clip.norm:
+            torch.nn.utils.clip_grad_norm_(own, group.clip.norm)
+    if descent.clip.norm is not None:
+        torch.nn.utils.clip_grad_norm_(shared, descent.clip.norm)
 
 
 def adaptive(parameters: list[torch.nn.Parameter], factor: float) -> None:
@@ -159,18 +160,21 @@ def contribute(exchange: SharedExchange, layout: Layout, model: Model, lane: int
 
 
 def run(
-    sgd: SGD, workers: int, dtype: torch.dtype, each: Callable[[SharedExchange, Layout, Model, int], None] = contribute
+    descent: Descent,
+    workers: int,
+    dtype: torch.dtype,
+    each: Callable[[SharedExchange, Layout, Model, int], None] = contribute,
 ) -> tuple[Memory, Layout, list[list[Update]], list[BaseException]]:
     """All workers as threads on one private block, STEPS steps."""
     layout = layout_of(Model(dtype))
-    memory = private_memory(layout, sgd, Capacity(LANES, workers))
+    memory = private_memory(layout, descent, Capacity(LANES, workers))
     write(layout.parameters, dict(Model(dtype).named_parameters()), memory.states[0].parameters)
     done: list[list[Update]] = [[] for _ in range(workers)]
     errors: list[BaseException] = []
     processes = dict.fromkeys(range(workers), os.getpid())
 
     def work(worker: int) -> None:
-        aggregator = Aggregator(layout, sgd, batch_size=32, total_steps=STEPS, worker=worker, workers=workers)
+        aggregator = Aggregator(layout, descent, batch_size=32, total_steps=STEPS, worker=worker, workers=workers)
         hosting = hosting_of(LANES, workers)
         exchange = SharedExchange(memory, aggregator, hosting, worker, processes)
         model = Model(dtype)
@@ -193,46 +197,44 @@ def run(
 
 
 SETTINGS = {
-    "plain": SGD(lr=0.1),
-    "momentum": SGD(lr=0.1, momentum=0.9),
-    "dampening": SGD(lr=0.1, momentum=0.9, dampening=0.3, weight_decay=0.01),
-    "nesterov": SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-    "weight decay": SGD(lr=0.1, weight_decay=0.1),
-    "clip norm": SGD(lr=0.1, momentum=0.9, clip_norm=5.0),
-    "clip value": SGD(lr=0.1, clip_value=0.2),
-    "both clips": SGD(lr=0.1, momentum=0.5, weight_decay=0.01, clip_value=0.2, clip_norm=2.0),
-    "adaptive": SGD(lr=0.1, momentum=0.9, clip_adaptive=0.02),
-    "all clips": SGD(lr=0.1, clip_value=0.2, clip_adaptive=0.02, clip_norm=0.1),
-    "warm-up": SGD(lr=0.3, momentum=0.9, schedule=Schedule(warmup_steps=WARM)),
-    "cosine": SGD(lr=0.3, momentum=0.9, schedule=Schedule("cosine", warmup_steps=WARM, floor=0.1)),
-    "linear": SGD(lr=0.3, schedule=Schedule("linear", floor=0.1)),
-    "step": SGD(lr=0.3, momentum=0.9, schedule=Schedule("step", milestones=(3, 6))),
-    "inverse square root": SGD(lr=0.3, schedule=Schedule("inverse_sqrt", warmup_steps=WARM)),
-    "skip": SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, average=0.9, nonfinite="skip"),
-    "linear scaling": SGD(lr=0.1, lr_batch_size=8),
-    "average": SGD(lr=0.1, momentum=0.9, average=0.7),
-    "groups": SGD(
-        lr=0.1,
-        momentum=0.9,
-        weight_decay=0.01,
+    "plain": Descent(SGD(lr=0.1)),
+    "momentum": Descent(SGD(lr=0.1, momentum=0.9)),
+    "dampening": Descent(SGD(lr=0.1, momentum=0.9, dampening=0.3, weight_decay=0.01)),
+    "nesterov": Descent(SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)),
+    "weight decay": Descent(SGD(lr=0.1, weight_decay=0.1)),
+    "clip norm": Descent(SGD(lr=0.1, momentum=0.9), clip=Clip(norm=5.0)),
+    "clip value": Descent(SGD(lr=0.1), clip=Clip(value=0.2)),
+    "both clips": Descent(SGD(lr=0.1, momentum=0.5, weight_decay=0.01), clip=Clip(value=0.2, norm=2.0)),
+    "adaptive": Descent(SGD(lr=0.1, momentum=0.9), clip=Clip(adaptive=0.02)),
+    "all clips": Descent(SGD(lr=0.1), clip=Clip(value=0.2, adaptive=0.02, norm=0.1)),
+    "warm-up": Descent(SGD(lr=0.3, momentum=0.9), schedule=Schedule(warmup_steps=WARM)),
+    "cosine": Descent(SGD(lr=0.3, momentum=0.9), schedule=Schedule("cosine", warmup_steps=WARM, floor=0.1)),
+    "linear": Descent(SGD(lr=0.3), schedule=Schedule("linear", floor=0.1)),
+    "step": Descent(SGD(lr=0.3, momentum=0.9), schedule=Schedule("step", milestones=(3, 6))),
+    "inverse square root": Descent(SGD(lr=0.3), schedule=Schedule("inverse_sqrt", warmup_steps=WARM)),
+    "skip": Descent(
+        SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01), average=Average(0.9), nonfinite="skip"
+    ),
+    "linear scaling": Descent(SGD(lr=0.1, lr_batch_size=8)),
+    "average": Descent(SGD(lr=0.1, momentum=0.9), average=Average(0.7)),
+    "groups": Descent(
+        SGD(lr=0.1, momentum=0.9, weight_decay=0.01),
         groups=(Group("*.bias", weight_decay=0.0, lr_factor=2.0), Group("seldom.*", momentum=0.5)),
     ),
-    "groups clipped apart": SGD(
-        lr=0.1,
-        clip_norm=2.0,
-        clip_adaptive=0.02,
-        groups=(Group("seldom.*", clip_norm=0.5, clip_value=0.1), Group("wide.bias", clip_norm=0.0, clip_adaptive=0.0)),
+    "groups clipped apart": Descent(
+        SGD(lr=0.1),
+        clip=Clip(norm=2.0, adaptive=0.02),
+        groups=(
+            Group("seldom.*", clip=Clip(norm=0.5, value=0.1)),
+            Group("wide.bias", clip=Clip(norm=0.0, adaptive=0.0)),
+        ),
     ),
-    "everything": SGD(
-        lr=0.1,
-        momentum=0.8,
-        dampening=0.1,
-        weight_decay=0.01,
-        clip_norm=2.0,
-        clip_value=0.5,
-        average=0.9,
+    "everything": Descent(
+        SGD(lr=0.1, momentum=0.8, dampening=0.1, weight_decay=0.01),
+        clip=Clip(norm=2.0, value=0.5),
+        average=Average(0.9),
         schedule=Schedule("step", milestones=(3, 6)),
-        groups=(Group("*.bias", momentum=0.0, weight_decay=0.0, clip_adaptive=0.1),),
+        groups=(Group("*.bias", momentum=0.0, weight_decay=0.0, clip=Clip(adaptive=0.1)),),
     ),
 }
 
@@ -240,7 +242,7 @@ SETTINGS = {
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_promise_4_the_update_is_the_textbooks(name: str, workers: int) -> None:
-    sgd = SETTINGS[name]
+    descent = SETTINGS[name]
     skipped = (4, 5, 9) if name == "skip" else ()
 
     def each(exchange: SharedExchange, layout: Layout, model: Model, lane: int) -> None:
@@ -248,17 +250,17 @@ def test_promise_4_the_update_is_the_textbooks(name: str, workers: int) -> None:
         if exchange.step in skipped and lane == 2:
             exchange.slot(lane).gradient[7] = math.nan
 
-    memory, layout, done, errors = run(sgd, workers, torch.float64, each)
+    memory, layout, done, errors = run(descent, workers, torch.float64, each)
     assert not errors and [update.step for update in done[0] if update.skipped] == list(skipped)
     factor = RATES["step" if name == "everything" else name if name in RATES else "constant"]
-    expected, average = textbook(Model(torch.float64), sgd, factor, skipped)
+    expected, average = textbook(Model(torch.float64), descent, factor, skipped)
     final = memory.states[STEPS % 2]
     for place in layout.parameters:
         assert relative(place.view(final.parameters), expected[place.name]) < 1e-9
-        if sgd.average:
+        if descent.average.is_kept:
             assert relative(place.view(final.evaluated), average[place.name]) < 1e-9
     assert [update.learning_rate for update in done[0]] == pytest.approx(
-        [sgd.lr * factor(step) for step in range(STEPS)]
+        [descent.optimizer.lr * factor(step) for step in range(STEPS)]
     )
 
 
@@ -307,13 +309,13 @@ def test_a_non_finite_step_is_passed_over_where_that_is_wanted() -> None:
         if exchange.step in (0, 5, 6) and lane == 2:
             exchange.slot(lane).gradient[7] = math.nan
 
-    sgd = SGD(lr=0.1, momentum=0.9, average=0.9, nonfinite="skip", skip_limit=2)
-    memory, _, done, errors = run(sgd, 2, torch.float32, each)
+    descent = Descent(SGD(lr=0.1, momentum=0.9), average=Average(0.9), nonfinite="skip", skip_limit=2)
+    memory, _, done, errors = run(descent, 2, torch.float32, each)
     assert not errors and [update.step for update in done[0] if update.skipped] == [0, 5, 6]
     assert all(torch.isfinite(part).all() for part in memory.states[STEPS % 2].parts.values())
     assert memory.states[0].uses.tolist() == [9, 9, 5, 5]
 
-    _, _, done, errors = run(dataclasses.replace(sgd, skip_limit=1), 2, torch.float32, each)
+    _, _, done, errors = run(dataclasses.replace(descent, skip_limit=1), 2, torch.float32, each)
     assert len(done[0]) == 6 and "step 6: expected a finite loss" in str(errors[0])
 
 
@@ -321,14 +323,16 @@ def test_a_skipped_step_leaves_the_state_as_it_was() -> None:
     def each(exchange: SharedExchange, layout: Layout, model: Model, lane: int) -> None:
         contribute(exchange, layout, model, lane, loss=math.inf if exchange.step == STEPS - 1 else 1.0)
 
-    memory, _, done, _ = run(SGD(lr=0.1, momentum=0.9, average=0.9, nonfinite="skip"), 1, torch.float32, each)
+    memory, _, done, _ = run(
+        Descent(SGD(lr=0.1, momentum=0.9), average=Average(0.9), nonfinite="skip"), 1, torch.float32, each
+    )
     assert done[0][-1].skipped
     assert all(torch.equal(part, memory.states[1].parts[name]) for name, part in memory.states[0].parts.items())
 
 
 def test_buffers_are_the_mean_over_the_lanes_that_had_examples_and_integers_those_of_the_first_of_them() -> None:
     layout = layout_of(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)))
-    memory = private_memory(layout, SGD(), Capacity(LANES))
+    memory = private_memory(layout, Descent(SGD()), Capacity(LANES))
     old, new = memory.states
     for lane, (slot, examples) in enumerate(zip(memory.slots, (0, 4, 5, 3), strict=True)):
         slot.buffers.fill_(10.0**lane)

@@ -7,19 +7,28 @@ import pytest
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange
 from streamtrain.aggregate.exchange.join import Participant, Seat
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import layout_of
-from streamtrain.job import SGD, Data, Job, Stale, Synchronous
+from streamtrain.job import Average, Data, Job, Stale, Synchronous
 from streamtrain.order import hosting_of
 
 LANES = 4
 HERE = {0: os.getpid()}
-JOB = Job(Data("unused", inputs=("x",)), lambda: torch.nn.Linear(3, 2), batch_size=8, lanes=LANES, sgd=SGD(average=0.9))
+JOB = Job(
+    Data("unused", inputs=("x",)),
+    lambda: torch.nn.Linear(3, 2),
+    batch_size=8,
+    lanes=LANES,
+    optimizer=SGD(momentum=0.9),
+    average=Average(0.9),
+)
 ALONE = Seat(0, hosting_of(LANES, 1), step=0, meeting=None, processes=HERE)
 
 
@@ -46,7 +55,9 @@ class Joiner:
 
     def make_aggregator(self, worker: int, workers: int) -> Aggregator:
         self.shares.append((worker, workers))
-        return Aggregator(self.layout, self.job.sgd, batch_size=8, total_steps=3, worker=worker, workers=workers)
+        return Aggregator(
+            self.layout, Descent.of(self.job), batch_size=8, total_steps=3, worker=worker, workers=workers
+        )
 
 
 def test_a_single_worker_meets_nobody_in_memory_without_a_name() -> None:

@@ -10,11 +10,12 @@ import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.norms import StepNorms
-from streamtrain.aggregate.descent.rules import CHUNK
+from streamtrain.aggregate.descent.rules import CHUNK, Descent
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.vector import layout_of, write
-from streamtrain.job import SGD
+from streamtrain.job import Clip
 from streamtrain.order import hosting_of
 from streamtrain.values import LayerNorms, Norms, Update
 
@@ -42,9 +43,9 @@ def summed_loss(net: torch.nn.Module, step: int, lane: int) -> torch.Tensor:
     return loss
 
 
-def exchanged(workers: int, sgd: SGD) -> list[Update]:
+def exchanged(workers: int, descent: Descent) -> list[Update]:
     layout = layout_of(model())
-    memory = private_memory(layout, sgd, Capacity(LANES, workers))
+    memory = private_memory(layout, descent, Capacity(LANES, workers))
     write(layout.parameters, dict(model().named_parameters()), memory.states[0].parameters)
     updates: list[Update] = []
 
@@ -52,7 +53,7 @@ def exchanged(workers: int, sgd: SGD) -> list[Update]:
         processes = dict.fromkeys(range(workers), os.getpid())
         hosting = hosting_of(LANES, workers)
         aggregator = Aggregator(
-            layout, sgd, batch_size=15, total_steps=STEPS, worker=worker, workers=workers, norms_every=EVERY
+            layout, descent, batch_size=15, total_steps=STEPS, worker=worker, workers=workers, norms_every=EVERY
         )
         exchange = SharedExchange(memory, aggregator, hosting, worker, processes)
         net = model()
@@ -84,10 +85,10 @@ def squares(tensors: list[torch.Tensor]) -> float:
     return math.fsum(float(tensor.square().sum()) for tensor in tensors)
 
 
-def textbook(sgd: SGD) -> list[Norms]:
+def textbook(descent: Descent) -> list[Norms]:
     """Norms of every step's parts, of a plain loop."""
     net = model()
-    optimizer = torch.optim.SGD(net.parameters(), sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9, weight_decay=0.1)
     norms = []
     for step in range(STEPS):
         sums = [torch.autograd.grad(summed_loss(net, step, lane), list(net.parameters())) for lane in range(LANES)]
@@ -96,9 +97,9 @@ def textbook(sgd: SGD) -> list[Norms]:
         for index, parameter in enumerate(net.parameters()):
             parameter.grad = sum(lane[index] for lane in sums) / total  # type: ignore[assignment]
         means = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
-        if sgd.clip_value is not None:
-            torch.nn.utils.clip_grad_value_(net.parameters(), sgd.clip_value)
-        torch.nn.utils.clip_grad_norm_(net.parameters(), sgd.clip_norm or math.inf)
+        if descent.clip.value is not None:
+            torch.nn.utils.clip_grad_value_(net.parameters(), descent.clip.value)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), descent.clip.norm or math.inf)
         optimizer.step()
         layers = {
             name: LayerNorms(squares([means[name]]), squares([before[name]]), squares([p.detach() - before[name]]))
@@ -111,12 +112,12 @@ def textbook(sgd: SGD) -> list[Norms]:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_norms_are_those_of_a_plain_loop(workers: int) -> None:
-    sgd = SGD(lr=0.01, momentum=0.9, weight_decay=0.1, clip_norm=1.0, clip_value=0.2)
-    updates = exchanged(workers, sgd)
+    descent = Descent(SGD(lr=0.01, momentum=0.9, weight_decay=0.1), clip=Clip(norm=1.0, value=0.2))
+    updates = exchanged(workers, descent)
     assert layout_of(model()).size > 2 * CHUNK, "the first weight must be cut at chunk borders"
     due = StepNorms(layout_of(model()), (), EVERY).is_due
     assert [update.norms is not None for update in updates] == [due(step) for step in range(STEPS)]
-    for update, expected in zip(updates, textbook(sgd), strict=True):
+    for update, expected in zip(updates, textbook(descent), strict=True):
         if update.norms is None:
             continue
         assert update.norms.lanes == tuple((n, pytest.approx(s, rel=1e-9)) for n, s in expected.lanes)
@@ -129,7 +130,7 @@ def test_norms_are_those_of_a_plain_loop(workers: int) -> None:
 
 
 def test_norms_have_the_same_bits_for_any_number_of_workers() -> None:
-    runs = [exchanged(workers, SGD(lr=0.01)) for workers in (1, 2, 3)]
+    runs = [exchanged(workers, Descent(SGD(lr=0.01))) for workers in (1, 2, 3)]
     assert runs[0] == runs[1] == runs[2]
     assert sum(update.norms is not None for update in runs[0]) == STEPS // EVERY
 

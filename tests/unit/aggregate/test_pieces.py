@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler as scheduler
 
 from streamtrain.aggregate.descent import scaler
 from streamtrain.aggregate.descent.clip import clip_scale, norm_of, squared_norm
-from streamtrain.aggregate.descent.rules import cut_pieces, match_rules, take_share
+from streamtrain.aggregate.descent.rules import Descent, cut_pieces, match_rules, take_share
 from streamtrain.aggregate.descent.schedule import schedule_factor
 from streamtrain.aggregate.exchange import barrier as barrier_module
 from streamtrain.aggregate.exchange.barrier import SharedBarrier, sleep_while, wake
@@ -31,10 +31,11 @@ from streamtrain.aggregate.exchange.memory import (
     shared_block,
 )
 from streamtrain.aggregate.exchange.shared import pair_siblings
+from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.tree import take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import layout_of
 from streamtrain.errors import ConfigError, JobError, WorkerLost
-from streamtrain.job import SGD, Group, Schedule
+from streamtrain.job import Clip, Group, Schedule
 from streamtrain.order import lanes_of_worker
 
 
@@ -73,8 +74,8 @@ def test_tree_adds_whole_subtrees_first(lanes: int) -> None:
 @pytest.mark.parametrize("lanes", range(1, 18))
 def test_sums_of_siblings_are_the_leaves_of_the_same_tree(lanes: int) -> None:
     parts = [torch.randn(64, generator=torch.Generator().manual_seed(lane)) for lane in range(lanes)]
-    layout, sgd = layout_of(torch.nn.Linear(64, 1, bias=False)), SGD()
-    memory = private_memory(layout, sgd, Capacity(lanes))
+    layout, descent = layout_of(torch.nn.Linear(64, 1, bias=False)), Descent(SGD())
+    memory = private_memory(layout, descent, Capacity(lanes))
     for part, slot in zip(parts, pair_siblings(memory.slots), strict=True):
         slot.gradient.add_(part) if slot.adds else slot.gradient.copy_(part)
     assert torch.equal(tree_sum_([slot.gradient for slot in memory.slots[::2]]), tree_sum_(parts))
@@ -184,8 +185,8 @@ def test_the_loss_scaler_is_pytorchs() -> None:
 def test_pieces_cover_every_parameter_and_units_stay_whole() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(70_000, 3), torch.nn.Conv2d(8, 9, 3), torch.nn.Linear(300, 301))
     layout = layout_of(model)
-    sgd = SGD(groups=(Group("[01].*", clip_adaptive=0.1), Group("2.bias", lr_factor=2.0)))
-    pieces = cut_pieces(sgd, layout)
+    descent = Descent(SGD(), groups=(Group("[01].*", clip=Clip(adaptive=0.1)), Group("2.bias", lr_factor=2.0)))
+    pieces = cut_pieces(descent, layout)
     covered = {index for piece in pieces for index in range(piece.start, piece.stop)}
     assert all(covered.issuperset(range(place.start, place.stop)) for place in layout.parameters)
     assert len(covered) == sum(piece.stop - piece.start for piece in pieces)
@@ -202,13 +203,14 @@ def test_pieces_cover_every_parameter_and_units_stay_whole() -> None:
 
 def test_a_group_without_parameters_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"sgd.groups: expected parameters named 'head.\*', found weight, bias; correct the pattern"
+        ConfigError,
+        match=r"groups: expected parameters named 'head.\*', found weight, bias; correct the pattern",
     ):
-        match_rules(SGD(groups=(Group("head.*"),)), layout_of(torch.nn.Linear(2, 2)))
+        match_rules(Descent(SGD(), groups=(Group("head.*"),)), layout_of(torch.nn.Linear(2, 2)))
 
 
 def _peer(handle: Handle, parent: int, go: "Connection[int, int]") -> None:
-    memory = Memory(layout_of(torch.nn.Linear(2, 2)), SGD(), Capacity(2, 2), open_block(handle))
+    memory = Memory(layout_of(torch.nn.Linear(2, 2)), Descent(SGD()), Capacity(2, 2), open_block(handle))
     barrier = SharedBarrier(memory.words[8:9], [memory.words[16:18], memory.words[24:26]], 1, {0: parent})
     for _ in range(100):
         barrier.wait()
@@ -220,8 +222,8 @@ def _peer(handle: Handle, parent: int, go: "Connection[int, int]") -> None:
 
 def test_barrier_between_processes_and_a_killed_peer_is_noticed() -> None:
     layout = layout_of(torch.nn.Linear(2, 2))
-    block, handle = shared_block(block_size(layout, SGD(), Capacity(2, 2)))
-    memory = Memory(layout, SGD(), Capacity(2, 2), block)
+    block, handle = shared_block(block_size(layout, Descent(SGD()), Capacity(2, 2)))
+    memory = Memory(layout, Descent(SGD()), Capacity(2, 2), block)
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     peer = context.Process(target=_peer, args=(handle, os.getpid(), theirs))
@@ -286,7 +288,7 @@ def test_buckets_hold_all_pieces_once_from_the_last_and_no_more_than_their_size(
     layout = layout_of(
         torch.nn.Sequential(torch.nn.Linear(400, 300), torch.nn.Linear(300, 200), torch.nn.Linear(200, 9))
     )
-    pieces = cut_pieces(SGD(lr=0.1), layout)
+    pieces = cut_pieces(Descent(SGD(lr=0.1)), layout)
     monkeypatch.setattr(bucket, "SIZE", 2**18)
     buckets = bucket.cut(pieces, 4)
     assert len(buckets) > 2

@@ -25,7 +25,7 @@ def model():
 def scaled(batch):
     return {**batch, "image": batch["image"].float().flatten(1) / 15}
 
-job = st.Job(st.Data("digits", transform=scaled), model, mode=st.Online(), sgd=st.SGD(lr=0.5), batch_size=100)
+job = st.Job(st.Data("digits", transform=scaled), model, mode=st.Online(), optimizer=st.SGD(lr=0.5), batch_size=100)
 """
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
 from streamtrain.aggregate.saved import collect_tensors
 from streamtrain.errors import JobError
@@ -45,7 +46,7 @@ def arrays(examples: int = 10, seed: int = 0) -> Arrays:
 
 def loaded(job: Job) -> tuple[Gradient, Memory]:
     gradient = Gradient(job)
-    memory = private_memory(gradient.layout, job.sgd, Capacity(2))
+    memory = private_memory(gradient.layout, Descent.of(job), Capacity(2))
     gradient.write(memory.states[0], gradient.model.state_dict())
     gradient.load(memory.states[0])
     return gradient, memory

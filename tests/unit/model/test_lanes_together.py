@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
 from streamtrain.aggregate.exchange.shared import pair_siblings
 from streamtrain.job import Data, Job
@@ -60,7 +61,7 @@ def lanes_filled(job: Job, together: int | None, paired: bool = False) -> tuple[
         paired: the first two lanes' sum goes to the first one's slot, the next two's to the third's.
     """
     gradient = Gradient(job)
-    memory = private_memory(gradient.layout, job.sgd, Capacity(5))
+    memory = private_memory(gradient.layout, Descent.of(job), Capacity(5))
     gradient.write(memory.states[0], gradient.model.state_dict())
     gradient.load(memory.states[0])
     if together is not None:

@@ -138,17 +138,17 @@ def test_promise_10_wrong_settings(settings: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: st.SGD(lr=0), "sgd.lr: expected a finite number above 0, found 0"),
-        (lambda: st.SGD(lr=float("nan")), "sgd.lr: expected a finite number above 0, found nan"),
-        (lambda: st.SGD(momentum=1), "sgd.momentum: expected at least 0 and below 1, found 1"),
-        (lambda: st.SGD(nesterov=True), "sgd.nesterov: expected a momentum above 0 with it, and no dampening"),
-        (lambda: st.SGD(average=1.0), "sgd.average: expected above 0 and below 1, found 1.0"),
-        (lambda: st.Schedule("step"), "sgd.schedule.milestones: expected steps for kind 'step', and only for it"),
-        (lambda: st.Group("*.bias", lr_factor=-1), "sgd.groups.lr_factor: expected a finite number of at least 0"),
-        (lambda: st.SGD(clip_norm=-1), "sgd.clip_norm: expected a finite number above 0, found -1"),
+        (lambda: st.SGD(lr=0), "optimizer.lr: expected a finite number above 0, found 0"),
+        (lambda: st.SGD(lr=float("nan")), "optimizer.lr: expected a finite number above 0, found nan"),
+        (lambda: st.SGD(momentum=1), "optimizer.momentum: expected at least 0 and below 1, found 1"),
+        (lambda: st.SGD(nesterov=True), "optimizer.nesterov: expected a momentum above 0 with it, and no dampening"),
+        (lambda: st.Average(1.0), "average.decay: expected above 0 and below 1, found 1.0"),
+        (lambda: st.Schedule("step"), "schedule.milestones: expected steps for kind 'step', and only for it"),
+        (lambda: st.Group("*.bias", lr_factor=-1), "groups.lr_factor: expected a finite number of at least 0"),
+        (lambda: st.Clip(norm=-1), "clip.norm: expected a finite number of at least 0, found -1"),
         (lambda: st.Epochs(max_passes=0), "mode.max_passes: expected a whole number of at least 1, found 0"),
         (lambda: st.Online(passes=3), "mode.passes: expected one pass in online mode, found 3; a second pass would"),
-        (lambda: st.Schedule(floor=2), "sgd.schedule.floor: expected between 0 and 1, found 2"),
+        (lambda: st.Schedule(floor=2), "schedule.floor: expected between 0 and 1, found 2"),
     ],
 )
 def test_promise_10_wrong_parts(make: Callable[[], object], message: str) -> None:
@@ -179,9 +179,9 @@ COMMANDS = [
     (["train", "raises.py"], 2, "train: raises.py failed: ZeroDivisionError: * (*raises.py:1); repair the job"),
     (["train", "empty.py"], 2, "train: empty.py: expected a streamtrain.Job named `job`, found no such name; *"),
     (
-        ["train", "job.py", "--sgd.lr", "fast"],
+        ["train", "job.py", "--optimizer.lr", "fast"],
         2,
-        "train: --sgd.lr: could not convert * 'fast'; see --help",
+        "train: --optimizer.lr: could not convert * 'fast'; see --help",
     ),
     (["train", "job.py", "--wrokers", "2"], 2, "train: Unrecognized options: --wrokers, 2; perhaps you meant --work*"),
     (["train", "job.py", "--workers", "0"], 2, "train: workers: expected a whole number of at least 1, found 0; *"),

@@ -209,7 +209,10 @@ def test_promise_15_a_function_that_cannot_travel_is_refused_by_its_setting(url:
         (lambda: st.Data(("a", "b")), r"data.url: expected a folder, found \('a', 'b'\); name one data set's"),
         (lambda: st.Data("a", target={"y": "label"}), "data.target: expected the name of a field, found {'y'"),
         (lambda: st.Data("a", inputs="image"), "data.inputs: expected a tuple of fields' names, found 'image'"),
-        (lambda: st.Job(st.Data("a"), nn.Identity, sgd=torch.optim.AdamW), r"sgd: expected st.SGD\(…\), found <class"),
+        (
+            lambda: st.Job(st.Data("a"), nn.Identity, optimizer=torch.optim.AdamW),
+            r"optimizer: expected st.SGD\(…\), st.AdamW\(…\) or .*, found <class",
+        ),
         (lambda: st.Job("a", nn.Identity), r"data: expected st.Data\(…\), found 'a'"),
         (lambda: st.Job(st.Data("a"), nn.Linear(1, 1)), r"model: expected a function that returns a new model"),
     ],
@@ -226,8 +229,8 @@ def test_a_gradient_whose_squares_overflow_has_a_norm_and_is_clipped(url: str, t
     def steep(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(output, target, reduction="none") * 1e25
 
-    sgd = st.SGD(lr=0.1, clip_norm=1.0)
-    result, fleet = run(dataclasses.replace(job(url, loss=steep), sgd=sgd, precision=precision), tmp_path)
+    clipped = dataclasses.replace(job(url, loss=steep), optimizer=st.SGD(lr=0.1), clip=st.Clip(norm=1.0))
+    result, fleet = run(dataclasses.replace(clipped, precision=precision), tmp_path)
     assert all(1e20 < update.gradient_norm < 1e27 for update in fleet.updates)
     assert all(bool(tensor.isfinite().all()) for tensor in result.parameters.values())
 

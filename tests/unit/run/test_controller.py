@@ -29,7 +29,9 @@ def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def job(tmp_path: Path) -> st.Job:
     pack_digits(tmp_path / "digits")
-    return st.Job(st.Data(str(tmp_path / "digits"), transform=scaled), model, sgd=st.SGD(lr=0.5), batch_size=50, seed=1)
+    return st.Job(
+        st.Data(str(tmp_path / "digits"), transform=scaled), model, optimizer=st.SGD(lr=0.5), batch_size=50, seed=1
+    )
 
 
 def test_promise_7_online_uses_every_example_once_and_ends(job: st.Job, tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_a_non_finite_minibatch_can_be_passed_over(job: st.Job, tmp_path: Path) 
         losses = torch.nn.functional.cross_entropy(output, target, reduction="none")
         return losses * (float("nan") if output.requires_grad and len(calls) in (3, 7) else 1.0)
 
-    job = dataclasses.replace(job, loss=loss, error="zero_one", mode=st.Online(), sgd=st.SGD(nonfinite="skip"))
+    job = dataclasses.replace(job, loss=loss, error="zero_one", mode=st.Online(), optimizer=st.SGD(), nonfinite="skip")
     notebook = Notebook()
     result, fleet = run(job, tmp_path, notebook)
     assert [update.step for update in fleet.updates if update.skipped] == [2, 6]
@@ -149,7 +151,9 @@ def test_minibatches_that_fp16_cannot_hold_lower_the_loss_scale_and_nothing_else
     def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return 100 * torch.nn.functional.cross_entropy(output.float(), target, reduction="none")
 
-    job = dataclasses.replace(job, loss=loss, error="zero_one", sgd=st.SGD(lr=5e-3), mode=st.Online(), precision="fp16")
+    job = dataclasses.replace(
+        job, loss=loss, error="zero_one", optimizer=st.SGD(lr=5e-3), mode=st.Online(), precision="fp16"
+    )
     job, notebook = dataclasses.replace(job, checkpoints=st.Checkpoints(seconds=0.0)), Notebook()
     keeper = Keeper(job, {})
     result, fleet = run(job, tmp_path, notebook, keeper)
@@ -164,7 +168,7 @@ def test_minibatches_that_fp16_cannot_hold_lower_the_loss_scale_and_nothing_else
 
 
 def test_the_average_is_what_is_evaluated_and_kept(job: st.Job, tmp_path: Path) -> None:
-    job = dataclasses.replace(job, mode=st.Online(), sgd=st.SGD(lr=0.5, average=0.9))
+    job = dataclasses.replace(job, mode=st.Online(), optimizer=st.SGD(lr=0.5), average=st.Average(0.9))
     result, fleet = run(job, tmp_path)
     state = fleet.worker._exchange.state
     first = fleet.worker._gradient.layout.parameters[0]
@@ -178,12 +182,12 @@ def test_the_average_is_what_is_evaluated_and_kept(job: st.Job, tmp_path: Path) 
 
 
 def test_a_non_finite_step_stops_and_the_last_good_parameters_are_saved(job: st.Job, tmp_path: Path) -> None:
-    job = dataclasses.replace(job, sgd=st.SGD(lr=1e30))
+    job = dataclasses.replace(job, optimizer=st.SGD(lr=1e30))
     with pytest.raises(NonFiniteError) as raised:
         run(job, tmp_path)
     file = tmp_path / "last_good.safetensors"
     assert str(raised.value).startswith("step 1: expected a finite loss and gradient, found loss ")
-    assert "at learning rate 1e+30; lower sgd.lr" in str(raised.value)
+    assert "at learning rate 1e+30; lower optimizer.lr" in str(raised.value)
     assert str(raised.value).endswith(f"parameters of the last good step are in {file}")
     assert all(torch.isfinite(tensor).all() for tensor in safetensors.torch.load_file(file).values())
 

@@ -46,7 +46,7 @@ def job(tmp_path: Path) -> st.Job:
     pack_digits(tmp_path / "digits", st.PackOptions(seed=3, shard_examples=100), examples=400)
     data = st.Data(str(tmp_path / "digits"), transform=scaled)
     mode = st.Online(follow=True, idle_timeout=0.0, window=100)
-    return st.Job(data, model, sgd=st.SGD(lr=0.1, momentum=0.9), batch_size=30, lanes=3, seed=1, mode=mode)
+    return st.Job(data, model, optimizer=st.SGD(lr=0.1, momentum=0.9), batch_size=30, lanes=3, seed=1, mode=mode)
 
 
 def test_promise_7_segments_are_used_once_as_they_come(
@@ -118,8 +118,8 @@ def test_a_run_that_waits_can_be_stopped(job: st.Job, tmp_path: Path) -> None:
         ),
         (lambda job: dataclasses.replace(job.mode, idle_timeout=-1.0), "mode.idle_timeout: expected a finite number"),
         (
-            lambda job: dataclasses.replace(job, sgd=st.SGD(schedule=st.Schedule("cosine"))),
-            "sgd.schedule.kind: expected one without an end, found 'cosine'; use a schedule that needs no last step",
+            lambda job: dataclasses.replace(job, schedule=st.Schedule("cosine")),
+            "schedule.kind: expected one without an end, found 'cosine'; use a schedule that needs no last step",
         ),
     ],
 )

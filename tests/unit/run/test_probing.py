@@ -35,7 +35,7 @@ def scaled(batch):
 def model():
     return torch.nn.Sequential(torch.nn.Linear(64, 4), torch.nn.BatchNorm1d(4), torch.nn.Tanh(), torch.nn.Linear(4, 10))
 
-job = st.Job(st.Data("digits", transform=scaled), model, mode=st.Online(), sgd=st.SGD(lr=0.5), batch_size=100)
+job = st.Job(st.Data("digits", transform=scaled), model, mode=st.Online(), optimizer=st.SGD(lr=0.5), batch_size=100)
 """
 
 
@@ -56,7 +56,9 @@ def test_a_checkpoint_is_probed_as_the_parameters_that_it_holds(
     average: float | None, job: st.Job, tmp_path: Path
 ) -> None:
     schedule = st.Schedule("cosine", warmup_steps=2)
-    job = dataclasses.replace(job, sgd=st.SGD(lr=0.5, momentum=0.9, average=average, schedule=schedule))
+    job = dataclasses.replace(
+        job, optimizer=st.SGD(lr=0.5, momentum=0.9), average=st.Average(average), schedule=schedule
+    )
     folder, place = tmp_path / "run", tmp_path / "run" / "checkpoints"
     place.mkdir(parents=True)
     job = dataclasses.replace(job, checkpoints=st.Checkpoints(seconds=0.0))
@@ -166,9 +168,9 @@ def test_the_command_finds_the_runs_job_and_adds_the_probe_to_its_run_once(
     uri, folder = store_uri, tmp_path / "runs" / "one"
     folder.mkdir(parents=True)
     tracker = MlflowTracker(uri)
-    command = "streamtrain train job.py --sgd.lr 0.25 --json --resume"
+    command = "streamtrain train job.py --optimizer.lr 0.25 --json --resume"
     tracker.begin(RunCard("one", "tests", {}, {"command": command}, ()), folder)
-    result, _ = run(dataclasses.replace(job, sgd=st.SGD(lr=0.25)), folder, tracker)
+    result, _ = run(dataclasses.replace(job, optimizer=st.SGD(lr=0.25)), folder, tracker)
     (folder / "result.json").write_text(json.dumps(result.summary()))
     assert tracker.finish("finished", "all used") is None
     for _ in range(2):
@@ -178,7 +180,7 @@ def test_the_command_finds_the_runs_job_and_adds_the_probe_to_its_run_once(
     logged = client.get_run(str(tracker.run_id))
     (point,) = client.get_metric_history(str(tracker.run_id), "probe/measured_change")
     assert point.step == 7 and logged.data.tags["probe.point"] == "slope" and logged.info.status == "FINISHED"
-    found = st.probe(dataclasses.replace(job, sgd=st.SGD(lr=0.25)), folder, examples=300)
+    found = st.probe(dataclasses.replace(job, optimizer=st.SGD(lr=0.25)), folder, examples=300)
     assert point.value == found.curvature.measured and found.curvature.learning_rate == 0.25
     artifacts = [file.path for file in client.list_artifacts(str(tracker.run_id), "probes")]
     assert artifacts == [f"probes/probe_000000008.{end}" for end in ("json", "png", "txt")]

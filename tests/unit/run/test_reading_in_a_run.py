@@ -24,7 +24,7 @@ from tests.unit.run.test_controller import model, scaled
 def job(tmp_path: Path) -> st.Job:
     pack_digits(tmp_path / "digits", st.PackOptions(seed=3, shard_examples=100))
     data = st.Data(str(tmp_path / "digits"), transform=scaled)
-    return st.Job(data, model, sgd=st.SGD(lr=0.5), batch_size=50, seed=1, mode=st.Epochs(max_passes=2))
+    return st.Job(data, model, optimizer=st.SGD(lr=0.5), batch_size=50, seed=1, mode=st.Epochs(max_passes=2))
 
 
 class Kept(Notebook):
@@ -156,7 +156,7 @@ def test_text_trains_through_the_users_function(tmp_path: Path, monkeypatch: pyt
 
     data = st.Data(str(tmp_path / "words"), inputs=("text",))
     mode = st.Epochs(max_passes=4)
-    job = st.Job(data, lambda: torch.nn.Linear(5, 5), mode=mode, sgd=st.SGD(lr=20.0), batch_size=10)
+    job = st.Job(data, lambda: torch.nn.Linear(5, 5), mode=mode, optimizer=st.SGD(lr=20.0), batch_size=10)
     with pytest.raises(
         st.ConfigError, match="field 'text': expected arrays of one shape, found text, JSON or bytes; set"
     ):

@@ -18,7 +18,7 @@ from streamtrain.track.mlflow.sync import folders_with_journals, raise_for, sync
 from streamtrain.track.tracker import DatasetCard, ModelCard, RunCard, Status
 from streamtrain.values import Reading
 
-CARD = RunCard("a run", "tests", {"sgd.lr": "0.1"}, {"command": "streamtrain train job.py"}, ())
+CARD = RunCard("a run", "tests", {"optimizer.lr": "0.1"}, {"command": "streamtrain train job.py"}, ())
 
 
 @pytest.fixture
@@ -92,7 +92,9 @@ def test_promise_8_requests_whose_answer_was_lost_double_nothing(
 
 def train_in_part(uri: str, folder: Path, status: Status, *steps: int, **begin: Any) -> str | None:
     tracker = MlflowTracker(uri)
-    tracker.begin(dataclasses.replace(CARD, params={"sgd.lr": "0.1", "workers": str(len(steps))}), folder, **begin)
+    tracker.begin(
+        dataclasses.replace(CARD, params={"optimizer.lr": "0.1", "workers": str(len(steps))}), folder, **begin
+    )
     log(tracker, *steps, time=1000.0 * len(steps))
     assert tracker.finish(status, "") is None
     return tracker.run_id

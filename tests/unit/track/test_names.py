@@ -60,7 +60,7 @@ def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
         run(each, tmp_path, notebook)
     probed = dataclasses.replace(job, model=Rows, mode=st.Online(max_examples=100), probe_every=1, probe_examples=100)
     run(dataclasses.replace(probed, data=dataclasses.replace(job.data, transform=unflattened)), tmp_path, notebook)
-    skipping = dataclasses.replace(job, mode=st.Online(), sgd=st.SGD(nonfinite="skip"), error="zero_one")
+    skipping = dataclasses.replace(job, mode=st.Online(), optimizer=st.SGD(), nonfinite="skip", error="zero_one")
     run(dataclasses.replace(skipping, loss=once_nan, aggregation=st.Stale(bound=1)), tmp_path, notebook)
     logged = {re.sub(r"^(layer_\w+)/.*", r"\1/NAME", reading.name) for reading in notebook.readings}
     logged |= {

@@ -35,7 +35,7 @@ from tests.support.proxy import Proxy
 CARD = RunCard(
     name="a run",
     experiment="tests",
-    params={"sgd.lr": "0.1", "long": "x" * 10_000},
+    params={"optimizer.lr": "0.1", "long": "x" * 10_000},
     tags={"command": "streamtrain train job.py"},
     datasets=(DatasetCard("digits/train", "d" * 64, "/data/digits", "training", 100, {"label": "int64 ()"}),),
 )
@@ -62,7 +62,7 @@ def test_a_run_as_mlflow_has_it(store_uri: str, tmp_path: Path) -> None:
     run = client.get_run(str(tracker.run_id))
     assert run.info.status == "FINISHED" and run.info.run_name == "a run"
     assert run.data.tags["stop_reason"] == "patience is used up"
-    assert run.data.params["sgd.lr"] == "0.1" and len(run.data.params["long"]) == 6000
+    assert run.data.params["optimizer.lr"] == "0.1" and len(run.data.params["long"]) == 6000
     (given,) = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest, given.tags[0].value) == ("digits/train", "d" * 36, "training")
     assert history(uri, tracker.run_id) == [(step, step / 7) for step in range(2500)]

@@ -14,6 +14,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.memory import (
     Capacity,
     DeviceMemory,
@@ -56,10 +57,10 @@ class Examiner:
 def private_lane(gradient: Gradient, plan: Plan) -> Memory | DeviceMemory:
     """Memory of one lane for this process alone, where the model computes; pages that nobody writes cost nothing."""
     layout = gradient.layout
-    sgd = plan.job.sgd
+    descent = Descent.of(plan.job)
     if plan.job.device == "cpu":
-        return private_memory(layout, sgd, Capacity(1))
-    return DeviceMemory(layout, sgd, 1, range(1), torch.device(plan.job.device))
+        return private_memory(layout, descent, Capacity(1))
+    return DeviceMemory(layout, descent, 1, range(1), torch.device(plan.job.device))
 
 
 def fatal_example(plan: Plan, steps: range, begin: Callable[[], Any]) -> int | None:

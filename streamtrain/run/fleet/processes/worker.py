@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.collective.group import Address
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.device_exchange import settle
@@ -281,7 +282,7 @@ class Worker:
         job = self._plan.job
         aggregator = TimedAggregator(
             self._gradient.layout,
-            job.sgd,
+            Descent.of(job),
             batch_size=job.batch_size,
             total_steps=self._plan.total_steps,
             worker=worker,

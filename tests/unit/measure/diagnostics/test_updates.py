@@ -86,7 +86,7 @@ def test_a_whole_run_reports_what_a_plain_loop_finds(tmp_path: Path) -> None:
         st.Data(str(tmp_path / "digits"), transform=scaled),
         lambda: torch.nn.Linear(64, 10),
         mode=st.Online(),
-        sgd=st.SGD(lr=0.1, momentum=0.5),
+        optimizer=st.SGD(lr=0.1, momentum=0.5),
         batch_size=20,
         lanes=2,
         precision="float64",

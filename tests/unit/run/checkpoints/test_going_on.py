@@ -38,9 +38,10 @@ def model() -> torch.nn.Module:
 def job(tmp_path: Path) -> st.Job:
     pack_digits(tmp_path / "digits")
     data = st.Data(str(tmp_path / "digits"), transform=scaled)
-    sgd = st.SGD(lr=0.1, momentum=0.9, dampening=0.1, average=0.99, clip_norm=1.0)
+    optimizer = st.SGD(lr=0.1, momentum=0.9, dampening=0.1)
+    update: dict[str, Any] = {"optimizer": optimizer, "average": st.Average(0.99), "clip": st.Clip(norm=1.0)}
     keep = st.Checkpoints(seconds=0.0)
-    return st.Job(data, model, sgd=sgd, batch_size=50, lanes=2, seed=1, checkpoints=keep)
+    return st.Job(data, model, **update, batch_size=50, lanes=2, seed=1, checkpoints=keep)
 
 
 class Unlucky(PlainFleet):
@@ -221,7 +222,7 @@ def test_a_checkpoint_cut_short_or_altered_is_refused_by_name(job: st.Job, tmp_p
 
 
 def test_the_best_parameters_are_kept_by_name_beside_the_last_checkpoints(job: st.Job, tmp_path: Path) -> None:
-    job = dataclasses.replace(job, mode=st.Epochs(max_passes=40, patience=3), sgd=st.SGD(lr=2.0, momentum=0.9))
+    job = dataclasses.replace(job, mode=st.Epochs(max_passes=40, patience=3), optimizer=st.SGD(lr=2.0, momentum=0.9))
     folder = tmp_path / "kept"
     with Keeper(job, {}, CheckpointFiles(str(folder), 2, print)) as keeper:
         result, _ = run(job, tmp_path, keeper=keeper)
@@ -326,12 +327,15 @@ def test_another_job_is_refused_by_the_setting_that_differs(job: st.Job, tmp_pat
     saved = fixed_settings(plan(job))
     same = dataclasses.replace(job, workers=2, mode=st.Epochs(max_passes=99, patience=7))
     check_settings(saved, fixed_settings(plan(same)), tmp_path)
-    changes = {"sgd.lr": {"sgd": dataclasses.replace(job.sgd, lr=0.2)}, "batch_size": {"batch_size": 100}}
+    changes = {
+        "optimizer.lr": {"optimizer": st.SGD(lr=0.2, momentum=0.9, dampening=0.1)},
+        "batch_size": {"batch_size": 100},
+    }
     for name, change in changes.items():
         with pytest.raises(st.ConfigError, match=rf"--resume, {name}: expected .*, as the run began, found"):
             check_settings(saved, fixed_settings(plan(dataclasses.replace(job, **change))), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(st.ConfigError, match="checkpoint, average/1.bias: expected no such tensor, found shape"):
-        plain = dataclasses.replace(job, sgd=st.SGD())
+        plain = dataclasses.replace(job, optimizer=st.SGD())
         PlainFleet(plan(plain)).restart((PlainFleet(plan(job)).save(), 5))
 
 

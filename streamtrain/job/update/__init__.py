@@ -1,0 +1,8 @@
+"""What a user declares about the update: from the mean gradient to new parameters, a file a subject."""
+
+from streamtrain.job.update.averaging import Average
+from streamtrain.job.update.limits import Clip
+from streamtrain.job.update.optimizer import Group, Optimizer
+from streamtrain.job.update.rates import ENDING, Schedule
+
+__all__ = ["ENDING", "Average", "Clip", "Group", "Optimizer", "Schedule"]
