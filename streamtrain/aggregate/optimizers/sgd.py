@@ -64,7 +64,10 @@ class SGD(Optimizer):
         direction = gradient
         if self.momentum:
             velocity = new[MOMENTUM]
-            damped = gradient.mul(1.0 - self.dampening * (updates > 0)) if self.dampening else gradient
+            damped = gradient
+            if self.dampening:
+                begun = min(updates, 1) if isinstance(updates, int) else updates.clamp(max=1)
+                damped = gradient.mul(1.0 - self.dampening * begun)
             torch.add(damped, old[MOMENTUM], alpha=self.momentum, out=velocity)
             direction = gradient.add_(velocity, alpha=self.momentum) if self.nesterov else velocity
         torch.add(old[PARAMETERS], direction, alpha=-rate, out=new[PARAMETERS])
