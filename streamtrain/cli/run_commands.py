@@ -107,6 +107,7 @@ def declared_job(file: str, flags: list[str]) -> Job:
     job, flags = with_optimizer_named(job, flags)
     said = (
         "--optimizer.lr 0.05 --workers 2",
+        "--optimizer adamw --optimizer.lr 3e-4",
         "--mode online --json",
         "--resume    # the newest run, from its last checkpoint",
     )

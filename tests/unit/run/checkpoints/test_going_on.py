@@ -334,7 +334,7 @@ def test_another_job_is_refused_by_the_setting_that_differs(job: st.Job, tmp_pat
     for name, change in changes.items():
         with pytest.raises(st.ConfigError, match=rf"--resume, {name}: expected .*, as the run began, found"):
             check_settings(saved, fixed_settings(plan(dataclasses.replace(job, **change))), tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(st.ConfigError, match="checkpoint, average/1.bias: expected no such tensor, found shape"):
+    with pytest.raises(st.ConfigError, match="checkpoint, momentum/1.bias: expected no such tensor, found shape"):
         plain = dataclasses.replace(job, optimizer=st.SGD())
         PlainFleet(plan(plain)).restart((PlainFleet(plan(job)).save(), 5))
 
