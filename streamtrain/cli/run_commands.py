@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from streamtrain.cli.flags import parse, with_mode, with_optimizer_named
-from streamtrain.errors import ConfigError, complaint
+from streamtrain.errors import ConfigError, TrackingError, complaint
 from streamtrain.job import RUNS, Job
 
 TRAIN_HELP = """\
@@ -96,6 +96,8 @@ def run_train(words: Sequence[str]) -> None:
         sys.stdout = sys.stderr
     result = train(job, name=Path(file).stem, resume=resume)
     print(json.dumps(result.summary()) if as_json else table({result.mode: result}), file=out, flush=True)
+    if result.left is not None:  # the run has said so
+        sys.exit(TrackingError.exit_code)
 
 
 def declared_job(file: str, flags: list[str]) -> Job:

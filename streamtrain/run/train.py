@@ -58,7 +58,7 @@ def train(
     run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
     prepared = _prepared(job, run_name, resume, terminal)
     plan, last = prepared.plan, prepared.last
-    tracker = tracker or _tracker(job)
+    tracker = tracker or _tracker(job, terminal)
     _announce(plan, run_name, terminal)
     start_ray(terminal.line)
     check_resources(plan)
@@ -81,7 +81,7 @@ def train(
         left = tracker.finish("finished", result.stop_reason)
     if left:
         terminal.line(left)
-    return dataclasses.replace(result, run_id=tracker.run_id)
+    return dataclasses.replace(result, run_id=tracker.run_id, left=left)
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,12 @@ def _and_in_mlflow(tracker: Tracker) -> str:
     return " and in MLflow" if tracker.run_id else ""
 
 
-def _tracker(job: Job) -> Tracker:
+def _tracker(job: Job, terminal: Terminal) -> Tracker:
     """Where the job's numbers go; a wrong URI is refused here."""
     from streamtrain.track.mlflow import MlflowTracker, default_uri
     from streamtrain.track.tracker import NoTracker
 
-    return MlflowTracker(job.tracking.uri or default_uri()) if job.tracking.enabled else NoTracker()
+    return MlflowTracker(job.tracking.uri or default_uri(), say=terminal.line) if job.tracking.enabled else NoTracker()
 
 
 def _keep(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: Tracker) -> Iterator[str]:

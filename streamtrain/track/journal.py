@@ -135,8 +135,10 @@ class Backlog:
     def set_aside(self, refused: list[Entry]) -> None:
         """Replaces what `refused` gives."""
         lines = b"".join(json.dumps(entry).encode() + b"\n" for entry in refused)
-        if lines or (self.folder / REFUSED).exists():
+        if lines:
             write_whole(self.folder / REFUSED, lines)
+        else:
+            (self.folder / REFUSED).unlink(missing_ok=True)
 
     def _next(self) -> Entry | None:
         entry, self._ahead = self._ahead, None

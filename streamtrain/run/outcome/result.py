@@ -74,6 +74,7 @@ class Result:
         progressive_passes: the same over each whole one of many passes: only in the first are examples new.
         parameters: the kept model's state dict, on the CPU.
         folder: the run's files. run_id: MLflow's, where it is known.
+        left: one line that says what MLflow has not taken; ``None`` where it has everything.
         examples_unused: those that came too late for their minibatch, in online mode with `backup`.
         error_unit: of the error as people read it; ``%`` of a fraction, which is shown in per cent.
     """
@@ -91,6 +92,7 @@ class Result:
     parameters: dict[str, torch.Tensor]
     folder: Path
     run_id: str | None = None
+    left: str | None = None
     progressive_passes: tuple[Risk, ...] = ()
     examples_unused: int = 0
     error_unit: str = ""
@@ -150,6 +152,7 @@ class Result:
             "gradient_at_kept_parameters": _gradient(at.noise),
             "folder": str(self.folder),
             "mlflow_run_id": self.run_id,
+            "not_in_mlflow": self.left,
             "evaluations": [
                 {
                     "step": point.step,

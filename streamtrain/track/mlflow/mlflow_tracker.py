@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,16 @@ class MlflowTracker:
 
     Args:
         uri: of the tracking store or server.
-        flush_seconds: how long ``finish`` waits for what is not delivered yet; less after Ctrl-C.
+        flush_seconds: how long ``finish`` waits for what is not delivered yet; less after Ctrl-C, and where waiting is
+            no use.
+        say: takes a line when MLflow takes nothing, or refuses something.
     """
 
-    def __init__(self, uri: str, flush_seconds: float = FLUSH_SECONDS) -> None:
+    def __init__(
+        self, uri: str, flush_seconds: float = FLUSH_SECONDS, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._uri, self._flush_seconds = check_uri(uri), flush_seconds
+        self._say = say
         self._receiver = MlflowReceiver(self._uri)
 
     @property
@@ -47,7 +52,9 @@ class MlflowTracker:
         self._journal = Journal(folder)
         self._last_steps: dict[str, int] = self._journal.last_steps()
         self._receiver.key, self._receiver.folder = self._journal.key, folder
-        self._delivery, self._begun = Delivery(folder, self._receiver), threading.Event()
+        who = f"MLflow at {masked(self._uri)}"
+        self._delivery = Delivery(folder, self._receiver, lambda line: self._say(f"{who} {line}"))
+        self._begun = threading.Event()
         self._put(
             "begin",
             key=self._journal.key,
@@ -57,7 +64,8 @@ class MlflowTracker:
             card=dataclasses.asdict(card),
             time=time.time(),
         )
-        threading.Thread(target=self._deliver, name="mlflow", daemon=True).start()
+        self._thread = threading.Thread(target=self._deliver, name="mlflow", daemon=True)
+        self._thread.start()
 
     def log(self, readings: Sequence[Reading]) -> None:
         """Journals the points; returns when they are on disk."""
@@ -94,11 +102,16 @@ class MlflowTracker:
         except OSError as error:
             words.append(f"will miss the last {len(self._journal.waiting):,} bytes of the journal ({one_line(error)})")
         self._delivery.close()
-        seconds = min(self._flush_seconds, KILLED_FLUSH_SECONDS) if status == "killed" else self._flush_seconds
-        all_taken = self._delivery.done.wait(seconds)
+        all_taken = self._delivery.done.wait(min(self._flush_seconds, KILLED_FLUSH_SECONDS))
+        if not all_taken and status != "killed" and not self._delivery.is_blocked:
+            all_taken = self._delivery.done.wait(max(0.0, self._flush_seconds - KILLED_FLUSH_SECONDS))
+        self._delivery.give_up()
         refused = self._folder / REFUSED
         if refused.exists() and (entries := list(entries_of(refused))):
-            words.append(f"refused {len(entries)} of its entries ({entries[0]['because']}): they are in {refused}")
+            words.append(
+                f"refused {len(entries)} of its entries ({entries[0]['because']}): "
+                f"streamtrain sync {self._folder} offers them again, out of {refused}"
+            )
         if not all_taken:
             trouble = self._delivery.trouble or "still busy"
             lost = "" if words else "nothing is lost, "

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import one_line
 from streamtrain.store import masked
-from streamtrain.track.delivery import Refused, first_begin
+from streamtrain.track.delivery import Blocked, Refused, first_begin
 from streamtrain.track.journal import BATCH, Entry
+from streamtrain.track.mlflow.lifecycle import check_run, deleted_experiment, gone
 from streamtrain.track.mlflow.model import quieten
 
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 MAY_PASS = (401, 403, 408, 429)
 """HTTP's 4xx that are not the request's fault: a token may be mended, a limit may lift."""
+APART = ("artifact", "model", "register")
+"""Kinds of entries that may fail by themselves, by a store or a registry that is not the server."""
+TRIES_APART = 5
 RUN_TAG, PARENT_TAG = "streamtrain.run", "streamtrain.parent"
 SYSTEM = "system/"
 
@@ -28,21 +33,29 @@ class MlflowReceiver:
     Attributes:
         run_id: the server's name of the run, once it answered.
         key, folder: of the journal.
+        is_known: whether the server has had something of it before.
     """
 
     def __init__(self, uri: str, key: str = "", folder: Path | None = None) -> None:
         self._uri, self.key, self.folder = uri, key, folder
         self.run_id: str | None = None
+        self.is_known = False
         self._experiment_id = ""
         self._last_steps: dict[str, int] | None = None
+        self._failed: Counter[str] = Counter()
 
     def take(self, entries: Sequence[Entry]) -> None:
-        """See `Receiver`."""
+        """Creates the run where it is not there, and takes the entries; see `Receiver`."""
         client = self._client()
         if self.run_id is None:
             try:
                 self._open(client)
+            except Blocked:
+                raise
             except Exception as error:  # without the run nothing can be delivered: never set aside
+                if _is_refusal(error):
+                    do = "check tracking.uri and tracking.experiment"
+                    raise Blocked(f"{masked(one_line(error))[:300]}; {do}") from error
                 raise ConnectionError(masked(one_line(error))) from error
         assert self.run_id is not None
         try:
@@ -52,9 +65,25 @@ class MlflowReceiver:
         except Refused:
             raise
         except Exception as error:
-            if _is_refusal(error):
+            if _is_refusal(error) and not isinstance(error, FileNotFoundError):
+                check_run(client, self._uri, self.run_id)
+            if _is_refusal(error) or self._fails_apart(client, self.run_id, entries[0]):
                 raise Refused(masked(one_line(error))[:300]) from error
             raise
+
+    def _fails_apart(self, client: Any, run_id: str, entry: Entry) -> bool:
+        """Whether an entry has failed some times while the server itself answers: it is not to hold up the others."""
+        if entry["kind"] not in APART:
+            return False
+        which = json.dumps(entry)
+        self._failed[which] += 1
+        if self._failed[which] % TRIES_APART:
+            return False
+        try:
+            client.get_run(run_id)
+        except Exception:  # whatever it is, it is the server's
+            return False
+        return True
 
     def _client(self) -> Any:
         # a request may have been carried out before its answer was lost: it is sent again by who looks first, not
@@ -116,11 +145,14 @@ class MlflowReceiver:
         card = entry["card"]
         self._experiment_id = _experiment(client, self._uri, card["experiment"])
         run_id = entry.get("run_id") or _run_tagged(client, self._experiment_id, RUN_TAG, self.key)
+        if run_id is None and self.is_known:
+            raise Blocked(gone(self.folder))
         if run_id is None:
             tags = {**card["tags"], RUN_TAG: self.key, **self._parent_tags(client, card.get("parent"))}
             run = client.create_run(self._experiment_id, int(entry["time"] * 1000), tags, card["name"])
             self.run_id = str(run.info.run_id)
         else:
+            check_run(client, self._uri, run_id)
             self._experiment_id = client.get_run(run_id).info.experiment_id
             self._last_steps, self.run_id = {}, run_id
 
@@ -201,8 +233,12 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _run_tagged(client: Any, experiment_id: str, tag: str, value: str) -> str | None:
-    """The oldest run of an experiment with this tag."""
-    found = client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time ASC"])
+    """The oldest run of an experiment with this tag, deleted or not; but no deleted parent."""
+    from mlflow.entities import ViewType
+
+    order, which = ["attributes.start_time ASC"], f"tags.`{tag}` = '{value}'"
+    view = ViewType.ALL if tag == RUN_TAG else ViewType.ACTIVE_ONLY
+    found = client.search_runs([experiment_id], which, view, order_by=order)
     return str(found[0].info.run_id) if found else None
 
 
@@ -222,6 +258,8 @@ def _experiment(client: Any, uri: str, name: str) -> str:
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
+    if found.lifecycle_stage == "deleted":
+        raise Blocked(deleted_experiment(uri, found))
     return str(found.experiment_id)
 
 

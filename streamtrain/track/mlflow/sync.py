@@ -10,7 +10,7 @@ from typing import Any
 from streamtrain.errors import ConfigError, TrackingError, complaint, one_line
 from streamtrain.job import RUNS
 from streamtrain.store import masked
-from streamtrain.track.delivery import Delivered, deliver_once, first_begin
+from streamtrain.track.delivery import Blocked, Delivered, deliver_once, first_begin
 from streamtrain.track.journal import FILE, REFUSED, Backlog
 from streamtrain.track.mlflow.receiver import MlflowReceiver
 from streamtrain.track.mlflow.uri import check_uri, default_uri
@@ -70,9 +70,13 @@ def sync(folder: Path, uri: str | None) -> Synced:
     try:
         with Backlog(folder, wait=False) as backlog:
             count_before = backlog.count
+            receiver.is_known = count_before > 0
             try:
                 done = deliver_once(backlog, receiver)
                 problem = ""
+            except Blocked as error:
+                done = Delivered(backlog.count - count_before, tuple(backlog.refused()))
+                problem = f"MLflow takes nothing now: {masked(str(error))}; then sync again"
             except Exception as error:
                 done = Delivered(backlog.count - count_before, tuple(backlog.refused()))
                 problem = f"MLflow has not taken the rest ({masked(one_line(error))[:300]}); try again later"
