@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from streamtrain.errors import JobError, complaint, one_line, users_code
 from streamtrain.job import Job
+
+if TYPE_CHECKING:
+    import torch
 
 
 def load_job(file: str | Path) -> Job:
@@ -48,6 +53,36 @@ def check_functions_travel(job: Job) -> None:
             do = "make inside of the function what it holds on to (a lock, an open file, a connection)"
             expected = "a function that can be sent to workers"
             raise JobError(complaint(name, expected=expected, found=one_line(error)[:300], do=do)) from None
+
+
+def why_not_logged(model: torch.nn.Module) -> str | None:
+    """Why MLflow could not save a model, in one line; ``None`` where it can.
+
+    It takes `torch.save` with cloudpickle, or TorchScript's own way. Nothing is written anywhere.
+    """
+    import cloudpickle
+    import torch
+
+    nowhere: Any = _Nowhere()
+    try:
+        if isinstance(model, torch.jit.ScriptModule):
+            model.save_to_buffer()
+        else:
+            by = SimpleNamespace(__name__=cloudpickle.__name__, Pickler=cloudpickle.CloudPickler)
+            torch.save(model, nowhere, pickle_module=by)
+    except Exception as error:  # whatever a user's object raises when it is pickled
+        return one_line(error)[:300]
+    return None
+
+
+class _Nowhere(io.RawIOBase):
+    """A file that forgets what is written to it."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        return memoryview(data).nbytes
 
 
 def _load(path: Path) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,12 @@ from streamtrain.aggregate.descent.rules import Descent, match_rules
 from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
-from streamtrain.model.gradient import Batch, Gradient
+from streamtrain.model.gradient import Batch, Gradient, build_model
 from streamtrain.prepare.draws import kept_generators, try_twice
-from streamtrain.prepare.jobfile import check_functions_travel
+from streamtrain.prepare.jobfile import check_functions_travel, why_not_logged
 from streamtrain.prepare.mixing import check_examples_apart
 from streamtrain.prepare.plan import Plan
-from streamtrain.prepare.rehearsal import Rehearsal
+from streamtrain.prepare.rehearsal import MOST_UPDATED, Rehearsal
 from streamtrain.shards import Field
 from streamtrain.stream.reader import FIRST_LOOKED_AT
 from streamtrain.values import Arrays
@@ -29,10 +30,17 @@ TRIED_EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Trial:
-    """A few examples through the model on the CPU: its inputs and output, for the logged model's signature."""
+    """What the trial has found.
+
+    Attributes:
+        inputs, output: a few examples through the model on the CPU, for the logged model's signature; no output where
+            there can be none.
+        unlogged: why MLflow will not have the model, in one line; ``None`` where it will.
+    """
 
     inputs: tuple[NDArray[Any], ...]
     output: NDArray[Any] | None
+    unlogged: str | None = None
 
 
 def preflight(plan: Plan) -> Trial:
@@ -80,8 +88,32 @@ def _try(plan: Plan) -> Trial:
         output = gradient.output(batch)
         halves = job.precision in ("bf16", "fp16")
         check_examples_apart(gradient, batch, output, job.data.target, halves=halves)
-    inputs = tuple(tensor.cpu().numpy() for tensor in gradient.inputs(batch))
-    return Trial(inputs, output.float().numpy() if isinstance(output, torch.Tensor) else None)
+    return Trial(*_signature(gradient.inputs(batch), output), _try_logging(job, gradient))
+
+
+def _signature(inputs: Sequence[torch.Tensor], output: Any) -> tuple[tuple[NDArray[Any], ...], NDArray[Any] | None]:
+    """Inputs and output as arrays; no output where it is not one tensor of real numbers."""
+    is_one = isinstance(output, torch.Tensor) and not output.is_complex()
+    return tuple(tensor.cpu().numpy() for tensor in inputs), output.float().numpy() if is_one else None
+
+
+def _try_logging(job: Job, gradient: Gradient) -> str | None:
+    """Saves a model as MLflow does at the end of a run, to nowhere; why that fails, where it does.
+
+    Raises:
+        ConfigError: it fails, and the job wants the model registered.
+    """
+    layout = gradient.layout
+    wanted = job.tracking.enabled and job.tracking.log_model
+    if not wanted or layout.size * layout.dtype.itemsize > MOST_UPDATED:
+        return None
+    model = build_model(job)
+    model.load_state_dict(gradient.state_dict())
+    why = why_not_logged(model.eval())
+    if why is not None and job.tracking.register is not None:
+        do = "let its parts be pickled, or leave tracking.register out"
+        raise ConfigError(complaint("tracking.register", expected="a model that can be saved", found=why, do=do))
+    return why
 
 
 def _first_examples(plan: Plan) -> Arrays:

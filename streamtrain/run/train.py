@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from streamtrain.errors import ConfigError, Interrupted, one_line
+from streamtrain.errors import ConfigError, Interrupted, complaint, one_line
 from streamtrain.job import Job, Online
 from streamtrain.prepare.description import card_of
 from streamtrain.run.folder import RunFolder
@@ -59,7 +59,7 @@ def train(
     prepared = _prepared(job, run_name, resume, terminal)
     plan, last = prepared.plan, prepared.last
     tracker = tracker or _tracker(job, terminal)
-    _announce(plan, run_name, terminal)
+    _announce(prepared, run_name, terminal)
     start_ray(terminal.line)
     check_resources(plan)
     folder = prepared.folder or RunFolder.new(job.tracking.folder, run_name)
@@ -118,16 +118,21 @@ def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal) -
     return _Prepared(plan, preflight(plan), earlier, last)
 
 
-def _announce(plan: Plan, run_name: str, terminal: Terminal) -> None:
-    """What is about to run, and a warning where the data are not as shuffled as they should be."""
+def _announce(prepared: _Prepared, run_name: str, terminal: Terminal) -> None:
+    """What is about to run; a warning where the data are not as shuffled as they should be, or what will be missing."""
     from streamtrain.inspect.audit import order_warning
     from streamtrain.stream.fetch.unpacked import data_folder
 
+    plan = prepared.plan
     job, order = plan.job, plan.order
     terminal.line(f"{run_name}: {order.used:,} examples a pass in {order.steps:,} steps, {_counted(job)} worker(s)")
     lies = data_folder(job.data.url)
     if lies and (warning := order_warning(lies, plan.manifest)):
         terminal.line(warning)
+    if prepared.trial.unlogged is not None:
+        do = "let its parts be pickled, or set tracking.log_model to False; its parameters are kept either way"
+        what = "the model for MLflow"
+        terminal.line(complaint(what, expected="one that can be saved", found=prepared.trial.unlogged, do=do))
 
 
 def _began() -> float:
@@ -222,7 +227,9 @@ def _keep(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: Trac
         tracker.artifact(folder.result, "result")
 
     def log_model() -> None:
-        if plan.job.tracking.enabled and plan.job.tracking.log_model:
+        if trial.unlogged is not None:
+            tracker.tag("model.logged", f"no: {trial.unlogged}")
+        elif plan.job.tracking.enabled and plan.job.tracking.log_model:
             tracker.model(_model_card(plan, trial, result))
             if trial.output is None:
                 tracker.tag("model.signature", "none: MLflow's signatures cannot say the form of what it returns")

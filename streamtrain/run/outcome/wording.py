@@ -10,6 +10,8 @@ from streamtrain.measure.gap import Gap
 from streamtrain.run.outcome.result import Evaluation
 from streamtrain.values import Moments, Risk
 
+LARGE = 1e9
+"""From here on numbers are written with a power of ten."""
 NOT_KNOWN = "(± not known)"
 WHY_NOT_KNOWN = "± not known: one example shows no spread; a standard error takes two or more"
 
@@ -31,7 +33,8 @@ def with_error(value: float, error: float | None, unit: str = "", *, sign: bool 
 
 def in_unit(value: float, unit: str = "", *, sign: bool = False) -> str:
     """A loss, an error or a difference of two: a fraction in per cent, all else as it is."""
-    shown = f"{value:{'+' * sign}{'.2%' if unit == FRACTION else '.4f'}}"
+    form = ".2%" if unit == FRACTION else ".4f" if abs(value) < LARGE else ".5g"
+    shown = f"{value:{'+' * sign}{form}}"
     return shown if unit in ("", FRACTION) else f"{shown} {unit}"
 
 

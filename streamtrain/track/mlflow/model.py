@@ -12,7 +12,8 @@ from streamtrain.track.tracker import ModelCard
 def save_model(card: ModelCard, folder: Path) -> None:
     """Saves the model with signature and input example; what it needs is said, not guessed by running it.
 
-    A model whose output is not one tensor has neither: MLflow's signatures cannot say its form.
+    A model whose output is not one tensor of real numbers has neither: MLflow's signatures cannot say its form. An
+    input example is written as JSON, which has no complex numbers.
     """
     import mlflow.pytorch
     from mlflow.models import infer_signature
@@ -20,6 +21,7 @@ def save_model(card: ModelCard, folder: Path) -> None:
     quieten()
     one = len(card.inputs) == 1
     example = card.inputs[0] if one else {f"input_{i}": array for i, array in enumerate(card.inputs)}
+    has_example = one and card.output is not None and card.inputs[0].dtype.kind != "c"
     needs = [
         f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in ("torch", "numpy", "cloudpickle")
     ]
@@ -27,7 +29,7 @@ def save_model(card: ModelCard, folder: Path) -> None:
         card.model,
         str(folder),
         signature=None if card.output is None else infer_signature(example, card.output),
-        input_example=example if one and card.output is not None else None,
+        input_example=example if has_example else None,
         pip_requirements=needs,
         serialization_format="pickle",
     )

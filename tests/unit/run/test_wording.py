@@ -61,6 +61,7 @@ def test_a_figure_its_error_and_its_unit() -> None:
     assert with_error(-0.5, 0.125, "m²", sign=True) == "-0.5000 ± 0.1250 m²"
     assert with_error(0.5, math.nan, "m²") == "0.5000 m² (± not known)"
     assert with_error(0.5, None, "%") == "50.00% (± not known)"
+    assert with_error(1.25e30, 2e8) == "1.25e+30 ± 200000000.0000"
     assert with_error(math.nan, math.nan) == "nan", "a run that diverged, whatever the number of examples"
 
 
