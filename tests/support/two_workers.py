@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
 from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.aggregate.exchange.memory import Handle
 from streamtrain.aggregate.optimizers.sgd import SGD
+from streamtrain.errors import Interrupted
 from streamtrain.job import Data, Epochs, Job, Tracking
 from streamtrain.order import hosting_of
-from streamtrain.prepare.plan import plan
+from streamtrain.prepare.plan import Plan, plan
+from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
+from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
+from streamtrain.run.controller import Controller
 from streamtrain.run.fleet.processes.worker import Worker
+from streamtrain.track.terminal import Terminal
+from streamtrain.track.tracker import NoTracker
+from streamtrain.values import Update
 from tests.support.crew import Crew
 from tests.support.fleet import PlainFleet
 from tests.support.layers import layer
@@ -51,26 +60,61 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return found.hexdigest()
 
 
-def train_alone(job: Job, *, evaluations: bool = False, stop: bool = False) -> str:
+def train_alone(job: Job, *, evaluations: bool = False) -> str:
     """The digest of the state, and of the state dict, after `STEPS` updates by one worker.
 
     Args:
         evaluations: the risk is measured before and after every update.
-        stop: after half of the updates another worker goes on, with what the first has saved.
     """
-    plans = plan(job)
-    fleet = PlainFleet(plans)
+    fleet = PlainFleet(plan(job))
     for step in range(STEPS):
         if evaluations:
             fleet.evaluate("validation", [(0, 7), (7, 12)])
-        if stop and step == STEPS // 2:
-            saved = {name: tensor.clone() for name, tensor in fleet.save().items()}
-            fleet = PlainFleet(plans)
-            fleet.restart((saved, step))
         fleet.advance(step + 1)
     if evaluations:
         fleet.evaluate("validation", [(0, 12)])
     return digest(fleet.save()) + digest(fleet.snapshot())
+
+
+class LastState(PlainFleet):
+    """Keeps a digest of the state after every stint, and asks to stop after the first where that is wanted."""
+
+    def __init__(self, plans: Plan, stop: Callable[[], None] | None = None) -> None:
+        self.state, self._stop = "", stop
+        super().__init__(plans)
+
+    def advance(self, step: int) -> list[Update]:
+        done = super().advance(step)
+        self.state = digest(self.save())
+        if self._stop is not None:
+            self._stop()
+        return done
+
+
+def train_by_controller(job: Job, folder: Path, *, stop: bool = False) -> tuple[object, ...]:
+    """Digests of the last state and of what is kept, and all risks, after a whole run.
+
+    Args:
+        folder: new, for the run's files.
+        stop: it is asked to stop after its first stint, and another controller goes on from the checkpoint on disk.
+    """
+    plans, last = plan(job), None
+    if stop:
+        files = CheckpointFiles(str(folder / "kept"), 2, print)
+        keeper = Keeper(job, fixed_settings(plans), files)
+        fleet = LastState(plans, lambda: keeper.ask_to_stop("stopped by a test"))
+        try:
+            Controller(plans, fleet, NoTracker(), Terminal(quiet=True), folder, keeper).run()
+        except Interrupted:
+            last = files.newest()
+        assert last is not None and 0 < last.step < plans.total_steps, "not stopped on its way"
+        check_settings(last.settings, fixed_settings(plans), folder)
+    keeper = Keeper(job, fixed_settings(plans), None, last)
+    fleet = LastState(plans)
+    if keeper.start is not None:
+        fleet.restart(keeper.start)
+    result = Controller(plans, fleet, NoTracker(), Terminal(quiet=True), folder, keeper).run()
+    return fleet.state, digest(result.parameters), result.evaluations, result.chosen
 
 
 def train_by_two(crew: Crew, name: str, url: str) -> set[str]:

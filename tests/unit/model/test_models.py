@@ -2,6 +2,7 @@
 workers, or is refused by the trial in one line that names what cannot be kept. There is no third outcome."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from streamtrain.prepare.trial import preflight
 from tests.support.crew import Crew
 from tests.support.layers import LAYERS, LINE, NOT_LAYERS, RECURRENT
 from tests.support.models import EVAL, REFUSED, TRAINED
-from tests.support.two_workers import job_of, train_alone, train_by_two
+from tests.support.two_workers import job_of, train_alone, train_by_controller, train_by_two
 
 DRAWS_WHILE_MEASURED = ("FractionalMaxPool2d", "FractionalMaxPool3d")
 """Layers of torch.nn that draw in evaluation mode too."""
@@ -39,12 +40,16 @@ def crew() -> Iterator[Crew]:
 
 
 @pytest.mark.parametrize("name", [*TRAINED, *RECURRENT, *(each for each in LAYERS if each not in DRAWS_WHILE_MEASURED)])
-def test_promise_17_same_bits_whatever_is_measured_stopped_or_shared_out(name: str, url: str, crew: Crew) -> None:
+def test_promise_17_same_bits_whatever_is_measured_stopped_or_shared_out(
+    name: str, url: str, crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = job_of(name, url)
     preflight(plan(job))
     expected = train_alone(job)
     assert train_alone(job, evaluations=True) == expected, "the bits depend on how often the risk is measured"
-    assert train_alone(job, stop=True) == expected, "the bits depend on whether the run was stopped"
+    monkeypatch.setattr("streamtrain.run.controller.FIRST_STINT", 2)  # of 3 steps a pass
+    whole = train_by_controller(job, tmp_path)
+    assert train_by_controller(job, tmp_path, stop=True) == whole, "the bits depend on whether the run was stopped"
     assert train_by_two(crew, name, url) == {expected}, "the bits depend on the number of workers"
 
 
