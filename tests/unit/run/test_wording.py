@@ -168,15 +168,9 @@ def test_runs_with_one_held_out_example_are_not_called_better(tmp_path: Path) ->
     results = []
     for number, rate in enumerate((1e-2, 1e-9)):
         (tmp_path / str(number)).mkdir()
-        results.append(run(dataclasses.replace(job, **update_of(job, rate)), tmp_path / str(number))[0])
+        results.append(run(dataclasses.replace(job, optimizer=st.SGD(lr=rate)), tmp_path / str(number))[0])
     found = compare(*results)
     assert "better" not in found.says and WHY_NOT_KNOWN in found.says and "nan" not in found.table
     strict(json.dumps(found.summary()))
     groups = compare(results, results[::-1])
     assert "better" not in groups.says and "nan" not in groups.table
-
-
-def update_of(job: st.Job, rate: float) -> dict[str, Any]:
-    """The setting of a learning rate."""
-    name = "sgd" if hasattr(job, "sgd") else "optimizer"
-    return {name: dataclasses.replace(getattr(job, name), lr=rate)}
