@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from streamtrain.landscape.probe import Probe
     from streamtrain.packing.options import PackOptions
     from streamtrain.prepare.jobfile import load_job
-    from streamtrain.run.fleet.pack_tasks import pack
+    from streamtrain.run.fleet.cluster.pack_tasks import pack
     from streamtrain.run.outcome.compare import Comparison, compare
     from streamtrain.run.outcome.report import table
     from streamtrain.run.outcome.result import Evaluation, Result
@@ -74,7 +74,7 @@ _LATE = {
     **dict.fromkeys(_DECLARATIONS, "streamtrain.job"),
     **_OPTIMIZERS,
     "PackOptions": "streamtrain.packing.options",
-    "pack": "streamtrain.run.fleet.pack_tasks",
+    "pack": "streamtrain.run.fleet.cluster.pack_tasks",
     "open": "streamtrain.stream.batches",
     "load_job": "streamtrain.prepare.jobfile",
     "Probe": "streamtrain.landscape.probe",

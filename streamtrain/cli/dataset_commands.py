@@ -85,7 +85,7 @@ def run_pack(words: Sequence[str]) -> None:
     with interrupts_held():
         from tqdm import tqdm
 
-        from streamtrain.run.fleet.pack_tasks import append, pack
+        from streamtrain.run.fleet.cluster.pack_tasks import append, pack
 
     given = parse(PackArguments, words, "streamtrain pack", PACK_EXAMPLES)
     bars: dict[str, tqdm[Any]] = {}

@@ -67,7 +67,7 @@ def pack(
     Args:
         source: see `streamtrain.packing.sources`.
         dest: a folder that is new or empty.
-        spread: who does the parts; by default this process, for any number of tasks (`run.fleet.pack_tasks`).
+        spread: who does the parts; by default this process, for any number of tasks (`run.fleet.cluster.pack_tasks`).
 
     Returns:
         The data set's manifest.

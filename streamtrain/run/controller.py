@@ -7,9 +7,9 @@ class over a `Fleet`, so it is tested without Ray.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from streamtrain.errors import NonFiniteError, WorkerLost
 from streamtrain.job import Epochs, Online
@@ -19,7 +19,7 @@ from streamtrain.measure.run_curves import RunCurves, Stint
 from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.checkpoints.keeper import Keeper
-from streamtrain.run.fleet.likeness import Likeness
+from streamtrain.run.fleet.contract import Fleet
 from streamtrain.run.folder import OptionalFiles, RunFolder
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.saving import save_parameters, save_result
@@ -33,7 +33,7 @@ from streamtrain.store import write_whole
 from streamtrain.track.system import SystemMetrics
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker
-from streamtrain.values import Lane, Loading, Recovery, Risk, Skip, StepTimes, Update, known
+from streamtrain.values import Lane, Risk, Update, known
 
 if TYPE_CHECKING:
     import torch
@@ -41,57 +41,6 @@ if TYPE_CHECKING:
 STINT_SECONDS = 1.0
 """How long workers train between two calls: long against a call's millisecond, short for a live line."""
 FIRST_STINT = 16
-
-
-class Fleet(Protocol):
-    """All workers of a run, as the controller sees them."""
-
-    def advance(self, step: int) -> list[Update]:
-        """Trains until ``step`` updates are in the state."""
-
-    def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
-        """Risk on each slice, in the order of ``slices``, whoever computed it."""
-
-    def extend(self, plan: Plan, step: int) -> None:
-        """Goes on with a data set that has grown, from global ``step``."""
-
-    def loading(self) -> Loading:
-        """What reading has cost all workers so far."""
-
-    def times(self) -> StepTimes:
-        """What the steps of all workers have been spent on so far."""
-
-    def traces(self) -> list[str | None]:
-        """Every worker's Chrome trace of a few steps, as JSON, where it is there."""
-
-    def skipped(self) -> dict[tuple[str, int], Skip]:
-        """Bad examples that were passed over so far, by split and number in the stored order."""
-
-    def snapshot(self) -> dict[str, torch.Tensor]:
-        """The model's state dict at the current state."""
-
-    def distance(self) -> float:
-        """Euclidean distance of the current parameters from the initial ones."""
-
-    def restore(self, parameters: dict[str, torch.Tensor]) -> None:
-        """Makes a state dict the current state, without momentum."""
-
-    def save(self) -> dict[str, torch.Tensor]:
-        """The whole state as named tensors, for a checkpoint."""
-
-    def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
-        """New workers in place of all, from a checkpoint's tensors and step, or from the beginning."""
-
-    @property
-    def likeness(self) -> Likeness:
-        """What the workers have in common."""
-
-    @property
-    def workers(self) -> int:
-        """How many there are now."""
-
-    def recovered(self) -> list[Recovery]:
-        """Every time that the run went on after a loss since this was last asked."""
 
 
 class Controller:

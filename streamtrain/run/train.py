@@ -171,7 +171,7 @@ def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Track
     from streamtrain.run.controller import Controller
     from streamtrain.run.fleet.actors import RayFleet
     from streamtrain.run.fleet.cluster.ray_private import own_ray_ended
-    from streamtrain.run.fleet.metrics import RayMetrics
+    from streamtrain.run.fleet.cluster.ray_metrics import RayMetrics
     from streamtrain.run.signals import stopped_by_signal
     from streamtrain.run.watching.status import FirstSteps
     from streamtrain.track.tracker import Trackers

@@ -18,7 +18,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from streamtrain.cli.flags import own_flags, parse, with_mode
 from streamtrain.job import Job
 from streamtrain.prepare.jobfile import load_job
-from streamtrain.run.fleet.metrics import EXPORTED, metric_name
+from streamtrain.run.fleet.cluster.ray_metrics import EXPORTED, metric_name
 from tests.support.command import ROOT
 from tests.support.kuberay import DOCUMENTS
 

@@ -73,7 +73,7 @@ def test_ray_and_its_remote_calls_stand_where_design_says() -> None:
     cluster = ("starting", "ray_private", "placing", "room", "submitting")
     fleet |= {f"streamtrain/run/fleet/cluster/{name}.py" for name in cluster}
     fleet.add("streamtrain/run/fleet/processes/examiner.py")
-    assert users == fleet | {"streamtrain/run/fleet/pack_tasks.py", "streamtrain/prepare/jobfile.py"}
+    assert users == fleet | {"streamtrain/run/fleet/cluster/pack_tasks.py", "streamtrain/prepare/jobfile.py"}
     users = {relative(file.parent) for file, tree in TREES.items() if "mlflow" in imported(tree)}
     assert users == {"streamtrain/track/mlflow"}
     assert {relative(f) for f, tree in TREES.items() if "fsspec" in imported(tree)} == {"streamtrain/store/remote.py"}

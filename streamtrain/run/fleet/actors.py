@@ -15,18 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
-from streamtrain.aggregate.exchange.barrier import shares_memory
-from streamtrain.aggregate.exchange.collective.hosts import group_by_host
-from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.errors import MiscomputedError, ShardError, TrainingError, WorkerLost, complaint
-from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.auditing import accuse, audit, audited_steps
-from streamtrain.run.fleet.cluster.placing import by_network
+from streamtrain.run.fleet.forming import Formation
 from streamtrain.run.fleet.likeness import Likeness, admit
-from streamtrain.run.fleet.members import Member, by_host, gather, keep_living, kill, offers
+from streamtrain.run.fleet.members import Member, gather, keep_living, kill
 from streamtrain.run.fleet.processes.examiner import fatal_example
-from streamtrain.run.fleet.processes.worker import Standing
 from streamtrain.run.fleet.recruiting import Recruiter
 from streamtrain.values import Fingerprint, Loading, Recovery, Risk, Skip, StepTimes, Update
 
@@ -36,8 +31,6 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 SUSPICIOUS, MOST_LOSSES = 2, 8
 """Losses in the same step for which an example is sought that causes them, and those that end a run without one."""
-SILENCE_SECONDS = 2.0
-"""What the others may need longer than a stint to notice a loss; who has not answered then is on a host that is cut."""
 
 
 class RayFleet:
@@ -65,7 +58,7 @@ class RayFleet:
         self._skipped: dict[tuple[str, int], Skip] = {}
         self._losses: list[int] = []
         self._recoveries: list[Recovery] = []
-        self._scattered, self._longest_stint = False, 0.0
+        self._formation = Formation(self._recruiter)
         self._step, self._target, self._lost_in = 0, 0, range(0)
         self._at = 0  # updates in the state: more than _step where a stint has lost a worker
 
@@ -122,13 +115,13 @@ class RayFleet:
                 for updates in self._all("advance", until, audited):
                     take(updates)
                 self._at = until
-                audited = audit(self._plan, until, self._members, self._gather) if until < step else {}
-            self._longest_stint = max(self._longest_stint, time.monotonic() - began)
+                audited = audit(self._plan, until, self._members, self._formation.gather) if until < step else {}
+            self._formation.longest_stint = max(self._formation.longest_stint, time.monotonic() - began)
 
         try:
             self._insist(go_on, take)
         except MiscomputedError as error:  # also earlier steps may be wrong: nobody goes on from here
-            raise accuse(self._plan, error, self._members, self._gather) from None
+            raise accuse(self._plan, error, self._members, self._formation.gather) from None
         self._step = step
         return [made[number] for number in sorted(made)]
 
@@ -149,9 +142,9 @@ class RayFleet:
         self._recruiter.plan = plan
         self._recruiter.dismiss(self._members)
         placed = ray.put(plan)
-        self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
+        self._formation.gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
         streams = gather(self._recruiter.streams(self._members, step))
-        self._gather([m.worker.extend.remote(placed, own) for m, own in zip(self._members, streams, strict=True)])
+        self._formation.gather([m.worker.extend.remote(placed, own) for m, own in zip(self._members, streams, strict=True)])
         self._recruiter.call_others(self._members)
 
     def loading(self) -> Loading:
@@ -171,7 +164,7 @@ class RayFleet:
 
         def ask() -> list[dict[tuple[str, int], Skip]]:
             actors = [actor for each in self._members for actor in each.actors]
-            return self._gather([actor.skipped.remote() for actor in actors])
+            return self._formation.gather([actor.skipped.remote() for actor in actors])
 
         for skipped in self._insist(ask):
             self._skipped |= skipped
@@ -198,56 +191,16 @@ class RayFleet:
 
     def _start(self) -> None:
         self._members = self._recruiter.take_room()
-        self.likeness.check(self._gather([each.worker.fingerprint.remote() for each in self._members]))
+        self.likeness.check(self._formation.gather([each.worker.fingerprint.remote() for each in self._members]))
         start = self._recruiter.start
         self._step = self._target = 0 if start is None else start[1]
         self._form(self._members, self._step, None)
         self._recruiter.call_others(self._members)
 
     def _form(self, members: Sequence[Member], step: int, holder: Member | None) -> None:
-        """Gives everybody a seat in a new formation that goes on from ``step``.
-
-        Args:
-            holder: who has the state, which others may not have; ``None`` where all have the one to begin with.
-        """
-        places = self._recruiter.places(members)
-        members, nodes = by_host(members, places)
-        networked = by_network(self._plan.job, set(nodes))
-        scattered = networked or bool(self._recruiter.apart(members))
-        self._scattered = scattered and holder is not None  # at the beginning some take long: nobody's silence counts
-        first = members[0] if holder is None else holder
-        hosts: tuple[range, ...] = ()
-        if networked:
-            fresh = [] if holder is None else self._hand_over(step, holder, members)
-            meeting = first.worker.make_store.remote(places[first.bundle.number].address)
-            together = len(set(nodes)) > 1 and self._plan.job.device == "cpu" and shares_memory()
-            hosts = group_by_host(nodes, together=together)
-        else:
-            fresh, meeting = [], first.worker.offer_memory.remote(step)
-        blocks = self._gather(offers(step, [members[host.start : host.stop] for host in hosts], fresh))
-        (meeting,) = self._gather([meeting])
-        processes = dict(enumerate(self._gather([each.worker.process_number.remote() for each in members])))
-        streams = gather(self._recruiter.streams(members, step))  # one may have to fetch a shard for it
-        own = {worker: block for host, block in zip(hosts, blocks, strict=True) for worker in host}
-        # all are seated anew: whose lanes are whose and who sums what follows from how many they are; no bit does
-        hosting = hosting_of(self._plan.order.lanes, len(members))
-        seats = [Seat(index, hosting, step, meeting, processes, hosts, own.get(index)) for index in range(len(members))]
-        self._gather(
-            [each.worker.join.remote(seat, stream) for each, seat, stream in zip(members, seats, streams, strict=True)]
-        )
-        self._scattered, self._at = scattered, step
-
-    def _hand_over(self, step: int, holder: Member, members: Sequence[Member]) -> list[Member]:
-        """Gives the state to those who have another or none, where no memory gives it to all; returns them."""
-        standings = self._standings(members)
-        behind = [each for each, standing in zip(members, standings, strict=True) if standing.step != step]
-        if behind:
-            state = holder.worker.save.remote()
-            self._gather([each.worker.receive.remote(state, step) for each in behind])
-        return behind
-
-    def _standings(self, members: Sequence[Member]) -> list[Standing]:
-        return self._gather([each.worker.standing.remote() for each in members])
+        """A new formation, which goes on from ``step``."""
+        self._formation.form(members, step, holder)
+        self._at = step
 
     def _insist(self, call: Callable[[], Answer], take: Callable[[Sequence[Update]], None] = lambda _: None) -> Answer:
         """What the call answers, by those who are left where somebody is lost in it.
@@ -267,14 +220,14 @@ class RayFleet:
         while True:  # each time fewer are left
             left = self._those_left(lost)
             try:
-                standings = self._standings(left)
+                standings = self._formation.standings(left)
                 holder, standing = max(zip(left, standings, strict=True), key=lambda pair: pair[1].step)
                 if standing.step < 0:
                     raise lost
                 if stopped is None:
                     stopped = time.monotonic() - standing.seconds
                     self._note_loss(standing.step, lost)
-                take(self._gather([holder.worker.last_updates.remote()])[0])
+                take(self._formation.gather([holder.worker.last_updates.remote()])[0])
                 self._recruiter.call_others(left)
                 self._form(left, standing.step, holder)
                 self._recoveries.append(Recovery(standing.step, time.monotonic() - stopped, len(left), str(lost)))
@@ -291,7 +244,7 @@ class RayFleet:
             WorkerLost: nobody, or they take their parts from a pool.
             Exception: what stopped a streamer that stopped by itself: the cause of its worker's loss.
         """
-        left = keep_living(self._members, self._gather, scattered=self._scattered)
+        left = keep_living(self._members, self._formation.gather, scattered=self._formation.scattered)
         if not left or self._plan.job.pooled:
             raise lost
         self._members = left
@@ -328,23 +281,23 @@ class RayFleet:
         self._recruiter.dismiss(self._members)
         placed = ray.put(self._plan)
         self._all("leave_out", placed)
-        self._gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
+        self._formation.gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
         return True
 
     def _welcome(self) -> None:
         """Forms anew where somebody has come who was on the way; those whose bits would differ are turned away."""
         arrived = self._recruiter.collect_arrivals(self._members)
-        arrived, strangers = admit(arrived, self._members, self.likeness, self._gather)
+        arrived, strangers = admit(arrived, self._members, self.likeness, self._formation.gather)
         for each in strangers:
             self._recruiter.turn_away(each)
         if arrived:
-            holder, step = self._members[0], self._standings(self._members[:1])[0].step
+            holder, step = self._members[0], self._formation.standings(self._members[:1])[0].step
             members = {each.bundle.number: each for each in (*self._members, *arrived)}
             self._members = [members[number] for number in sorted(members)]
             self._form(self._members, step, members[holder.bundle.number])
 
     def _of_first(self, method: str) -> Any:
-        return self._insist(lambda: self._gather([getattr(self._members[0].worker, method).remote()])[0])
+        return self._insist(lambda: self._formation.gather([getattr(self._members[0].worker, method).remote()])[0])
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         return self._each([getattr(each.worker, method).remote(*arguments) for each in self._members])
@@ -352,15 +305,12 @@ class RayFleet:
     def _each(self, calls: Sequence[Any]) -> list[Any]:
         """Results of a call of every worker; ends those that do not answer while others do."""
         try:
-            return self._gather(calls)
+            return self._formation.gather(calls)
         except WorkerLost:
             silent = ray.wait(list(calls), num_returns=len(calls), timeout=0)[1]
             for call, each in zip(calls, self._members, strict=True):
                 kill(each.actors if call in silent else ())
             raise
-
-    def _gather(self, calls: Sequence[Any]) -> list[Any]:
-        return gather(calls, SILENCE_SECONDS + self._longest_stint if self._scattered else None)
 
     def _stop(self) -> None:
         self._recruiter.dismiss(self._members)

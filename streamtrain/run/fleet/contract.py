@@ -1,0 +1,64 @@
+"""What the controller asks of a run's workers, whoever they are: Ray's actors, or plain objects in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from streamtrain.prepare.plan import Plan
+from streamtrain.run.fleet.likeness import Likeness
+from streamtrain.values import Loading, Recovery, Risk, Skip, StepTimes, Update
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Fleet(Protocol):
+    """All workers of a run, as the controller sees them."""
+
+    def advance(self, step: int) -> list[Update]:
+        """Trains until ``step`` updates are in the state."""
+
+    def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
+        """Risk on each slice, in the order of ``slices``, whoever computed it."""
+
+    def extend(self, plan: Plan, step: int) -> None:
+        """Goes on with a data set that has grown, from global ``step``."""
+
+    def loading(self) -> Loading:
+        """What reading has cost all workers so far."""
+
+    def times(self) -> StepTimes:
+        """What the steps of all workers have been spent on so far."""
+
+    def traces(self) -> list[str | None]:
+        """Every worker's Chrome trace of a few steps, as JSON, where it is there."""
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """Bad examples that were passed over so far, by split and number in the stored order."""
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """The model's state dict at the current state."""
+
+    def distance(self) -> float:
+        """Euclidean distance of the current parameters from the initial ones."""
+
+    def restore(self, parameters: dict[str, torch.Tensor]) -> None:
+        """Makes a state dict the current state, without momentum."""
+
+    def save(self) -> dict[str, torch.Tensor]:
+        """The whole state as named tensors, for a checkpoint."""
+
+    def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
+        """New workers in place of all, from a checkpoint's tensors and step, or from the beginning."""
+
+    @property
+    def likeness(self) -> Likeness:
+        """What the workers have in common."""
+
+    @property
+    def workers(self) -> int:
+        """How many there are now."""
+
+    def recovered(self) -> list[Recovery]:
+        """Every time that the run went on after a loss since this was last asked."""
