@@ -101,7 +101,7 @@ def run_submit(words: Sequence[str]) -> None:
 
     own, flags = own_flags(words[1:], ("-h", "--help", "--address=", "--follow", "--installed"))
     given = parse(SubmitArguments, [*words[:1], *own], "streamtrain submit", SUBMIT_EXAMPLES)
-    _, settings = resume_of(flag for flag in flags if flag != "--json")
+    _, settings = resume_of(flags)
     job, settings = with_mode(load_job(given.job), settings)
     job, settings = with_optimizer_named(job, settings)
     parse(Job, settings, "streamtrain submit", SUBMIT_EXAMPLES, default=job)  # a wrong setting is said here, not there

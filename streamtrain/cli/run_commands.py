@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,18 +17,21 @@ from streamtrain.job import RUNS, Job
 
 TRAIN_HELP = """\
 usage: streamtrain train JOB.py [--mode online|epochs] [--optimizer NAME] [--any.setting VALUE ...]
-                                [--resume[=RUN]] [--json]
+                                [--resume[=RUN]] [--inline] [--json]
 
 `streamtrain train JOB.py --help` lists every setting with the job's own values. --resume goes on with the newest
 run of the job, or with the one whose folder is given, from its last good checkpoint.
+--inline trains in this process without Ray: the same bits, and breakpoints work.
 
 examples:
   streamtrain train jobs/mnist.py
+  streamtrain train jobs/mnist.py --inline
   streamtrain train jobs/mnist.py --mode online --workers 2 --optimizer.lr 0.02
   streamtrain train jobs/mnist.py --resume
 """
 
 
+INLINE = "--inline"
 COMPARE_EXAMPLES = """\
 streamtrain compare runs/mnist-epochs-20260102-101500 runs/mnist-online-20260102-102000
 streamtrain compare runs/small-* -- runs/large-*       # several seeds each
@@ -85,16 +89,18 @@ def run_train(words: Sequence[str]) -> None:
         print(TRAIN_HELP, end="")
         sys.exit(0 if words else 2)
     file, *flags = words
-    as_json = "--json" in flags
-    resume, flags = resume_of(flag for flag in flags if flag != "--json")
+    as_json, inline = "--json" in flags, INLINE in flags
+    resume, flags = resume_of(flags)
     job = declared_job(file, flags)
+    if inline and job.bits == "portable":
+        _begin_again_portably()
     from streamtrain.run.outcome.report import table
     from streamtrain.run.train import train
 
     out = sys.stdout
     if as_json:  # for a script: what workers print comes through Ray on standard output, until the process ends
         sys.stdout = sys.stderr
-    result = train(job, name=Path(file).stem, resume=resume)
+    result = train(job, name=Path(file).stem, resume=resume, inline=inline)
     print(json.dumps(result.summary()) if as_json else table({result.mode: result}), file=out, flush=True)
     if result.left is not None:  # the run has said so
         sys.exit(TrackingError.exit_code)
@@ -118,15 +124,24 @@ def declared_job(file: str, flags: list[str]) -> Job:
 
 
 def resume_of(flags: Iterable[str]) -> tuple[bool | str, list[str]]:
-    """What --resume or --resume=FOLDER says, and the other flags."""
+    """What --resume or --resume=FOLDER says, and the flags that are settings of the job."""
     resume: bool | str = False
     others = []
     for flag in flags:
         if flag == "--resume" or flag.startswith("--resume="):
             resume = flag.partition("=")[2] or True
-        else:
+        elif flag not in ("--json", INLINE):
             others.append(flag)
     return resume, others
+
+
+def _begin_again_portably() -> None:
+    """Begins this command anew where the libraries' switches are not set: they are read before the first import."""
+    from streamtrain.model.portable import portable_environment
+
+    wanted = portable_environment()
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, sys.orig_argv, os.environ | wanted)  # noqa: S606 - this very command
 
 
 def run_probe(words: Sequence[str]) -> None:
@@ -139,7 +154,7 @@ def run_probe(words: Sequence[str]) -> None:
 
     folder = RunFolder.of(given.run)
     file, flags = (str(given.job), []) if given.job is not None else command_of(folder)
-    job = declared_job(file, resume_of(flag for flag in flags if flag != "--json")[1])
+    job = declared_job(file, resume_of(flags)[1])
     found = probe(job, given.run, examples=given.examples, iterations=given.iterations)
     print(json.dumps(found.summary()) if given.json else found.words)
     save(found.figure(), given.figure or folder.probe_figure)

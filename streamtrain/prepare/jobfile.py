@@ -15,6 +15,9 @@ from streamtrain.job import Job
 if TYPE_CHECKING:
     import torch
 
+LOADED: dict[str, ModuleType] = {}
+"""Job files that this process has loaded, by the name of their module."""
+
 
 def load_job(file: str | Path) -> Job:
     """The job that ``file`` declares; its functions travel to the workers with it.
@@ -103,9 +106,9 @@ def _load(path: Path) -> ModuleType:
 
 
 def _ship_by_value(module: ModuleType) -> None:
-    """Makes workers and logged models carry the module's code: they cannot import a file by this name."""
+    """Makes logged models carry the module's code: nobody can import a file by this name. Ray has a pickler of its own,
+    which gets `LOADED` when there are actors."""
     import cloudpickle
-    import ray.cloudpickle
 
-    for pickler in (cloudpickle, ray.cloudpickle):
-        pickler.register_pickle_by_value(module)
+    cloudpickle.register_pickle_by_value(module)
+    LOADED[module.__name__] = module

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
     from streamtrain.prepare.trial import Trial
     from streamtrain.run.checkpoints.checkpoint_files import Checkpoint
+    from streamtrain.run.checkpoints.keeper import Keeper
+    from streamtrain.run.fleet.contract import Fleet
     from streamtrain.run.outcome.result import Result
     from streamtrain.track.terminal import Terminal
     from streamtrain.track.tracker import ModelCard, Tracker
@@ -34,7 +37,13 @@ RUNS = itertools.count()
 
 
 def train(
-    job: Job, *, name: str = "job", quiet: bool = False, resume: bool | str = False, tracker: Tracker | None = None
+    job: Job,
+    *,
+    name: str = "job",
+    quiet: bool = False,
+    resume: bool | str = False,
+    inline: bool = False,
+    tracker: Tracker | None = None,
 ) -> Result:
     """Trains ``job`` on Ray: on this machine, or on the cluster that RAY_ADDRESS names.
 
@@ -43,6 +52,7 @@ def train(
         quiet: nothing about progress on standard error.
         resume: goes on with the newest run of this name, or with the one whose folder is given, from its last good
             checkpoint; begins where there is none.
+        inline: everything in this process by one worker, without Ray: the same bits, and breakpoints work.
         tracker: takes the run's numbers in place of MLflow.
 
     Raises:
@@ -50,18 +60,16 @@ def train(
         TrainingError: what stopped the run.
         Interrupted: SIGTERM asked it to stop; a checkpoint is written.
     """
-    from streamtrain.run.fleet.cluster.placing import check_resources
-    from streamtrain.run.fleet.cluster.starting import start_ray
     from streamtrain.track.terminal import Terminal
 
     terminal = Terminal(quiet=quiet)
     run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
-    prepared = _prepared(job, run_name, resume, terminal)
+    prepared = _prepared(job, run_name, resume, terminal, inline=inline)
     plan, last = prepared.plan, prepared.last
     tracker = tracker or _tracker(job, terminal)
     _announce(prepared, run_name, terminal)
-    start_ray(terminal.line)
-    check_resources(plan)
+    if not inline:
+        _start_ray(plan, terminal)
     folder = prepared.folder or RunFolder.new(job.tracking.folder, run_name)
     if resume:
         terminal.line(f"{folder.name}: " + (f"step {last.step:,}" if last else "no checkpoint, so from the beginning"))
@@ -92,9 +100,18 @@ class _Prepared:
     trial: Trial
     folder: RunFolder | None
     last: Checkpoint | None
+    inline: bool
 
 
-def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal) -> _Prepared:
+def _start_ray(plan: Plan, terminal: Terminal) -> None:
+    from streamtrain.run.fleet.cluster.placing import check_resources
+    from streamtrain.run.fleet.cluster.starting import start_ray
+
+    start_ray(terminal.line)
+    check_resources(plan)
+
+
+def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal, *, inline: bool) -> _Prepared:
     """Refuses what can be refused before Ray starts.
 
     Raises:
@@ -104,18 +121,27 @@ def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal) -
     from streamtrain.prepare.trial import check_cpus, preflight
     from streamtrain.run.checkpoints.progress import Progress
     from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
-    from streamtrain.run.fleet.cluster.starting import will_start_ray
 
     earlier, last = _earlier(job, run_name, resume, terminal)
     if last is not None and job.lanes is None:  # they fix the bits; workers may be others
         job = dataclasses.replace(job, lanes=int(last.settings["lanes"]))
+    if inline:
+        from streamtrain.run.fleet.inline import alone
+
+        job = alone(job)
     plan = plan_of(job)
     if last is not None and earlier is not None:
         check_settings(last.settings, fixed_settings(plan), earlier.path)
         plan = dataclasses.replace(plan, left_out=Progress.from_json(dict(last.progress)).left_out)
-    if will_start_ray():
+    if inline or _will_start_ray():
         check_cpus(job, os.cpu_count())
-    return _Prepared(plan, preflight(plan), earlier, last)
+    return _Prepared(plan, preflight(plan), earlier, last, inline)
+
+
+def _will_start_ray() -> bool:
+    from streamtrain.run.fleet.cluster.starting import will_start_ray
+
+    return will_start_ray()
 
 
 def _announce(prepared: _Prepared, run_name: str, terminal: Terminal) -> None:
@@ -169,10 +195,6 @@ def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Track
     from streamtrain.run.checkpoints.keeper import Keeper
     from streamtrain.run.checkpoints.resuming import fixed_settings
     from streamtrain.run.controller import Controller
-    from streamtrain.run.fleet.actors import RayFleet
-    from streamtrain.run.fleet.cluster.ray_private import own_ray_ended
-    from streamtrain.run.fleet.cluster.ray_metrics import RayMetrics
-    from streamtrain.run.signals import stopped_by_signal
     from streamtrain.run.watching.status import FirstSteps
     from streamtrain.track.tracker import Trackers
 
@@ -185,16 +207,49 @@ def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Track
     job = plan.job
     files = CheckpointFiles(folder.checkpoints(job.checkpoints.folder), job.checkpoints.keep, terminal.line)
     kept = files if job.checkpoints.enabled else None
+    workers = _inline if prepared.inline else _over_ray
     with (
         Keeper(job, fixed_settings(plan), kept, prepared.last, lambda: tracker.run_id) as keeper,
-        stopped_by_signal(keeper, own_ray_ended, ended),
-        RayFleet(plan, keeper.start, terminal.line, keeper.begin()[0].fingerprint) as fleet,
+        workers(plan, keeper, terminal, ended) as fleet,
     ):
-        trackers = Trackers(tracker, RayMetrics(run_name), FirstSteps(began, terminal))
-        result = Controller(plan, fleet, trackers, terminal, folder.path, keeper).run()
+        watchers = [tracker, FirstSteps(began, terminal)] + ([] if prepared.inline else [_ray_metrics(run_name)])
+        result = Controller(plan, fleet, Trackers(*watchers), terminal, folder.path, keeper).run()
     for problem in _keep(plan, prepared.trial, run_name, result, tracker):
         terminal.line(problem)
     return result
+
+
+@contextlib.contextmanager
+def _inline(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str], None]) -> Iterator[Fleet]:
+    """The one worker in this process."""
+    from streamtrain.run.fleet.inline import InlineFleet
+    from streamtrain.run.signals import stopped_by_signal
+
+    with (
+        stopped_by_signal(keeper, lambda: False, ended),
+        InlineFleet(plan, keeper.start, terminal.line, keeper.begin()[0].fingerprint) as fleet,
+    ):
+        yield fleet
+
+
+@contextlib.contextmanager
+def _over_ray(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str], None]) -> Iterator[Fleet]:
+    """Workers as actors; where Ray itself is stopped with the run, it ends by what is kept."""
+    from streamtrain.run.fleet.actors.ray_fleet import RayFleet
+    from streamtrain.run.fleet.cluster.ray_private import own_ray_ended
+    from streamtrain.run.signals import stopped_by_signal
+
+    with (
+        stopped_by_signal(keeper, own_ray_ended, ended),
+        RayFleet(plan, keeper.start, terminal.line, keeper.begin()[0].fingerprint) as fleet,
+    ):
+        yield fleet
+
+
+def _ray_metrics(run_name: str) -> Tracker:
+    from streamtrain.run.fleet.cluster.ray_metrics import RayMetrics
+
+    return RayMetrics(run_name)
 
 
 def _and_in_mlflow(tracker: Tracker) -> str:

@@ -28,7 +28,7 @@ from streamtrain.measure.diagnostics.step_curves import MinibatchCurves
 from streamtrain.measure.run_curves import minibatch_readings, update_readings
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
-from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from streamtrain.track.journal import Journal
 
 EXAMPLES, BATCH, WORKERS, STEPS, WARM_UP = 20_000, 256, 2, 20, 60

@@ -27,7 +27,7 @@ import torch
 import streamtrain as st
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
-from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from tests.benchmarks.models import LR, MOMENTUM, cnn, images, mlp
 
 WIDTH, ROWS = 64, 28

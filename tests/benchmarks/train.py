@@ -32,7 +32,7 @@ import torch
 import streamtrain as st
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
-from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from tests.benchmarks.bare import bare_loop
 from tests.benchmarks.models import BATCH, LR, MODELS, MOMENTUM, ROUND_STEPS, images, mlp, tensors
 from tests.benchmarks.rounds import Processes, alternate, machine, ratio

@@ -19,7 +19,7 @@ PROGRAM = """
 import dataclasses, hashlib, sys
 from streamtrain.prepare.jobfile import load_job
 from streamtrain.prepare.plan import plan
-from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from streamtrain.run.fleet.cluster.starting import start_ray
 job = load_job("jobs/mnist.py")
 start_ray()

@@ -15,7 +15,7 @@ import webdataset
 import streamtrain as st
 from streamtrain.order import Order
 from streamtrain.prepare.plan import plan
-from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from tests.support.datasets import pack_digits
 
 STEPS = 200

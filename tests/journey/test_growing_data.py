@@ -12,7 +12,7 @@ import ray
 import torch
 
 import streamtrain as st
-from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from streamtrain.run.watching import following
 from tests.support.datasets import pack_digits, save_digits
 

@@ -16,10 +16,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import streamtrain as st
 from streamtrain.prepare.plan import plan
-from streamtrain.run.fleet.actors import RayFleet
-from streamtrain.run.fleet.auditing import Check, audited_steps, checks_of, erring
+from streamtrain.run.fleet.actors.auditing import Check, audited_steps, checks_of, erring
+from streamtrain.run.fleet.actors.ray_fleet import RayFleet
+from streamtrain.run.fleet.actors.recruiting import Recruiter
 from streamtrain.run.fleet.processes.worker import Worker
-from streamtrain.run.fleet.recruiting import Recruiter
 from streamtrain.values import Fingerprint
 from tests.support.datasets import pack_digits
 from tests.support.errant import FAULT, Errant, scaled

@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 import streamtrain as st
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import Plan, plan
-from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from streamtrain.run.fleet.cluster.placing import check_resources, living_nodes
 from streamtrain.run.fleet.cluster.room import NODE_LABEL, Place, Room
 from tests.journey.test_real_runs import digest, model, scaled

@@ -24,11 +24,11 @@ import streamtrain as st
 from streamtrain.errors import ShardError, WorkerLost
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
-from streamtrain.run.fleet.actors import RayFleet
+from streamtrain.run.fleet.actors.members import Member
+from streamtrain.run.fleet.actors.ray_fleet import RayFleet
+from streamtrain.run.fleet.actors.recruiting import Recruiter
 from streamtrain.run.fleet.cluster.placing import check_resources
 from streamtrain.run.fleet.cluster.room import Bundle
-from streamtrain.run.fleet.members import Member
-from streamtrain.run.fleet.recruiting import Recruiter
 from streamtrain.values import Skip, Update
 from tests.support.datasets import digits, pack_digits
 from tests.support.fleet import PlainFleet
@@ -123,7 +123,7 @@ def test_the_collective_exchange_gives_what_the_shared_gives(tmp_path: Path, mon
             self.plan = dataclasses.replace(self.plan, job=job)
             return super()._member(bundle)
 
-    monkeypatch.setattr("streamtrain.run.fleet.actors.Recruiter", OneIsLate)
+    monkeypatch.setattr("streamtrain.run.fleet.actors.ray_fleet.Recruiter", OneIsLate)
     pack_digits(tmp_path / "digits")
     found = []
     for exchange in ("shared", "collective"):

@@ -1,79 +1,31 @@
 """All workers of a run without Ray: plain workers as a `Fleet`, one in this process."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.job import Job
-from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
-from streamtrain.run.fleet.likeness import Likeness
-from streamtrain.run.fleet.processes.worker import Worker
+from streamtrain.run.fleet.inline import InlineFleet
 from streamtrain.run.outcome.result import Result
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker, Tracker
-from streamtrain.values import Loading, Reading, Recovery, Risk, Skip, StepTimes, Update
+from streamtrain.values import Reading, Update
 
 
-class PlainFleet:
-    """One plain worker, and a note of every call."""
+class PlainFleet(InlineFleet):
+    """One plain worker in this process, and a note of every update."""
 
     def __init__(self, plans: Plan) -> None:
-        self.plans, self.workers = plans, 1
+        super().__init__(plans, say=print)
+        self.plans = plans
         self.updates: list[Update] = []
-        self.likeness = Likeness(plans.job, None, print)
-        self.restart(None)
 
     def advance(self, step: int) -> list[Update]:
-        done = self.worker.advance(step)
+        done = super().advance(step)
         self.updates += done
         return done
-
-    def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
-        return self.worker.evaluate(split, slices)
-
-    def extend(self, plan: Plan, step: int) -> None:
-        assert step == self.worker._exchange.step
-        self.worker.extend(plan, None)
-
-    def loading(self) -> Loading:
-        return self.worker.loading()
-
-    def traces(self) -> list[str | None]:
-        return [self.worker.trace()]
-
-    def times(self) -> StepTimes:
-        return self.worker.times()
-
-    def skipped(self) -> dict[tuple[str, int], Skip]:
-        return self.worker.skipped()
-
-    def snapshot(self) -> dict[str, torch.Tensor]:
-        return self.worker.snapshot()
-
-    def distance(self) -> float:
-        return self.worker.distance()
-
-    def save(self) -> dict[str, torch.Tensor]:
-        return self.worker.save()
-
-    def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
-        self.worker = Worker(self.plans, start)
-        self.likeness.check([self.worker.fingerprint()])
-        step = 0 if start is None else start[1]
-        meeting = self.worker.offer_memory(step)
-        self.worker.join(Seat(0, hosting_of(self.plans.order.lanes, 1), step, meeting, {0: os.getpid()}))
-
-    def recovered(self) -> list[Recovery]:
-        return []
-
-    def restore(self, parameters: dict[str, torch.Tensor]) -> None:
-        self.worker.restore(parameters)
 
 
 class Notebook(NoTracker):

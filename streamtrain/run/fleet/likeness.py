@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job
-from streamtrain.run.fleet.members import Member
 from streamtrain.values import Fingerprint
 
 MOST_TOLD = 4
@@ -73,21 +71,3 @@ class Likeness:
         if self._job.bits == "same":
             do = "use hosts and libraries of one kind, a new run with --bits portable, or allow it by --bits any"
         return complaint(where, expected=expected, found=named, do=do)
-
-
-def admit(
-    arrived: Sequence[Member],
-    members: Sequence[Member],
-    likeness: Likeness,
-    gather: Callable[[Sequence[Any]], list[Any]],
-) -> tuple[list[Member], list[Member]]:
-    """Of those who have arrived, who may join, and who computes other bits; a member with a new streamer may.
-
-    Raises:
-        WorkerLost: one was lost since it came.
-    """
-    there = {each.bundle.number for each in members}
-    new = [each for each in arrived if each.bundle.number not in there]
-    found = likeness.find_strangers(gather([each.worker.fingerprint.remote() for each in new]))
-    strangers = [new[index] for index in found]
-    return [each for each in arrived if each not in strangers], strangers

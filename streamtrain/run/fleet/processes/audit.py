@@ -1,7 +1,7 @@
 """A worker's side of an audit: lanes that another worker has computed too are compared before the step is made.
 
 Costs nothing in a step that is not audited. When there are audits, and what becomes of a difference:
-`streamtrain.run.fleet.auditing`.
+`streamtrain.run.fleet.actors.auditing`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from collections.abc import Mapping
 
 import torch
 
+from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.memory import Capacity, DeviceMemory, Memory, private_memory
 from streamtrain.aggregate.state import DeviceSlot, Slot
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import MiscomputedError
+from streamtrain.model.gradient import Gradient
+from streamtrain.prepare.plan import Plan
 
 
 class Audit:
@@ -53,3 +57,12 @@ def checksum(layout: Layout, slot: Slot | DeviceSlot) -> str:
     for part in parts:
         digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def private_lane(gradient: Gradient, plan: Plan) -> Memory | DeviceMemory:
+    """Memory of one lane for this process alone, where the model computes; pages that nobody writes cost nothing."""
+    layout = gradient.layout
+    descent = Descent.of(plan.job)
+    if plan.job.device == "cpu":
+        return private_memory(layout, descent, Capacity(1))
+    return DeviceMemory(layout, descent, 1, range(1), torch.device(plan.job.device))

@@ -29,9 +29,8 @@ from streamtrain.model.fingerprint import take_fingerprint
 from streamtrain.model.gradient import Gradient, build_model
 from streamtrain.order import lane_seed
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.processes.audit import Audit, checksum
+from streamtrain.run.fleet.processes.audit import Audit, checksum, private_lane
 from streamtrain.run.fleet.processes.clock import Clock, TimedAggregator
-from streamtrain.run.fleet.processes.examiner import private_lane
 from streamtrain.run.fleet.processes.supply import Supply
 from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.run.watching.trace import Made, traced

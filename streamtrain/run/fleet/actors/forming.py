@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from streamtrain.aggregate.exchange.barrier import shares_memory
 from streamtrain.aggregate.exchange.collective.hosts import group_by_host
 from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.order import hosting_of
+from streamtrain.run.fleet.actors.members import Member, by_host, gather, offers
+from streamtrain.run.fleet.actors.recruiting import Recruiter
 from streamtrain.run.fleet.cluster.placing import by_network
-from streamtrain.run.fleet.members import Member, by_host, gather, offers
+from streamtrain.run.fleet.likeness import Likeness
 from streamtrain.run.fleet.processes.worker import Standing
-from streamtrain.run.fleet.recruiting import Recruiter
 
 SILENCE_SECONDS = 2.0
 """What the others may need longer than a stint to notice a loss; who has not answered then is on a host that is cut."""
@@ -84,3 +85,21 @@ class Formation:
             state = holder.worker.save.remote()
             self.gather([each.worker.receive.remote(state, step) for each in behind])
         return behind
+
+
+def admit(
+    arrived: Sequence[Member],
+    members: Sequence[Member],
+    likeness: Likeness,
+    gather: Callable[[Sequence[Any]], list[Any]],
+) -> tuple[list[Member], list[Member]]:
+    """Of those who have arrived, who may join, and who computes other bits; a member with a new streamer may.
+
+    Raises:
+        WorkerLost: one was lost since it came.
+    """
+    there = {each.bundle.number for each in members}
+    new = [each for each in arrived if each.bundle.number not in there]
+    found = likeness.find_strangers(gather([each.worker.fingerprint.remote() for each in new]))
+    strangers = [new[index] for index in found]
+    return [each for each in arrived if each not in strangers], strangers

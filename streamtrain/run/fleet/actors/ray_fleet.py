@@ -14,15 +14,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
+import ray.cloudpickle
 
 from streamtrain.errors import MiscomputedError, ShardError, TrainingError, WorkerLost, complaint
+from streamtrain.prepare.jobfile import LOADED
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.auditing import accuse, audit, audited_steps
-from streamtrain.run.fleet.forming import Formation
-from streamtrain.run.fleet.likeness import Likeness, admit
-from streamtrain.run.fleet.members import Member, gather, keep_living, kill
-from streamtrain.run.fleet.processes.examiner import fatal_example
-from streamtrain.run.fleet.recruiting import Recruiter
+from streamtrain.run.fleet.actors.auditing import accuse, audit, audited_steps
+from streamtrain.run.fleet.actors.fatal_example import find_fatal_example
+from streamtrain.run.fleet.actors.forming import Formation, admit
+from streamtrain.run.fleet.actors.members import Member, gather, keep_living, kill
+from streamtrain.run.fleet.actors.recruiting import Recruiter
+from streamtrain.run.fleet.likeness import Likeness
 from streamtrain.values import Fingerprint, Loading, Recovery, Risk, Skip, StepTimes, Update
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class RayFleet:
         say: Callable[[str], None] = lambda _: None,
         began: Fingerprint | None = None,
     ) -> None:
+        for module in LOADED.values():  # workers cannot import a job file: its code travels with what it declares
+            ray.cloudpickle.register_pickle_by_value(module)
         self._recruiter = Recruiter(plan, start, say)
         self.likeness = Likeness(plan.job, began, say)
         self._members: list[Member] = []
@@ -142,9 +146,13 @@ class RayFleet:
         self._recruiter.plan = plan
         self._recruiter.dismiss(self._members)
         placed = ray.put(plan)
-        self._formation.gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
+        self._formation.gather(
+            [each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None]
+        )
         streams = gather(self._recruiter.streams(self._members, step))
-        self._formation.gather([m.worker.extend.remote(placed, own) for m, own in zip(self._members, streams, strict=True)])
+        self._formation.gather(
+            [m.worker.extend.remote(placed, own) for m, own in zip(self._members, streams, strict=True)]
+        )
         self._recruiter.call_others(self._members)
 
     def loading(self) -> Loading:
@@ -269,7 +277,7 @@ class RayFleet:
         """
         plan, first = self._plan, self._members[0]
         parameters = first.worker.snapshot.remote()
-        number = fatal_example(plan, steps, lambda: self._recruiter.examiner(first.bundle, parameters))
+        number = find_fatal_example(plan, steps, lambda: self._recruiter.examiner(first.bundle, parameters))
         if number is None:
             return False
         where, found = plan.reader("train").where(number), "one that ends every worker that uses it"
@@ -281,8 +289,15 @@ class RayFleet:
         self._recruiter.dismiss(self._members)
         placed = ray.put(self._plan)
         self._all("leave_out", placed)
-        self._formation.gather([each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None])
+        self._formation.gather(
+            [each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None]
+        )
         return True
+
+    def _tell_streamers(self, placed: Any) -> None:
+        """Hands the plan, as placed in Ray's store, to those who read."""
+        streamers = [each.streamer for each in self._members if each.streamer is not None]
+        self._formation.gather([each.extend.remote(placed) for each in streamers])
 
     def _welcome(self) -> None:
         """Forms anew where somebody has come who was on the way; those whose bits would differ are turned away."""

@@ -19,7 +19,7 @@ from streamtrain.errors import MiscomputedError, WorkerLost
 from streamtrain.job import Job
 from streamtrain.order import hosting_of, lane_seed
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.members import Member
+from streamtrain.run.fleet.actors.members import Member
 
 CHOICE = 1 << 40
 """Beyond any lane's number: audits choose by other random numbers than lanes draw."""

@@ -13,9 +13,9 @@ from streamtrain.errors import WorkerLost
 from streamtrain.model.portable import portable_environment
 from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
+from streamtrain.run.fleet.actors.members import Arrivals, Member, kill
 from streamtrain.run.fleet.cluster.placing import resources_of_worker, streamers_apart
 from streamtrain.run.fleet.cluster.room import Bundle, GroupBundle, Place, Room
-from streamtrain.run.fleet.members import Arrivals, Member, kill
 from streamtrain.run.fleet.processes.examiner import Examiner
 from streamtrain.run.fleet.processes.lane_streamer import WorkersStreamer
 from streamtrain.run.fleet.processes.worker import Worker
