@@ -19,7 +19,7 @@ from streamtrain.measure.run_curves import RunCurves, Stint
 from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.checkpoints.keeper import Keeper
-from streamtrain.run.fleet.contract import Fleet
+from streamtrain.run.fleet.protocol import Fleet
 from streamtrain.run.folder import OptionalFiles, RunFolder
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.saving import save_parameters, save_result

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streamtrain.prepare.trial import Trial
     from streamtrain.run.checkpoints.checkpoint_files import Checkpoint
     from streamtrain.run.checkpoints.keeper import Keeper
-    from streamtrain.run.fleet.contract import Fleet
+    from streamtrain.run.fleet.protocol import Fleet
     from streamtrain.run.outcome.result import Result
     from streamtrain.track.terminal import Terminal
     from streamtrain.track.tracker import ModelCard, Tracker
