@@ -55,7 +55,7 @@ class RayFleet:
         began: Fingerprint | None = None,
     ) -> None:
         for module in LOADED.values():  # workers cannot import a job file: its code travels with what it declares
-            ray.cloudpickle.register_pickle_by_value(module)
+            ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
         self._recruiter = Recruiter(plan, start, say)
         self.likeness = Likeness(plan.job, began, say)
         self._members: list[Member] = []
