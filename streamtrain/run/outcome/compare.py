@@ -14,6 +14,7 @@ from typing import Any
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.measure.comparison import Difference, Point, differences, group_differences
 from streamtrain.run.folder import RESULT, RunFolder
+from streamtrain.run.outcome.passes_worth import PassesWorth, passes_worth
 from streamtrain.run.outcome.result import Result
 from streamtrain.run.outcome.wording import WHY_NOT_KNOWN, with_error
 from streamtrain.values import Reading, known
@@ -27,31 +28,38 @@ class Comparison:
 
     Attributes:
         names: of the runs.
-        differences: first minus second, by quantity: ``soft_error`` where both have it, ``error``, ``loss``, ….
+        differences: first minus second; none where there is no common number of updates, but what passes were worth;
+            by quantity: ``soft_error`` where both have it, ``error``, ``loss``, ….
         notes: what a reader must know, in a line each.
         runs: how many each is the mean of.
+        worth: what more passes were worth, where many passes are compared with one.
     """
 
     names: tuple[str, str]
     differences: dict[str, list[Difference]]
     notes: tuple[str, ...]
     runs: tuple[int, int] = (1, 1)
+    worth: PassesWorth | None = None
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
         rows = {
             name: [
                 {"step": d.step, "first": _figures(d.first), "second": _figures(d.second)}
-                | {"difference": d.value, "standard_error": known(d.standard_error)}
+                | {"difference": d.value, "standard_error": known(d.reach)}
+                | ({} if d.runs is None else {"standard_deviations_of_runs": d.runs.deviations})
                 for d in found
             ]
             for name, found in self.differences.items()
         }
-        return {"runs": self.names, "differences": rows, "notes": self.notes, "says": self.says}
+        worth = None if self.worth is None else self.worth.summary()
+        return {"runs": self.names, "differences": rows, "notes": self.notes, "says": self.says, "passes_worth": worth}
 
     @property
     def says(self) -> str:
-        """The last common point in words."""
+        """The last common point in words; what passes were worth where there is none."""
+        if not self.differences and self.worth is not None:
+            return self.worth.kept.words
         name, found = next(iter(self.differences.items()))
         last, what = found[-1], name.replace("_", " ")
         means = zip(self.names, (last.first.mean, last.second.mean), strict=True)
@@ -71,19 +79,27 @@ class Comparison:
         """What the ± speaks of."""
         if self.runs == (1, 1):
             return "the ± is of these two vectors of parameters; other seeds give others: compare groups of runs"
-        return f"means over {self.runs[0]} and {self.runs[1]} runs, with the spread over them in the ±"
+        runs = next(iter(self.differences.values()))[-1].runs
+        spread = "" if runs is None else f"; one run is off by {runs.deviations[0]:.2g} and {runs.deviations[1]:.2g}"
+        return f"means over {self.runs[0]} and {self.runs[1]} runs, with the spread over them in the ±{spread}"
 
     @property
     def table(self) -> str:
         """The first quantity at each common point, in Markdown."""
+        worth = [] if self.worth is None else ["", self.worth.table]
+        if not self.differences:
+            return "\n".join([*self.notes, *worth])
         name, found = next(iter(self.differences.items()))
         head = f"| updates | {self.names[0]} | {self.names[1]} | difference of the {name.replace('_', ' ')} |"
         rows = [f"| {d.step:,} | {_shown(d.first)} | {_shown(d.second)} | {_difference(d)} |" for d in found]
-        return "\n".join([head, "| --- | --- | --- | --- |", *rows, "", self.says, *self.notes])
+        return "\n".join([head, "| --- | --- | --- | --- |", *rows, "", self.says, *self.notes, *worth])
 
 
 def compare(first: Run | Sequence[Run], second: Run | Sequence[Run], *, uri: str | None = None) -> Comparison:
     """Compares finished runs after equal numbers of updates: two, or two groups, e.g. of the same job with other seeds.
+
+    Of many passes and one pass it also says what the passes were worth; several one-pass runs may then stand beside one
+    of many passes, of which the longest is compared.
 
     Args:
         first, second: results, runs' folders, or MLflow's run ids; or a list of them.
@@ -94,6 +110,9 @@ def compare(first: Run | Sequence[Run], second: Run | Sequence[Run], *, uri: str
             updates.
     """
     groups = [[_summary(run, uri) for run in _listed(given)] for given in (first, second)]
+    worth = passes_worth(*groups)
+    if worth is not None and 1 in map(len, groups):
+        groups = [[max(group, key=lambda run: run["steps"])] for group in groups]
     sizes = len(groups[0]), len(groups[1])
     if min(sizes) < 1 or (min(sizes) == 1 and sizes != (1, 1)):
         do = "name at least two runs in each group, or one in each"
@@ -105,12 +124,14 @@ def compare(first: Run | Sequence[Run], second: Run | Sequence[Run], *, uri: str
     common = [name for name in ("soft_error", "error", "loss") if all(name in each for each in every)]
     common += sorted(name for name in every[0] if all(name in each for each in every) and name not in common)
     differing = {name: _differences([[each[name] for each in group] for group in curves]) for name in common}
-    if not differing["loss"]:
+    known = worth if isinstance(worth, PassesWorth) else None
+    if not differing["loss"] and known is None:
         ranges = " and ".join(f"{each['loss'][0].step:,} to {each['loss'][-1].step:,}" for each in every)
         do = "measure more often (mode.evaluate_every) or train longer"
         expected = "measurements at common numbers of updates"
         raise ConfigError(complaint(" and ".join(names), expected=expected, found=ranges, do=do))
-    return Comparison(names, differing, _notes(groups), sizes)
+    notes = [*_notes(groups), worth.note if isinstance(worth, PassesWorth) else worth]
+    return Comparison(names, differing if differing["loss"] else {}, tuple(filter(None, notes)), sizes, known)
 
 
 def _listed(given: Run | Sequence[Run]) -> list[Run]:
@@ -143,10 +164,7 @@ def log_comparison(comparison: Comparison, folder: RunFolder, uri: str, experime
         now = time.time()
         for suffix in ("", "_standard_error"):
             tracker.log(
-                [
-                    Reading(f"comparison/{name}{suffix}", d.standard_error if suffix else d.value, d.step, now)
-                    for d in found
-                ]
+                [Reading(f"comparison/{name}{suffix}", d.reach if suffix else d.value, d.step, now) for d in found]
             )
         file = folder.comparison_figure(name)
         save(comparison_figure(found, comparison.names, name.replace("_", " ")), file)
@@ -204,7 +222,7 @@ def _figures(point: Point) -> dict[str, float | None]:
 
 
 def _difference(found: Difference) -> str:
-    return with_error(found.value, found.standard_error, sign=True)
+    return with_error(found.value, found.reach, sign=True)
 
 
 def _shown(point: Point) -> str:

@@ -96,16 +96,20 @@ def curves_of_runs(generator: np.random.Generator, runs: int, hard: NDArray[np.f
 
 def test_groups_of_one_job_are_seldom_called_better() -> None:
     """Pairs of their runs are, in most cases: their ± knows nothing of other seeds."""
-    generator, better, pairs, covered = np.random.default_rng(1), 0, 0, 0
+    generator, better, pairs, covered, deviations = np.random.default_rng(1), 0, 0, 0, []
     for _ in range(300):
         hard = generator.normal(size=400)
         first, second = curves_of_runs(generator, 4, hard), curves_of_runs(generator, 5, hard)
         (found,) = group_differences(first, second)
+        assert found.runs is not None and found.reach > found.standard_error
         better += found.is_clear
-        covered += abs(found.value) <= found.standard_error
+        covered += abs(found.value) <= found.reach
+        deviations.append(found.runs.deviations)
         pairs += differences(first[0], second[0])[0].is_clear
     assert better / 300 < 0.08 and pairs / 300 > 0.25
     assert 0.57 < covered / 300 < 0.85
+    of_one_run = (0.05**2 + 0.3**2 / 400) ** 0.5  # and what its own 400 losses add
+    assert np.sqrt(np.mean(np.square(deviations), axis=0)) == pytest.approx(of_one_run, rel=0.1)
 
 
 def test_a_group_that_is_better_is_found() -> None:
@@ -132,7 +136,7 @@ def results(tmp_path: Path) -> tuple[st.Result, st.Result]:
 def test_two_runs_with_the_same_updates_do_not_differ(results: tuple[st.Result, st.Result], tmp_path: Path) -> None:
     online, epochs = results
     comparison = st.compare(epochs, online)
-    assert list(comparison.differences) == ["soft_error", "error", "loss"] and comparison.notes == ()
+    assert list(comparison.differences) == ["soft_error", "error", "loss", "margin"] and comparison.notes == ()
     (only,) = comparison.differences["soft_error"]
     assert only.value == 0 and only.step == 29 and "no clear difference (+0.0000 ± 0." in comparison.says
     for name, result in (("a", epochs), ("b", online)):
@@ -170,7 +174,7 @@ def test_a_comparison_goes_to_mlflow_with_its_figures(
     (logged,) = client.search_runs(["1"])
     assert logged.info.run_name == "online against epochs"
     assert logged.data.metrics["comparison/soft_error"] == 0.0
-    assert len(client.list_artifacts(logged.info.run_id, "figures")) == 3
+    assert len(client.list_artifacts(logged.info.run_id, "figures")) == 4
     assert "| updates | online | epochs |" in logged.data.tags["mlflow.note.content"]
 
 
