@@ -12,12 +12,12 @@ from typing import Literal
 
 import torch
 
-from streamtrain.landscape.lanczos import Extremes
+from streamtrain.landscape.lanczos import LEVEL, Extremes
 
 Loss = Callable[[torch.Tensor], float]
 Point = Literal["slope", "minimum", "saddle", "maximum", "plateau", "undecided"]
-FLAT, LEVEL = 1e-3, 1e-3
-"""Below which a gradient's norm and an eigenvalue count as zero; see `kind_of_point`."""
+FLAT = 1e-3
+"""Below which a gradient's norm counts as zero; see `kind_of_point`."""
 NEAR, GROWTH = 64.0, 1.15
 """How far from the first guess steps are looked for closely, and how much each is longer then."""
 

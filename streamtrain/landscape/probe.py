@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ import torch
 
 from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
-from streamtrain.landscape.curvature import LEVEL, Curvature, Point, curvature, kind_of_point
-from streamtrain.landscape.lanczos import Extremes, extremes
+from streamtrain.landscape.curvature import Curvature, Point, curvature, kind_of_point
+from streamtrain.landscape.gradients import directions_at
+from streamtrain.landscape.lanczos import LEVEL, Extremes, extremes
 from streamtrain.landscape.recurrent import ThroughTime, through_time
 from streamtrain.landscape.surface import Surface
+from streamtrain.measure.diagnostics.directions import Directions
+from streamtrain.measure.diagnostics.directions.way_to_end import WayToEnd
 from streamtrain.model.gradient import build_model
 from streamtrain.prepare.plan import Plan
 
@@ -35,6 +39,7 @@ class Probe:
         gradient_norm: there.
         curvature: along the gradient. spectrum: ends of the Hessian's. point: what kind of point it is.
         along_gradient: (step, loss) along −g. from_start: (part of the way, loss) from the initial parameters to these.
+        directions: of the gradients of the minibatches that come next; ``None`` where there are too few.
         through_time: of recurrent models.
         seconds: that the probe took.
     """
@@ -49,6 +54,7 @@ class Probe:
     from_start: tuple[tuple[float, float], ...]
     through_time: ThroughTime | None
     seconds: float
+    directions: Directions | None = None
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
@@ -85,6 +91,7 @@ class Probe:
             "from the start to here the loss "
             + (f"passes a hill of {highest[1]:.4g} at {highest[0]:.0%} of the way" if hill else "meets no hill"),
         ]
+        lines += [] if self.directions is None else [_directions_in_words(self.directions)]
         if self.through_time is not None:
             through = self.through_time
             lines.append(
@@ -132,7 +139,7 @@ class Probe:
 class Prober:
     """Probes one vector of parameters of a run after the other, on the same examples.
 
-    A probe of n examples costs at most ``1 + 2 · iterations`` gradients and about 200 losses of all of them.
+    A probe of n examples costs at most ``3 + 2 · iterations`` gradients and about 200 losses of all of them.
 
     Args:
         plan: of the run.
@@ -141,10 +148,14 @@ class Prober:
 
     Raises:
         DataError: the data set is damaged.
+
+    Attributes:
+        way: of all its probes.
     """
 
     def __init__(self, plan: Plan, *, examples: int, iterations: int) -> None:
         self._plan, self._iterations = plan, iterations
+        self.way = WayToEnd()
         self._surface = Surface(plan, examples)
         self._start = self._surface.stand(build_model(dataclasses.replace(plan.job, device="cpu")).state_dict())
 
@@ -175,11 +186,29 @@ class Prober:
         norm = float(gradient.norm())
         losses = [loss for _, loss in way]
         point = kind_of_point(norm, spectrum, scale=(max(losses) - min(losses)) or abs(found.loss))
+        pointing = None if step is None else directions_at(surface, self._plan, here, step)
+        self.way.add(step or 0, gradient.numpy(), here.numpy())
         seconds = time.monotonic() - began
-        return Probe(step, surface.examples, norm, found, spectrum, point, along, way, through, seconds)
+        return Probe(step, surface.examples, norm, found, spectrum, point, along, way, through, seconds, pointing)
+
+    def cosines_to(self, tensors: Mapping[str, torch.Tensor]) -> dict[int, float]:
+        """Of −g at every probe so far with the way from there to a state dict's parameters, by step."""
+        return self.way.cosines(self._surface.stand(tensors).numpy())
 
     def _rate(self, step: int | None) -> float:
         """Of the update that comes next."""
         job = self._plan.job
         factor = 1.0 if step is None else schedule_factor(job.schedule, step, self._plan.total_steps)
         return base_rate(Descent.of(job).optimizer, job.batch_size) * factor
+
+
+def _directions_in_words(found: Directions) -> str:
+    """A line."""
+    known = math.isfinite(found.alignment)
+    cosine = f"{found.alignment:.2f} ± {found.alignment_error:.2f}" if known else "not known"
+    clipped = "" if found.clip_kept is None else f"; clipping keeps {found.clip_kept:.2f} of the expected gradient"
+    return (
+        f"the minibatches that come next and the held-out gradient: cosine {cosine}; errors of two subsequent "
+        f"estimates correlate by {found.correlation:.2f} ± {found.correlation_error:.2f}; "
+        f"their spread has {found.effective_dimension:.3g} effective dimensions{clipped}"
+    )

@@ -16,6 +16,7 @@ from streamtrain.job import Job
 from streamtrain.model.gradient import Batch, Gradient
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
+from streamtrain.values import Selection
 
 
 class Surface:
@@ -31,6 +32,7 @@ class Surface:
     """
 
     def __init__(self, plan: Plan, examples: int) -> None:
+        self._plan = plan
         job: Job = dataclasses.replace(plan.job, device="cpu", precision="float64")
         self._gradient = Gradient(job)
         self.model = self._gradient.model
@@ -38,6 +40,7 @@ class Surface:
         self._frozen = {name: p for name, p in self.model.named_parameters() if not p.requires_grad}
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         reader = plan.reader("train")
+        self._readers = {"train": reader}
         slices = evaluation_slices(plan.order.ranges, examples, EVALUATION_SLICE)
         self._pieces = [self._gradient.batch(reader.read(start, stop)) for start, stop in slices]
         self.examples = sum(stop - start for start, stop in slices)
@@ -74,6 +77,18 @@ class Surface:
         for loss in self._losses():
             total += self._vector(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
         return total
+
+    def gradient_of(self, at: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Gradient of the mean loss of other examples."""
+        self._move_to(at)
+        loss = self.losses(batch).mean()
+        return self._vector(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
+
+    def batch_of(self, split: str, numbers: Selection) -> Batch:
+        """Examples of a split as the model takes them; without those that are passed over."""
+        if split not in self._readers:
+            self._readers[split] = self._plan.reader(split)
+        return self._gradient.batch(self._readers[split].take(numbers.each()))
 
     def hessian_times(self, at: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
         """Product of the Hessian at ``at`` with a vector (Pearlmutter 1994)."""

@@ -59,9 +59,21 @@ def soft_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return 1 - output.softmax(1).gather(1, target[:, None]).squeeze(1)
 
 
+def margin(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """By how much the target's class is above the largest other one, in logits; below 0 where it is wrong; (examples,).
+
+    It may go on growing where the training error is 0 (Deep Learning, 8.1.2).
+    """
+    right = output.gather(1, target[:, None])
+    others = output.scatter(1, target[:, None], -torch.inf)
+    return (right - others.amax(1, keepdim=True)).squeeze(1)
+
+
 def metrics_of(job: Job) -> dict[str, LossFunction]:
-    """What is measured beside loss and error: the job's own functions, and with cross-entropy the soft error."""
-    built_in: dict[str, LossFunction] = {"soft_error": soft_error} if job.loss == "cross_entropy" else {}
+    """What is measured beside loss and error: the job's own functions; with cross-entropy soft error and margin."""
+    built_in: dict[str, LossFunction] = {}
+    if job.loss == "cross_entropy":
+        built_in = {"soft_error": soft_error, "margin": margin}
     return built_in | dict(job.metrics)
 
 

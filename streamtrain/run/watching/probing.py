@@ -67,7 +67,7 @@ def command_of(folder: RunFolder) -> tuple[str, list[str]]:
 def readings_of(found: Probe, step: int, time: float) -> list[Reading]:
     """The numbers of a probe after ``step`` updates, under ``probe/``; those that there are."""
     at, ends, through = found.curvature, found.spectrum, found.through_time
-    values = {
+    values: dict[str, float | None] = {
         "loss": at.loss,
         "squared_gradient": at.squared_gradient,
         "gradient_curvature": at.gradient_curvature,
@@ -77,9 +77,11 @@ def readings_of(found: Probe, step: int, time: float) -> list[Reading]:
         "largest_step": at.largest_step,
         "smallest_eigenvalue": ends.smallest,
         "largest_eigenvalue": ends.largest,
+        "negative_eigenvalues_part": ends.negative,
         "growth_through_time": None if through is None else through.growth,
         "spectral_radius": None if through is None else through.spectral_radius,
     }
+    values |= {} if found.directions is None else found.directions.values
     last = max(step - 1, 0)  # the update that led here, as with all other curves
     return [Reading(f"probe/{name}", value, last, time) for name, value in values.items() if value is not None]
 
@@ -158,6 +160,13 @@ class Probes:
         self._tracker.log([*readings_of(found, step, now), *costs])
         self._tracker.tag("probe.point", found.point)
         self._terminal.line(f"probe {found.short}")
+
+    def end(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """The run has come to these: −g of every probe against the way from there to them."""
+        if self._prober is not None:
+            cosines, now = self._prober.cosines_to(parameters), time.time()
+            at = [Reading("probe/cosine_to_end", cosine, max(step - 1, 0), now) for step, cosine in cosines.items()]
+            self._tracker.log(at)
 
 
 def _parameters(job: Job, run: Path) -> tuple[Mapping[str, torch.Tensor], int | None]:
