@@ -65,6 +65,11 @@ class Measures(Stored):
             probing=MeasuringTime(most),
         )
 
+    def follow(self, job: Job) -> None:
+        """Takes over the settings that may change while a run stands still."""
+        self.minibatch.every = self.diagnostics.trajectory.every = job.tracking.log_every
+        self.evaluating.most = self.probing.most = job.evaluate.max_fraction_of_time
+
 
 @dataclass(frozen=True)
 class Stint:

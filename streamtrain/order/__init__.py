@@ -1,7 +1,7 @@
 """Which example, when, in which lane: integers only, no files, no Ray, no torch.
 
-Everything here is a function of (examples, lanes, batch size); nothing is remembered, and nothing
-grows with the number of examples.
+Everything here is a function of (examples, lanes, batch size); nothing is remembered but what of it was not used, and
+nothing else grows with the number of examples.
 """
 
 from streamtrain.order.hosting import hosting_of, lanes_of_worker
@@ -12,12 +12,14 @@ from streamtrain.order.randomness import lane_seed
 from streamtrain.order.segments import SegmentedOrder
 from streamtrain.order.selections import select_lanes, select_minibatch
 from streamtrain.order.slices import evaluation_slice, evaluation_slices
+from streamtrain.order.unused import Unused, without
 
 __all__ = [
     "Order",
     "Passes",
     "Reshuffle",
     "SegmentedOrder",
+    "Unused",
     "evaluation_slice",
     "evaluation_slices",
     "hosting_of",
@@ -28,4 +30,5 @@ __all__ = [
     "passes_of",
     "select_lanes",
     "select_minibatch",
+    "without",
 ]

@@ -70,10 +70,13 @@ class Keeper:
         return {name: t for name, t in self._last.tensors.items() if not name.startswith("best/")}, self.step
 
     def begin(self) -> tuple[Progress, dict[str, torch.Tensor]]:
-        """The last checkpoint's progress, and the best parameters until then; a new run's where there is none."""
+        """The last checkpoint's progress, under the job's present settings, and the best parameters until then.
+
+        A new run's where there is none.
+        """
         if self._last is None:
             return Progress.of(self._job), {}
-        return Progress.from_json(dict(self._last.progress)), self._last.part("best")
+        return Progress.from_json(dict(self._last.progress)).under(self._job), self._last.part("best")
 
     def ask_to_stop(self, why: str) -> None:
         """The next `keep` writes a checkpoint and raises; may be called by a signal's handler."""

@@ -6,14 +6,20 @@ its own (`streamtrain.stored`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from streamtrain.job import Job, Online
+from streamtrain.job import Epochs, Job, Online
 from streamtrain.measure.early_stopping import EarlyStopping
 from streamtrain.measure.run_curves import Measures
+from streamtrain.order import Unused, without
 from streamtrain.run.outcome.result import Evaluation
 from streamtrain.stored import Stored
-from streamtrain.values import Fingerprint, Skip
+from streamtrain.values import Fingerprint, Lane, LanePart, Skip, Update
+
+if TYPE_CHECKING:
+    from streamtrain.prepare.plan import Plan
 
 
 @dataclass
@@ -23,9 +29,11 @@ class Progress(Stored):
     Attributes:
         measures: what the curves remember.
         stopping: whether many passes stop early.
-        step: updates in the state. used: examples in them, each use counted. seconds: spent on them.
+        step: updates in the state. seconds: spent on them.
+        used: examples in them, each use counted; without those of minibatches that were passed over.
         since: step from which the present part of the data is trained on; 0 unless it grows.
         bad: examples that were passed over, by split and stored number.
+        unused: training examples that were offered and are in no update.
         fingerprint: of the workers that the run began with.
         evaluations, best: so far; ``best`` has the parameters that many passes would return.
     """
@@ -40,6 +48,7 @@ class Progress(Stored):
     evaluations: list[Evaluation] = field(default_factory=list)
     best: Evaluation | None = None
     fingerprint: Fingerprint | None = None
+    unused: Unused = field(default_factory=Unused)
 
     @property
     def left_out(self) -> dict[int, Skip]:
@@ -55,3 +64,41 @@ class Progress(Stored):
         else:
             stopping = EarlyStopping(mode.patience_examples or mode.patience, mode.min_delta)
         return cls(Measures.of(job), stopping)
+
+    def under(self, job: Job) -> Progress:
+        """The same in a run that goes on with settings that may have changed: the job's hold from here on."""
+        self.measures.follow(job)
+        mode, stopping = job.mode, self.stopping
+        if isinstance(mode, Epochs) and self.evaluations:
+            best, last = self.best, self.evaluations[-1]  # patience may be counted in another unit than before
+            best_at = _place(best, mode) if best is not None and stopping.best_at else 0
+            stopping = replace(stopping, best_at=best_at, at=_place(last, mode))
+        if isinstance(mode, Epochs):
+            stopping = replace(stopping, patience=mode.patience_examples or mode.patience)
+        self.stopping = stopping
+        return self
+
+    def note_use(self, updates: Sequence[Update], plan: Plan) -> None:
+        """Takes note of how many examples these updates took, the last so far, and which were offered and not taken."""
+        order, online = plan.order, isinstance(plan.job.mode, Online)
+        for update in updates:
+            self.used += 0 if update.skipped else update.loss.count
+            position = order.position(update.step)
+            parts: list[LanePart] = list(order.minibatch(position).parts) if update.skipped else []
+            if online:  # elsewhere what is late is used later in the pass
+                parts += [order.minibatch(order.position(step)).parts[lane] for step, lane in update.late]
+            for part in parts:
+                if part.examples:
+                    self.unused.add(plan.pass_orders.stored(position.pass_index, part.start, part.stop))
+            if not online and (update.step + 1) % order.steps == 0:
+                self.unused.end_pass()
+
+    def used_examples(self, plan: Plan) -> tuple[Lane, ...]:
+        """The training examples that are in some update, as runs of the stored order."""
+        out = [*self.unused.runs, *((number, number + 1) for number in self.left_out)]
+        return without(plan.order.used_before(self.step), out)
+
+
+def _place(evaluation: Evaluation, mode: Epochs) -> int:
+    """Where a measurement was made, as patience counts."""
+    return round(evaluation.passes) if mode.patience_examples is None else evaluation.examples_used
