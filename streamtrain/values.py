@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamtrain.plus_minus import fraction_error, student_factor
 from streamtrain.stored import Stored
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -99,14 +100,16 @@ def known(value: float) -> float | None:
 class Moments(Stored):
     """Count, mean and sum of squared deviations of a sample, mergeable (Chan, Golub & LeVeque 1979).
 
-    ``population``: how many there are of which these were drawn without replacement; 0 for no end of them, which is
-    also what a sum of two says.
+    ``population``: how many there are of which these were drawn without replacement; 0 for no end of them.
+    ``design_effect``: the variance of the mean over what it were if all were drawn independently (Kish 1965); ``None``
+    where they are taken for that, NaN where it cannot be told. A sum of two knows neither of them.
     """
 
     count: int = 0
     mean: float = 0.0
     m2: float = 0.0
     population: int = 0
+    design_effect: float | None = None
 
     @classmethod
     def of(cls, values: NDArray[np.generic]) -> Moments:
@@ -131,15 +134,28 @@ class Moments(Stored):
         return self.m2 / (self.count - 1) if self.count > 1 else math.nan
 
     @property
-    def standard_error(self) -> float:
-        """``s/√n``, the standard error of the mean (Deep Learning, equation 5.46); NaN for one example.
+    def is_exact(self) -> bool:
+        """Whether all there are were looked at."""
+        return self.count >= self.population > 0
 
-        Of n out of N examples ``s/√n · √(1 − n/N)`` (Cochran 1977, equation 2.20): 0 where all were looked at.
+    @property
+    def standard_error(self) -> float:
+        """What ±1 is to be: ``s/√n``, standard error of the mean (Deep Learning, equation 5.46); NaN for one example.
+
+        Of n out of N examples ``s/√n · √(1 − n/N)`` (Cochran 1977, equation 2.20): 0 where all were looked at. Below 30
+        examples wider by Student's t; of values that are 0 or 1, half of Wilson's interval: see `fraction_error`.
         """
-        if self.count and self.count >= self.population > 0:
+        if self.is_exact:
             return 0.0
+        if self.count < 2:
+            return math.nan
         rest = 1 - self.count / self.population if self.population else 1.0
-        return math.sqrt(self.variance / self.count * rest) if self.count > 1 else math.nan
+        part = self.mean
+        if 0 <= part <= 1 and abs(self.m2 - self.count * part * (1 - part)) <= 1e-9 * self.count * part:
+            error = fraction_error(self.count, part)
+        else:
+            error = student_factor(self.count) * math.sqrt(self.variance / self.count)
+        return error * math.sqrt(rest * (1.0 if self.design_effect is None else self.design_effect))
 
 
 @dataclass(frozen=True)
@@ -218,10 +234,14 @@ class Risk(Stored):
         """All of them by name."""
         return {"loss": self.loss, "error": self.error, **self.metrics}
 
+    def mapped(self, change: Callable[[str, Moments], Moments]) -> Risk:
+        """Each quantity changed, by its name."""
+        metrics = {name: change(name, each) for name, each in self.metrics.items()}
+        return Risk(change("loss", self.loss), change("error", self.error), metrics)
+
     def out_of(self, population: int) -> Risk:
         """The same, known to be drawn out of so many examples, whose mean it estimates."""
-        metrics = {name: replace(each, population=population) for name, each in self.metrics.items()}
-        return Risk(replace(self.loss, population=population), replace(self.error, population=population), metrics)
+        return self.mapped(lambda _, each: replace(each, population=population))
 
 
 def _sums(one: Loading | StepTimes, other: Loading | StepTimes) -> Iterator[Any]:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 
 import streamtrain as st
 from streamtrain.packing import pack
+from streamtrain.values import Moments
 
 OUT = Path("chapter8")
 MNIST = Path("data/mnist.npz")
@@ -94,8 +96,16 @@ def mean_error(points: Sequence[st.Evaluation]) -> float:
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over repeated runs, and its standard error."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
+    """Mean over repeated runs, and what ±1 standard error is of so few: wider, by Student's t."""
+    moments = Moments.of(np.array(values))
+    return moments.mean, moments.standard_error
+
+
+def clear_sign(values: Sequence[float]) -> int:
+    """1 or −1 where the mean over repeated runs is told from 0 as two standard errors of a normal would, else 0."""
+    moments = Moments.of(np.array(values))
+    bound = float(student.isf(0.02275, moments.count - 1)) * (moments.variance / moments.count) ** 0.5
+    return int(np.sign(moments.mean)) if abs(moments.mean) > bound else 0
 
 
 def curve(result: st.Result, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ def directions_at(surface: Surface, plan: Plan, here: torch.Tensor, step: int) -
     splits = ("train",) * len(chosen) + ("validation",) * len(held_out)
     batches = (surface.batch_of(split, each) for split, each in zip(splits, chosen + held_out, strict=True))
     rows = torch.stack([surface.gradient_of(here, batch) for batch in batches])
-    bound = plan.job.sgd.clip_norm if whole else None
+    bound = plan.job.clip.norm if whole else None
     return directions(Gram((rows @ rows.T).numpy(), len(chosen)), bound)
 
 

@@ -15,12 +15,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streamtrain.measure.risk import pooled
+from streamtrain.measure.risk import LEAST_PARTS, joined
 from streamtrain.stored import Stored
 from streamtrain.values import Moments, Risk
-
-MOST_PARTS, LEAST_PARTS = 64, 4
-"""Of the held-out examples: more are joined, and with fewer the spread of their differences says too little."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,7 @@ class Parts(Stored):
     @classmethod
     def of(cls, risks: Sequence[Risk]) -> Parts:
         """Of slices in order, joined into parts of equally many slices, the last perhaps of fewer."""
-        size = -(-len(risks) // MOST_PARTS) or 1
-        parts = [pooled(risks[start : start + size]).quantities for start in range(0, len(risks), size)]
+        parts = [risk.quantities for risk in joined(risks)]
         names = parts[0] if parts else ()
         examples = tuple(part["loss"].count for part in parts)
         return cls(examples, {name: tuple(part[name].mean for part in parts) for name in names})

@@ -43,6 +43,11 @@ class Modes:
                 self._model.eval()
             self._evaluates = True
 
+    def differing(self) -> list[str]:
+        """Kinds of parts that compute otherwise in training than in evaluation, of PyTorch's own."""
+        kinds = {type(module).__name__ for module, trains in self._training.items() if trains and _differs(module)}
+        return sorted(kinds)
+
     def changed(self) -> str | None:
         """The name of a part that is in another mode than it was brought to; ``None`` where there is none."""
         for name, module in self._model.named_modules():
@@ -62,3 +67,13 @@ class Modes:
 
 def _has_own_train(module: torch.nn.Module) -> bool:
     return type(module).train is not torch.nn.Module.train or "train" in vars(module)
+
+
+def _differs(module: torch.nn.Module) -> bool:
+    """Whether training's forward is another than evaluation's."""
+    if isinstance(module, torch.nn.modules.batchnorm._NormBase):
+        return not isinstance(module, torch.nn.modules.instancenorm._InstanceNorm) or module.track_running_stats
+    rate = getattr(module, "p", 0.0) if isinstance(module, torch.nn.modules.dropout._DropoutNd) else 0.0
+    if isinstance(module, torch.nn.RNNBase | torch.nn.MultiheadAttention):
+        rate = module.dropout
+    return float(rate) > 0

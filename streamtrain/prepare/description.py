@@ -6,11 +6,13 @@ import importlib.metadata
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from streamtrain.job import Online
 from streamtrain.job.settings import Setting, settings_of
+from streamtrain.measure.risk import STANDARD_ERRORS
 from streamtrain.store import masked
 from streamtrain.track.tracker import DatasetCard, RunCard
 
@@ -25,14 +27,20 @@ CONTEXTS: dict[str, Literal["training", "validation", "testing"]] = {
 }
 
 
-def card_of(plan: Plan, run_name: str) -> RunCard:
-    """The card of a run that is about to start."""
+def card_of(plan: Plan, run_name: str, trains_otherwise: Sequence[str] = ()) -> RunCard:
+    """The card of a run that is about to start.
+
+    Args:
+        trains_otherwise: kinds of the model's parts that compute otherwise in training than in evaluation.
+    """
     tags = {f"version.{name}": importlib.metadata.version(name) for name in PACKAGES}
     tags |= {
         "version.python": sys.version.split()[0],
         "command": shlex.join([Path(sys.argv[0]).name, *map(masked, sys.argv[1:])]),
         "dataset.digest": plan.manifest.digest,
         "dataset.order": plan.manifest.order,
+        "standard_errors": STANDARD_ERRORS[plan.manifest.order],
+        "progressive.estimates": _progressive_estimates(plan, trains_otherwise),
         "progressive.new_examples": "all of it" if isinstance(plan.job.mode, Online) else "pass 1",
         "mlflow.source.name": sys.argv[2] if sys.argv[1:2] == ["train"] else sys.argv[0],
     }
@@ -49,6 +57,14 @@ def card_of(plan: Plan, run_name: str) -> RunCard:
         datasets=tuple(_dataset(plan, split) for split in plan.manifest.splits),
         parent=plan.job.tracking.parent,
     )
+
+
+def _progressive_estimates(plan: Plan, trains_otherwise: Sequence[str]) -> str:
+    """What the progressive risk of new examples is an unbiased estimate of."""
+    otherwise = [*trains_otherwise, *(["averaged parameters"] if plan.job.average.is_kept else [])]
+    if not otherwise:
+        return "the held-out risk on the way, as far as PyTorch's own parts of the model tell"
+    return f"the risk on the way as the model trains, not as it is evaluated: {', '.join(otherwise)}"
 
 
 def show(setting: Setting) -> str:

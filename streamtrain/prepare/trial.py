@@ -36,11 +36,13 @@ class Trial:
         inputs, output: a few examples through the model on the CPU, for the logged model's signature; no output where
             there can be none.
         unlogged: why MLflow will not have the model, in one line; ``None`` where it will.
+        trains_otherwise: kinds of the model's parts that compute otherwise in training than in evaluation.
     """
 
     inputs: tuple[NDArray[Any], ...]
     output: NDArray[Any] | None
     unlogged: str | None = None
+    trains_otherwise: tuple[str, ...] = ()
 
 
 def preflight(plan: Plan) -> Trial:
@@ -88,7 +90,8 @@ def _try(plan: Plan) -> Trial:
         output = gradient.output(batch)
         halves = job.precision in ("bf16", "fp16")
         check_examples_apart(gradient, batch, output, job.data.target, halves=halves)
-    return Trial(*_signature(gradient.inputs(batch), output), _try_logging(job, gradient))
+    unlogged, otherwise = _try_logging(job, gradient), tuple(gradient.modes.differing())
+    return Trial(*_signature(gradient.inputs(batch), output), unlogged, otherwise)
 
 
 def _signature(inputs: Sequence[torch.Tensor], output: Any) -> tuple[tuple[NDArray[Any], ...], NDArray[Any] | None]:

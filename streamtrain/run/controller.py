@@ -108,8 +108,8 @@ class Controller:
             self._progress.since = self._progress.step
             self._online_to_the_end(mode)
         order = self._plan.order
-        whole = order.used == order.examples
-        reason = "the training split is used up" if whole else f"mode.max_examples = {order.used:,} reached"
+        part = f"mode.max_examples = {order.used:,} reached"
+        reason = part if order.used < order.examples else "the training split is used up"
         if mode.follow:
             reason = f"no new segment in {mode.idle_timeout:g} s"
         return self._finish(reason, self._progress.evaluations[-1], self._fleet.snapshot())
@@ -169,7 +169,7 @@ class Controller:
             self._progress.step = until
             self._note_recoveries()
             stint = self._asked_about(done, seconds)
-            self._progress.used += stint.examples
+            self._progress.note_use(done, self._plan)
             now = time.time()
             curves = self._curves.stint(stint, self._plan.order, now)
             self._tracker.log(curves + self._system.readings(until - 1, now))
@@ -244,17 +244,17 @@ class Controller:
         started = time.monotonic()
         progress, measures, order = self._progress, self._progress.measures, self._plan.order
         held_out = self._plan.manifest.splits["validation"].examples
-        used = order.used_before(progress.step)
+        used = progress.used_examples(self._plan)
         drawn = lane_seed(self._plan.job.seed, progress.step, 0)
         slices = evaluation_slices(used, held_out, evaluation_slice(held_out), drawn)
         population = sum(each.stop - each.start for each in used)
-        empirical = pooled(self._fleet.evaluate("train", slices)).out_of(population)
+        empirical = pooled(self._fleet.evaluate("train", slices), self._plan.manifest.order).out_of(population)
         parts = self._risks_on_all("validation")
         evaluation = Evaluation(
             step=progress.step,
             examples_used=progress.used,
             empirical=empirical,
-            generalization=pooled(parts),
+            generalization=pooled(parts, self._plan.manifest.order),
             passes=progress.step / order.steps,
             progressive=measures.progressive.recent if progress.step <= order.steps else None,
             held_out=Parts.of(parts),
@@ -285,8 +285,9 @@ class Controller:
         self._keeper.keep_best(chosen, parameters)
         progress, measures = self._progress, self._progress.measures
         self._fleet.restore(parameters)
+        self._probes.end(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
-        test = pooled(self._risks_on_all("test")) if has_test else None
+        test = pooled(self._risks_on_all("test"), self._plan.manifest.order) if has_test else None
         self._tracker.log(self._curves.end(chosen.step, chosen.noise, test, progress.step, time.time()))
         used = progress.evaluations[-1].examples_used
         return Result(

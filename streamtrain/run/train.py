@@ -74,7 +74,8 @@ def train(
     if resume:
         terminal.line(f"{folder.name}: " + (f"step {last.step:,}" if last else "no checkpoint, so from the beginning"))
     with folder.alone():
-        tracker.begin(card_of(plan, run_name), folder.path, None if last is None else last.run_id)
+        card = card_of(plan, run_name, prepared.trial.trains_otherwise)
+        tracker.begin(card, folder.path, None if last is None else last.run_id)
         try:
             result = _train(prepared, run_name, folder, tracker, terminal)
         except BaseException as error:

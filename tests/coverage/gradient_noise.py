@@ -36,9 +36,9 @@ def at(offset: float, estimates: int, repetitions: int) -> list[Row]:
     where = f"|G| = {offset:g}, {estimates} estimates"
     norms = np.array([each.gradient_norm for each in found])
     rows = [
-        interval(f"1/B, {where}", offset**2 / trace, *inverse.T, lowest=0.05),
-        interval(f"|G|², {where}", offset**2, *squared.T, lowest=0.05),
-        interval(f"|G|, {where}", offset, *norms.T, lowest=0.05, highest=0.3),
+        interval(f"1/B, {where}", offset**2 / trace, *inverse.T),
+        interval(f"|G|², {where}", offset**2, *squared.T),
+        interval(f"|G|, {where}", offset, *norms.T, or_more="a norm is not negative" if offset < 1 else ""),
     ]
     if not offset:
         rows.append(rate("a noise scale is shown", where, [each.scale != math.inf for each in found], at_most=0.05))

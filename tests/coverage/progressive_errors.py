@@ -40,7 +40,7 @@ def falling(batch: int, rate: float, repetitions: int) -> list[Row]:
             truths[name].append(float(right[name]))
             means[name].append((each.mean, each.standard_error))
     kind = f"progressive risk, minibatches of {batch}"
-    return [interval(f"{kind}, {name}", truths[name], *np.array(means[name]).T, lowest=0.04) for name in truths]
+    return [interval(f"{kind}, {name}", truths[name], *np.array(means[name]).T) for name in truths]
 
 
 def fast() -> list[Row]:

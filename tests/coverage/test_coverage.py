@@ -6,15 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.coverage import audit_alarms, gradient_noise, progressive_errors, risks, verdicts
-from tests.coverage.simulation import CHANCE, Row, Simulation, interval, rate, table
+from tests.coverage import (
+    audit_alarms,
+    comparisons,
+    directions,
+    gradient_noise,
+    passes_worth,
+    progressive_errors,
+    risks,
+    small_samples,
+    verdicts,
+)
+from tests.coverage.simulation import Row, Simulation, interval, rate, table
 
 MODULES = {
     "audit": audit_alarms,
     "verdict": verdicts,
     "risks": risks,
     "progressive": progressive_errors,
+    "small samples": small_samples,
     "gradient noise": gradient_noise,
+    "directions": directions,
+    "comparisons": comparisons,
+    "passes' worth": passes_worth,
 }
 FAST: dict[str, Simulation] = {name: module.fast for name, module in MODULES.items()}
 SLOW: dict[str, Simulation] = {name: module.slow for name, module in MODULES.items()}
@@ -45,7 +59,7 @@ def test_everything_holds(name: str, page: list[Row]) -> None:
 
 
 def check(rows: list[Row]) -> None:
-    wrong = [row for row in rows if not row.holds]
+    wrong = [row for row in rows if row.holds is False]
     assert rows and not wrong, "\n".join(f"{row.quantity} ({row.truth}): {row.found}, {row.claimed}" for row in wrong)
 
 
@@ -55,7 +69,11 @@ def test_what_is_wrong_is_found() -> None:
 
     values = np.random.default_rng(0).normal(size=400)
     assert interval("right", 0.0, values, np.full(400, 1.0)).holds
-    assert not interval("half", 0.0, values, np.full(400, 0.5)).holds
-    assert not interval("double", 0.0, values, np.full(400, 2.0)).holds
+    assert interval("half", 0.0, values, np.full(400, 0.5)).holds is False
+    assert interval("double", 0.0, values, np.full(400, 2.0)).holds is False
+    assert interval("double", 0.0, values, np.full(400, 2.0), or_more="it is a bound").holds
+    assert interval("half", 0.0, values, np.full(400, 0.5), or_more="it is a bound").holds is False
+    assert interval("half", 0.0, values, np.full(400, 0.5), but="known").holds is None
     assert not rate("alarms", "none", [number % 7 == 0 for number in range(400)], at_most=0.05).holds
-    assert CHANCE > 3
+    assert rate("alarms", "none", [number % 20 == 0 for number in range(400)], at_most=0.05).holds
+    assert not rate("seen", "all", [number % 3 > 0 for number in range(400)], at_least=0.75).holds

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from streamtrain.plus_minus import student_factor
 from streamtrain.stored import Stored
 from streamtrain.values import Norms
 
@@ -131,7 +132,7 @@ class NoiseScale(Stored):
             return Noise(trace, mean, math.nan, math.nan)
         # a mean takes up a part of its own deviations: n/(n − 1) with n the effective number of estimates
         number = self.weight**2 / self.weights2
-        freedom = number / (number - 1)
+        freedom = number / (number - 1) * student_factor(number) ** 2
         away = self.squared2 - 2 * mean * self.squared_weights2 + mean**2 * self.weights2
         error = math.sqrt(max(away, 0.0) * freedom) / self.weight
         if trace <= 0:

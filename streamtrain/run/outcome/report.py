@@ -29,6 +29,7 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "error, gap": lambda r: gap_with_error(r.chosen.gap_of_error, r.error_unit),
     "error, test": lambda r: "" if r.test is None else mean_with_error(r.test.error, r.error_unit),
     "verdict": lambda r: _verdict(r),
+    "standard errors": lambda r: "" if r.takes_examples_for_independent else r.standard_errors,
     "gradient norm, kept": lambda r: _gradient_norm(r.chosen.noise),
     "of minibatches, at stop": lambda r: "" if _gradient_norm(r.chosen.noise) else f"{r.gradient_norm_at_stop:.3f}",
 }

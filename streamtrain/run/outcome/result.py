@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from streamtrain.measure.diagnostics.noise_scale import Noise
 from streamtrain.measure.gap import Gap, Parts, gap
+from streamtrain.measure.risk import STANDARD_ERRORS
 from streamtrain.measure.verdict import Verdict, verdict
 from streamtrain.stored import Stored
 from streamtrain.values import Risk, known
@@ -107,6 +108,16 @@ class Result:
         )
 
     @property
+    def takes_examples_for_independent(self) -> bool:
+        """Whether standard errors do: not where the order of the data set is unknown, but for progressive means."""
+        return self.chosen.generalization.loss.design_effect is None
+
+    @property
+    def standard_errors(self) -> str:
+        """What they rest on, in words."""
+        return STANDARD_ERRORS["uniform" if self.takes_examples_for_independent else "unknown"]
+
+    @property
     def measurements_chosen_from(self) -> int:
         """How many validation errors the kept parameters' is the lowest of: above 1 it is optimistic; 1 online."""
         return 1 if self.mode == "online" else len(self.evaluations)
@@ -128,6 +139,7 @@ class Result:
             "chosen_step": at.step,
             "chosen_as_lowest_of": self.measurements_chosen_from,
             "verdict": self.verdict,
+            "standard_errors": self.standard_errors,
             "examples_used": self.examples_used,
             "examples_unused": self.examples_unused,
             "examples_per_second": self.examples_per_second,

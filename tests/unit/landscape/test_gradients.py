@@ -21,8 +21,8 @@ from tests.support.fleet import Notebook, run
 def job(tmp_path: Path) -> st.Job:
     pack_digits(tmp_path / "digits", examples=1200)
     data = st.Data(str(tmp_path / "digits"), transform=scaled)
-    sgd = st.SGD(lr=0.1, clip_norm=0.5)
-    return st.Job(data, lambda: torch.nn.Linear(64, 10), mode=st.Epochs(max_passes=2), sgd=sgd, batch_size=40, seed=2)
+    job = st.Job(data, lambda: torch.nn.Linear(64, 10), mode=st.Epochs(max_passes=2), batch_size=40, seed=2)
+    return dataclasses.replace(job, optimizer=st.SGD(lr=0.1), clip=st.Clip(norm=0.5))
 
 
 def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -212,6 +212,10 @@ def test_metrics_of_the_user_are_measured_with_both_risks(job: st.Job, tmp_path:
     wrong = 1 - likelihood[torch.arange(180), torch.from_numpy(arrays["label"])]
     assert result.chosen.generalization.metrics["soft_error"].mean == pytest.approx(wrong.mean().item(), rel=1e-5)
     assert notebook.named("gap/soft_error_standard_error")[-1][1] > 0
+    logits, target = twin(torch.from_numpy(arrays["image"]).float() / 255), torch.from_numpy(arrays["label"])
+    others = logits.masked_fill(torch.nn.functional.one_hot(target, 10).bool(), -1e9).max(1).values
+    margins = logits[torch.arange(180), target] - others
+    assert result.chosen.generalization.metrics["margin"].mean == pytest.approx(margins.mean().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["loss", "a/b", "", "x_standard_error"])

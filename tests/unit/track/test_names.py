@@ -59,7 +59,7 @@ def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
         each = dataclasses.replace(job, mode=mode, precision="fp16", aggregation=st.Synchronous(backup=1))
         run(each, tmp_path, notebook)
     probed = dataclasses.replace(job, model=Rows, mode=st.Online(max_examples=400), probe_every=9, probe_examples=300)
-    probed = dataclasses.replace(probed, batch_size=20, sgd=st.SGD(clip_norm=0.1))
+    probed = dataclasses.replace(probed, batch_size=20, clip=st.Clip(norm=0.1))
     run(dataclasses.replace(probed, data=dataclasses.replace(job.data, transform=unflattened)), tmp_path, notebook)
     skipping = dataclasses.replace(job, mode=st.Online(), optimizer=st.SGD(), nonfinite="skip", error="zero_one")
     run(dataclasses.replace(skipping, loss=once_nan, aggregation=st.Stale(bound=1)), tmp_path, notebook)

@@ -92,8 +92,8 @@ def test_the_training_risk_is_that_of_used_examples_where_minibatches_were_passe
         return losses * (float("nan") if output.requires_grad and len(calls) % 3 == 0 else 1.0)
 
     data = st.Data(str(tmp_path / "d"), inputs=("x",))
-    sgd = st.SGD(lr=1e4, nonfinite="skip")
-    job = st.Job(data, Table, loss=loss, error="zero_one", mode=st.Online(), sgd=sgd, batch_size=20)
+    job = st.Job(data, Table, loss=loss, error="zero_one", mode=st.Online(), batch_size=20)
+    job = dataclasses.replace(job, optimizer=st.SGD(lr=1e4), nonfinite="skip")
     result, fleet = run(job, tmp_path)
     assert sum(each.skipped for each in fleet.updates) == len(fleet.updates) // 3
     assert max(each.empirical.loss.mean for each in result.evaluations) < 1e-3
