@@ -11,7 +11,7 @@ from streamtrain.measure.diagnostics.noise_scale import CLEARLY, Noise
 from streamtrain.measure.verdict import largest_gap
 from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.result import Result
-from streamtrain.run.outcome.wording import gap_with_error, mean_with_error, why_not_known
+from streamtrain.run.outcome.wording import gap_with_error, in_unit, mean_with_error, why_not_known
 
 ROWS: dict[str, Callable[[Result], str]] = {
     "passes": lambda r: f"{r.passes}",
@@ -66,9 +66,13 @@ def _gradient_norm(noise: Noise | None) -> str:
 
 def _progressive(result: Result) -> str:
     """Over the last window of one pass; over the first of many, since examples come again after it."""
-    if result.progressive_passes:
-        return f"{mean_with_error(result.progressive_passes[0].loss)} in pass 1"
-    return "" if result.chosen.progressive is None else mean_with_error(result.chosen.progressive.loss)
+    passes = result.progressive_passes
+    found = passes[0] if passes else result.chosen.progressive
+    if found is None:
+        return ""
+    known = result.takes_examples_for_independent
+    shown = mean_with_error(found.loss) if known else f"{in_unit(found.loss.mean)} (order unknown: no ±)"
+    return f"{shown} in pass 1" if passes else shown
 
 
 def _verdict(result: Result) -> str:

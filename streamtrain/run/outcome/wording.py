@@ -39,7 +39,12 @@ def in_unit(value: float, unit: str = "", *, sign: bool = False) -> str:
 
 
 def mean_with_error(moments: Moments, unit: str = "") -> str:
-    """A mean of some examples."""
+    """A mean of some examples; without ± where it is over all there are."""
+    if moments.is_exact:
+        return f"{in_unit(moments.mean, unit)} (exact)"
+    error = moments.standard_error
+    if unit == FRACTION and moments.mean == 0 and error > 0:  # "± 0.00%" would say that none ever is
+        return f"0 of {moments.count:,}: below {100 * error:.2g}%"
     return with_error(moments.mean, moments.standard_error, unit)
 
 

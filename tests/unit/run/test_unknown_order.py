@@ -33,6 +33,7 @@ def test_sorted_shards_of_others_have_wider_errors_and_say_so(tmp_path: Path) ->
     assert held_out.mean == pytest.approx(alone.mean) and held_out.standard_error > 2 * alone.standard_error
     assert result.chosen.gap_of_loss.standard_error >= held_out.standard_error
     assert "from the spread between slices" in st.table({"d": result})
+    assert "(order unknown: no ±) in pass 1" in st.table({"d": result})
     assert "spread between slices" in result.summary()["standard_errors"]
     assert "spread between slices" in card_of(plan(job), "d").tags["standard_errors"]
 

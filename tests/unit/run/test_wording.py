@@ -16,10 +16,11 @@ from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.compare import compare
 from streamtrain.run.outcome.report import description, figures, table
 from streamtrain.run.outcome.result import Result
-from streamtrain.run.outcome.wording import WHY_NOT_KNOWN, with_error
+from streamtrain.run.outcome.wording import WHY_NOT_KNOWN, mean_with_error, with_error
 from streamtrain.run.watching.status import status_of
 from streamtrain.track.figures import risk_figure
 from streamtrain.track.interactive import risk_page
+from streamtrain.values import Moments
 from tests.support.fleet import Notebook, run
 
 
@@ -174,3 +175,16 @@ def test_runs_with_one_held_out_example_are_not_called_better(tmp_path: Path) ->
     strict(json.dumps(found.summary()))
     groups = compare(results, results[::-1])
     assert "better" not in groups.says and "nan" not in groups.table
+
+
+def update_of(job: st.Job, rate: float) -> dict[str, Any]:
+    """The setting of a learning rate."""
+    name = "sgd" if hasattr(job, "sgd") else "optimizer"
+    return {name: dataclasses.replace(getattr(job, name), lr=rate)}
+
+
+def test_what_is_exact_and_what_never_happened() -> None:
+    whole = Moments(100, 0.25, 3.0, population=100)
+    assert mean_with_error(whole) == "0.2500 (exact)" and mean_with_error(whole, "%") == "25.00% (exact)"
+    assert mean_with_error(Moments(70_000, 0.0, 0.0), "%") == "0 of 70,000: below 0.0014%"
+    assert mean_with_error(Moments(70_000, 0.0, 0.0, population=70_000), "%") == "0.00% (exact)"
