@@ -5,18 +5,26 @@
 And what later passes are worth: one pass over eight times the data shows how much new data would have done the same.
 """
 
+from pathlib import Path
+
 import numpy as np
 from common import Finding, figure, finish, job, packed
 
 import streamtrain as st
 
 SETTINGS = {"optimizer": st.SGD(lr=0.1, momentum=0.5), "batch_size": 32}
-HELD_OUT, ONE_PASS, PASSES = 2000, 48_000, 20
+HELD_OUT, FEW, MANY, PASSES = 10_000, 6000, 48_000, 20
+
+
+def data_of(examples: int) -> Path:
+    """So many training examples, and as many held-out ones beside any number of them."""
+    whole = examples + HELD_OUT
+    return packed(f"{whole}", whole, validation=HELD_OUT / whole)
 
 
 def one_pass_score() -> tuple[st.Result, list[float]]:
     """One pass over 6,000 examples, and its progressive minus its held-out loss, in standard errors."""
-    online = st.train(job(packed("8000", 8000), mode=st.Online(window=600), **SETTINGS), name="one-pass")
+    online = st.train(job(data_of(FEW), mode=st.Online(window=600), **SETTINGS), name="one-pass")
     scores = []
     for point in online.evaluations[1:]:  # the first window is one of steep change: its mean lies far back
         assert point.progressive is not None
@@ -27,9 +35,8 @@ def one_pass_score() -> tuple[st.Result, list[float]]:
 
 def main() -> Finding:
     online, scores = one_pass_score()
-    many = st.train(job(packed("8000", 8000), mode=st.Epochs(max_passes=PASSES, patience=PASSES), **SETTINGS))
-    data = packed("50000", ONE_PASS + HELD_OUT, validation=HELD_OUT / (ONE_PASS + HELD_OUT))
-    long = st.train(job(data, mode=st.Online(evaluate_every=ONE_PASS // 10), **SETTINGS), name="long-pass")
+    many = st.train(job(data_of(FEW), mode=st.Epochs(max_passes=PASSES, patience=PASSES), **SETTINGS))
+    long = st.train(job(data_of(MANY), mode=st.Online(evaluate_every=MANY // 10), **SETTINGS), name="long-pass")
     worth = st.compare(many, long).worth
     assert worth is not None
     first, last = many.evaluations[0].gap_of_loss, many.evaluations[-1].gap_of_loss

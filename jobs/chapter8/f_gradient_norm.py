@@ -65,7 +65,8 @@ def main() -> Finding:
     finding = Finding(
         "8.2.2, figure 8.1",
         "The gradient's norm grows while training succeeds, and does not arrive at a critical point.",
-        f"|G| is {shown(means)} over the quarters of the run, {norm:.2f} ± {error:.2f} at its end ({told}); "
+        f"|G| begins at {of_risk[0]:.2f}, is {of_risk.max():.2f} at most, {shown(means)} over the quarters of the "
+        f"run, {norm:.2f} ± {error:.2f} at its end ({told}); "
         f"minibatches' norms are {shown(noisy)}, of which √(tr Σ/n) = {squared_noise[-1] ** 0.5:.2f} at the end is "
         f"noise; the held-out error falls from {errors[0]:.1%} after pass 1 to {min(errors):.1%}",
         means == sorted(means) and min(errors) < errors[0],

@@ -177,12 +177,6 @@ def test_runs_with_one_held_out_example_are_not_called_better(tmp_path: Path) ->
     assert "better" not in groups.says and "nan" not in groups.table
 
 
-def update_of(job: st.Job, rate: float) -> dict[str, Any]:
-    """The setting of a learning rate."""
-    name = "sgd" if hasattr(job, "sgd") else "optimizer"
-    return {name: dataclasses.replace(getattr(job, name), lr=rate)}
-
-
 def test_what_is_exact_and_what_never_happened() -> None:
     whole = Moments(100, 0.25, 3.0, population=100)
     assert mean_with_error(whole) == "0.2500 (exact)" and mean_with_error(whole, "%") == "25.00% (exact)"
