@@ -13,6 +13,7 @@ from typing import NoReturn
 from streamtrain.cli.interrupts import interrupts_held
 from streamtrain.cli.pipes import survive_closed_pipes
 from streamtrain.errors import StreamtrainError
+from streamtrain.prepare.surroundings import check_process
 
 Command = Callable[[Sequence[str]], None]
 
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(f"streamtrain: expected one of {', '.join(COMMANDS)}, found {words[0]!r}; see streamtrain --help", 2)
     try:
         with interrupts_held():
+            check_process()
             command = command_named(words[0])
         command(words[1:])
     except StreamtrainError as error:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -119,10 +118,15 @@ def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal, *
         ConfigError, DataError: with what was found.
     """
     from streamtrain.prepare.plan import plan as plan_of
+    from streamtrain.prepare.surroundings import check_process, check_run_folders, room_for_ray, usable_cpus
     from streamtrain.prepare.trial import check_cpus, preflight
     from streamtrain.run.checkpoints.progress import Progress
     from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
 
+    check_process()
+    check_run_folders(job)
+    if not inline and _will_start_ray():
+        room_for_ray(job.least_workers)
     earlier, last = _earlier(job, run_name, resume, terminal)
     if last is not None and job.lanes is None:  # they fix the bits; workers may be others
         job = dataclasses.replace(job, lanes=int(last.settings["lanes"]))
@@ -135,7 +139,7 @@ def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal, *
         check_settings(last.settings, fixed_settings(plan), earlier.path)
         plan = dataclasses.replace(plan, left_out=Progress.from_json(dict(last.progress)).left_out)
     if inline or _will_start_ray():
-        check_cpus(job, os.cpu_count())
+        check_cpus(job, usable_cpus())
     return _Prepared(plan, preflight(plan), earlier, last, inline)
 
 

@@ -7,6 +7,8 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import url2pathname
@@ -25,8 +27,40 @@ def local_path(place: str) -> Path | None:
 
 
 def user_cache() -> Path:
-    """streamtrain's folder in the user's cache directory (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamtrain"
+    """streamtrain's folder in the user's cache directory (XDG Base Directory Specification).
+
+    Where no such directory was chosen, and the user has no home to write to, it is one for temporary files.
+
+    Raises:
+        ConfigError: there is no place for it.
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    if chosen:
+        return Path(chosen) / "streamtrain"
+    with contextlib.suppress(RuntimeError):  # a user without a name, and no HOME
+        cache = Path.home() / ".cache" / "streamtrain"
+        there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        if os.access(there, os.W_OK | os.X_OK):
+            return cache
+    return own_temporary_folder() / "streamtrain"
+
+
+def own_temporary_folder() -> Path:
+    """A folder of this user's, closed to others, among the temporary files; always the same one.
+
+    Raises:
+        ConfigError: it cannot be made, or another user has taken its name.
+    """
+    expected, do = "a folder of this user's own, since there is no home to write to", "set HOME and XDG_CACHE_HOME"
+    try:
+        folder = Path(tempfile.gettempdir()) / f"streamtrain-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise ConfigError(complaint("HOME", expected=expected, found=one_line(error), do=do)) from None
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+        raise ConfigError(complaint("HOME", expected=expected, found=f"{folder} of somebody else", do=do))
+    return folder
 
 
 def sha256_of(file: Path) -> str:

@@ -7,11 +7,13 @@ import functools
 import logging
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import ray
 
+from streamtrain.prepare.surroundings import room_for_ray
 from streamtrain.run.fleet.cluster.ray_private import callers_paths, closed_to_others, read_token_again
 
 VARIABLE = "RAY_AUTH_TOKEN"
@@ -33,12 +35,24 @@ def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
         return
     # this variable asks for Ray's coming behaviour, and with it a warning less at every start
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     if will_start_ray():
         # Ray's workers yield to everything else (nice 15); workers that wait for each other would each wait for all
         os.environ.setdefault("RAY_worker_niceness", "0")
-        began = time.monotonic()
+        began, room = time.monotonic(), room_for_ray()
+        if room.note:
+            say(room.note)
         with _for_us_alone():
-            ray.init(logging_level=logging.ERROR, include_dashboard=False, job_config=callers_paths())
+            ray.init(
+                logging_level=logging.ERROR,
+                include_dashboard=False,
+                job_config=callers_paths(),
+                num_cpus=room.cpus,
+                object_store_memory=room.objects,
+                _plasma_directory=None if room.objects_in is None else str(room.objects_in),
+                _temp_dir=str(room.folder),
+            )
         say(f"Ray started in {time.monotonic() - began:.1f} s")
     else:
         if os.environ.get(VARIABLE) == _token():  # of a Ray that this process had before

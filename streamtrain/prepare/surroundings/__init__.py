@@ -1,0 +1,11 @@
+"""The machine as it is: what it and its container allow, looked at before anything starts.
+
+Where something is missing, another place is taken, or one line names the variable or the limit. No heavy imports.
+"""
+
+from streamtrain.prepare.surroundings.allowances import usable_cpus
+from streamtrain.prepare.surroundings.process import check_process
+from streamtrain.prepare.surroundings.ray_room import RayRoom, room_for_ray
+from streamtrain.prepare.surroundings.writable import check_run_folders
+
+__all__ = ["RayRoom", "check_process", "check_run_folders", "room_for_ray", "usable_cpus"]
