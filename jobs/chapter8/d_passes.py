@@ -5,6 +5,7 @@
 And what later passes are worth: one pass over eight times the data shows how much new data would have done the same.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,17 @@ def data_of(examples: int) -> Path:
 
 
 def one_pass_score() -> tuple[st.Result, list[float]]:
-    """One pass over 6,000 examples, and its progressive minus its held-out loss, in standard errors."""
+    """One pass over 6,000 examples, and its progressive minus its held-out loss, in standard errors.
+
+    A window reaches from one measurement to the next, so it is held against the mean of the two.
+    """
     online = st.train(job(data_of(FEW), mode=st.Online(window=600), **SETTINGS), name="one-pass")
     scores = []
-    for point in online.evaluations[1:]:  # the first window is one of steep change: its mean lies far back
-        assert point.progressive is not None
-        before, held_out = point.progressive.loss, point.generalization.loss
-        scores.append((before.mean - held_out.mean) / np.hypot(before.standard_error, held_out.standard_error))
+    for begin, end in itertools.pairwise(online.evaluations):
+        assert end.progressive is not None
+        seen, ends = end.progressive.loss, [point.generalization.loss for point in (begin, end)]
+        held_out, error = float(np.mean([each.mean for each in ends])), ends[1].standard_error  # the same examples
+        scores.append((seen.mean - held_out) / np.hypot(seen.standard_error, error))
     return online, scores
 
 
@@ -59,7 +64,7 @@ def main() -> Finding:
         "8.1.3",
         "In the first pass a minibatch's gradient is that of the generalization error; later passes open the gap.",
         f"progressive − held-out loss of one pass, in standard errors: last {scores[-1]:+.1f}, mean of "
-        f"{len(scores)} windows {np.mean(scores):+.1f} (each window lies before its measurement); gap after 1 pass "
+        f"{len(scores)} windows {np.mean(scores):+.1f}; gap after 1 pass "
         f"{first.value:+.3f} ± {first.standard_error:.3f}, after {many.passes} "
         f"{last.value:+.3f} ± {last.standard_error:.3f}; {worth.kept.words} (one run each)",
         abs(scores[-1]) < 2 and last.value - first.value > 2 * np.hypot(last.standard_error, first.standard_error),
