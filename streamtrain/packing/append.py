@@ -90,7 +90,7 @@ def check_fields(encoders: Mapping[str, FieldEncoder], before: Manifest, dest: P
     """
     if encoders.keys() != {field.name for field in before.fields}:
         expected, there = ", ".join(field.name for field in before.fields), ", ".join(encoders)
-        do = "bring them to these"
+        do = "give the examples these fields, or pack all of it again"
         raise SourceError(complaint(str(dest), expected=f"the fields {expected}", found=there, do=do))
     for field in before.fields:
         varies = field.dtype is not None and field.shape is None
@@ -100,7 +100,7 @@ def check_fields(encoders: Mapping[str, FieldEncoder], before: Manifest, dest: P
     for field in before.fields:
         there, here = _form(field), _form(found[field.name])
         if there != here:
-            where, do = f"{dest}, field {field.name!r}", "bring them to the data set's form"
+            where, do = f"{dest}, field {field.name!r}", "convert it to that in the source, or pack all of it again"
             raise SourceError(complaint(where, expected=there, found=here, do=do))
 
 
@@ -161,7 +161,9 @@ def _renumbered_batches(
 ) -> Iterator[Batch]:
     assert source.batches is not None
     for batch in source.batches(start, stop):
-        yield Batch({**batch.values, **{n: known[batch.values[n]] for n, known in numbers.items()}}, batch.place)
+        yield Batch(
+            {**batch.values, **{n: known[np.asarray(batch.values[n])] for n, known in numbers.items()}}, batch.place
+        )
 
 
 def _form(field: Field) -> str:

@@ -48,7 +48,8 @@ class PackOptions:
     drop: tuple[str, ...] = ()
     """Columns of a table that are left out."""
     missing: Literal["refuse", "nan", "mean", "drop"] = "refuse"
-    """Cells of a table without a value: refused, kept as NaN, filled with the column's mean, or their rows left out."""
+    """Cells of a table without a value: refused, kept as NaN, filled with the training rows' mean, or their rows left
+    out."""
     mask: bool = False
     """Beside each field of a table with missing values one of booleans, NAME_missing, that tells which they were."""
     categories: tuple[str, ...] | None = None
@@ -86,10 +87,10 @@ class PackOptions:
             do = "name it once"
             raise ConfigError(complaint("drop", expected="other columns", found=f"{name!r}, which is asked for", do=do))
         if self.seed < 0:
-            raise ConfigError(complaint("seed", expected="at least 0", found=str(self.seed), do="change it"))
+            raise ConfigError(complaint("seed", expected="at least 0", found=str(self.seed), do="set one, e.g. 1"))
 
     def _check_splits(self) -> None:
-        do = "change them, e.g. --splits 0.8 0.1 0.1"
+        do = "set e.g. --splits 0.8 0.1 0.1"
         if self.splits is not None:
             whole = math.isclose(sum(self.splits), 1.0, abs_tol=1e-9)
             if not (whole and all(0 <= fraction <= 1 for fraction in self.splits)):

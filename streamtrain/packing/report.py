@@ -34,6 +34,7 @@ class Report:
         split_by: in words.
         repeated: examples that were left out since an earlier one has the same content.
         bad: examples that could not be taken and were left out; ``shown``: the first of them, with the reasons.
+        listed: the file in the data set's folder that names them all, a line of JSON each.
     """
 
     source: str
@@ -43,11 +44,17 @@ class Report:
     repeated: int = 0
     bad: int = 0
     shown: tuple[tuple[str, str], ...] = ()
+    listed: str = ""
 
 
 def report_file(segment: int) -> str:
     """Name of a segment's report in the data set's folder."""
     return f"{FOLDER}/{segment:06d}.report.json"
+
+
+def left_out_file(segment: int) -> str:
+    """Name of the list of examples that were left out, in the data set's folder."""
+    return f"{FOLDER}/{segment:06d}.left_out.jsonl"
 
 
 def all_columns(source: Source, fields: Sequence[Field], counts: Mapping[str, int]) -> tuple[Column, ...]:
@@ -89,6 +96,7 @@ def parse_report(entry: Mapping[str, Any]) -> Report:
         repeated=int(entry["repeated"]),
         bad=int(entry["bad"]),
         shown=tuple((str(place), str(reason)) for place, reason in entry["shown"]),
+        listed=str(entry.get("listed", "")),
     )
 
 
@@ -103,7 +111,9 @@ def as_text(report: Report) -> str:
     if report.repeated:
         lines += [f"left out: {report.repeated:,} examples that repeat an earlier one"]
     if report.bad:
-        lines += [f"left out: {report.bad:,} examples that could not be taken, listed in {FOLDER}/:"]
+        lines += [
+            f"left out: {report.bad:,} examples that could not be taken, all listed in DEST/{report.listed or FOLDER}:"
+        ]
         lines += [f"  {place}: {reason}" for place, reason in report.shown]
         lines += [f"  … and {report.bad - len(report.shown):,} more"] if report.bad > len(report.shown) else []
     return "\n".join(lines)

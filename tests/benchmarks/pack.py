@@ -24,7 +24,7 @@ from typing import ClassVar
 import numpy as np
 
 import streamtrain as st
-from streamtrain.packing.packing import PROCESS_BYTES
+from streamtrain.packing.making import PROCESS_BYTES
 from tests.benchmarks.measuring import rates, report, wants_json
 from tests.benchmarks.rows import row_speeds
 

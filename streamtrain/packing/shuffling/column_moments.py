@@ -1,7 +1,8 @@
 """Means and deviations of a table's columns over the training split, from the shards as they were written.
 
 Block by block in stored order, so that they are the same bits for any number of tasks and any memory. Costs one
-reading of the fields that hold columns, which lie in the page cache still.
+reading of the fields that hold columns, which lie in the page cache still. The means that stand for missing values
+have to be known before that, and come from the sorted runs.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamtrain.packing.shuffling.runs.sorted_runs import PIECE_BYTES, Runs
 from streamtrain.shards.codec import read_npy
 from streamtrain.shards.manifest import ColumnMoments, Field
 from streamtrain.shards.shard import examples
@@ -30,6 +33,26 @@ def column_moments(folder: Path, shards: Sequence[str], fields: Sequence[Field])
         for name in shards:
             _add_shard(folder / name, chosen, totals)
     return {name: tuple(total.found for total in found) for name, found in totals.items()}
+
+
+def training_means(
+    runs: Runs, name: str, row_type: np.dtype[Any], entries: Sequence[int], examples: int
+) -> NDArray[np.float64]:
+    """The mean of some entries of a field over the first ``examples`` of the stored order, without NaN; NaN of none.
+
+    Every sum is the exact one of a stretch of the stored order, rounded once.
+    """
+    sums: list[list[float]] = [[] for _ in entries]
+    counts = [0] * len(entries)
+    step = max(1, PIECE_BYTES // row_type.itemsize)
+    for start in range(0, examples, step):
+        rows = runs.window(start, min(start + step, examples)).column(name, row_type)
+        for number, column in enumerate(rows.reshape(len(rows), -1)[:, list(entries)].T):
+            there = column[~np.isnan(column)].astype(np.float64)
+            counts[number] += len(there)
+            sums[number].append(math.fsum(there.tolist()))
+    pairs = zip(sums, counts, strict=True)
+    return np.array([math.fsum(parts) / count if count else math.nan for parts, count in pairs])
 
 
 def joined_moments(one: ColumnMoments | None, other: ColumnMoments | None) -> ColumnMoments | None:

@@ -6,23 +6,25 @@ import dataclasses
 import itertools
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from streamtrain.packing.blocks import block_member, loose_members, sample_stride, samples_table
 from streamtrain.packing.options import PackOptions
-from streamtrain.packing.shuffling.scatter import FILL, HOLDING, SORTING, Done, members_of
-from streamtrain.packing.shuffling.sorted_runs import PIECE_BYTES, Runs
-from streamtrain.shards.codec import FieldEncoder
-from streamtrain.shards.shard import BLOCK, END
+from streamtrain.packing.shuffling.blocks import block_member, loose_members, sample_stride, samples_table
+from streamtrain.packing.shuffling.runs.held_examples import LOOSE, SORTING, RowTypes
+from streamtrain.packing.shuffling.runs.sorted_runs import PIECE_BYTES, Runs, Window
+from streamtrain.packing.shuffling.scatter import FILL, Done
+from streamtrain.shards.codec import FieldEncoder, Ragged
+from streamtrain.shards.codec.ragged import slices
+from streamtrain.shards.shard import BLOCK, END, Content
 from streamtrain.shards.shard_file import ShardFile
 from streamtrain.shards.shard_list import Shard, shard_name
 from streamtrain.store import PARTIAL
-
-LENGTH = np.dtype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,11 @@ class Gather:
         folder: of the data set that is being made.
         marks: folder where finished shards are noted, and unfinished ones lie.
         memory_bytes: bound on the examples in this task's memory.
-        in_rows: whether the examples travel as arrays.
+        types: of all fields' values; ``None`` for those that travel as members of any size.
         block: examples of a block, if there are blocks.
         first_key, digits: the first example's key, and the digits of all.
         label: the field whose values are counted, if one is.
+        means: what stands for NaN in some fields, an entry each or one number.
     """
 
     runs: Runs
@@ -64,11 +67,17 @@ class Gather:
     folder: Path
     marks: Path
     memory_bytes: int
-    in_rows: bool
+    types: RowTypes
     block: int | None
     first_key: int
     digits: int
     label: str | None
+    means: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether all fields have a fixed size."""
+        return None not in self.types.values()
 
     def __call__(self, part: Sequence[ShardPlan], done: Done) -> None:
         """Writes those shards that are not there."""
@@ -97,7 +106,7 @@ class Gather:
     def _write(self, plan: ShardPlan, done: Done) -> None:
         file = ShardFile(self.folder, shard_name(plan.split, plan.number), self.marks)
         try:
-            fill = self._fill_with_payloads
+            fill = self._fill_with_members
             if self.block is not None:
                 fill = self._fill_with_loose_blocks
             if self.in_rows:
@@ -114,22 +123,21 @@ class Gather:
 
     def _fill_with_blocks(self, file: ShardFile, plan: ShardPlan, done: Done) -> None:
         assert self.block is not None
-        for first, stop in self._steps(plan, self.block, 0):
+        for first, stop in self._steps(plan, self.block):
             window = self.runs.window(first, stop)
-            columns = {name: window.column(name, kind) for name, kind in self._row_types().items()}
+            columns = self._rows(window)
             for start in range(0, stop - first, self.block):
                 rows = window.order[start : start + self.block]
                 members = {f"{name}.npy": block_member(values, rows) for name, values in columns.items()}
                 file.sample(self.key(first + start), members, len(rows))
-                if self.label is not None:
-                    file.count(columns[self.label][rows])
+                self._count(file, columns, rows)
                 done(len(rows))
 
     def _fill_with_samples(self, file: ShardFile, plan: ShardPlan, done: Done) -> None:
         size = max(1, PIECE_BYTES // sample_stride(self.encoders))
-        for first, stop in self._steps(plan, size, 0):
+        for first, stop in self._steps(plan, size):
             window = self.runs.window(first, stop)
-            columns = {name: window.column(name, kind) for name, kind in self._row_types().items()}
+            columns = self._rows(window)
             for start in range(0, stop - first, size):
                 rows = window.order[start : start + size]
                 ordered = {name: values[rows] for name, values in columns.items()}
@@ -138,52 +146,84 @@ class Gather:
                     file.count(ordered[self.label])
                 done(len(rows))
 
-    def _fill_with_payloads(self, file: ShardFile, plan: ShardPlan, done: Done) -> None:
-        fields = [(encoder.member, encoder.finish) for encoder in self.encoders.values()]
-        for position, encoded in enumerate(self._encoded(plan, file, done), plan.start):
-            members = {name: finish(data) for (name, finish), data in zip(fields, encoded, strict=True)}
-            file.sample(self.key(position), members)
+    def _fill_with_members(self, file: ShardFile, plan: ShardPlan, done: Done) -> None:
+        for first, stop in self._fitting(plan, 1):
+            window = self.runs.window(first, stop)
+            columns = self._columns(window)
+            members = {e.member: _members(e, columns[name]) for name, e in self.encoders.items()}
+            for position, row in enumerate(window.order.tolist(), first):
+                file.sample(self.key(position), {name: member(row) for name, member in members.items()})
+            self._count(file, columns, window.order)
+            done(stop - first)
 
     def _fill_with_loose_blocks(self, file: ShardFile, plan: ShardPlan, done: Done) -> None:
         assert self.block is not None
-        examples, first = self._encoded(plan, file, done), plan.start
-        while held := list(itertools.islice(examples, self.block)):
-            file.sample(self.key(first), loose_members(self.encoders, held), len(held))
-            first += len(held)
+        for first, stop in self._fitting(plan, self.block):
+            window = self.runs.window(first, stop)
+            columns = self._columns(window)
+            for start in range(0, stop - first, self.block):
+                rows = window.order[start : start + self.block]
+                file.sample(self.key(first + start), loose_members(self.encoders, columns, rows), len(rows))
+                self._count(file, columns, rows)
+                done(len(rows))
 
-    def _encoded(self, plan: ShardPlan, file: ShardFile, done: Done) -> Iterator[list[bytes]]:
-        """The plan's examples, the members of each as they were encoded; their classes are counted."""
-        at_label = None if self.label is None else list(self.encoders).index(self.label)
-        for first, stop in self._steps(plan, 1, HOLDING):
-            for start, end in self._fitting(first, stop):
-                for payload in self.runs.window(start, end).payloads():
-                    encoded = members_of(payload)
-                    if at_label is not None:
-                        file.count((int(encoded[at_label]),))
-                    yield encoded
-                done(end - start)
+    def _columns(self, window: Window) -> dict[str, NDArray[Any] | Ragged]:
+        """All fields of a window, to be put in order."""
+        rows = self._rows(window)
+        return {name: self._loose(window, name) if kind is None else rows[name] for name, kind in self.types.items()}
 
-    def _row_types(self) -> dict[str, np.dtype[np.generic]]:
-        types = {name: encoder.row_type for name, encoder in self.encoders.items()}
-        return {name: kind for name, kind in types.items() if kind is not None}
+    def _loose(self, window: Window, name: str) -> NDArray[Any] | Ragged:
+        """A field of any size; numbers that were taken over in decimal digits as numbers."""
+        members = window.ragged(name)
+        return np.array(list(members), np.bytes_).astype(np.int64) if self.encoders[name].counts else members
 
-    def _steps(self, plan: ShardPlan, multiple: int, overhead: int) -> Iterator[tuple[int, int]]:
+    def _rows(self, window: Window) -> dict[str, NDArray[Any]]:
+        """The fields of fixed size."""
+        kinds = self._row_types().items()
+        return {name: self._filled(name, window.column(name, kind)) for name, kind in kinds}
+
+    def _filled(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """A column with means for what is missing."""
+        if name in self.means:
+            missing = np.isnan(values)
+            values[missing] = np.broadcast_to(self.means[name], values.shape)[missing]
+        return values
+
+    def _count(self, file: ShardFile, columns: Mapping[str, Any], rows: NDArray[np.int64]) -> None:
+        """Counts the classes of these rows."""
+        if self.label is not None:
+            file.count(columns[self.label][rows])
+
+    def _row_types(self) -> dict[str, np.dtype[Any]]:
+        return {name: kind for name, kind in self.types.items() if kind is not None}
+
+    def _steps(self, plan: ShardPlan, multiple: int) -> Iterator[tuple[int, int]]:
         """The plan's range in parts that fit in memory, each but the last of a multiple of so many examples."""
-        each = SORTING + overhead + sum(kind.itemsize for kind in self._row_types().values() if self.in_rows)
+        each = SORTING + LOOSE * (len(self.types) - len(self._row_types()))
+        each += sum(kind.itemsize for kind in self._row_types().values())
         step = max(1, int(self.memory_bytes * FILL) // each // multiple) * multiple
         for start in range(plan.start, plan.stop, step):
             yield start, min(start + step, plan.stop)
 
-    def _fitting(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The range in parts whose payloads fit in memory together, or which are one example."""
-        window = self.runs.window(start, stop)
-        ends = np.cumsum(window.column("length", LENGTH)[window.order])
-        done = 0
-        while done < stop - start:
-            limit = (ends[done - 1] if done else 0) + int(self.memory_bytes * FILL) // 2
-            end = max(done + 1, int(np.searchsorted(ends, limit, side="right")))
-            yield start + done, start + end
-            done = end
+    def _fitting(self, plan: ShardPlan, multiple: int) -> Iterator[tuple[int, int]]:
+        """The same where examples differ in size: at least a multiple each, however large its examples are."""
+        limit = int(self.memory_bytes * FILL) // 2
+        for start, stop in self._steps(plan, multiple):
+            ends = np.cumsum(self.runs.window(start, stop).sizes("encoded"))
+            done = 0
+            while done < len(ends):
+                fit = int(np.searchsorted(ends, limit + (ends[done - 1] if done else 0), side="right"))
+                end = fit if fit == len(ends) else done + max(multiple, (fit - done) // multiple * multiple)
+                end = min(end, len(ends))
+                yield start + done, start + end
+                done = end
+
+
+def _members(encoder: FieldEncoder, column: NDArray[Any] | Ragged) -> Callable[[int], Content]:
+    """A function from a row to the member of its example."""
+    if not isinstance(column, Ragged):
+        return lambda row: encoder.stored(column[row])
+    return slices(column).__getitem__
 
 
 def shard_plans(
@@ -225,7 +265,7 @@ def _edges_by_size(gather: Gather, start: int, stop: int, shard_bytes: int) -> I
     step = max(1, int(gather.memory_bytes * FILL) // (2 * SORTING))
     for first in range(start, stop, step):
         window = gather.runs.window(first, min(first + step, stop))
-        ends = np.cumsum(window.column("tar_bytes", LENGTH)[window.order])
+        ends = np.cumsum(window.sizes("in_tar"))
         done, before = 0, 0
         while done < len(ends):
             fit = max(done, int(np.searchsorted(ends, before + shard_bytes - used, side="right")))
@@ -245,7 +285,7 @@ def _edges_of_blocks(gather: Gather, start: int, stop: int, shard_bytes: int) ->
     used, begun = 0, start
     for first in range(start, stop, step):
         window = gather.runs.window(first, min(first + step, stop))
-        lengths = window.column("length", LENGTH)[window.order]
+        lengths = window.sizes("encoded")
         sizes = np.add.reduceat(lengths, np.arange(0, len(lengths), gather.block))
         for number, size in enumerate(sizes.tolist()):
             at = first + number * gather.block

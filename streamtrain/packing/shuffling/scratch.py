@@ -78,7 +78,7 @@ def scratch_folder(destination: Path, digest: str) -> Iterator[Path]:
         shutil.rmtree(root)
         raise
     except OSError as error:
-        do = "mend that; the same command then goes on where it was"
+        do = "free space, or see that the disk can be written; the same command then goes on where it was"
         raise StoreError(
             complaint(str(destination), expected="to write the data set", found=one_line(error), do=do)
         ) from error

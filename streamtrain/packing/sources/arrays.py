@@ -55,9 +55,8 @@ def from_arrays(path: Path, label: str | None) -> Source:
     lengths = {name: array.shape[0] if array.shape else 0 for name, array in arrays.items()}
     if not lengths or min(lengths.values()) == 0 or len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "no array"
-        raise SourceError(
-            complaint(str(path), expected="arrays of one length above 0", found=found, do="mend the arrays")
-        )
+        expected, do = "arrays of one length above 0", "save arrays whose first axes have one length"
+        raise SourceError(complaint(str(path), expected=expected, found=found, do=do))
     count = min(lengths.values())
     one_by_one = any(array.member is not None for array in arrays.values())
     return Source(

@@ -47,5 +47,5 @@ def _guarded(where: str, function: Callable[[], Iterable[Any]]) -> Iterator[Any]
         for number, example in enumerate(function(), start=1):  # noqa: B007 - told when the next one fails
             yield example
     except Exception as error:
-        found = f"{one_line(error)} after {number} examples"
-        raise SourceError(complaint(where, expected="more examples or the end", found=found, do="mend it")) from error
+        found, do = f"{one_line(error)} after {number} examples", "correct the function"
+        raise SourceError(complaint(where, expected="more examples or the end", found=found, do=do)) from error

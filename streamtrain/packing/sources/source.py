@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.shards.codec import FieldNotes
+from streamtrain.shards.codec import FieldNotes, Ragged
+
+Values = NDArray[Any] | Ragged | list[Any]
 
 BATCH_BYTES = 4 << 20
 """Arrays are read by about this much at once."""
@@ -20,12 +23,13 @@ Example = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive examples as arrays, a field each, first axis the example; ``place`` names one of them.
+    """Consecutive examples as columns, a field each, first axis the example; ``place`` names one of them.
 
-    Where places end in a number, it grows from one to the next.
+    Where places end in a number, it grows from one to the next. Values of different sizes are `Ragged`, or a list
+    where only Python knows their form.
     """
 
-    values: Mapping[str, NDArray[Any]]
+    values: Mapping[str, Values]
     place: Callable[[int], str]
 
     def __len__(self) -> int:
@@ -66,7 +70,7 @@ class Source:
         count: how many they are, where that is known beforehand.
         label: the field of class labels, if there is one.
         classes: names of the values of a field that stand for classes.
-        batches: the examples ``[start, stop)``, or all from ``start`` on, as arrays, where all fields are.
+        batches: the examples ``[start, stop)``, or all from ``start`` on, as columns, where it has them.
         borders: numbers at which reading may begin without passing over all that come before; ``None`` for any.
         bytes: about how many all examples take, where that is known beforehand.
         files: that are read.
@@ -88,4 +92,11 @@ class Source:
     notes: Mapping[str, FieldNotes] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
     splits: tuple[tuple[str, int], ...] = ()
-    column: Callable[[str], Iterator[Sequence[Any] | NDArray[Any]]] | None = None
+    column: Callable[[str], Iterator[list[Any] | NDArray[Any]]] | None = None
+
+
+def values_at(values: Values, rows: NDArray[np.int64]) -> Values:
+    """These rows of a column."""
+    if isinstance(values, Ragged):
+        return values.take(rows)
+    return [values[row] for row in rows.tolist()] if isinstance(values, list) else values[rows]

@@ -71,7 +71,9 @@ def test_other_forms_and_two_at_once_are_refused(tmp_path: Path) -> None:
         append(source, tmp_path / "none", OPTIONS)
     pack(source, tmp_path / "a", OPTIONS)
     np.savez(tmp_path / "wide.npz", image=np.zeros((9, 9, 9), np.uint8), label=np.arange(9))
-    with pytest.raises(st.SourceError, match=r"field 'image': expected .*\(8, 8\), found .*\(9, 9\); bring them to"):
+    with pytest.raises(
+        st.SourceError, match=r"field 'image': expected .*\(8, 8\), found .*\(9, 9\); convert it to that in the source"
+    ):
         append(str(tmp_path / "wide.npz"), tmp_path / "a", OPTIONS)
     np.savez(tmp_path / "other.npz", picture=np.zeros((9, 8, 8), np.uint8), label=np.arange(9))
     with pytest.raises(st.SourceError, match="expected the fields image, label, found label, picture"):

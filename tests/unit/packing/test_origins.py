@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as hs
 
@@ -16,6 +18,7 @@ from streamtrain.errors import ConfigError, ManifestError, SourceError
 from streamtrain.inspect.card import inspect_dataset
 from streamtrain.packing import PackOptions, pack
 from streamtrain.packing.packing import append
+from streamtrain.packing.shuffling.runs.bad_examples import RefusedExamples
 from streamtrain.shards.origins import OriginLog, read_origins, write_origins
 from tests.support.packing import AnyOrder, files
 from tests.unit.packing.test_sources import png
@@ -128,8 +131,33 @@ def test_all_bad_examples_are_named_at_once(tmp_path: Path) -> None:
     assert "found 3 that cannot" in message and "set --on-bad-example skip" in message
     assert all(f"photo {number}.png" in message for number in BAD) and "\n" not in message
     assert not (tmp_path / "packed").exists()
-    with pytest.raises(SourceError, match=r"found 40 that cannot: .* and 20 more"):
-        pack(photos(tmp_path / "none", tuple(map(str, range(40)))), tmp_path / "packed", ALL_TRAIN)
+
+
+def test_more_bad_examples_than_a_line_holds_are_all_listed(tmp_path: Path) -> None:
+    none = photos(tmp_path / "none", tuple(map(str, range(40))))
+    listed = tmp_path / "packed.bad_examples.jsonl"
+    with pytest.raises(SourceError, match=rf"found 40 that cannot: .* and 20 more, all of them listed in {listed}; "):
+        pack(none, tmp_path / "packed", ALL_TRAIN)
+    lines = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert len({line["example"] for line in lines}) == 40 and not (tmp_path / "packed").exists()
+    error = RefusedExamples([("a", "a: expected 1, found 2; do")] * 30, more=True, listed="file")
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) and again.bad == error.bad
+    pack(photos(tmp_path / "repaired", ()), tmp_path / "packed", ALL_TRAIN)
+    assert not listed.exists(), "the list is of what was refused last"
+
+
+def test_keys_that_only_look_counted_stay_what_they_are(tmp_path: Path) -> None:
+    """The first and the last fit numbers in a row, the one between them does not."""
+    keys = ("k1", "k15", "k3")
+    (tmp_path / "source").mkdir()
+    with webdataset.TarWriter(str(tmp_path / "source" / "a.tar")) as tar:
+        for number, key in enumerate(keys):
+            tar.write({"__key__": key, "cls": number})
+    pack(tmp_path / "source", tmp_path / "packed", ALL_TRAIN)
+    origins = read_origins((tmp_path / "packed/about/000000.examples.gz").read_bytes(), "a")
+    places = [origins.place(number) for number in range(3)]
+    assert [place.rpartition("k")[2].strip("'") for place in places] == ["1", "15", "3"]
 
 
 @pytest.mark.parametrize("bad", [BAD, ("0", "1")])

@@ -137,7 +137,9 @@ def test_a_full_disk_is_told_in_one_line_and_keeps_what_is_done(
 
     with monkeypatch.context() as patch:
         patch.setattr("streamtrain.shards.shard_file.ShardWriter.close", full)
-        with pytest.raises(StoreError, match=r"a: expected to write .*No space left on device; mend that; the same"):
+        with pytest.raises(
+            StoreError, match=r"a: expected to write .*No space left on device; free space, or see that .*; the same"
+        ):
             pack(source, dest, OPTIONS)
     assert finished(dest) and not dest.exists()
     assert pack(source, dest, OPTIONS) == read_manifest(dest)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from streamtrain.packing.shuffling.sorted_runs import Run, Runs, run_folder, write_run
+from streamtrain.packing.shuffling.runs.sorted_runs import Run, Runs, run_folder, write_run
 from streamtrain.shards.stored_order import order_of, sort_keys, stored_order
 
 Order = NDArray[np.int64]

@@ -22,6 +22,7 @@ from streamtrain.packing.sources.tables.arrow_forms import (
     plain,
     plain_type,
 )
+from streamtrain.shards.codec import Ragged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,10 +65,11 @@ class Leaf:
 class Cells:
     """Values of consecutive rows, first axis the row, and which are missing: their values mean nothing then.
 
-    ``gaps`` are places without a value inside of lists, by the row: how many.
+    Texts and bytes are Arrow's, and null where they are missing; lists of numbers of one axis are `Ragged` where their
+    lengths differ. ``gaps`` are places without a value inside of lists, by the row: how many.
     """
 
-    values: NDArray[Any] | list[Any]
+    values: NDArray[Any] | Ragged | pa.Array | list[Any]
     missing: NDArray[np.bool_]
     gaps: NDArray[np.int64] | None = None
 
@@ -111,11 +113,15 @@ def read_cells(leaf: Leaf, rows: Rows) -> Cells:
         array = _of_type(leaf, rows, array)
     if leaf.filled and leaf.form.what == "text":
         array = pc.if_else(pc.equal(array, ""), pa.scalar(None, array.type), array)
+    if leaf.form.what == "text":
+        _check_utf8(leaf, rows, array)
     return cells_of(leaf.form, array)
 
 
 def cells_of(form: ArrowForm, array: pa.Array) -> Cells:
     """The cells of a plain array."""
+    import pyarrow as pa
+
     missing = np.asarray(array.is_null())
     if form.what in ("number", "boolean", "decimal", "time"):
         values, absent = _scalars(form.what, array)
@@ -126,7 +132,25 @@ def cells_of(form: ArrowForm, array: pa.Array) -> Cells:
         return _tensors(array, missing)
     if form.what == "array":
         return _nested(form, array, missing)
-    return Cells(array.to_pylist(), missing)
+    if form.what == "bytes":
+        return Cells(array.cast(pa.large_binary()), missing)
+    return Cells(array if form.what == "text" else array.to_pylist(), missing)
+
+
+def _check_utf8(leaf: Leaf, rows: Rows, texts: pa.Array) -> None:
+    """Raises `SourceError` for a text that is no UTF-8; a file may hold such, since its readers do not look."""
+    import pyarrow as pa
+
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        for row, data in enumerate(texts.cast(pa.large_binary()).to_pylist()):
+            try:
+                (data or b"").decode()
+            except UnicodeDecodeError as error:
+                where, do = f"{rows.place(row)}, column {leaf.name!r}", "convert it to UTF-8, or to a column of bytes"
+                raise SourceError(complaint(where, expected="text in UTF-8", found=one_line(error), do=do)) from None
+        raise
 
 
 def _of_type(leaf: Leaf, rows: Rows, array: pa.Array) -> pa.Array:
@@ -209,6 +233,8 @@ def _nested(form: ArrowForm, array: pa.Array, missing: NDArray[np.bool_]) -> Cel
     if all(uniform) and not missing.any():
         shape = tuple(int(lengths[0]) for lengths in levels)
         return Cells(values.reshape(len(missing), *shape), missing, gaps)
+    if len(levels) == 1:
+        return Cells(Ragged(values, levels[0], "array"), missing, gaps)
     return Cells(_ragged(levels, values), missing, gaps)
 
 

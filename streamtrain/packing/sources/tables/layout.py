@@ -56,7 +56,7 @@ class Layout:
 
     Attributes:
         vector: columns side by side in the field ``features``, of the type ``dtype``.
-        fills: what stands for missing values there, by the column: NaN, or the mean.
+        fills: columns with missing values there, for which NaN stands.
         singles: the other columns.
         masks: fields that tell which values of these columns were missing.
         drops: columns whose missing values leave their row out.
@@ -67,7 +67,7 @@ class Layout:
 
     vector: tuple[Leaf, ...]
     dtype: str
-    fills: Mapping[Leaf, float]
+    fills: frozenset[Leaf]
     singles: tuple[Single, ...]
     masks: Mapping[str, tuple[Leaf, ...]]
     drops: tuple[Leaf, ...]
@@ -133,10 +133,12 @@ class _Planner:
         singles = tuple(self._single(leaf) for leaf in kept if leaf not in members)
         classes = {single.field: names for single in singles if (names := self._class_names(single)) is not None}
         label = next((single.field for single in singles if single.leaf.name == self._label), None)
-        fills = {leaf: float(fill) for leaf, fill in self._missing.fills.items() if leaf in members}
+        fills = frozenset(self._missing.fills) & frozenset(members)
         notes = {single.field: self._notes(single) for single in singles}
         if members:
-            notes[FEATURES] = FieldNotes(tuple(leaf.name for leaf in members), missing=bool(fills))
+            entries = tuple(number for number, leaf in enumerate(members) if leaf in fills)
+            means = entries if self._options.missing == "mean" else ()
+            notes[FEATURES] = FieldNotes(tuple(leaf.name for leaf in members), missing=bool(fills), means=means)
         masks = self._masks(members, singles, notes)
         reported = tuple(self._columns(members, dtype, singles, classes))
         drops = tuple(self._missing.drops)
@@ -271,7 +273,9 @@ class _Planner:
         known = None if self._like is None else self._like.get(single.field)
         varies = summary.varies or (known is not None and known.dtype is not None and known.shape is None)
         may_be_nan = isinstance(single.fill, float)
-        return FieldNotes(None, single.leaf.form.unit, may_be_nan, varies and single.make == "array", wide)
+        means = (0,) if may_be_nan and single.make == "number" and self._options.missing == "mean" else ()
+        varies = varies and single.make == "array"
+        return FieldNotes(None, single.leaf.form.unit, may_be_nan, varies, means, wide)
 
     def _columns(
         self,
@@ -313,8 +317,8 @@ class _Planner:
         if leaf in self._missing.drops:
             notes.append(f"{count:,} missing: their rows were left out")
         elif fill is not None:
-            became = "the empty text" if fill == "" else "NaN" if np.isnan(fill) else f"the mean of all rows, {fill:g}"
-            notes.append(f"{count:,} missing became {became}")
+            became = "the training rows' mean" if self._options.missing == "mean" else "NaN"
+            notes.append(f"{count:,} missing became {'the empty text' if fill == '' else became}")
         if summary.empty:
             notes.append(f"{summary.empty:,} empty")
         if dtype is not None and not np.can_cast(vector_of({leaf: self._numbers(leaf)})[0], dtype):

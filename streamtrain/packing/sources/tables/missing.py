@@ -72,7 +72,7 @@ class Missing:
         elif what == "text":
             self.fills[leaf] = ""
         elif what in ("number", "boolean", "decimal") and summary.names is None:
-            self.fills[leaf] = summary.mean if policy == "mean" else float("nan")
+            self.fills[leaf] = float("nan")  # and in the end the mean, once the training rows are known
         elif what == "array" and policy == "nan" and not summary.missing and _entries_are_decimals(leaf):
             self.fills[leaf] = float("nan")
         else:

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ from streamtrain.errors import one_line
 from streamtrain.packing.sources.tables.arrow_forms import plain
 from streamtrain.packing.sources.tables.cells import Cells, Leaf, exact_decimals, read_cells
 from streamtrain.packing.sources.tables.rows import Rows
+from streamtrain.shards.codec import Ragged
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MOST_TEXTS = 1000
 """Different texts of a column that may become a category by themselves."""
@@ -31,7 +35,6 @@ class Summary:
         rows, missing: cells, and those without a value, NaN among them.
         first_missing: where the first of them is.
         low, high: of numbers and times that are finite.
-        total: their sum, for the mean.
         strange: where the first cell is that cannot be kept as it is, and what it is.
         single: whether all numbers are float32's too.
         outside: labels that are none of the classes' numbers, by the part of the source.
@@ -48,7 +51,6 @@ class Summary:
     first_missing: str = ""
     low: int | float | None = None
     high: int | float | None = None
-    total: float = 0.0
     strange: tuple[str, str] | None = None
     single: bool = True
     outside: Counter[str] = field(default_factory=Counter)
@@ -64,11 +66,6 @@ class Summary:
     def present(self) -> int:
         """Cells with a value."""
         return self.rows - self.missing
-
-    @property
-    def mean(self) -> float:
-        """Of the numbers that are there."""
-        return self.total / max(1, self.present)
 
     def add(self, cells: Cells, rows: Rows, what: str) -> None:
         """Takes in the cells of some rows."""
@@ -86,7 +83,7 @@ class Summary:
         elif isinstance(cells.values, np.ndarray) and cells.values.ndim == 1:
             self._add_numbers(cells.values, there, rows)
         elif what in ("text", "bytes"):
-            self._add_texts([value for value in cells.values if value is not None])
+            self._add_texts(cells.values)
         elif what == "objects":
             self._add_objects(cells, rows)
 
@@ -101,7 +98,6 @@ class Summary:
         low, high = known.min().item(), known.max().item()
         self.low = low if self.low is None else min(self.low, low)
         self.high = high if self.high is None else max(self.high, high)
-        self.total += float(known.sum(dtype=np.float64))
         if self.single and values.dtype == np.float64:
             with np.errstate(over="ignore"):
                 self.single = bool((known.astype(np.float32) == known).all())
@@ -110,12 +106,21 @@ class Summary:
             self._note_strange(values, outside, rows)
             self.outside[rows.part] += int(np.count_nonzero(outside))
 
-    def _add_texts(self, values: Sequence[str | bytes]) -> None:
-        self.empty += sum(not value for value in values)
-        if self.texts is not None:
-            self.texts.update(values)
-            if len(self.texts) > MOST_TEXTS and not self.all_texts:
+    def _add_texts(self, values: pa.Array) -> None:
+        import pyarrow.compute as pc
+
+        self.empty += pc.sum(pc.equal(pc.binary_length(values), 0)).as_py() or 0
+        if self.texts is None:
+            return
+        found = values.drop_null().value_counts()
+        texts, counts = found.field("values"), found.field("counts")
+        if len(self.texts) + len(texts) > MOST_TEXTS and not self.all_texts:
+            known = len({*self.texts, *texts.to_pylist()})
+            if known > MOST_TEXTS:
                 self.texts = None
+                return
+        for text, count in zip(texts.to_pylist(), counts.to_pylist(), strict=True):
+            self.texts[text] += count
 
     def _add_arrays(self, cells: Cells, there: NDArray[np.bool_], rows: Rows) -> None:
         if isinstance(cells.values, np.ndarray):
@@ -123,6 +128,12 @@ class Summary:
             if cells.values.dtype.kind == "f":
                 infinite = np.isinf(cells.values).reshape(len(there), -1).any(axis=1)
                 self._note_infinite(infinite & there, rows)
+            return
+        if isinstance(cells.values, Ragged):
+            for length in dict.fromkeys(cells.values.lengths[there].tolist()):
+                self._see_shape((length,))
+            if cells.values.content.dtype.kind == "f":
+                self._note_infinite(cells.values.rows_of(np.isinf(cells.values.content)) & there, rows)
             return
         for value in (value for value, known in zip(cells.values, there.tolist(), strict=True) if known):
             if isinstance(value, np.ndarray):

@@ -16,18 +16,17 @@ from numpy.typing import NDArray
 
 from streamtrain.errors import SourceError, complaint
 from streamtrain.packing.options import PackOptions
-from streamtrain.packing.sources.source import Batch, Column, Example, Source
+from streamtrain.packing.sources.source import Batch, Column, Example, Source, Values, values_at
 from streamtrain.packing.sources.tables.arrow_forms import shown_type
 from streamtrain.packing.sources.tables.cells import Cells, Leaf, as_lists, leaves_of, read_cells
 from streamtrain.packing.sources.tables.layout import FEATURES, Layout, Single, field_name, lay_out
 from streamtrain.packing.sources.tables.rows import Rows, Table
 from streamtrain.packing.sources.tables.survey import survey
+from streamtrain.shards.codec import Ragged
 from streamtrain.shards.manifest import Manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Values = NDArray[Any] | list[Any]
 
 
 def from_table(table: Table, options: PackOptions, like: Manifest | None = None) -> Source:
@@ -53,14 +52,13 @@ def from_table(table: Table, options: PackOptions, like: Manifest | None = None)
     if layout.drops:
         stops = _kept_before(table, layout, [stop for _, stop in table.splits])
         kept, splits = stops[-1], tuple((name, stop) for (name, _), stop in zip(table.splits, stops, strict=False))
-    arrays = not any(s.make in ("text", "bytes", "objects") or layout.notes[s.field].varies for s in layout.singles)
     return Source(
         table.name,
         partial(_examples, table, layout),
         table.count if kept is None else kept,
         layout.label,
         layout.classes,
-        batches=partial(_batches, table, layout) if arrays else None,
+        batches=partial(_batches, table, layout),
         borders=table.borders if kept is None else (0,),
         bytes=table.bytes,
         files=table.files,
@@ -187,7 +185,7 @@ def _kept_before(table: Table, layout: Layout, stops: Sequence[int]) -> list[int
     return [int(taken[stop - 1]) if stop else 0 for stop in (*stops, len(taken))]
 
 
-def _column(table: Table, layout: Layout, name: str) -> Iterator[Values]:
+def _column(table: Table, layout: Layout, name: str) -> Iterator[NDArray[Any] | list[Any]]:
     """The values of one column, also of one that becomes no field.
 
     Raises:
@@ -205,10 +203,35 @@ def _column(table: Table, layout: Layout, name: str) -> Iterator[Values]:
         if len(empty):
             where, do = f"{chosen.place(int(empty[0]))}, column {name!r}", "fill it, or remove the row"
             raise SourceError(complaint(where, expected="a value to split by", found="an empty cell", do=do))
-        if isinstance(cells.values, np.ndarray):
-            yield cells.values[chosen.places]
-        else:
-            yield [cells.values[place] for place in chosen.places.tolist()]
+        yield _listed(_taken(chosen, leaf))
+
+
+def _listed(values: Values) -> NDArray[Any] | list[Any]:
+    """With Python's objects where they differ in size."""
+    return list(values) if isinstance(values, Ragged) else values
+
+
+def _taken(chosen: _Chosen, leaf: Leaf, fill: str | None = None) -> Values:
+    """A column's values in the rows that are taken; ``fill`` stands for texts that are missing.
+
+    Raises:
+        SourceError: a text or bytes are missing that were there before.
+    """
+    import pyarrow as pa
+
+    values = chosen.cells[leaf].values
+    if not isinstance(values, pa.Array):
+        return values_at(values, chosen.places)
+    values = values.take(pa.array(chosen.places))
+    values = values if fill is None else values.fill_null(fill)
+    if values.null_count:
+        raise _changed(chosen, leaf, int(np.argmax(np.asarray(values.is_null()))), "a value", "an empty cell")
+    return Ragged.of_arrow(values)
+
+
+def _changed(chosen: _Chosen, leaf: Leaf, at: int, expected: str, found: str) -> SourceError:
+    where, do = f"{chosen.place(at)}, column {leaf.name!r}", "it changed while it was read: pack again"
+    return SourceError(complaint(where, expected=expected, found=found, do=do))
 
 
 def _columns(table: Table, layout: Layout, start: int) -> Iterator[tuple[dict[str, Values], Callable[[int], str]]]:
@@ -234,42 +257,47 @@ def _vector(layout: Layout, chosen: _Chosen) -> NDArray[Any]:
         with np.errstate(over="ignore"):  # where a narrower type was asked for, the encoder refuses what is infinite
             vector[:, entry] = values[chosen.places]
         if leaf in layout.fills:
-            vector[cells.missing[chosen.places], entry] = layout.fills[leaf]
+            vector[cells.missing[chosen.places], entry] = np.nan
     return vector
 
 
 def _values(single: Single, layout: Layout, chosen: _Chosen) -> Values:
     """One column's values as its field holds them."""
-    cells, places = chosen.cells[single.leaf], chosen.places
     if single.make == "class" and single.texts:
         return _codes(single, chosen)
-    if isinstance(cells.values, np.ndarray):
-        values = cells.values[places]
-        if single.make == "objects":
-            return [as_lists(value) for value in values]
+    values = _taken(chosen, single.leaf, single.fill if isinstance(single.fill, str) else None)
+    if single.make == "objects":
+        return [as_lists(value) for value in values] if single.leaf.form.what == "array" else list(values)
+    if isinstance(values, np.ndarray):
         if single.fill is not None and values.ndim == 1:
-            values = np.where(cells.missing[places], single.fill, values)
-        return list(values) if layout.notes[single.field].varies else values
-    listed = [cells.values[place] for place in places.tolist()]
-    if single.fill == "":
-        return ["" if value is None else value for value in listed]
-    if single.make == "array":
-        return listed if layout.notes[single.field].varies else np.stack(listed)
-    return [as_lists(value) for value in listed] if single.leaf.form.what == "array" else listed
+            values = np.where(chosen.cells[single.leaf].missing[chosen.places], single.fill, values)
+        return _varied(values) if layout.notes[single.field].varies else values
+    if single.make != "array" or layout.notes[single.field].varies:
+        return values
+    return np.stack(list(values))
+
+
+def _varied(values: NDArray[Any]) -> Values:
+    """Arrays that happen to be of one shape, where others are not."""
+    if values.ndim != 2:
+        return list(values)
+    return Ragged(values.reshape(-1), np.full(len(values), values.shape[1], np.int64), "array")
 
 
 def _codes(single: Single, chosen: _Chosen) -> NDArray[np.int64]:
     """The numbers of a column's texts in its vocabulary."""
-    numbers = {text: number for number, text in enumerate(single.texts)}
-    values = chosen.cells[single.leaf].values
-    codes = np.empty(len(chosen.places), np.int64)
-    for at, place in enumerate(chosen.places.tolist()):
-        value = single.fill if values[place] is None else values[place]
-        if value not in numbers:
-            where, do = f"{chosen.place(at)}, column {single.leaf.name!r}", "it changed while it was read: pack again"
-            raise SourceError(complaint(where, expected="one of the texts found before", found=repr(value), do=do))
-        codes[at] = numbers[value]
-    return codes
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cells: Any = chosen.cells[single.leaf].values
+    values = cells.take(pa.array(chosen.places))
+    if single.fill is not None:
+        values = values.fill_null(single.fill)
+    codes = pc.index_in(values, value_set=pa.array(single.texts, values.type))
+    if codes.null_count:
+        at = int(np.argmax(np.asarray(codes.is_null())))
+        raise _changed(chosen, single.leaf, at, "one of the texts found before", repr(values[at].as_py()))
+    return np.asarray(codes.to_numpy(), np.int64)
 
 
 def _examples(table: Table, layout: Layout, start: int) -> Iterator[Example]:
@@ -281,7 +309,14 @@ def _examples(table: Table, layout: Layout, start: int) -> Iterator[Example]:
 def _batches(table: Table, layout: Layout, start: int, stop: int | None) -> Iterator[Batch]:
     for values, place in _columns(table, layout, start):
         taken = None if stop is None else stop - start
-        yield Batch({name: np.asarray(column)[:taken] for name, column in values.items()}, place)
+        yield Batch({name: _first(column, taken) for name, column in values.items()}, place)
         start += len(next(iter(values.values())))
         if stop is not None and start >= stop:
             return
+
+
+def _first(values: Values, count: int | None) -> Values:
+    """At most so many of a column's values."""
+    if count is None or count >= len(values):
+        return values
+    return values.part(0, count) if isinstance(values, Ragged) else values[:count]

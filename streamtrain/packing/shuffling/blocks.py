@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.images.kinds import is_image
 from streamtrain.packing.options import PackOptions
-from streamtrain.packing.shuffling.sorted_runs import Runs
-from streamtrain.shards.codec import FieldEncoder, npy_header, read_npy
+from streamtrain.packing.shuffling.runs.sorted_runs import Runs
+from streamtrain.shards.codec import FieldEncoder, Ragged, npy_header, read_npy
 from streamtrain.shards.shard import BLOCK, MEMBER_LIMIT, header
 
 SMALL = 4096
@@ -54,7 +54,7 @@ def loose_block_size(encoders: Mapping[str, FieldEncoder], options: PackOptions,
     Raises:
         ConfigError: blocks are asked for, and examples are too large for them.
     """
-    total, largest = runs.bytes_of_payloads()
+    total, largest = runs.bytes_encoded()
     mean = total // max(1, runs.examples)
     as_they_are = any(encoder.taken_over or is_image(encoder.member) for encoder in encoders.values())
     by_default = not as_they_are and mean < SMALL and largest <= MEMBER_BYTES
@@ -74,31 +74,36 @@ def _fitting(of_member: int, of_example: int, options: PackOptions, largest: int
     return min(MOST, max(FEWEST, 1 << max(0, most.bit_length() - 1)))
 
 
-def loose_members(encoders: Mapping[str, FieldEncoder], encoded: Sequence[Sequence[bytes]]) -> dict[str, memoryview]:
-    """The members of a block whose examples are encoded, a sequence of the fields' members each."""
+def loose_members(
+    encoders: Mapping[str, FieldEncoder], columns: Mapping[str, NDArray[Any] | Ragged], rows: NDArray[np.int64]
+) -> dict[str, memoryview]:
+    """The members of a block of those rows of the columns."""
     members: dict[str, memoryview] = {}
-    for (name, encoder), column in zip(encoders.items(), zip(*encoded, strict=True), strict=True):
-        if encoder.row_type is not None:
-            members[f"{name}.npy"] = _npy(_values(encoder, encoder.row_type, column))
+    for name, encoder in encoders.items():
+        values = columns[name]
+        if not isinstance(values, Ragged):
+            members[f"{name}.npy"] = _npy(_narrowed(values[rows]) if encoder.counts else values[rows])
             continue
-        lengths = np.fromiter(map(len, column), np.int64, len(column))
-        members[f"{encoder.member}.npy"] = _npy(np.frombuffer(b"".join(column), np.uint8))
-        members[f"{encoder.member}.lengths.npy"] = _npy(lengths.astype(np.min_scalar_type(int(lengths.max()))))
+        taken = values.take(rows)
+        if encoder.row_type is not None:  # taken over, and their headers may differ
+            members[f"{name}.npy"] = _npy(_as_one(encoder.row_type, taken))
+            continue
+        members[f"{encoder.member}.npy"] = _npy(taken.content)
+        members[f"{encoder.member}.lengths.npy"] = _npy(
+            taken.lengths.astype(np.min_scalar_type(int(taken.lengths.max())))
+        )
     return members
 
 
-def _values(encoder: FieldEncoder, kind: np.dtype[Any], column: Sequence[bytes]) -> NDArray[Any]:
-    """A field's examples as one array; whole numbers in the narrowest type that holds the block's."""
-    if encoder.counts:
-        numbers = np.array(column, np.bytes_).astype(np.int64)
-        low, high = int(numbers.min()), int(numbers.max())
-        return numbers.astype(np.result_type(np.min_scalar_type(low), np.min_scalar_type(high)), copy=False)
-    if encoder.taken_over:  # their headers may differ
-        return np.stack([read_npy(data) for data in column]).astype(kind.base, copy=False)
-    rows = np.frombuffer(b"".join(column), np.uint8).reshape(len(column), -1)
-    size = kind.itemsize
-    content = np.ascontiguousarray(rows[:, rows.shape[1] - size :])
-    return np.frombuffer(content.tobytes(), kind.base).reshape(len(column), *kind.shape)
+def _narrowed(numbers: NDArray[np.int64]) -> NDArray[Any]:
+    """In the narrowest type that holds all of them."""
+    low, high = int(numbers.min()), int(numbers.max())
+    return numbers.astype(np.result_type(np.min_scalar_type(low), np.min_scalar_type(high)), copy=False)
+
+
+def _as_one(kind: np.dtype[Any], members: Ragged) -> NDArray[Any]:
+    """The arrays of members, first axis the member."""
+    return np.stack([read_npy(data) for data in members]).astype(kind.base, copy=False)
 
 
 def _npy(values: NDArray[Any]) -> memoryview:

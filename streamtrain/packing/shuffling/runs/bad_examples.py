@@ -17,16 +17,40 @@ Bad = Sequence[tuple[str, str]]
 """Place and reason of each."""
 
 
-def refused(bad: Bad, *, more: bool = False) -> SourceError:
-    """One error for all of them; the example's own where there is one."""
+class RefusedExamples(SourceError):
+    """One error for all of them; the example's own where there is one.
+
+    Args:
+        bad: they.
+        more: whether there may be more.
+        listed: the file that names them all, where one was written.
+    """
+
+    def __init__(self, bad: Bad, more: bool = False, listed: str = "") -> None:
+        self.bad, self.more, self.listed = tuple(bad), more, listed
+        super().__init__(_message(self.bad, more, listed))
+
+    def __reduce__(self) -> tuple[type[RefusedExamples], tuple[Bad, bool, str]]:
+        return type(self), (self.bad, self.more, self.listed)
+
+    def with_list(self, file: Path) -> RefusedExamples:
+        """The same, with all of them listed in ``file`` where it cannot name them all."""
+        if len(self.bad) <= NAMED:
+            return self
+        write_list(file, self.bad, "")
+        return RefusedExamples(self.bad, self.more, str(file))
+
+
+def _message(bad: Bad, more: bool, listed: str) -> str:
     if len(bad) == 1:
-        return SourceError(bad[0][1])
+        return bad[0][1]
     shown = " | ".join(_without_advice(reason) for _, reason in bad[:NAMED])
     left = len(bad) - NAMED
     rest = "" if left <= 0 else f" | and {left:,} more"
+    rest += f", all of them listed in {listed}" if listed else ""
     found = f"{len(bad):,}{' or more' if more else ''} that cannot: {shown}{rest}"
     do = "repair or remove them, or set --on-bad-example skip, which lists them in DEST"
-    return SourceError(complaint("source", expected="examples that can be taken", found=found, do=do))
+    return complaint("source", expected="examples that can be taken", found=found, do=do)
 
 
 def shown(bad: Bad, without: str) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,9 @@ A run is a folder that appears whole or not at all, so what is there when a proc
       origins         where they come from
       keys, bins      keys in order; examples before each of `BINS` equal ranges of keys
       FIELD.column    values of one field in the keys' order, of fixed size
-      payload         encoded examples of any size in the keys' order
+      FIELD.content   encoded members of one field in the keys' order, of any size, and
+      FIELD.ends      where each of them ends
+      encoded, in_tar where there are such: bytes of each example, encoded and in a tar
 
 Since every run is sorted by key, any range of the stored order is one contiguous part of each run.
 """
@@ -18,15 +20,15 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.shards.codec import Seen
+from streamtrain.shards.codec import Ragged, Seen
 from streamtrain.shards.stored_order import SPLIT_BITS, order_of
 from streamtrain.store import PARTIAL
 
@@ -35,7 +37,17 @@ BINS = 1 << BIN_BITS
 PIECE_BYTES = 1 << 20
 """A column is put in order and written by pieces of this size."""
 
-Columns = Mapping[str, NDArray[Any]]
+LENGTH = np.dtype(np.int64)
+
+Columns = Mapping[str, NDArray[Any] | Ragged]
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """Bytes of each example: ``encoded``, with the length of each member, and ``in_tar``, one by one; int64."""
+
+    encoded: NDArray[np.int64]
+    in_tar: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ def write_run(
     run: Run,
     keys: NDArray[np.uint64],
     columns: Columns,
-    payloads: list[bytes] | None = None,
+    sizes: Sizes | None = None,
     origins: bytes = b"",
 ) -> None:
     """Writes examples, given in the source's order, as a run."""
@@ -84,21 +96,34 @@ def write_run(
     (partial / "bins").write_bytes(_bytes(bins))
     (partial / "origins").write_bytes(origins)
     for name, column in columns.items():
-        step = max(1, PIECE_BYTES * len(column) // max(1, column.nbytes))
-        with (partial / f"{name}.column").open("wb") as file:
-            for start in range(0, len(order), step):
-                file.write(_bytes(column[order[start : start + step]]))
-    if payloads is not None:
-        with (partial / "payload").open("wb", buffering=PIECE_BYTES) as opened:
-            opened.writelines(payloads[number] for number in order.tolist())
-        lengths = np.array([len(payload) for payload in payloads], np.int64)[order]
-        (partial / "end.column").write_bytes(_bytes(np.cumsum(lengths)))
+        if isinstance(column, Ragged):
+            _write_ragged(partial, name, column, order)
+        else:
+            _write_column(partial / f"{name}.column", column, order)
+    if sizes is not None:
+        (partial / "encoded").write_bytes(_bytes(sizes.encoded[order]))
+        (partial / "in_tar").write_bytes(_bytes(sizes.in_tar[order]))
     (partial / "run.json").write_text(json.dumps(run.__dict__))
     destination = run_folder(folder, run.start)
     if destination.exists():  # another task, taken for dead, has finished the same run
         shutil.rmtree(partial)
     else:
         partial.rename(destination)
+
+
+def _write_column(path: Path, column: NDArray[Any], order: NDArray[np.int64]) -> None:
+    step = max(1, PIECE_BYTES * len(column) // max(1, column.nbytes))
+    with path.open("wb") as file:
+        for start in range(0, len(order), step):
+            file.write(_bytes(column[order[start : start + step]]))
+
+
+def _write_ragged(folder: Path, name: str, column: Ragged, order: NDArray[np.int64]) -> None:
+    step = max(1, PIECE_BYTES * len(column) // max(1, column.content.nbytes))
+    with (folder / f"{name}.content").open("wb") as file:
+        for start in range(0, len(order), step):
+            file.write(_bytes(column.take(order[start : start + step]).content))
+    (folder / f"{name}.ends").write_bytes(_bytes(np.cumsum(column.lengths[order])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,18 +152,21 @@ class Window:
             done += count
         return values
 
-    def payloads(self) -> Iterator[memoryview]:
-        """The encoded examples in stored order; all are held in memory."""
-        contents, starts = [], []
-        for number, span in enumerate(self.spans):
-            ends = _slice(span.run / "end.column", span.first - 1, span.last, np.dtype(np.int64))
-            with (span.run / "payload").open("rb") as file:
-                file.seek(int(ends[0]))
-                contents.append(memoryview(file.read(int(ends[-1] - ends[0]))))
-            bounds = ends - ends[0]
-            starts.append(np.stack([np.full(len(bounds) - 1, number), bounds[:-1], bounds[1:]], axis=1))
-        for number, start, stop in np.concatenate(starts)[self.order].tolist() if starts else ():
-            yield contents[number][start:stop]
+    def ragged(self, name: str) -> Ragged:
+        """A field's encoded members of all spans, end to end: to be put in order by the caller."""
+        edges = [_slice(span.run / f"{name}.ends", span.first - 1, span.last, LENGTH) for span in self.spans]
+        content = np.empty(sum(int(ends[-1] - ends[0]) for ends in edges), np.uint8)
+        done = 0
+        for span, ends in zip(self.spans, edges, strict=True):
+            count = int(ends[-1] - ends[0])
+            _read_into(span.run / f"{name}.content", int(ends[0]), content[done : done + count])
+            done += count
+        return Ragged(content, np.concatenate([np.diff(ends) for ends in edges]))
+
+    def sizes(self, name: Literal["encoded", "in_tar"]) -> NDArray[np.int64]:
+        """Bytes of the examples in stored order."""
+        parts = [_slice(span.run / name, span.first, span.last, LENGTH) for span in self.spans]
+        return np.concatenate(parts)[self.order]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,10 +196,10 @@ class Runs:
         train, validation, test, *_ = np.diff(edges).tolist()
         return train, validation, test
 
-    def bytes_of_payloads(self) -> tuple[int, int]:
-        """Bytes of all encoded examples together, and of the largest."""
-        lengths = [np.fromfile(folder / "length.column", np.int64) for folder in self.folders]
-        return sum(int(part.sum()) for part in lengths), max(int(part.max(initial=0)) for part in lengths)
+    def bytes_encoded(self) -> tuple[int, int]:
+        """Bytes of all examples together, and of the largest, with the length of each member."""
+        sizes = [np.fromfile(folder / "encoded", LENGTH) for folder in self.folders]
+        return sum(int(part.sum()) for part in sizes), max(int(part.max(initial=0)) for part in sizes)
 
     def window(self, start: int, stop: int) -> Window:
         """The examples ``[start, stop)`` of the stored order: needs 33 bytes an example, and those of two bins."""
@@ -179,7 +207,7 @@ class Runs:
         high = int(np.searchsorted(self.before, stop, side="left"))
         keys, firsts = [], []
         for folder in self.folders:
-            first, last = _slice(folder / "bins", low, high + 1, np.dtype(np.int64))[[0, -1]].tolist()
+            first, last = _slice(folder / "bins", low, high + 1, LENGTH)[[0, -1]].tolist()
             firsts.append(first)
             keys.append(_slice(folder / "keys", first, last, np.dtype(np.uint64)))
         lengths = [len(part) for part in keys]

@@ -7,75 +7,30 @@ images, as files' bytes  NAME.jpg, .png, …   as they are; .png where several e
 str, dict and list       NAME.txt, NAME.json
 other bytes              NAME.bin
 
-In a block fields of fixed size are NAME.npy, with the examples as first axis; the others as `packing.blocks` says.
+In a block fields of fixed size are NAME.npy, with the examples as first axis; the others as
+`packing.shuffling.blocks` says.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import BadExample, SourceError, complaint, one_line
-from streamtrain.images.checking import form_of_image
 from streamtrain.images.field_images import FieldImages
 from streamtrain.images.headers import begins_like_image
 from streamtrain.images.kinds import MIXED, is_image
+from streamtrain.shards.codec.given_values import FieldNotes, ImageFile, Raw, Seen
+from streamtrain.shards.codec.member_form import Form, form_of, shown
+from streamtrain.shards.codec.npy import npy_header, read_npy
+from streamtrain.shards.codec.ragged import Ragged
 from streamtrain.shards.manifest import Field
-
-Form = tuple[str | None, tuple[int, ...] | None]
-"""Dtype and shape of a decoded example."""
-
-
-class Seen(TypedDict):
-    """A field's range, where it is integers, whether its examples' shapes vary, and its images; as JSON's types."""
-
-    low: int | None
-    high: int | None
-    varies: bool
-    images: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class FieldNotes:
-    """What a source knows of a field before its values are seen.
-
-    Attributes:
-        columns: names of the entries along the only axis, for a vector of columns of a table.
-        unit: of its numbers, e.g. ``us since 1970-01-01 UTC``.
-        missing: whether NaN stands for missing values; else it is refused.
-        varies: whether its arrays have different lengths.
-        wide: whether its whole numbers need 64 bits without sign, and are stored as arrays.
-    """
-
-    columns: tuple[str, ...] | None = None
-    unit: str | None = None
-    missing: bool = False
-    varies: bool = False
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A member that is taken over unchanged, with its extension."""
-
-    extension: str
-    data: bytes
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image as it lies in its file, of any encoding; what cannot be read as one is a bad example."""
-
-    data: bytes
 
 
 class FieldEncoder:
@@ -117,6 +72,11 @@ class FieldEncoder:
     def taken_over(self) -> bool:
         """Whether members are taken over from other tars, byte by byte."""
         return self._taken_over
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the values are images' files, each of which is counted."""
+        return self._images is not None
 
     @property
     def row_type(self) -> np.dtype[Any] | None:
@@ -204,12 +164,19 @@ class FieldEncoder:
         found = read_npy(encoded)
         return found.astype(found.dtype.newbyteorder("<"), order="C", copy=False)
 
-    def column(self, values: NDArray[Any], where: Callable[[int], str]) -> NDArray[Any]:
-        """Many examples' values at once, first axis the example, as an array of ``row_type``.
+    def column(self, values: NDArray[Any] | Ragged | list[Any], where: Callable[[int], str]) -> NDArray[Any] | Ragged:
+        """Many examples' values at once, first axis the example: an array of ``row_type``, or their encoded members.
 
         Raises:
             SourceError: as from ``encode``, naming the first example that is not as it must be.
         """
+        if isinstance(values, Ragged) and values.what == "array" and self._notes.varies:
+            return self._arrays(values, where)
+        if isinstance(values, Ragged) and (values.what == "text" or self._member == f"{self._name}.bin"):
+            self.encode(values[0], where(0))  # one is as good as another, and a member as it is
+            return values
+        if not isinstance(values, np.ndarray):
+            return Ragged.of_bytes([self.encode(value, where(number)) for number, value in enumerate(values)])
         if values.dtype.kind in "iub" and values.ndim == 1 and not self._notes.wide:
             self._same_member(f"{self._name}.cls", where(0))
             for at in (int(values.argmin()), int(values.argmax())):
@@ -222,9 +189,29 @@ class FieldEncoder:
         self._array(values[bad], where(bad))
         return values.astype(values.dtype.newbyteorder("<"), order="C", copy=False)
 
+    def member_bytes(self, values: NDArray[Any]) -> NDArray[np.int64]:
+        """Bytes of the member of each of many values of ``row_type``, up to ``finish``."""
+        if not self.counts:
+            return np.full(len(values), len(self._header) + values[:1].nbytes, np.int64)
+        negative = values < 0
+        size = np.where(negative, -(values + 1), values).astype(np.uint64) + negative
+        powers = 10 ** np.arange(1, 19, dtype=np.uint64)
+        return np.searchsorted(powers, size, side="right") + 1 + negative
+
     def stored(self, row: NDArray[Any]) -> bytes:
         """A value of ``row_type`` as the content of its member."""
         return self.finish(b"%d" % row.item()) if self.counts else self._header + row.tobytes()
+
+    def _arrays(self, values: Ragged, where: Callable[[int], str]) -> Ragged:
+        """Arrays of one axis, each behind the header for its length."""
+        bad = 0
+        if values.content.dtype.kind in "fc" and not self._notes.missing:
+            bad = int(np.argmax(values.rows_of(~np.isfinite(values.content))))
+        self._array(values[bad], where(bad))
+        content = values.content.astype(values.content.dtype.newbyteorder("<"), copy=False)
+        lengths, which = np.unique(values.lengths, return_inverse=True)
+        heads = [npy_header(np.broadcast_to(content.dtype.type(0), (length,))) for length in lengths.tolist()]
+        return Ragged(content, values.lengths).joined_to(heads, which)
 
     def _bytes(self, data: bytes, where: str) -> bytes:
         image = self._images is not None or (not self._member and begins_like_image(data))
@@ -251,17 +238,18 @@ class FieldEncoder:
         if kind == "cls":
             text = raw.data.strip()
             if not text.isdigit() or len(text) > 4000:
-                raise self._wrong(where, "a whole number of at least 0", repr(text[:20]), "mend it")
+                do = "write its number as decimal digits"
+                raise self._wrong(where, "a whole number of at least 0", repr(text[:20]), do)
             return self._number(int(text), where)
         try:
             form = form_of(raw.extension, raw.data)
         except (OSError, ValueError) as error:
-            raise self._wrong(where, f"a readable .{kind}", one_line(error), "mend or remove it") from None
+            raise self._wrong(where, f"a readable .{kind}", one_line(error), "repair or remove it") from None
         if self._form is None:
             self._form = form
         elif self._form != form:
             if kind == "npy":
-                raise self._wrong(where, _shown(self._form), _shown(form), "bring all to one dtype and shape")
+                raise self._wrong(where, shown(self._form), shown(form), "bring all to one dtype and shape")
             self._form = (form[0], None)
         return raw.data
 
@@ -282,9 +270,9 @@ class FieldEncoder:
         if self._form is None or self._notes.varies:
             self._form, self._header = (self._form or form), npy_header(array)
         if form != self._form:
-            raise self._wrong(where, _shown(self._form), _shown(form), "bring all examples to one dtype and shape")
+            raise self._wrong(where, shown(self._form), shown(form), "bring all examples to one dtype and shape")
         if array.dtype.kind in "fc" and not self._notes.missing and not np.isfinite(array).all():
-            raise self._wrong(where, "finite numbers", "NaN or infinity", "mend or remove the example")
+            raise self._wrong(where, "finite numbers", "NaN or infinity", "fill in numbers, or remove the example")
         return self._header + array.tobytes()
 
     def _json(self, value: object, where: str) -> bytes:
@@ -304,66 +292,3 @@ class FieldEncoder:
 
     def _wrong(self, where: str, expected: str, found: str, do: str) -> SourceError:
         return SourceError(complaint(f"{where}, field {self._name!r}", expected=expected, found=found, do=do))
-
-
-def form_of(extension: str, data: bytes) -> Form:
-    """Dtype and shape of what a member decodes to; ``None`` for text, JSON and bytes.
-
-    Looks at headers only, but for images with alpha: one whose pixels are damaged is not always noticed.
-
-    Raises:
-        OSError, ValueError: it is not what its extension says.
-    """
-    kind = extension.rpartition(".")[2]
-    if kind == "cls":
-        return "int64", ()
-    if kind == "npy":
-        return _array_form(data)
-    return form_of_image(data) if is_image(extension) else (None, None)
-
-
-def _array_form(data: bytes) -> Form:
-    dtype, shape, _, _ = _array_header(data)
-    return dtype.name, shape
-
-
-def _array_header(data: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
-    """Type, shape, whether in Fortran's order, and where the content begins; which is as long as they say."""
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version} of the npy format")
-    old = version == (1, 0)
-    read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-    try:
-        shape, fortran, dtype = read_header(stream)
-    except Exception as error:  # numpy lets through whatever its parser raises, e.g. tokenize's errors
-        raise ValueError(one_line(error)) from None
-    if dtype.hasobject:
-        raise ValueError("pickled objects")
-    expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
-    if expected != found:
-        raise ValueError(f"{found} bytes of content for {dtype} of shape {shape}")
-    return dtype, shape, fortran, stream.tell()
-
-
-def read_npy(data: bytes) -> NDArray[Any]:
-    """The array of an ``.npy`` member.
-
-    Raises:
-        ValueError: it is not one, or of another length than its header says.
-    """
-    dtype, shape, fortran, start = _array_header(data)
-    content = memoryview(data)[start:] if len(data) > start else None  # an array of nothing has no buffer
-    return np.ndarray(shape, dtype, content, order="F" if fortran else "C").copy("K")
-
-
-def npy_header(array: np.ndarray[Any, Any]) -> bytes:
-    """The bytes before an array's content in ``.npy``, format 1.0."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
-    return stream.getvalue()
-
-
-def _shown(form: Form) -> str:
-    return f"{form[0]} of {'any shape' if form[1] is None else f'shape {form[1]}'}"
