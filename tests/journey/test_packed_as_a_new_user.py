@@ -1,13 +1,16 @@
-"""Four kinds of data as people have them: one command each, a report that says everything, and training starts."""
+"""Four kinds of data as people have them: one command each, a report that says everything, and a run over Ray."""
 
 import io
 import json
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -19,6 +22,13 @@ from tests.support.command import streamtrain
 datasets.disable_progress_bars()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
 def packed(folder: Path, source: str, *flags: str) -> dict[str, Any]:
     """What `pack` reports; every column and file by its name."""
     said = streamtrain("pack", str(folder / source), str(folder / "packed"), "--json", *flags)
@@ -28,10 +38,22 @@ def packed(folder: Path, source: str, *flags: str) -> dict[str, Any]:
     return report | {"columns": {column["name"]: column for column in report["columns"]}}
 
 
-def training_starts(data: st.Data, width: int, classes: int) -> None:
-    """All that is tried before Ray starts: reading, the transform, the model, losses and labels."""
-    trial = preflight(plan(st.Job(data, lambda: torch.nn.Linear(width, classes), batch_size=8)))
+def train_a_pass(folder: Path, data: st.Data, width: int, classes: int) -> None:
+    """The trial that comes before Ray, then one pass by two workers: every training example once, and a finite risk."""
+    job = st.Job(
+        data,
+        lambda: torch.nn.Linear(width, classes),
+        batch_size=8,
+        mode=st.Epochs(max_passes=1),
+        workers=2,
+        tracking=st.Tracking(uri=f"sqlite:///{folder / 'mlflow.db'}", folder=str(folder / "runs")),
+    )
+    trial = preflight(plan(job))
     assert trial.output is not None and np.isfinite(trial.output).all()
+    done = st.train(job, quiet=True)
+    assert done.chosen.step == -(-len(st.open(data.url, "train")) // 8)
+    assert np.isfinite(done.chosen.generalization.loss.mean) and np.isfinite(done.chosen.empirical.loss.mean)
+    assert (done.folder / "risk_loss.png").exists()
 
 
 def flat(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -58,7 +80,7 @@ def test_a_folder_of_mixed_pictures(tmp_path: Path) -> None:
     assert columns[".theme"]["became"].startswith("left out")
     assert columns["folders of icons"]["became"] == "2 classes" and "8×8 to 8×12" in columns["image"]["became"]
     data = st.Data(str(tmp_path / "packed"), inputs=("image",), image_size=(8, 8), image_mode="rgb", transform=flat)
-    training_starts(data, 8 * 8 * 3, 2)
+    train_a_pass(tmp_path, data, 8 * 8 * 3, 2)
 
 
 def test_a_table_with_missing_values_texts_and_times(tmp_path: Path) -> None:
@@ -80,7 +102,7 @@ def test_a_table_with_missing_values_texts_and_times(tmp_path: Path) -> None:
         return {**batch, "features": torch.nan_to_num(batch["features"]).float()}
 
     data = st.Data(str(tmp_path / "packed"), inputs=("features",), transform=filled)
-    training_starts(data, len(st.open(tmp_path / "packed").columns["features"]), 2)
+    train_a_pass(tmp_path, data, len(st.open(tmp_path / "packed").columns["features"]), 2)
 
 
 def test_a_hugging_face_data_set_with_splits_and_class_columns(tmp_path: Path) -> None:
@@ -110,7 +132,7 @@ def test_a_hugging_face_data_set_with_splits_and_class_columns(tmp_path: Path) -
     assert report["columns"]["coarse_label"]["became"] == "2 categories"
     opened = st.open(tmp_path / "packed")
     assert opened.classes == ("a", "b", "c", "d")
-    training_starts(st.Data(str(tmp_path / "packed"), inputs=("x",), target="fine_label"), 4, 4)
+    train_a_pass(tmp_path, st.Data(str(tmp_path / "packed"), inputs=("x",), target="fine_label"), 4, 4)
 
 
 def sound(seconds: float, frequency: int) -> bytes:
@@ -149,4 +171,4 @@ def test_sounds_by_class(tmp_path: Path) -> None:
         "note": "",
     }
     assert report["columns"][".txt"]["became"] == "left out: not sounds"
-    training_starts(st.Data(str(tmp_path / "packed"), inputs=("audio",), map=heard), 64, 2)
+    train_a_pass(tmp_path, st.Data(str(tmp_path / "packed"), inputs=("audio",), map=heard), 64, 2)
