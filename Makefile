@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/ready data  ## environment, data, both modes, where to look
 	$(BIN)/python jobs/demo.py
 
-test: $(VENV)/ready  ## the tests, as CI runs them
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+test: $(VENV)/ready  ## the tests, as CI runs them: a file in one process, two files at once
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_FLAGS)
 
 chapter8: $(VENV)/ready data/mnist.npz  ## Deep Learning's chapter 8, reproduced: ten jobs, one page
 	$(BIN)/python jobs/chapter8/page.py
