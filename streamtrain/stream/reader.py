@@ -11,16 +11,15 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ConfigError, ShardError, complaint
-from streamtrain.shards.index import ShardIndex, foreign_index, index_name, read_index, scan_index
 from streamtrain.shards.manifest import Field, Manifest
 from streamtrain.shards.shard_list import Shard
+from streamtrain.stream.columns.indexes import find_index
 from streamtrain.stream.columns.loose_blocks import has_any_size, loose_columns
 from streamtrain.stream.columns.open_shard import (
     OpenShard,
@@ -308,29 +307,18 @@ class Reader:
         shard, where, path = rows.as_shard, self._where(index), self._files.hold(rows)
         data = map_shard(path, where)
         if self._block is not None and self._loose:
-            blocks = _index(shard, path, where, len(data), -(-shard.examples // self._block))
+            blocks = find_index(shard, path, where, len(data), -(-shard.examples // self._block))
             return loose_columns(where, data, blocks, shard, self._block, self._fields)
         if self._block is not None:
             return block_columns(where, data, shard, self._block, self._fields)
         fixed = fixed_columns(where, data, shard.examples, self._fields)
         return fixed or encoded_columns(
-            where, data, _index(shard, path, where, len(data), shard.examples), self._fields
+            where, data, find_index(shard, path, where, len(data), shard.examples), self._fields
         )
 
     def _where(self, index: int) -> str:
         """A shard as messages name it."""
         return f"{self._files.place}/{self._shards.file(index)}"
-
-
-def _index(shard: Shard, path: Path, where: str, size: int, samples: int) -> ShardIndex:
-    """The index beside the shard, or one made by a scan."""
-    index = read_index(Path(index_name(str(path))), samples, size, shard.sha256)
-    if index is None:
-        index = scan_index(path, shard.sha256) if shard.sha256 else foreign_index(path)
-    if len(index) != samples:
-        expected, found = f"{samples} samples", str(len(index))
-        raise ShardError(complaint(where, expected=expected, found=found, do="it was altered: restore it"))
-    return index
 
 
 def _joined(pieces: Sequence[Arrays]) -> Arrays:
