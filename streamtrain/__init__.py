@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from streamtrain.aggregate.optimizers.adam import Adam
     from streamtrain.aggregate.optimizers.adamw import AdamW
     from streamtrain.aggregate.optimizers.lion import Lion
+    from streamtrain.aggregate.optimizers.muon import Muon
     from streamtrain.aggregate.optimizers.rmsprop import RMSprop
     from streamtrain.aggregate.optimizers.sgd import SGD
     from streamtrain.errors import (
@@ -67,7 +68,7 @@ _DECLARATIONS = (
 )
 _OPTIMIZERS = {
     name: f"streamtrain.aggregate.optimizers.{name.lower()}"
-    for name in ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop")
+    for name in ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "Muon", "RMSprop")
 }
 _LATE = {
     **dict.fromkeys(_ERRORS, "streamtrain.errors"),
@@ -109,6 +110,7 @@ __all__ = [
     "JobError",
     "Lion",
     "ManifestError",
+    "Muon",
     "NonFiniteError",
     "Online",
     "Optimizer",

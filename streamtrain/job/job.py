@@ -220,7 +220,7 @@ class Job:
         for group in self.groups:
             require(isinstance(group, Group), "groups", "st.Group(…)", group, 'e.g. st.Group("*.bias", lr_factor=2.0)')
             if self.optimizer is not None:
-                group.optimizer(self.optimizer)
+                group.check(self.optimizer)
         kinds, do = ("stop", "skip"), "choose one of them"
         require(self.nonfinite in kinds, "nonfinite", "stop or skip", self.nonfinite, do)
 

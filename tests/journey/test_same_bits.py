@@ -1,12 +1,26 @@
 """Promise 5: the same bits of parameters and optimizer state for any number of workers, by either exchange."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
 
+from streamtrain.aggregate.descent.rules import Descent
+from streamtrain.aggregate.optimizers.adamw import AdamW
+from streamtrain.aggregate.optimizers.lion import Lion
+from streamtrain.aggregate.optimizers.muon import Muon
+from streamtrain.job import Average, Clip, Group
 from tests.support.between_hosts import hashes_of_hosts, train_ahead
 from tests.support.crew import Crew
 from tests.support.steps import FULL, MODELS, PLAIN, hashes, make_store, start
+
+OTHERS = {
+    "adamw": dataclasses.replace(FULL, optimizer=AdamW(lr=0.01), groups=(Group("*bias*", weight_decay=0.0),)),
+    "adamw, at once": Descent(AdamW(lr=0.01, amsgrad=True)),
+    "lion": dataclasses.replace(FULL, optimizer=Lion(lr=1e-3, weight_decay=0.1), clip=Clip()),
+    "muon": Descent(Muon(), clip=Clip(norm=1.0), average=Average(equal=True, start=3, every=2)),
+    "muon, at once": Descent(Muon(others=("5.*",), nesterov=False)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,4 +67,13 @@ def test_promise_5_buckets_that_go_while_backward_makes_others_have_the_same_bit
 
 def test_promise_5_without_clipping_by_norm_steps_are_made_in_fewer_waits_and_have_the_same_bits(crew: Crew) -> None:
     found = {(e, w): hashes(crew, e, "mlp", PLAIN, w, steps=20) for e in ("shared", "collective") for w in (1, 4)}
+    assert len(set.union(*found.values())) == 1, found
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_promise_5_every_kind_of_optimizer_has_the_same_bits_by_every_exchange(crew: Crew, name: str) -> None:
+    descent = OTHERS[name]
+    found = {workers: hashes(crew, "shared", "mlp", descent, workers, steps=20) for workers in (1, 2, 3, 4, 8)}
+    found |= {-workers: hashes(crew, "collective", "mlp", descent, workers, steps=20) for workers in (2, 3)}
+    found[0] = hashes_of_hosts(crew, "mlp", descent, (2, 1, 4), steps=20)
     assert len(set.union(*found.values())) == 1, found

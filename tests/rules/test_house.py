@@ -146,6 +146,7 @@ PUBLIC = tuple(
             "JobError",
             "Lion",
             "ManifestError",
+            "Muon",
             "NonFiniteError",
             "Online",
             "Optimizer",

@@ -160,7 +160,7 @@ class Aggregator:
                 keep(old, new, place)
             else:
                 inside = mean[place.start - block.place.start : place.stop - block.place.start]
-                block.rule.optimizer.move(rate, inside, old.at(place), new.at(place), updates)
+                block.move(rate, inside, old.at(place), new.at(place), updates)
         if self.descent.average.is_kept:
             before, after = old.at(block.place), new.at(block.place)
             follow(self.descent.average, before, after, decision.averaged, takes_in=decision.averages)

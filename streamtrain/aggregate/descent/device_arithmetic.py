@@ -88,7 +88,7 @@ class DeviceArithmetic:
         if self._aggregator.bounds[rule.clipped_with] is not None:
             mean.mul_(decision.scales[rule.clipped_with])
         updates = states[0].uses.double()[owners] if rule.optimizer.counts_updates() else 0
-        rule.optimizer.move(decision.rate * rule.lr_factor, mean, old, new, updates)
+        block.move(decision.rate * rule.lr_factor, mean, old, new, updates)
         updated = (used & decision.goes)[owners]
         for name in new.keys() - {AVERAGE}:
             new[name].copy_(torch.where(updated, new[name], old[name]))

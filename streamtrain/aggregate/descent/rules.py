@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import groupby
 
+import torch
+
 from streamtrain.aggregate.optimizers.sgd import SGD
-from streamtrain.aggregate.state import AVERAGE, PARAMETERS
+from streamtrain.aggregate.state import AVERAGE, PARAMETERS, Vectors
 from streamtrain.aggregate.vector import Layout, Place
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job
 from streamtrain.job.update import Average, Clip, Group, Optimizer, Schedule
 
+HALVES = torch.float16, torch.bfloat16
 CHUNK = 32768
 """Most elements of a piece."""
 BLOCK = 2 * CHUNK
@@ -69,12 +72,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements ``[start, stop)`` under one rule; ``unit`` is the length of their units where these are clipped."""
+    """Elements ``[start, stop)`` under one rule.
+
+    ``unit`` is the length of their units where these are clipped; ``whole`` the parameter that they are a part of where
+    the optimizer takes it whole: one worker then has all of its pieces, in one block.
+    """
 
     start: int
     stop: int
     rule: Rule
     unit: int = 0
+    whole: Place | None = None
 
     @functools.cached_property
     def place(self) -> slice:
@@ -104,6 +112,24 @@ class Block:
         """Elements of each piece."""
         return [piece.stop - piece.start for piece in self.pieces]
 
+    @functools.cached_property
+    def whole(self) -> Place | None:
+        """The parameter that it is, where the optimizer takes it whole; its place in the block."""
+        whole = self.pieces[0].whole
+        return None if whole is None else dataclasses.replace(whole, start=0, stop=whole.stop - whole.start)
+
+    def move(
+        self, rate: float, gradient: torch.Tensor, old: Vectors, new: Vectors, updates: int | torch.Tensor
+    ) -> None:
+        """The optimizer's `move` of some of its elements, or of the parameter that it is; arguments as there."""
+        place = self.whole
+        if place is None:
+            self.rule.optimizer.move(rate, gradient, old, new, updates)
+            return
+        before, after = ({name: place.view(vector) for name, vector in each.items()} for each in (old, new))
+        first = updates if isinstance(updates, int) else updates[0]
+        self.rule.optimizer.move(rate, place.view(gradient), before, after, first)
+
 
 def match_rules(descent: Descent, layout: Layout) -> tuple[Rule, ...]:
     """Every parameter's rule, in the layout's order.
@@ -111,13 +137,16 @@ def match_rules(descent: Descent, layout: Layout) -> tuple[Rule, ...]:
     Raises:
         ConfigError: a group that no parameter is in, or with settings that its optimizer does not have.
     """
-    own = [_rule(descent, group, index + 1) for index, group in enumerate(descent.groups)]
-    rest = Rule(descent.optimizer, 1.0, Clip().of_group(descent.clip), 0)
     patterns = [group.pattern for group in descent.groups]
-    found = [
-        next((own[i] for i, p in enumerate(patterns) if fnmatchcase(place.name, p)), rest)
-        for place in layout.parameters
-    ]
+    rules: dict[tuple[int, int], Rule] = {}
+    found = []
+    for place in layout.parameters:
+        group = next((n for n, pattern in enumerate(patterns, 1) if fnmatchcase(place.name, pattern)), 0)
+        optimizer = descent.optimizer.of(place.name, place.shape)
+        key = group, id(optimizer)
+        rules[key] = rules.get(key) or _rule(descent, optimizer, group)
+        found.append(rules[key])
+    _check_optimizer(descent.optimizer, layout)
     for pattern in patterns:
         if not any(fnmatchcase(place.name, pattern) for place in layout.parameters):
             names = ", ".join(place.name for place in layout.parameters[:8])
@@ -141,7 +170,7 @@ def cut_pieces(descent: Descent, layout: Layout) -> tuple[Piece, ...]:
     for rule, run in groupby(zip(match_rules(descent, layout), layout.parameters, strict=True), lambda pair: pair[0]):
         places = [place for _, place in run]
         if rule.clip.adaptive is None:
-            pieces += [piece for place in places for piece in _cut(place.start, layout.end(place), rule)]
+            pieces += [piece for place in places for piece in _cut(place, layout.end(place), rule)]
         else:
             pieces += [piece for place in places for piece in _units(place, rule)]
     return tuple(pieces)
@@ -150,7 +179,8 @@ def cut_pieces(descent: Descent, layout: Layout) -> tuple[Piece, ...]:
 def choose_owner(piece: Piece, pieces: Sequence[Piece], workers: int) -> int:
     """The worker that sums and updates a piece: all own neighbouring pieces, of about as many elements."""
     start, stop = pieces[0].start, pieces[-1].stop
-    return ((piece.start + piece.stop) // 2 - start) * workers // (stop - start)
+    part = piece.whole or piece
+    return ((part.start + part.stop) // 2 - start) * workers // (stop - start)
 
 
 def take_share(pieces: tuple[Piece, ...], worker: int, workers: int) -> tuple[Block, ...]:
@@ -164,24 +194,44 @@ def join_pieces(numbered: Iterable[tuple[int, Piece]]) -> tuple[Block, ...]:
     for number, piece in numbered:
         last = blocks[-1].pieces if blocks else ()
         joins = last and last[-1].stop == piece.start and last[-1].rule == piece.rule and not piece.unit
-        if joins and piece.stop - last[0].start <= BLOCK:
+        small = joins and piece.stop - last[0].start <= BLOCK
+        if last and piece.whole == last[0].whole and (piece.whole or small):
             blocks[-1] = Block(blocks[-1].first, (*last, piece))
         else:
             blocks.append(Block(number, (piece,)))
     return tuple(blocks)
 
 
-def _rule(descent: Descent, group: Group, number: int) -> Rule:
-    optimizer = group.optimizer(descent.optimizer)
+def _check_optimizer(optimizer: Optimizer, layout: Layout) -> None:
+    """Whether it has anything to move, and is right for the parameters' type."""
+    names = ", ".join(f"{place.name} {place.shape}" for place in layout.parameters[:8])
+    if not any(optimizer.of(place.name, place.shape) is optimizer for place in layout.parameters):
+        expected, do = f"a parameter that {type(optimizer).__name__} itself moves", "use another optimizer"
+        raise ConfigError(complaint("optimizer", expected=expected, found=names, do=do))
+    if layout.dtype in HALVES and not all(part.takes_halves for part in optimizer.parts()):
+        expected = f"parameters of at least 32 bits for {type(optimizer).__name__}"
+        do = "use precision=bf16, which computes in 16 bits and keeps parameters in 32"
+        raise ConfigError(complaint("optimizer", expected=expected, found=str(layout.dtype), do=do))
+
+
+def _rule(descent: Descent, optimizer: Optimizer, number: int) -> Rule:
+    """Of the parameters in a group, 0 for none, that one of the optimizer's parts moves."""
+    group = descent.groups[number - 1] if number else Group("*")
+    optimizer = group.optimizer(optimizer)
     lr_factor = group.lr_factor * (optimizer.lr / descent.optimizer.lr)
     clipped_with = 0 if group.clip.norm is None else number
     return Rule(optimizer, lr_factor, descent.clip.of_group(group.clip), clipped_with)
 
 
-def _cut(start: int, stop: int, rule: Rule) -> Iterator[Piece]:
+def _whole(place: Place, rule: Rule) -> Place | None:
+    return place if rule.optimizer.together == "parameter" else None
+
+
+def _cut(place: Place, stop: int, rule: Rule) -> Iterator[Piece]:
+    start = place.start
     while start < stop:
         end = min((start // CHUNK + 1) * CHUNK, stop)
-        yield Piece(start, end, rule)
+        yield Piece(start, end, rule, whole=_whole(place, rule))
         start = end
 
 
@@ -191,4 +241,4 @@ def _units(place: Place, rule: Rule) -> Iterator[Piece]:
     unit = whole // place.shape[0] if len(place.shape) > 1 and whole else whole
     step = max(1, CHUNK // max(1, unit)) * max(1, unit)
     for start in range(place.start, place.stop, step):
-        yield Piece(start, min(start + step, place.stop), rule, unit)
+        yield Piece(start, min(start + step, place.stop), rule, unit, _whole(place, rule))

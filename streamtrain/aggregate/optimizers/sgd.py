@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -28,6 +29,8 @@ class SGD(Optimizer):
     """Nesterov's variant of momentum."""
     weight_decay: float = 0.0
     """Coefficient of the L2 penalty, added to the clipped gradient."""
+
+    takes_halves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,6 +36,8 @@ class Optimizer(ABC):
 
     Attributes:
         scaling: how the best rate grows with the batch size, where `lr_batch_size` is set.
+        together: what `move` is given at once: any elements, flat; or one whole parameter, in its shape.
+        takes_halves: whether it is right for parameters of 16 bits, in whose arithmetic 0.999 · x is x.
     """
 
     lr: float = 0.01
@@ -45,6 +47,8 @@ class Optimizer(ABC):
     al. 2017), or its root for optimizers that divide by the gradient's size (Malladi et al. 2022)."""
 
     scaling: ClassVar[Literal["linear", "root"]] = "linear"
+    together: ClassVar[Literal["elements", "parameter"]] = "elements"
+    takes_halves: ClassVar[bool] = False
 
     def __new__(cls, *_: object, **settings: object) -> Self:
         """Refuses what once was set here."""
@@ -62,6 +66,14 @@ class Optimizer(ABC):
         They are in every exchange's memory, and in checkpoints as ``NAME/PARAMETER``.
         """
 
+    def parts(self) -> tuple[Optimizer, ...]:
+        """The optimizers that may move a parameter: itself, and others that it leaves some to."""
+        return (self,)
+
+    def of(self, name: str, shape: tuple[int, ...]) -> Optimizer:  # noqa: ARG002  # of the contract
+        """The one of its `parts` that moves a parameter."""
+        return self
+
     def counts_updates(self) -> bool:
         """Whether `move` looks at ``updates``; if not, it may be given anything."""
         return True
@@ -77,8 +89,9 @@ class Optimizer(ABC):
     ) -> None:
         """Writes the new ``parameters``, and each of `vectors`, of some elements: flat tensors of one length.
 
-        Which elements come together is up to the library; so each must move by its own numbers alone. Must be the
-        same function of these each time, and leave ``old`` as it is: a step that stops halfway is made again.
+        Which elements come together is up to the library, so each must move by its own numbers alone; but with
+        ``together = "parameter"`` they are a whole parameter in its shape, by one worker. Must be the same function
+        of these each time, and leave ``old`` as it is: a step that stops halfway is made again.
 
         Args:
             rate: the learning rate, after schedule and group.
@@ -112,6 +125,14 @@ class Group:
             ("settings", tuple(sorted(settings.items()))),
         ):
             object.__setattr__(self, name, value)
+
+    def check(self, whole: Optimizer) -> None:
+        """Refuses settings that no part of the optimizer has, or not with such a value."""
+        parts = whole.parts()
+        names = [{each.name for each in dataclasses.fields(part)} for part in parts]
+        fitting = [p for p, known in zip(parts, names, strict=True) if known.issuperset(dict(self.settings))]
+        for part in fitting or parts[:1]:
+            self.optimizer(part)
 
     def optimizer(self, whole: Optimizer) -> Optimizer:
         """The optimizer with this group's settings.

@@ -25,12 +25,14 @@ Numbered = Sequence[tuple[int, Piece]]
 def cut(pieces: Sequence[Piece], itemsize: int, parts: int = 1) -> list[Numbered]:
     """Pieces with their numbers, from the last to the first, as backward makes gradients: in about so many parts.
 
-    Each has between `LEAST` and `SIZE` bytes.
+    Each has between `LEAST` and `SIZE` bytes, but where a larger parameter is to stay whole.
     """
     most = min(SIZE, max(LEAST, pieces[-1].stop * itemsize // parts))
     buckets: list[list[tuple[int, Piece]]] = [[]]
     for number, piece in reversed(list(enumerate(pieces))):
-        if buckets[-1] and (buckets[-1][-1][1].stop - piece.start) * itemsize > most:
+        later = buckets[-1][0][1] if buckets[-1] else None
+        divides = later is not None and later.whole is not None and later.whole == piece.whole
+        if later is not None and (buckets[-1][-1][1].stop - piece.start) * itemsize > most and not divides:
             buckets.append([])
         buckets[-1].insert(0, (number, piece))
     return list(buckets)
