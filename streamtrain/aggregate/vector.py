@@ -101,6 +101,12 @@ def layout_of(model: torch.nn.Module) -> Layout:
     )
 
 
+def gaps_of(layout: Layout) -> torch.Tensor:
+    """Indices of the elements between parameters, which are 0 in all vectors."""
+    gaps = [torch.arange(place.stop, layout.end(place)) for place in layout.parameters]
+    return torch.cat(gaps)
+
+
 def real_view(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor's memory without its graph: complex numbers as pairs along a new last axis, others as they are."""
     return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()

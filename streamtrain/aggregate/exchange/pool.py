@@ -35,6 +35,7 @@ from streamtrain.aggregate.exchange.memory import Memory
 from streamtrain.aggregate.moments import add_moments
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import tree_sum_
+from streamtrain.aggregate.vector import gaps_of
 from streamtrain.errors import WorkerLost
 from streamtrain.processes import is_dead
 from streamtrain.values import Update
@@ -77,6 +78,7 @@ class Pool:
         self._aggregator = aggregator
         self._descriptor = descriptor
         self._all_claims: NDArray[np.int64] = memory.claims.numpy()
+        self._gaps = gaps_of(aggregator.layout)
         self._process = os.getpid()
         self._pass_steps = pass_steps
         self._rows = len(memory.slots) // memory.in_flight
@@ -204,6 +206,7 @@ class Pool:
         decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
         for block in aggregator.blocks:
             aggregator.descend(block, decision, slots[0].gradient[block.place], old, new, memory.changes)
+        slots[0].gradient.index_fill_(0, self._gaps, 0)  # used up by the optimizer; lanes write only between these
         update_buffers(slots, used, decision, old, new)
         update = aggregator.norms.add_to(update, lanes, memory.norms, memory.changes)
         parts = tuple(self._part(step, int(row), old) for row in late)

@@ -34,7 +34,8 @@ class Adagrad(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("lr_decay", "weight_decay", "initial_accumulator_value", "eps"):
+        require_finite("optimizer.eps", self.eps, positive=True)
+        for name in ("lr_decay", "weight_decay", "initial_accumulator_value"):
             require_finite(f"optimizer.{name}", getattr(self, name), positive=False)
 
     def vectors(self) -> tuple[str, ...]:

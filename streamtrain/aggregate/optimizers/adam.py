@@ -36,7 +36,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_betas("optimizer.betas", self.betas)
-        require_finite("optimizer.eps", self.eps, positive=False)
+        require_finite("optimizer.eps", self.eps, positive=True)
         require_finite("optimizer.weight_decay", self.weight_decay, positive=False)
 
     def vectors(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ class RMSprop(Optimizer):
         super().__post_init__()
         require_part("optimizer.alpha", self.alpha)
         require_part("optimizer.momentum", self.momentum)
-        require_finite("optimizer.eps", self.eps, positive=False)
+        require_finite("optimizer.eps", self.eps, positive=True)
         require_finite("optimizer.weight_decay", self.weight_decay, positive=False)
 
     def vectors(self) -> tuple[str, ...]:

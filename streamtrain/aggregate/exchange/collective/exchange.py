@@ -28,7 +28,7 @@ from streamtrain.aggregate.exchange.memory import Memory
 from streamtrain.aggregate.moments import add_moments
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, node_sum_, take_mean, tree_sum_, whole_subtrees
-from streamtrain.aggregate.vector import Layout
+from streamtrain.aggregate.vector import Layout, gaps_of
 from streamtrain.values import Update
 
 PARTS = 8
@@ -98,6 +98,8 @@ class CollectiveExchange(Exchange):
         found = [mean for bucket in self._buckets for mean in bucket.means]
         shown = gradients[min(hosted.start, hosts.lanes - 1)]  # its sum is used up when the means are there
         self._shown = [] if self._alone else [(mean, shown[block.place]) for block, mean in found]
+        self._gaps = gaps_of(layout)
+        self._slot_used_up = shown
         self._means: list[tuple[Block, torch.Tensor]] = (
             found if self._alone else [(block, shown[block.place]) for block in aggregator.blocks]
         )
@@ -140,6 +142,8 @@ class CollectiveExchange(Exchange):
         if self._leads:
             update_buffers(memory.slots, memory.used, decision, old, new)
         self._barrier.wait()  # the new state is whole
+        if self._shown:  # an optimizer uses gradients up, gaps included, and lanes write only what lies between these
+            self._slot_used_up.index_fill_(0, self._gaps, 0)
         self._commit(writes=self._leads)
         return aggregator.norms.add_to(update, lanes, memory.norms, memory.changes)
 
