@@ -208,7 +208,8 @@ def test_5_mlflow_has_not_taken_everything(folder: Path) -> None:
     done = streamtrain("train", "job.py", *words, folder=folder)
     (run,) = (name for name in runs(folder) if name.startswith("unheard"))
     assert re.search(rf"deliver it with streamtrain sync \S+/runs/{run}\n", done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 5 and "Traceback" not in done.stderr
+    assert (folder / "runs" / run / "result.json").exists(), "the run is whole"
     done = streamtrain("sync", f"runs/{run}", folder=folder)
     assert done.returncode == 5 and "1 of 1 journals are not delivered whole" in said_in_one_line(done, "sync")
     done = streamtrain("sync", f"runs/{run}", "--uri", "sqlite:///later.db", folder=folder)
