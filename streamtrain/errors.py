@@ -21,9 +21,13 @@ they survive pickling between processes unless a class says otherwise.
 
 from __future__ import annotations
 
+import re
 import traceback
 from types import TracebackType
 from typing import ClassVar
+
+COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+"""An escape sequence of a terminal (ECMA-48, CSI)."""
 
 
 class StreamtrainError(Exception):
@@ -150,7 +154,7 @@ class TrackingError(StreamtrainError):
 
 def complaint(where: str, *, expected: str, found: str, do: str) -> str:
     """One line in the form that every message has, whatever the names in it hold."""
-    line = f"{where}: expected {expected}, found {found}; {do}"
+    line = COLOUR.sub("", f"{where}: expected {expected}, found {found}; {do}")
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
@@ -178,5 +182,5 @@ class users_code:  # noqa: N801  # used like `contextlib.suppress`; a class, sin
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's type and message, on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """An exception's type and message, on one line, without the colours that Ray and others write into theirs."""
+    return " ".join(COLOUR.sub("", f"{type(error).__name__}: {error}").split())
