@@ -66,7 +66,9 @@ class BadExample(SourceError):
     """
 
     def __init__(self, where: str, expected: str, found: str) -> None:
-        self.where, self.expected, self.found = where, expected, found
+        self.where = where
+        self.expected = expected
+        self.found = found
         super().__init__(complaint(where, expected=expected, found=found, do="repair or remove it"))
 
     def __reduce__(self) -> tuple[type[BadExample], tuple[str, str, str]]:
@@ -129,7 +131,10 @@ class MiscomputedError(TrainingError):
     """
 
     def __init__(self, step: int, lane: int, found: str, expected: str) -> None:
-        self.step, self.lane, self.found, self.expected = step, lane, found, expected
+        self.step = step
+        self.lane = lane
+        self.found = found
+        self.expected = expected
         super().__init__(f"step {step}, lane {lane}: expected checksum {expected[:12]}, found {found[:12]}")
 
     def __reduce__(self) -> tuple[type[MiscomputedError], tuple[int, int, str, str]]:
@@ -168,7 +173,8 @@ class users_code:  # noqa: N801  # used like `contextlib.suppress`; a class, sin
     __slots__ = ("_do", "_what")
 
     def __init__(self, what: str, do: str = "repair the job") -> None:
-        self._what, self._do = what, do
+        self._what = what
+        self._do = do
 
     def __enter__(self) -> None:
         """Nothing is set up."""

@@ -125,7 +125,8 @@ class Moments(Stored):
         if self.count == 0 or other.count == 0:
             return other if self.count == 0 else self
         count = self.count + other.count
-        one, two = (self.count, self.mean, self.m2), (other.count, other.mean, other.m2)
+        one = (self.count, self.mean, self.m2)
+        two = (other.count, other.mean, other.m2)
         return Moments(count, *merged_moments(one, two, count))
 
     @property
@@ -328,7 +329,8 @@ def _only(one: str, other: str) -> tuple[str, str]:
     """Two values; of two lists of words, which words only one has."""
     if one == other or not (" " in one and " " in other):
         return one, other
-    mine, theirs = one.split(), other.split()
+    mine = one.split()
+    theirs = other.split()
     left = [[word for word in words if word not in rest] for words, rest in ((mine, theirs), (theirs, mine))]
     return " ".join(left[0]) or "no more", " ".join(left[1]) or "no more"
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
     """Ctrl-C waits for the end of the block: a library that it meets in an import may catch it, and go on without."""
-    before, came = signal.getsignal(signal.SIGINT), list[int]()
+    before = signal.getsignal(signal.SIGINT)
+    came = list[int]()
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -89,7 +89,8 @@ def run_train(words: Sequence[str]) -> None:
         print(TRAIN_HELP, end="")
         sys.exit(0 if words else 2)
     file, *flags = words
-    as_json, inline = "--json" in flags, INLINE in flags
+    as_json = "--json" in flags
+    inline = INLINE in flags
     resume, flags = resume_of(flags)
     job = declared_job(file, flags)
     if inline and job.bits == "portable":

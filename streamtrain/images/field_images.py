@@ -49,7 +49,8 @@ class FieldImages:
     @property
     def form(self) -> Form:
         """Type and shape of all, ``None`` each where they have not one, once all are counted."""
-        dtype, shape = self.absorbed.dtype, self.absorbed.shape
+        dtype = self.absorbed.dtype
+        shape = self.absorbed.shape
         if self.unseen is not None:
             return (dtype if dtype == self.unseen[0] else None, shape if shape == self.unseen[1] else None)
         return dtype, shape

@@ -191,7 +191,9 @@ def turns_png(data: bytes | memoryview, name: bytes, start: int) -> bool:
 
 def jpeg_orientation(data: memoryview) -> int | None:
     """The orientation in a JPEG file, from its segments alone; ``None`` where only Pillow can tell."""
-    at, end, found = 2, len(data), 1
+    at = 2
+    end = len(data)
+    found = 1
     while at + 4 <= end and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # fill

@@ -78,7 +78,9 @@ def by_pillow(data: Bytes, most: int = MOST_PIXELS) -> Image:
     """
     raw = data.tobytes()
     with opened(raw, most) as image:
-        kind, mode, in_tiff = kind_in(image, raw), image.mode, image.format == "TIFF"
+        kind = kind_in(image, raw)
+        mode = image.mode
+        in_tiff = image.format == "TIFF"
         turned_by_pillow = orientation_of(image, raw) if in_tiff else 1
         try:
             image.load()
@@ -177,7 +179,8 @@ def _by_opencv(data: Bytes, head: bytes, most: int) -> Image | None:
 
 def plain_png(data: Bytes) -> Bytes | None:
     """A PNG file without what its decoder would only warn of; ``None`` where something else may change its pixels."""
-    kept, content = [], data.data
+    kept = []
+    content = data.data
     for name, start, length in png_chunks(content):
         if name == b"tRNS" or turns_png(content, name, start) or (name[:1].isupper() and name not in _NEEDED):
             return None
@@ -226,7 +229,8 @@ def _same_high_bytes(levels: Image, high: Image, kind: Kind) -> bool:
     if kind.channels == 2 and high.ndim == 3 and high.shape[2] == 4:
         high = high[:, :, [0, 3]]
     shared = min(kind.channels, high.shape[2])  # RGBX has padding, and a transparent colour is no channel yet
-    levels, high = levels[:, :, :shared], high[:, :, :shared]
+    levels = levels[:, :, :shared]
+    high = high[:, :, :shared]
     return levels.shape == high.shape and bool((np.abs((levels >> 8).astype(np.int16) - high) <= 1).all())
 
 

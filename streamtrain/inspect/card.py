@@ -46,7 +46,8 @@ def inspect_dataset(
     Raises:
         DataError: the data set is damaged. ConfigError: no such key.
     """
-    manifest, files = open_dataset(url), _files(url)
+    manifest = open_dataset(url)
+    files = _files(url)
     checksums = _verify_all(url, files, manifest) if verify_all else "not read (--verify)"
     origins = AllOrigins(url, manifest)
     split, number = _find(files, manifest, key, origins)

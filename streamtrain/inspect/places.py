@@ -38,7 +38,8 @@ class AllOrigins:
     """Of all segments of a data set; each list is read when it is first asked for."""
 
     def __init__(self, url: str, manifest: Manifest) -> None:
-        self._url, self._manifest = url, manifest
+        self._url = url
+        self._manifest = manifest
         self._read = functools.lru_cache(maxsize=None)(self._list)
 
     def place(self, split: str, number: int) -> str | None:
@@ -84,7 +85,8 @@ class AllOrigins:
 
     def _order(self, index: int) -> NDArray[np.int64]:
         """Stored position -> number in the source, of one segment."""
-        segment, origins = self._manifest.segments[index], self._read(index)
+        segment = self._manifest.segments[index]
+        origins = self._read(index)
         examples = sum(segment.examples.values())
         if origins is None:
             if segment.split_by != FRACTIONS:

@@ -140,7 +140,8 @@ class Job:
             f"use {self.batch_size - self.batch_size % lanes or lanes} or {self.batch_size + -self.batch_size % lanes}",
         )
         endless = isinstance(self.mode, Online) and self.mode.follow
-        kind, do = self.schedule.kind, "use a schedule that needs no last step, or leave mode.follow off"
+        kind = self.schedule.kind
+        do = "use a schedule that needs no last step, or leave mode.follow off"
         require(not endless or kind not in ENDING, "schedule.kind", "one without an end", kind, do)
         require(
             not self.pooled or (self.exchange != "collective" and self.device == "cpu"),
@@ -177,7 +178,8 @@ class Job:
             require(callable(metric), f"metrics, {name!r}", "a function", metric, "see its help")
 
     def _check_error_unit(self) -> None:
-        unit, do = self.error_unit, "leave it as it is by default"
+        unit = self.error_unit
+        do = "leave it as it is by default"
         fits = unit is None or re.fullmatch(r"\S(?:[^\n\r|]{0,18}\S)?", unit) is not None
         require(fits, "error_unit", "1 to 20 characters in one line, without |", unit, "shorten it, e.g. to m")
         require(unit in (None, FRACTION) or not self._errs_by_classes, "error_unit", "% of the 0-1 error", unit, do)
@@ -221,7 +223,8 @@ class Job:
             require(isinstance(group, Group), "groups", "st.Group(…)", group, 'e.g. st.Group("*.bias", lr_factor=2.0)')
             if self.optimizer is not None:
                 group.check(self.optimizer)
-        kinds, do = ("stop", "skip"), "choose one of them"
+        kinds = ("stop", "skip")
+        do = "choose one of them"
         require(self.nonfinite in kinds, "nonfinite", "stop or skip", self.nonfinite, do)
 
     def _check_workers(self) -> None:
@@ -232,23 +235,28 @@ class Job:
         for each in both:
             require_count("workers", each)
         require(both[0] <= both[1], "workers", "the fewest before the most", self.workers, "turn them round")
-        lanes, do = self.lane_count, "raise lanes or lower workers"
+        lanes = self.lane_count
+        do = "raise lanes or lower workers"
         require(both[1] <= lanes, "workers", f"at most {lanes}, the number of lanes", both[1], do)
 
     def _check_places(self) -> None:
-        places, do = ("pack", "spread"), "use pack, or leave exchange and aggregation as they are by default"
+        places = ("pack", "spread")
+        do = "use pack, or leave exchange and aggregation as they are by default"
         require(self.placement in places, "placement", "pack or spread", self.placement, "choose one of them")
         together = self.exchange == "shared" or self.pooled
         require(not together or self.placement == "pack", "placement", "pack for one host's memory", "spread", do)
-        places, do = ("beside", "cpu_nodes"), "leave streamers as it is by default"
+        places = ("beside", "cpu_nodes")
+        do = "leave streamers as it is by default"
         require(self.streamers in places, "streamers", "beside or cpu_nodes", self.streamers, "choose one of them")
         none = self.pooled and self.streamers != "beside"
         require(not none, "streamers", "none: who reads what of a pool is not known ahead", self.streamers, do)
 
     def _check_bits(self) -> None:
-        kinds, do = ("same", "portable", "any"), "choose one of them"
+        kinds = ("same", "portable", "any")
+        do = "choose one of them"
         require(self.bits in kinds, "bits", "same, portable or any", self.bits, do)
-        portable, do = self.bits == "portable", "use bits=same with it, on hosts of one kind"
+        portable = self.bits == "portable"
+        do = "use bits=same with it, on hosts of one kind"
         require(not portable or self.device == "cpu", "bits", "same or any on a GPU", self.bits, do)
         require(not portable or not self.compile, "compile", "off with portable bits", self.compile, do)
         do = "leave audit_every or aggregation as they are by default"

@@ -37,7 +37,8 @@ class Online:
         )
         require_count("mode.max_examples", self.max_examples)
         require_finite("mode.idle_timeout", self.idle_timeout, positive=False)
-        both, do = self.follow and self.max_examples is not None, "leave one of them out"
+        both = self.follow and self.max_examples is not None
+        do = "leave one of them out"
         require(not both, "mode.max_examples", "none with mode.follow", self.max_examples, do)
         require_count("mode.evaluate_every", self.evaluate_every)
         require_count("mode.window", self.window, lowest=2)

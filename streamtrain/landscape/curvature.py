@@ -48,7 +48,8 @@ def curvature(
 ) -> Curvature:
     """See the module; ``hessian_gradient`` is Hg."""
     here = loss(at)
-    squared, bend = float(gradient @ gradient), float(gradient @ hessian_gradient)
+    squared = float(gradient @ gradient)
+    bend = float(gradient @ hessian_gradient)
     return Curvature(
         learning_rate=learning_rate,
         loss=here,

@@ -63,7 +63,8 @@ class Probe:
     @property
     def short(self) -> str:
         """The most of it in one line."""
-        at, ends = self.curvature, self.spectrum
+        at = self.curvature
+        ends = self.spectrum
         most = "without end" if at.largest_step is None else f"up to {at.largest_step:.3g}"
         return (
             f"after {self.step or 0:,} updates, {self.seconds:.1f} s: {self.point}, gTg {at.squared_gradient:.3g}, "
@@ -74,7 +75,8 @@ class Probe:
     @property
     def words(self) -> str:
         """In plain English, a line a quantity."""
-        at, ends = self.curvature, self.spectrum
+        at = self.curvature
+        ends = self.spectrum
         best = "none: the loss bends down" if at.best_step is None else f"{at.best_step:.4g}"
         most = "without end, as far as was looked" if at.largest_step is None else f"up to {at.largest_step:.4g}"
         highest = max(self.from_start, key=lambda point: point[1])
@@ -154,7 +156,8 @@ class Prober:
     """
 
     def __init__(self, plan: Plan, *, examples: int, iterations: int) -> None:
-        self._plan, self._iterations = plan, iterations
+        self._plan = plan
+        self._iterations = iterations
         self.way = WayToEnd()
         self._surface = Surface(plan, examples)
         self._start = self._surface.stand(build_model(dataclasses.replace(plan.job, device="cpu")).state_dict())
@@ -165,7 +168,9 @@ class Prober:
         Raises:
             ConfigError: they are not of the job's model.
         """
-        began, surface, rate = time.monotonic(), self._surface, self._rate(step)
+        began = time.monotonic()
+        surface = self._surface
+        rate = self._rate(step)
         here = surface.stand(tensors)
         gradient = surface.gradient(here)
         found = curvature(surface.loss, here, gradient, surface.hessian_times(here, gradient), rate)

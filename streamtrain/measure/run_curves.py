@@ -218,7 +218,8 @@ class RunCurves:
 
     def _aggregation(self, updates: Sequence[Update], order: Order | SegmentedOrder) -> dict[str, float]:
         """How stale gradients were, and what updates did not wait for so far; where the job has such."""
-        measures, values = self.measures, dict[str, float]()
+        measures = self.measures
+        values = dict[str, float]()
         if isinstance(self._job.aggregation, Stale):
             values["gradient/staleness"] = sum(update.staleness for update in updates) / len(updates)
         if self._job.backup:
@@ -234,7 +235,8 @@ class RunCurves:
 
     def _mishaps(self, updates: Sequence[Update]) -> dict[str, float]:
         """Minibatches so far that changed nothing; where there were any."""
-        measures, values = self.measures, dict[str, float]()
+        measures = self.measures
+        values = dict[str, float]()
         if self._job.precision == "fp16":
             measures.overflowed += sum(update.overflowed for update in updates)
             values["gradient/overflowed_minibatches"] = measures.overflowed
@@ -247,7 +249,8 @@ class RunCurves:
 
 def _loader(stint: Stint) -> dict[str, float]:
     """Whether reading is the bottleneck, and whether anything was passed over."""
-    so_far, read = stint.loading, stint.read
+    so_far = stint.loading
+    read = stint.read
     return {
         "loader/batches_ahead": stint.times.ahead / stint.workers,
         "loader/waiting_share": min(1.0, read.waited / (stint.seconds * stint.workers)),

@@ -57,7 +57,8 @@ def largest_gap(empirical: Moments, generalization: Moments) -> float:
 
 def _rose(generalization: Sequence[Moments], parts: Sequence[Parts | None], at: int) -> bool:
     """Whether the last held-out loss is above that of measurement ``at``, chosen among all earlier ones."""
-    before, last = generalization[at], generalization[-1]
+    before = generalization[at]
+    last = generalization[-1]
     rise, degrees = _difference(before, last, *((parts[at], parts[-1]) if parts else (None, None)))
     if not (math.isfinite(rise.value) and rise.value > CLEARLY * rise.standard_error):
         return False  # NaN among them; and the common case, without scipy
@@ -78,7 +79,9 @@ def _difference(before: Moments, last: Moments, first: Parts | None, second: Par
 
 
 def _falls_still(empirical: Sequence[Moments]) -> bool:
-    last, third = empirical[-1], empirical[len(empirical) - 1 - -(-(len(empirical) - 1) // 3)]
-    fall, whole = third.mean - last.mean, empirical[0].mean - last.mean
+    last = empirical[-1]
+    third = empirical[len(empirical) - 1 - -(-(len(empirical) - 1) // 3)]
+    fall = third.mean - last.mean
+    whole = empirical[0].mean - last.mean
     clear = fall > CLEARLY * math.hypot(third.standard_error, last.standard_error)
     return clear and fall > STILL_FALLING * abs(whole)

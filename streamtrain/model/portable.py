@@ -58,7 +58,8 @@ def check_portable() -> None:
         found = platform.machine() if platform.machine() != "x86_64" else f"one without {' and '.join(lacking)}"
         do = "leave this host out, or use --bits same on hosts of one kind"
         raise ConfigError(complaint(where, expected="an x86-64 CPU with AVX2 and FMA", found=found, do=do))
-    capability, branch = torch.backends.cpu.get_cpu_capability(), mkl_branch()
+    capability = torch.backends.cpu.get_cpu_capability()
+    branch = mkl_branch()
     if capability != "AVX2":
         do = "begin the process with the environment that streamtrain.model.portable names"
         raise ConfigError(complaint(where, expected="PyTorch's AVX2 kernels", found=capability, do=do))

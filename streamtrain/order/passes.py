@@ -47,7 +47,8 @@ class ShardPasses:
     """
 
     def __init__(self, starts: Sequence[int], seed: int) -> None:
-        self._starts, self._seed = np.asarray(starts, np.int64), seed
+        self._starts = np.asarray(starts, np.int64)
+        self._seed = seed
         self._of_pass = functools.lru_cache(maxsize=2)(self._permuted)
 
     def stored(self, pass_index: int, start: int, stop: int) -> Selection:
@@ -62,7 +63,8 @@ class ShardPasses:
             first = int(self._starts[shards[at]]) + start - begins[at]
             if start < end:
                 runs.append((first, first + end - start))
-            start, at = end, at + 1
+            start = end
+            at = at + 1
         return Selection(pass_index, tuple(runs))
 
     def __reduce__(self) -> tuple[type[ShardPasses], tuple[Sequence[int], int]]:
@@ -88,7 +90,8 @@ class ExamplePasses:
     """
 
     def __init__(self, examples: int, seed: int) -> None:
-        self._examples, self._seed = examples, seed
+        self._examples = examples
+        self._seed = seed
         self._half = np.uint64(max(1, -(-(examples - 1).bit_length() // 2)))
 
     def stored(self, pass_index: int, start: int, stop: int) -> Selection:

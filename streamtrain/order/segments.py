@@ -24,7 +24,8 @@ class SegmentedOrder:
     """
 
     def __init__(self, segments: Sequence[int], lanes: int, batch_size: int) -> None:
-        self.lanes, self.batch_size = lanes, batch_size
+        self.lanes = lanes
+        self.batch_size = batch_size
         self._orders = [Order(examples, lanes, batch_size) for examples in segments if examples]
         self._first_steps = [0, *itertools.accumulate(order.steps for order in self._orders)]
         self._first_examples = [0, *itertools.accumulate(order.used for order in self._orders)]

@@ -40,7 +40,8 @@ def evaluation_slices(
     slices: list[tuple[int, int]] = []
     for index in range(count):
         room, taken = lane(examples, count, index), lane(wanted, count, index)
-        size, length = room.stop - room.start, taken.stop - taken.start
+        size = room.stop - room.start
+        length = taken.stop - taken.start
         begin = lane_seed(seed, index, count) % size
         over = max(0, begin + length - size)  # goes on at the room's start: its edges are taken as often as its middle
         for first, last in ((0, over), (begin, begin + length - over)):
@@ -67,7 +68,8 @@ def evaluation_slice(examples: int) -> int:
 
 def _inside(ranges: Sequence[Lane], start: int, stop: int) -> list[tuple[int, int]]:
     """The pieces of ``[start, stop)``, counted along the ranges laid end to end."""
-    pieces, offset = [], 0
+    pieces = []
+    offset = 0
     for r in ranges:
         length = r.stop - r.start
         first, last = max(start - offset, 0), min(stop - offset, length)

@@ -34,7 +34,8 @@ class Unused(Stored):
             self.present += selection.runs
         elif len(numbers := np.sort(selection.numbers)):
             cuts = np.flatnonzero(np.diff(numbers) > 1)
-            starts, stops = numbers[np.r_[0, cuts + 1]], numbers[np.r_[cuts, len(numbers) - 1]] + 1
+            starts = numbers[np.r_[0, cuts + 1]]
+            stops = numbers[np.r_[cuts, len(numbers) - 1]] + 1
             self.present += zip(starts.tolist(), stops.tolist(), strict=True)
         self.present = merged(self.present)
 
@@ -62,7 +63,9 @@ def merged(runs: Iterable[Run]) -> list[Run]:
 
 def common(one: Sequence[Run], other: Sequence[Run]) -> list[Run]:
     """The examples in both; each is merged."""
-    found, first, second = [], 0, 0
+    found = []
+    first = 0
+    second = 0
     while first < len(one) and second < len(other):
         start, stop = max(one[first][0], other[second][0]), min(one[first][1], other[second][1])
         if start < stop:

@@ -59,8 +59,12 @@ class DatasetMaker:
         spread: Spread,
         progress: Progress,
     ) -> None:
-        self._source, self._options, self._before, self._folder = source, options, before, folder
-        self._spread, self._progress = spread, progress
+        self._source = source
+        self._options = options
+        self._before = before
+        self._folder = folder
+        self._spread = spread
+        self._progress = progress
         self._tasks = options.tasks or 1
         self._memory_bytes = max(1, options.memory_bytes // self._tasks)
         self._assigned: Assigned | None = None
@@ -151,7 +155,8 @@ class DatasetMaker:
         """
         means = {}
         for name, notes in self._source.notes.items():
-            entries, kind = list(notes.means), types.get(name)
+            entries = list(notes.means)
+            kind = types.get(name)
             if not entries or kind is None:
                 continue
             known = None if self._before is None else self._before.field_named(name)
@@ -262,7 +267,8 @@ def _split(gather: Gather, plans: Sequence[ShardPlan]) -> Split:
 
 def _check_memory(source: Source, memory_bytes: int) -> None:
     """Raises `SourceError` where an example takes more than all shall: a few bytes on disk may hold it compressed."""
-    each, most = (source.bytes or 0) // (source.count or 1), max(memory_bytes, PROCESS_BYTES)
+    each = (source.bytes or 0) // (source.count or 1)
+    most = max(memory_bytes, PROCESS_BYTES)
     if each > most:
         expected, do = f"examples of at most {most:,} bytes", "raise --memory-bytes, or make them smaller"
         raise SourceError(complaint(source.name, expected=expected, found=f"{each:,} bytes each", do=do))

@@ -71,7 +71,8 @@ def append(
 
     Args, and Raises: as of `pack`, and ManifestError: there is no data set, or it is damaged.
     """
-    options, before = options or PackOptions(), growing.opened(Path(dest))
+    options = options or PackOptions()
+    before = growing.opened(Path(dest))
     taken = {segment.seed for segment in before.segments}
     seed = next(seed for seed in itertools.count(options.seed) if seed not in taken)
     return _make(str(source), Path(dest), dataclasses.replace(options, seed=seed), before, progress, spread)

@@ -180,15 +180,18 @@ def _same_shares(groups: NDArray[np.int64], seed: int, fractions: Fractions) -> 
     order = np.lexsort((sort_keys(seed, 0, len(groups)), groups))
     ends = np.cumsum(np.bincount(groups))
     splits = np.empty(len(groups), np.uint8)
-    start, given = 0, [0, 0]
+    start = 0
+    given = [0, 0]
     for end in ends.tolist():
-        left, at = end - start, start
+        left = end - start
+        at = start
         for number in (0, 1):
             wanted = max(0, round(fractions[number] * end) - given[number])
             count = left if not any(fractions[number + 1 :]) else min(left, wanted)
             splits[order[at : at + count]] = number
             given[number] += count
-            at, left = at + count, left - count
+            at = at + count
+            left = left - count
         splits[order[at:end]] = 2
         start = end
     return splits

@@ -79,7 +79,8 @@ class Plan:
     @property
     def pass_orders(self) -> Passes:
         """Which order each pass takes."""
-        mode, shards = self.job.mode, self.manifest.splits["train"].shards
+        mode = self.job.mode
+        shards = self.manifest.splits["train"].shards
         reshuffle: Reshuffle = mode.reshuffle if isinstance(mode, Epochs) else "stored"
         starts = [shards.start(index) for index in range(len(shards) + 1)] if reshuffle == "shards" else []
         return passes_of(reshuffle, self.order.examples, starts, self.job.seed)
@@ -92,7 +93,8 @@ def plan(job: Job) -> Plan:
         ConfigError, DataError: the job and the data set do not fit.
     """
     job = with_optimizer(job)
-    place, manifest = masked(str(local_path(job.data.url) or job.data.url)), open_dataset(job.data.url)
+    place = masked(str(local_path(job.data.url) or job.data.url))
+    manifest = open_dataset(job.data.url)
     for split in ("train", "validation"):
         if split not in manifest.splits or not manifest.splits[split].examples:
             found = ", ".join(f"{name} {s.examples:,}" for name, s in manifest.splits.items())

@@ -90,7 +90,8 @@ def _try(plan: Plan) -> Trial:
         output = gradient.output(batch)
         halves = job.precision in ("bf16", "fp16")
         check_examples_apart(gradient, batch, output, job.data.target, halves=halves)
-    unlogged, otherwise = _try_logging(job, gradient), tuple(gradient.modes.differing())
+    unlogged = _try_logging(job, gradient)
+    otherwise = tuple(gradient.modes.differing())
     return Trial(*_signature(gradient.inputs(batch), output), unlogged, otherwise)
 
 
@@ -159,7 +160,8 @@ def _check_fields(plan: Plan) -> None:
 
 def _check_images(plan: Plan, field: Field) -> None:
     """All images against the settings, from what `pack` has seen of them."""
-    data, facts = plan.job.data, field.images
+    data = plan.job.data
+    facts = field.images
     where = f"{plan.place}, field {field.name!r}"
     kinds = {} if facts is None else facts.kinds
     if len(kinds) > 1 and data.image_mode == "stored":

@@ -56,7 +56,8 @@ class Controller:
         self._folder = RunFolder(folder)
         self._keeper = keeper
         self._is_online = isinstance(plan.job.mode, Online)
-        self._workers, self._bits = 0, ""
+        self._workers = 0
+        self._bits = ""
         self._traced = False
         self._optional = OptionalFiles(terminal.line)
         self._curves = RunCurves(plan.job)
@@ -78,14 +79,16 @@ class Controller:
             TrainingError: what stopped the workers; after a `NonFiniteError` the last good parameters are saved.
             Interrupted: it was asked to stop, and a checkpoint is written.
         """
-        mode, lost = self._plan.job.mode, None
+        mode = self._plan.job.mode
+        lost = None
         while True:
             try:
                 if lost is not None:
                     self._begin_again(lost)
                 return self._online(mode) if isinstance(mode, Online) else self._epochs(mode)
             except NonFiniteError as error:
-                file, parameters = self._folder.last_good, self._fleet.snapshot()
+                file = self._folder.last_good
+                parameters = self._fleet.snapshot()
                 with self._optional.writing(file):
                     save_parameters(file, parameters)
                     error = error.with_parameters_in(str(file))
@@ -116,7 +119,8 @@ class Controller:
 
     def _online_to_the_end(self, mode: Online) -> None:
         """Trains on what is there and not used, and evaluates on the way."""
-        order, since = self._plan.order, self._progress.since
+        order = self._plan.order
+        since = self._progress.since
         examples = mode.evaluate_every or -(-(order.used - order.examples_before(order.position(since))) // 10)
         every = -(-examples // order.batch_size)
         for step in (*range(since + every, order.steps, every), order.steps):
@@ -126,7 +130,8 @@ class Controller:
                     self._evaluate()
 
     def _epochs(self, mode: Epochs) -> Result:
-        progress, steps = self._progress, self._plan.order.steps
+        progress = self._progress
+        steps = self._plan.order.steps
         of_passes = mode.patience_examples is None
         reason = f"mode.max_passes = {mode.max_passes} reached"
         for passes in range(progress.step // steps + 1, mode.max_passes + 1):
@@ -137,7 +142,8 @@ class Controller:
             at = passes if of_passes else evaluation.examples_used
             progress.stopping = progress.stopping.after(at, evaluation.generalization.error.mean)
             if progress.stopping.improved or progress.best is None:
-                progress.best, self._best = evaluation, self._fleet.snapshot()
+                progress.best = evaluation
+                self._best = self._fleet.snapshot()
                 with self._optional.writing(file := self._folder.best):
                     save_parameters(file, self._best)
             if progress.stopping.should_stop:
@@ -183,12 +189,14 @@ class Controller:
     def _asked_about(self, done: Sequence[Update], seconds: float) -> Stint:
         """What the workers have to say of the steps that they have just trained."""
         loading, read = self._loader.look(self._fleet)
-        times, workers = self._fleet.times(), self._fleet.workers
+        times = self._fleet.times()
+        workers = self._fleet.workers
         return Stint(done, seconds, workers, times, loading, read, len(self._progress.bad))
 
     def _show(self, stint: Stint) -> None:
         """How far the run is, on the terminal and in its folder."""
-        progress, steps = self._progress, self._plan.order.steps
+        progress = self._progress
+        steps = self._plan.order.steps
         gap = progress.evaluations[-1].gap_of_loss if progress.evaluations else None
         status = LiveStatus(
             pass_number=(progress.step - 1) // steps + 1,
@@ -211,7 +219,8 @@ class Controller:
         """A file and an artifact, once all workers have theirs."""
         traces = [trace for trace in self._fleet.traces() if trace is not None]
         if len(traces) == self._fleet.workers:
-            self._traced, file = True, self._folder.trace
+            self._traced = True
+            file = self._folder.trace
             with self._optional.writing(file):
                 write_whole(file, merged(traces).encode())
                 self._tracker.artifact(file, "profile")
@@ -235,14 +244,17 @@ class Controller:
             self._tracker.log(self._curves.recovery(each, time.time()))
         if recovered:
             self._tracker.tag("recoveries", str(self._curves.recoveries))
-        tagged, self._bits = self._bits, "; ".join([self._plan.job.bits, *self._fleet.likeness.told])
+        tagged = self._bits
+        self._bits = "; ".join([self._plan.job.bits, *self._fleet.likeness.told])
         if tagged != self._bits:
             self._tracker.tag("bits", self._bits)
 
     def _evaluate(self) -> Evaluation:
         """Both risks at the current parameters: all of the validation split, as many of the used training examples."""
         started = time.monotonic()
-        progress, measures, order = self._progress, self._progress.measures, self._plan.order
+        progress = self._progress
+        measures = self._progress.measures
+        order = self._plan.order
         held_out = self._plan.manifest.splits["validation"].examples
         used = progress.used_examples(self._plan)
         drawn = lane_seed(self._plan.job.seed, progress.step, 0)
@@ -283,7 +295,8 @@ class Controller:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
         save_result(self._folder.parameters, parameters)  # before anything that may fail
         self._keeper.keep_best(chosen, parameters)
-        progress, measures = self._progress, self._progress.measures
+        progress = self._progress
+        measures = self._progress.measures
         self._fleet.restore(parameters)
         self._probes.end(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples

@@ -64,7 +64,8 @@ def train(
     terminal = Terminal(quiet=quiet)
     run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
     prepared = _prepared(job, run_name, resume, terminal, inline=inline)
-    plan, last = prepared.plan, prepared.last
+    plan = prepared.plan
+    last = prepared.last
     tracker = tracker or _tracker(job, terminal)
     _announce(prepared, run_name, terminal)
     if not inline:
@@ -155,7 +156,8 @@ def _announce(prepared: _Prepared, run_name: str, terminal: Terminal) -> None:
     from streamtrain.stream.fetch.unpacked import data_folder
 
     plan = prepared.plan
-    job, order = plan.job, plan.order
+    job = plan.job
+    order = plan.order
     terminal.line(f"{run_name}: {order.used:,} examples a pass in {order.steps:,} steps, {_counted(job)} worker(s)")
     lies = data_folder(job.data.url)
     if lies and (warning := order_warning(lies, plan.manifest)):
@@ -170,7 +172,8 @@ def _began() -> float:
     """When this process began (Unix seconds), imports and all; now, where it has done other things before."""
     import psutil
 
-    began, now = psutil.Process().create_time(), time.time()
+    began = psutil.Process().create_time()
+    now = time.time()
     return float(began) if next(RUNS) == 0 and now - began < YOUNG_SECONDS else now
 
 

@@ -71,7 +71,8 @@ class ShardIndex:
 
     def begin(self, example: int) -> int:
         """Where the sample begins that this example begins, and the one before ends; up to the number of examples."""
-        end, sample = self.shard_bytes - len(END), -(-example // self.block)
+        end = self.shard_bytes - len(END)
+        sample = -(-example // self.block)
         if self.stride:
             return min(sample * self.stride, end)
         # as `pack` lays them out: one header before each content

@@ -319,8 +319,11 @@ def _block(value: object) -> int:
 
 
 def _field(entry: dict[str, Any]) -> Field:
-    shape, classes, columns = entry["shape"], entry["classes"], entry.get("columns")
-    unit, images = entry.get("unit"), entry.get("images")
+    shape = entry["shape"]
+    classes = entry["classes"]
+    columns = entry.get("columns")
+    unit = entry.get("unit")
+    images = entry.get("images")
     return Field(
         name=str(entry["name"]),
         member=str(entry["member"]),

@@ -50,7 +50,8 @@ class OriginLog:
         self._raw = io.BytesIO()
         self._file = gzip.GzipFile(fileobj=self._raw, mode="wb", compresslevel=1, mtime=0)
         self._open: Stretch | None = None
-        self._prefix, self._next = "", -1
+        self._prefix = ""
+        self._next = -1
 
     def add(self, place: str, code: int) -> None:
         """One more example."""

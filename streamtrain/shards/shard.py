@@ -141,7 +141,8 @@ def examples(file: Path, *, alike: bool = True) -> Iterator[tuple[str, dict[str,
         ShardError: a layout that readers would understand differently; names shard, key and offset.
     """
     seen: set[str] = set()
-    key, extensions = "", None
+    key = ""
+    extensions = None
     group: dict[str, tuple[int, int]] = {}
     for member in members(file):
         its_key, extension = _split_name(file, member)
@@ -170,7 +171,8 @@ def verify(folder: Path, shard: Shard) -> None:
     """
     file = folder / shard.file
     try:
-        size, found = file.stat().st_size, sha256_of(file)
+        size = file.stat().st_size
+        found = sha256_of(file)
     except OSError as error:
         raise ShardError(complaint(str(file), expected="a shard", found=one_line(error), do="restore it")) from None
     if size != shard.bytes:
@@ -184,10 +186,13 @@ def verify(folder: Path, shard: Shard) -> None:
 
 
 def _members(file: Path, data: mmap.mmap) -> Iterator[Member]:
-    offset, name, size = 0, None, None
+    offset = 0
+    name = None
+    size = None
     while any(block := data[offset : offset + BLOCK]):
         its_size = _checked_size(file, data, offset, size if block[156:157] in _REGULAR else None)
-        kind, start = block[156:157], offset + BLOCK
+        kind = block[156:157]
+        start = offset + BLOCK
         if kind in ABOUT_THE_NEXT and its_size > NAME_LIMIT:
             found, do = f"{its_size}", "pack it again"
             raise _bad(file, None, offset, f"a header of at most {NAME_LIMIT} bytes for a name", found, do)
@@ -223,7 +228,8 @@ def _checked_size(file: Path, data: mmap.mmap, offset: int, overridden: int | No
 
 
 def _name(block: bytes) -> str:
-    name, prefix = block[:100].split(b"\0")[0], block[345:500].split(b"\0")[0]
+    name = block[:100].split(b"\0")[0]
+    prefix = block[345:500].split(b"\0")[0]
     whole = prefix + b"/" + name if block[257:263] == b"ustar\0" and prefix else name
     return whole.decode("utf-8", "replace")
 

@@ -25,13 +25,15 @@ class ShardFile:
     """
 
     def __init__(self, folder: Path, name: str, unfinished: Path) -> None:
-        self._folder, self._name = folder, name
+        self._folder = folder
+        self._name = name
         self._partial = unfinished / f".{name.replace('/', '-')}.{secrets.token_hex(4)}{PARTIAL}"
         self._tar = ShardWriter(self._partial)
         self._keys: list[str] = []
         self._extensions: tuple[str, ...] = ()
         self._places: list[tuple[int, int]] = []
-        self._stride, self._block = 0, 1
+        self._stride = 0
+        self._block = 1
         self.examples = 0
         self.classes: Counter[int] = Counter()
 

@@ -71,7 +71,9 @@ class ShardList(Sequence[Shard]):
         shards._split = split
         shards._starts = array("q", itertools.accumulate(examples, initial=0))
         shards._bytes = array("q", sizes)
-        shards._sha256, shards._first_keys, shards._last_keys = sha256, first_keys, last_keys
+        shards._sha256 = sha256
+        shards._first_keys = first_keys
+        shards._last_keys = last_keys
         return shards
 
     def append(self, shard: Shard) -> None:
@@ -121,7 +123,8 @@ class ShardList(Sequence[Shard]):
             begin, end = self._starts[index], self._starts[index + 1]
             if start < end:
                 yield index, start - begin, min(stop, end) - begin
-            start, index = max(start, min(stop, end)), index + 1
+            start = max(start, min(stop, end))
+            index = index + 1
 
     def __len__(self) -> int:
         return len(self._bytes)
@@ -164,7 +167,8 @@ def check_shard_sizes(opened: int, folder: Path, shards: ShardList) -> None:
         for name in shards.files():
             found.append(os.stat(name, dir_fd=opened).st_size)  # those before an error are wanted
     except OSError as error:
-        where, strange = str(folder / shards.file(len(found))), (error.strerror or "an error").lower()
+        where = str(folder / shards.file(len(found)))
+        strange = (error.strerror or "an error").lower()
         do = "restore it or pack again"
         raise ManifestError(complaint(where, expected="a shard", found=strange, do=do)) from None
     for index, (size, expected) in enumerate(zip(found, shards.sizes, strict=True)):

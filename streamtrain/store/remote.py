@@ -45,7 +45,8 @@ class Store:
 
     def __init__(self, url: str, policy: RetryPolicy | None = None) -> None:
         self._folder = local_path(url)
-        self._base, self._query = (url if self._folder is None else str(self._folder)), ""
+        self._base = url if self._folder is None else str(self._folder)
+        self._query = ""
         if url.startswith(("http://", "https://")):
             self._base, _, self._query = url.partition("?")
         self._retrier = Retrier(policy or RetryPolicy())

@@ -93,7 +93,9 @@ class Examples:
     """
 
     def __init__(self, own_reader: OwnReader, identity: str, shards: Sequence[int], manifest: Manifest) -> None:
-        self._own_reader, self.identity, self.shards = own_reader, identity, shards
+        self._own_reader = own_reader
+        self.identity = identity
+        self.shards = shards
         self.manifest = manifest
 
     @property
@@ -198,7 +200,10 @@ class Batches(BatchDataset):
 
     def __init__(self, examples: Examples, choice: Choice, device: torch.device | None, ahead: int) -> None:
         super().__init__()
-        self._examples, self._choice, self._device, self._ahead = examples, choice, device, ahead
+        self._examples = examples
+        self._choice = choice
+        self._device = device
+        self._ahead = ahead
         order = choice.order
         self._passes = passes_of(choice.reshuffle, order.examples, examples.shards, choice.seed)
         self._position = Position(0, 0)
@@ -242,7 +247,8 @@ class Batches(BatchDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            sought, pass_index = self._sought, self._position.pass_index
+            sought = self._sought
+            pass_index = self._position.pass_index
             for step, batch in self._made(self._position):
                 if sought != self._sought:
                     break
@@ -268,7 +274,8 @@ class Batches(BatchDataset):
         if get_worker_info() is not None:
             do = "set num_workers=0, and batches(ahead=…) or open(decode_threads=…) to read in other threads"
             raise ConfigError(complaint("DataLoader", expected="no workers", found="some", do=do))
-        choice, reader = self._choice, self._examples.reader
+        choice = self._choice
+        reader = self._examples.reader
         if choice.lane is not None and choice.reshuffle == "stored":
             reader.expect(choice.order.left(range(choice.lane, choice.lane + 1), 0))
         steps = range(first.step, len(self))
@@ -310,7 +317,8 @@ class Samples(SampleDataset):
         self._own_reader = own_reader
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        info, reader = get_worker_info(), self._own_reader()
+        info = get_worker_info()
+        reader = self._own_reader()
         part = lane(len(reader), info.num_workers if info else 1, info.id if info else 0)
         for start in range(part.start, part.stop, SAMPLES_AT_ONCE):
             yield from reader.samples(start, min(start + SAMPLES_AT_ONCE, part.stop))

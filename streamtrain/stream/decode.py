@@ -35,7 +35,8 @@ def decoder_of(extension: str, form: ImageForm | None = None, shape: tuple[int, 
         form: what images are brought to.
         shape: of every example, where the manifest has one: a larger image is refused.
     """
-    kind, wanted = extension.rpartition(".")[2], form or ImageForm()
+    kind = extension.rpartition(".")[2]
+    wanted = form or ImageForm()
     if is_image(extension):
         most = MOST_PIXELS if shape is None else min(MOST_PIXELS, math.prod(shape[:2]))
         return lambda data, into: image_in(data, wanted, into, most)

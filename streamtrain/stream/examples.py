@@ -170,7 +170,8 @@ class Assembler:
             try:
                 values[name] = member.decode(member.data, into.get(name))
             except Exception as error:
-                place, expected = f"{row.where}, field {name!r}", f"a readable .{member.extension}"
+                place = f"{row.where}, field {name!r}"
+                expected = f"a readable .{member.extension}"
                 do = "mend it, or set data.on_bad_example to skip"
                 raise ShardError(complaint(place, expected=expected, found=one_line(error), do=do)) from None
         if self._decoding.map is not None:

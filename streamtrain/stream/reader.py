@@ -70,14 +70,16 @@ class Reader:
         fields: Sequence[str],
         decoding: Decoding | None = None,
     ) -> None:
-        self._files, self._block = files, manifest.block
+        self._files = files
+        self._block = manifest.block
         self._loose = any(has_any_size(field) for field in manifest.fields)
         self._fields = tuple(_field(files.place, manifest, name) for name in fields)
         if split not in manifest.splits:
             raise ConfigError(
                 complaint(files.place, expected=f"a {split} split", found=", ".join(manifest.splits), do="pack one")
             )
-        self._split, self._shards = split, manifest.splits[split].shards
+        self._split = split
+        self._shards = manifest.splits[split].shards
         self._wanted: list[tuple[int, int]] = []
         self._open: OrderedDict[tuple[int, int], Opened] = OrderedDict()
         self._decoding = decoding or Decoding()
@@ -139,7 +141,8 @@ class Reader:
         for opened in self._open.values():
             self._files.release(opened.rows)
         self._open.clear()
-        self._wanted, self._near = runs, (0, 0, [])
+        self._wanted = runs
+        self._near = (0, 0, [])
 
     def leave_out(self, skips: Mapping[int, Skip]) -> None:
         """Passes over these examples, by their stored number, without a look at them."""
@@ -179,7 +182,8 @@ class Reader:
         """The same for any examples, in the order of ``numbers``."""
         numbers = numbers[~np.isin(numbers, self._left_out)]
         shards = np.array([self._shards.holding(number) for number in numbers.tolist()])
-        pieces, places = [], []
+        pieces = []
+        places = []
         for number in np.unique(shards).tolist():
             at = np.flatnonzero(shards == number)
             rows = numbers[at] - self._shards.start(number)
@@ -234,7 +238,8 @@ class Reader:
 
     def _decoded(self, number: int, begin: int, opened: OpenShard, rows: NDArray[np.int64]) -> Arrays:
         """Rows of what is open of a shard, from example ``begin`` on."""
-        where, mapped = self._where(number), self._decoding.map is not None
+        where = self._where(number)
+        mapped = self._decoding.map is not None
         fixed = {name: column.take(rows) for name, column in opened.fixed.items()}
         self._bytes_read += _bytes(fixed)
         made = []
@@ -304,7 +309,9 @@ class Reader:
         return runs[at] if at >= 0 and example < runs[at][1] else (example, example)
 
     def _columns(self, index: int, rows: ShardRows) -> OpenShard:
-        shard, where, path = rows.as_shard, self._where(index), self._files.hold(rows)
+        shard = rows.as_shard
+        where = self._where(index)
+        path = self._files.hold(rows)
         data = map_shard(path, where)
         if self._block is not None and self._loose:
             blocks = find_index(shard, path, where, len(data), -(-shard.examples // self._block))

@@ -64,8 +64,12 @@ class Delivery:
     """
 
     def __init__(self, folder: Path, receiver: Receiver, say: Callable[[str], None] = lambda _: None) -> None:
-        self._folder, self._receiver, self._say = folder, receiver, say
-        self._news, self._closed, self._given_up = threading.Event(), threading.Event(), threading.Event()
+        self._folder = folder
+        self._receiver = receiver
+        self._say = say
+        self._news = threading.Event()
+        self._closed = threading.Event()
+        self._given_up = threading.Event()
         self._told: set[str] = set()
         self.done = threading.Event()
         self.trouble = ""
@@ -116,7 +120,8 @@ class Delivery:
                 return
 
     def _insist(self, entries: Sequence[Entry]) -> None:
-        pause, began = FIRST_PAUSE, time.monotonic()
+        pause = FIRST_PAUSE
+        began = time.monotonic()
         while True:
             try:
                 self._receiver.take(entries)

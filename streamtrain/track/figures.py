@@ -87,7 +87,8 @@ def axis_title(which: Which, error_unit: str) -> str:
 
 
 def _progressive(axes: Axes, points: Sequence[tuple[float, Risk]], which: Which, unbiased: int | None) -> None:
-    along, before = [place for place, _ in points], [getattr(risk, which) for _, risk in points]
+    along = [place for place, _ in points]
+    before = [getattr(risk, which) for _, risk in points]
     _band(axes, along, _means(before), _errors(before), PROGRESSIVE, "each minibatch before its update (progressive)")
     if unbiased is not None:
         axes.plot(
@@ -113,7 +114,8 @@ def comparison_figure(found: Sequence[Difference], names: tuple[str, str], quant
     for which, name, color in (("first", names[0], HELD_OUT), ("second", names[1], PROGRESSIVE)):
         points = [getattr(difference, which) for difference in found]
         _band(above, steps, _means(points), _errors(points), color, name)
-    values, errors = np.array([d.value for d in found]), np.array([d.standard_error for d in found])
+    values = np.array([d.value for d in found])
+    errors = np.array([d.standard_error for d in found])
     _band(below, steps, values, errors, GAP, "difference")
     below.axhline(0, color="black", linewidth=0.8)
     above.set_ylabel(f"held-out {quantity}")

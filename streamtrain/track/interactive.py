@@ -43,7 +43,8 @@ def risk_page(
         for name, moments, color in curves:
             figure.add_trace(_curve(name, along, *_of(moments), color, legend=column == 1), row=1, col=column)
         if progressive:
-            places, before = [place for place, _ in progressive], [getattr(risk, which) for _, risk in progressive]
+            places = [place for place, _ in progressive]
+            before = [getattr(risk, which) for _, risk in progressive]
             name = "progressive" if unbiased is None else f"progressive (pass {unbiased}: new examples)"
             curve = _curve(name, places, *_of(before), PROGRESSIVE, legend=column == 1)
             if unbiased is not None:

@@ -87,7 +87,8 @@ class Backlog:
     """
 
     def __init__(self, folder: Path, *, wait: bool) -> None:
-        self.folder, self._wait = folder, wait
+        self.folder = folder
+        self._wait = wait
         self.count = 0
         self._delivered = folder / DELIVERED
         self._ahead: Entry | None = None
@@ -141,7 +142,8 @@ class Backlog:
             (self.folder / REFUSED).unlink(missing_ok=True)
 
     def _next(self) -> Entry | None:
-        entry, self._ahead = self._ahead, None
+        entry = self._ahead
+        self._ahead = None
         if entry is None:
             start = self._opened.tell()
             line = self._opened.readline()

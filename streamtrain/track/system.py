@@ -22,7 +22,8 @@ class SystemMetrics:
     """
 
     def __init__(self, seconds: float, folder: Path) -> None:
-        self._seconds, self._folder = seconds, folder
+        self._seconds = seconds
+        self._folder = folder
         self._due = 0.0
         psutil.cpu_percent()  # the first call starts the clock
         self._network = psutil.net_io_counters()
@@ -32,7 +33,9 @@ class SystemMetrics:
         if time < self._due:
             return []
         self._due = time + self._seconds
-        memory, disk, network = psutil.virtual_memory(), psutil.disk_usage(str(self._folder)), psutil.net_io_counters()
+        memory = psutil.virtual_memory()
+        disk = psutil.disk_usage(str(self._folder))
+        network = psutil.net_io_counters()
         values = {
             "cpu_utilization_percentage": psutil.cpu_percent(),
             "system_memory_usage_megabytes": memory.used / MEGABYTE,

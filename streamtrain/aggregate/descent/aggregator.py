@@ -115,7 +115,8 @@ class Aggregator:
         step = decision.step
         rate = decision.learning_rate
         scale = decision.loss_scale
-        loss, norm = totals[0], norm_of(norms[1::2])
+        loss = totals[0]
+        norm = norm_of(norms[1::2])
         verdict = judge(
             self.descent, examples=loss.count, loss=loss.mean, norm=norm, loss_scale=scale, streak=self._streak
         )

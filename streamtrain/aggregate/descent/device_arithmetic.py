@@ -92,7 +92,8 @@ class DeviceArithmetic:
         updated = (used & decision.goes)[owners]
         for name in new.keys() - {AVERAGE}:
             new[name].copy_(torch.where(updated, new[name], old[name]))
-        average, averaged = self._descent.average, states[0].averaged
+        average = self._descent.average
+        averaged = states[0].averaged
         if average.is_kept:
             follow_on_device(average, old, new, averaged[0], decision.goes, takes_in=decision.averages)
 

@@ -84,7 +84,8 @@ class StepNorms:
         """
         before = old.at(block.place)[PARAMETERS]
         torch.sub(new.at(block.place)[PARAMETERS], before, out=spare)
-        first, end = 2 * block.first, 2 * (block.first + len(block.pieces))
+        first = 2 * block.first
+        end = 2 * (block.first + len(block.pieces))
         changes[first:end:2] = [squared_norm(part) for part in torch.split_with_sizes(before, block.sizes)]
         changes[first + 1 : end : 2] = [squared_norm(part) for part in torch.split_with_sizes(spare, block.sizes)]
 

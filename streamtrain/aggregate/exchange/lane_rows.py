@@ -22,7 +22,8 @@ def row_bytes(layout: Layout) -> int:
 
 def view_slots(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[Slot, ...]:
     """Every lane's slot: views of its row, shape (row bytes,) of uint8, and its gradient."""
-    norm_at, buffers_at = MOMENTS * 8, (MOMENTS + 1) * 8
+    norm_at = MOMENTS * 8
+    buffers_at = (MOMENTS + 1) * 8
     counters_at = buffers_at + 8 * layout.buffer_size
     return tuple(
         Slot(
@@ -39,7 +40,9 @@ def view_slots(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Ten
 
 def view_device_slots(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[DeviceSlot, ...]:
     """The same of rows that are on a device."""
-    norm_at, buffers_at, used_at = MOMENTS * 8, (MOMENTS + 1) * 8, _used_at(layout)
+    norm_at = MOMENTS * 8
+    buffers_at = (MOMENTS + 1) * 8
+    used_at = _used_at(layout)
     counters_at = buffers_at + 8 * layout.buffer_size
     return tuple(
         DeviceSlot(

@@ -217,7 +217,8 @@ class Pool:
         rows = new.put_back.view(-1, 2)
         rows.zero_()
         for row, (of, lane) in enumerate(parts if self._pass_steps else ()):
-            rows[row, 0], rows[row, 1] = of + 1, lane
+            rows[row, 0] = of + 1
+            rows[row, 1] = lane
 
     def _offered(self, state: State) -> NDArray[np.bool_]:
         """Which rows have a part: those of parts that were put back, then every lane's."""

@@ -51,15 +51,18 @@ def find_duplicates(files: ShardFiles, manifest: Manifest, most_examples: int, m
     """
     fields = compared_fields(manifest)
     splits = {name: Rows(files, manifest, name, fields) for name in manifest.splits if manifest.splits[name].examples}
-    total, size = sum(map(len, splits.values())), sum(rows.size for rows in splits.values())
+    total = sum(map(len, splits.values()))
+    size = sum(rows.size for rows in splits.values())
     share = min(1.0, most_examples / total, most_bytes / size)
-    hashes, numbers = {}, {}
+    hashes = {}
+    numbers = {}
     for name, rows in splits.items():
         ranges = stretches(len(rows), max(1, int(share * len(rows))) if share < 1 else len(rows))
         numbers[name] = np.concatenate([np.arange(*each) for each in ranges])
         hashes[name] = _hashes(rows, ranges, fields)
     of_train, first = np.unique(hashes["train"], return_index=True)
-    leaked, shown = {}, []
+    leaked = {}
+    shown = []
     for name in [name for name in hashes if name != "train"]:
         places = np.searchsorted(of_train, hashes[name]).clip(max=len(of_train) - 1)
         also = np.flatnonzero(of_train[places] == hashes[name])

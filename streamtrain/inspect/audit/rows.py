@@ -40,7 +40,10 @@ class Rows:
     """
 
     def __init__(self, files: ShardFiles, manifest: Manifest, split: str, fields: Sequence[Field]) -> None:
-        self._files, self._manifest, self._split, self._fields = files, manifest, split, tuple(fields)
+        self._files = files
+        self._manifest = manifest
+        self._split = split
+        self._fields = tuple(fields)
         self._shards = manifest.splits[split].shards
         self._starts = np.array([self._shards.start(number) for number in range(len(self._shards) + 1)])
         self._reader: Reader | None = None

@@ -119,7 +119,9 @@ class _Column:
     """One field over the sample: byte lengths, and of arrays and numbers the mean and a coarse copy."""
 
     def __init__(self, rows: Rows, field: Field) -> None:
-        self.field, self._rows, self._decode = field, rows, rows.decoder(field)
+        self.field = field
+        self._rows = rows
+        self._decode = rows.decoder(field)
         self._numeric = is_image(field.member) or (field.dtype is not None and np.dtype(field.dtype).kind in "biuf")
         self.is_number = field.shape == () and self._numeric
         self.counts = self.is_number and np.dtype(field.dtype).kind in "iu"

@@ -25,7 +25,8 @@ class Average:
             require(
                 0 < self.decay < 1, "average.decay", "above 0 and below 1", self.decay, "choose a decay, e.g. 0.999"
             )
-        both, do = self.equal and self.decay is not None, "leave one of them out"
+        both = self.equal and self.decay is not None
+        do = "leave one of them out"
         require(not both, "average.equal", "a decay or equal weights", (self.decay, self.equal), do)
         require_count("average.start", self.start, lowest=0)
         require_count("average.every", self.every)

@@ -79,7 +79,8 @@ class Difference:
     @property
     def is_clear(self) -> bool:
         """Whether it is told from zero; never where a mean or its error is not known."""
-        value, error = self.value, self.standard_error
+        value = self.value
+        error = self.standard_error
         if not (math.isfinite(value) and math.isfinite(error)) or value == 0:
             return False
         return abs(value) > self._quantile(CLEARLY) * error

@@ -57,7 +57,9 @@ def fit(examples: Numbers, losses: Numbers, weights: Numbers) -> PowerLaws:
         floor, scale, distance = _linear(places, losses, weights, grid)
         best = distance.argmin(1)
         row = np.arange(len(losses))
-        floor, scale, exponent = floor[row, best], scale[row, best], grid[row, best]
+        floor = floor[row, best]
+        scale = scale[row, best]
+        exponent = grid[row, best]
         step = (high - low) / (GRID - 1)
         low, high = np.log(exponent) - step, np.log(exponent) + step
     return PowerLaws(floor, scale * unit**exponent, exponent)
@@ -67,12 +69,14 @@ def _linear(places: Numbers, losses: Numbers, weights: Numbers, grid: Numbers) -
     """Floor, scale and weighted squared distance for each curve and exponent: (c, grid) each."""
     powers = places ** -grid[..., None]
     share = weights / weights.sum()
-    mean_power, mean_loss = (powers * share).sum(-1), (losses * share).sum(-1)[:, None]
+    mean_power = (powers * share).sum(-1)
+    mean_loss = (losses * share).sum(-1)[:, None]
     away = powers - mean_power[..., None]
     spread = (share * away**2).sum(-1)
     scale = np.maximum((share * away * (losses[:, None, :] - mean_loss[..., None])).sum(-1) / spread, 0.0)
     floor = mean_loss - scale * mean_power
     through_zero = (share * powers * losses[:, None, :]).sum(-1) / (share * powers**2).sum(-1)
-    scale, floor = np.where(floor < 0, np.maximum(through_zero, 0.0), scale), np.maximum(floor, 0.0)
+    scale = np.where(floor < 0, np.maximum(through_zero, 0.0), scale)
+    floor = np.maximum(floor, 0.0)
     left = losses[:, None, :] - floor[..., None] - scale[..., None] * powers
     return floor, scale, (share * left**2).sum(-1)

@@ -75,7 +75,8 @@ def reuse(passes: float, examples: int, many: Point, one: Sequence[Point]) -> Re
     means = np.vstack([parts @ whole, *(_without(parts, whole, each) for each in range(len(sizes)))])
     laws = fit(places, means[:, 1:], weights)
     found = laws.reached(means[:, 0]) / examples
-    times, measured_to = float(found[0]), float(places.max()) / examples
+    times = float(found[0])
+    measured_to = float(places.max()) / examples
     if not np.isfinite(found).all():
         return Reuse(passes, examples, times, math.inf, measured_to)
     log = np.log(found[1:])
@@ -130,7 +131,8 @@ def _of_the_fit(
     def derivatives(at: Numbers) -> Numbers:
         return np.stack([np.ones_like(at), at**-exponent, -scale * at**-exponent * np.log(at)], axis=1)
 
-    slopes, end = derivatives(places), derivatives(np.array([reached]))[0]
+    slopes = derivatives(places)
+    end = derivatives(np.array([reached]))[0]
     information = (slopes * share[:, None]).T @ slopes
     of_law = float(end @ np.linalg.pinv(information) @ end)
     slope = float(laws.slopes(np.full(len(laws.floor), reached))[0])

@@ -68,7 +68,8 @@ class Noise(Stored):
     @property
     def gradient_norm(self) -> tuple[float, float]:
         """|G|, 0 where its square is estimated below 0, and how far ±1 standard error of |G|² reaches from there."""
-        squared, error = max(self.squared_gradient, 0.0), self.squared_error
+        squared = max(self.squared_gradient, 0.0)
+        error = self.squared_error
         norm = math.sqrt(squared)
         if math.isnan(error):
             return norm, math.nan
@@ -113,7 +114,8 @@ class NoiseScale(Stored):
             return None
         self.count += 1
         keep = min(FADE, (self.count - 1) / self.count)
-        found, squared = one.trace, one.squared_gradient
+        found = one.trace
+        squared = one.squared_gradient
         self.weight = keep * self.weight + 1
         self.trace = keep * self.trace + found
         self.squared = keep * self.squared + squared
@@ -127,7 +129,8 @@ class NoiseScale(Stored):
     @property
     def mean(self) -> Noise:
         """Of the estimates so far, at least one."""
-        mean, trace = self.squared / self.weight, self.trace / self.weight
+        mean = self.squared / self.weight
+        trace = self.trace / self.weight
         if self.count < FEWEST:
             return Noise(trace, mean, math.nan, math.nan)
         # a mean takes up a part of its own deviations: n/(n − 1) with n the effective number of estimates

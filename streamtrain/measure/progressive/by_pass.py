@@ -30,7 +30,8 @@ class PassRisks(Stored):
     def add(self, update: Update) -> None:
         """Takes in one update whose minibatch was used."""
         risk = Risk(update.loss, update.error)
-        self.present, self.last = joined_risk(self.present, risk, self.last), risk
+        self.present = joined_risk(self.present, risk, self.last)
+        self.last = risk
 
     def end(self) -> Risk:
         """Ends the pass, and returns what it was."""

@@ -29,7 +29,8 @@ class FadingMoments(Stored):
         """With a minibatch more, after ``last``: its examples weigh 1, earlier ones ``keep`` as much as before."""
         if moments.count == 0:
             return self
-        before, away = keep * self.weight, moments.mean - self.mean
+        before = keep * self.weight
+        away = moments.mean - self.mean
         weight = before + moments.count
         return FadingMoments(
             weight,

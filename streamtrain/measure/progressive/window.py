@@ -29,7 +29,9 @@ class Window(Stored):
     @property
     def risk(self) -> Risk:
         """Over the fewest last minibatches that hold so many examples; over all where there are fewer."""
-        total, before = pooled(()), pooled(())
+        total = pooled(())
+        before = pooled(())
         for each in self.recent:
-            total, before = joined_risk(total, each, before), each
+            total = joined_risk(total, each, before)
+            before = each
         return total

@@ -171,7 +171,8 @@ class _Group:
 
     def add(self, where: str, values: Mapping[str, Any], code: int) -> None:
         """One more."""
-        number, members = len(self), dict.fromkeys(self._members, b"")
+        number = len(self)
+        members = dict.fromkeys(self._members, b"")
         if is_kept(code):
             before = _states(self._encoders)
             try:
@@ -183,7 +184,8 @@ class _Group:
                         self._rows[name][number] = encoder.row(values[name], where)
             except SourceError as error:
                 _restore(self._encoders, before)
-                code, self._reasons[number] = BAD, str(error)
+                code = BAD
+                self._reasons[number] = str(error)
                 members = dict.fromkeys(members, b"")
         for name, data in members.items():
             self._members[name].append(data)

@@ -230,7 +230,8 @@ def shard_plans(
     gather: Gather, counts: Mapping[str, int], options: PackOptions, first_shards: Mapping[str, int]
 ) -> list[ShardPlan]:
     """The shards of every split, which take consecutive ranges of the stored order."""
-    plans, done = [], 0
+    plans = []
+    done = 0
     for split, count in counts.items():
         edges = [done, *_edges(gather, done, done + count, options), done + count]
         first = first_shards.get(split, 0)
@@ -250,12 +251,14 @@ def _edges(gather: Gather, start: int, stop: int, options: PackOptions) -> Itera
         if gather.block is not None:
             return _edges_of_blocks(gather, start, stop, options.shard_bytes)
         return _edges_by_size(gather, start, stop, options.shard_bytes)
-    size, of_sample = sample_stride(gather.encoders), 1
+    size = sample_stride(gather.encoders)
+    of_sample = 1
     if gather.block is not None:
         rows = {name: np.empty((1, *kind.shape), kind.base) for name, kind in gather._row_types().items()}
         one = np.zeros(gather.block, np.int64)
         members = [len(block_member(values, one)) for values in rows.values()]
-        size, of_sample = sum(BLOCK + length + -length % BLOCK for length in members), gather.block
+        size = sum(BLOCK + length + -length % BLOCK for length in members)
+        of_sample = gather.block
     step = max(1, (options.shard_bytes - len(END)) // size) * of_sample
     return iter(range(start + step, stop, step))
 
@@ -266,7 +269,8 @@ def _edges_by_size(gather: Gather, start: int, stop: int, shard_bytes: int) -> I
     for first in range(start, stop, step):
         window = gather.runs.window(first, min(first + step, stop))
         ends = np.cumsum(window.sizes("in_tar"))
-        done, before = 0, 0
+        done = 0
+        before = 0
         while done < len(ends):
             fit = max(done, int(np.searchsorted(ends, before + shard_bytes - used, side="right")))
             if fit == done and used == len(END):
@@ -275,14 +279,16 @@ def _edges_by_size(gather: Gather, start: int, stop: int, shard_bytes: int) -> I
             if fit < len(ends):
                 yield first + fit
                 used = len(END)
-            done, before = fit, int(ends[fit - 1]) if fit else 0
+            done = fit
+            before = int(ends[fit - 1]) if fit else 0
 
 
 def _edges_of_blocks(gather: Gather, start: int, stop: int, shard_bytes: int) -> Iterator[int]:
     """After as many blocks as fit, by what their examples take encoded: a little more than they will."""
     assert gather.block is not None
     step = max(1, int(gather.memory_bytes * FILL) // (2 * SORTING) // gather.block) * gather.block
-    used, begun = 0, start
+    used = 0
+    begun = start
     for first in range(start, stop, step):
         window = gather.runs.window(first, min(first + step, stop))
         lengths = window.sizes("encoded")
@@ -291,5 +297,6 @@ def _edges_of_blocks(gather: Gather, start: int, stop: int, shard_bytes: int) ->
             at = first + number * gather.block
             if at > begun and used + size > shard_bytes:
                 yield at
-                used, begun = 0, at
+                used = 0
+                begun = at
             used += size

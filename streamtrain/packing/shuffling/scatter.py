@@ -74,13 +74,15 @@ class Scatter:
     def _make_runs(self, start: int, stop: int | None, done: Done) -> int:
         """Runs of the examples ``[start, stop)``; where the last one ends."""
         encoders = _begun(self.encoders)
-        noted, held = self._notes(start), self._held(start, stop)
+        noted = self._notes(start)
+        held = self._held(start, stop)
 
         def fits(examples: int, content: int) -> bool:
             return held.fits(examples, content)  # of the run that is filled just now
 
         for batch in self._columns(start, stop, encoders, fits):
-            taken, size = 0, len(batch.codes)
+            taken = 0
+            size = len(batch.codes)
             while taken < size:
                 end = held.fitting(batch, taken)
                 held.add(batch, taken, end)

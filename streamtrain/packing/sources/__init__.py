@@ -29,7 +29,8 @@ def open_source(source: str, options: PackOptions | None = None, like: Manifest 
     from streamtrain.packing.sources.tables import table
     from streamtrain.packing.sources.tables.reading import hub, table_files
 
-    path, options = Path(source), options or PackOptions()
+    path = Path(source)
+    options = options or PackOptions()
     label = options.label
     suffix = path.suffix.lower()
     if not path.exists():

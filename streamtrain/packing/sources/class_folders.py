@@ -83,7 +83,8 @@ def _base(root: Path) -> Path:
     """The folder of the classes, or of the splits: inside of folders that hold nothing but one folder of folders."""
     inside = _folders(root)
     while len(inside) == 1 and _folders(inside[0]) and not any(map(kind_of_file, _files(inside[0]))):
-        root, inside = inside[0], _folders(inside[0])
+        root = inside[0]
+        inside = _folders(inside[0])
     return root
 
 

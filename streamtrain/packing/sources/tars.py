@@ -50,7 +50,8 @@ def from_tars(files: Sequence[Path], name: str, label: str | None) -> Source:
 
     Images of several extensions, of which every example has one, are one field: ``image``, or what stands before.
     """
-    counts, groups = [], set()
+    counts = []
+    groups = set()
     for file in files:
         found = [frozenset(members) for _, members in scan(file, alike=False)]
         groups.update(found)
@@ -103,7 +104,8 @@ def _examples(files: Sequence[Path], starts: Sequence[int], mixed: frozenset[str
                 values: dict[str, Raw | ImageFile] = {}
                 for extension, (at, size) in members.items():
                     opened.seek(at)
-                    data, of_several = opened.read(size), _image_field(extension) in mixed
+                    data = opened.read(size)
+                    of_several = _image_field(extension) in mixed
                     name = _image_field(extension) if of_several else field_name(extension)
                     if name in values:
                         raise _clash(file, key, members)

@@ -38,7 +38,8 @@ def usable_cpus() -> int:
         if quota.isdigit() and period.isdigit():
             found.append(int(quota) // int(period))
     for file in _group_files("cpu", "cpu.cfs_quota_us"):
-        quota, period = _text(file), _text(file.with_name("cpu.cfs_period_us"))
+        quota = _text(file)
+        period = _text(file.with_name("cpu.cfs_period_us"))
         if quota.isdigit() and period.isdigit():  # without a quota it is -1
             found.append(int(quota) // int(period))
     return max(1, min(found))

@@ -153,7 +153,8 @@ def _check_localhost() -> None:
 
 
 def _check_threads(workers: int) -> None:
-    limit, needed = thread_limit(), THREADS + THREADS_OF_WORKER * workers
+    limit = thread_limit()
+    needed = THREADS + THREADS_OF_WORKER * workers
     if limit is not None and limit.value < needed:
         expected = f"room for {needed} more threads, for Ray and {workers} worker(s)"
         do = "raise that limit, lower workers, or set RAY_ADDRESS to a cluster"
@@ -161,7 +162,8 @@ def _check_threads(workers: int) -> None:
 
 
 def _check_memory(workers: int) -> None:
-    limit, needed = memory_limit(), MEMORY + MEMORY_OF_WORKER * workers
+    limit = memory_limit()
+    needed = MEMORY + MEMORY_OF_WORKER * workers
     if limit is not None and limit.value < needed:
         expected = f"at least {needed // MEGABYTE} MB of memory, for Ray and {workers} worker(s)"
         do = "raise that limit, lower workers, or set RAY_ADDRESS to a cluster"

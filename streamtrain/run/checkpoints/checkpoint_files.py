@@ -63,7 +63,10 @@ class CheckpointFiles:
     """
 
     def __init__(self, place: str, keep: int, warn: Callable[[str], None]) -> None:
-        self._store, self._place, self._keep, self._warn = Store(place, RetryPolicy(attempts=4)), place, keep, warn
+        self._store = Store(place, RetryPolicy(attempts=4))
+        self._place = place
+        self._keep = keep
+        self._warn = warn
         self._trouble = ""
 
     def newest(self) -> Checkpoint | None:
@@ -123,7 +126,8 @@ class CheckpointFiles:
             raise ValueError("its checksum is not that of its content")
         if body["version"] != VERSION:
             raise ValueError(f"version {body['version']}, expected {VERSION}")
-        size, expected = self._store.size(f"{number}.safetensors"), body["tensors"]["bytes"]
+        size = self._store.size(f"{number}.safetensors")
+        expected = body["tensors"]["bytes"]
         if size != expected:
             raise ValueError(f"{number}.safetensors has {size:,} bytes, expected {expected:,}")
         data = self._store.read_whole(f"{number}.safetensors")

@@ -50,11 +50,17 @@ class Keeper:
         last: Checkpoint | None = None,
         run_id: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._job, self._settings, self._files, self._last, self._run_id = job, settings, files, last, run_id
+        self._job = job
+        self._settings = settings
+        self._files = files
+        self._last = last
+        self._run_id = run_id
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: concurrent.futures.Future[bool] | None = None
         self._due = time.monotonic() + job.checkpoints.seconds
-        self._losses, self._furthest, self._best_step = 0, -1, -1
+        self._losses = 0
+        self._furthest = -1
+        self._best_step = -1
         self._asked: str | None = None
 
     @property

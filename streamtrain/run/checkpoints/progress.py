@@ -68,9 +68,11 @@ class Progress(Stored):
     def under(self, job: Job) -> Progress:
         """The same in a run that goes on with settings that may have changed: the job's hold from here on."""
         self.measures.follow(job)
-        mode, stopping = job.mode, self.stopping
+        mode = job.mode
+        stopping = self.stopping
         if isinstance(mode, Epochs) and self.evaluations:
-            best, last = self.best, self.evaluations[-1]  # patience may be counted in another unit than before
+            best = self.best
+            last = self.evaluations[-1]  # patience may be counted in another unit than before
             best_at = _place(best, mode) if best is not None and stopping.best_at else 0
             stopping = replace(stopping, best_at=best_at, at=_place(last, mode))
         if isinstance(mode, Epochs):
@@ -80,7 +82,8 @@ class Progress(Stored):
 
     def note_use(self, updates: Sequence[Update], plan: Plan) -> None:
         """Takes note of how many examples these updates took, the last so far, and which were offered and not taken."""
-        order, online = plan.order, isinstance(plan.job.mode, Online)
+        order = plan.order
+        online = isinstance(plan.job.mode, Online)
         for update in updates:
             self.used += 0 if update.skipped else update.loss.count
             position = order.position(update.step)

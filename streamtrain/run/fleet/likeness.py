@@ -25,7 +25,9 @@ class Likeness:
     """
 
     def __init__(self, job: Job, began: Fingerprint | None, say: Callable[[str], None]) -> None:
-        self._job, self._say, self._goes_on = job, say, began is not None
+        self._job = job
+        self._say = say
+        self._goes_on = began is not None
         self.fingerprint = began
         self.told: list[str] = []
 

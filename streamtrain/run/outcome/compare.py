@@ -61,7 +61,8 @@ class Comparison:
         if not self.differences and self.worth is not None:
             return self.worth.kept.words
         name, found = next(iter(self.differences.items()))
-        last, what = found[-1], name.replace("_", " ")
+        last = found[-1]
+        what = name.replace("_", " ")
         means = zip(self.names, (last.first.mean, last.second.mean), strict=True)
         unknown = " and ".join(run for run, mean in means if not math.isfinite(mean))
         if unknown:
@@ -205,7 +206,8 @@ def _curves(run: dict[str, Any]) -> dict[str, list[Point]]:
     """Held-out risks by quantity."""
     curves: dict[str, list[Point]] = {}
     for evaluation in run["evaluations"]:
-        risk, parts = evaluation["generalization_risk"], evaluation.get("generalization_risk_parts")
+        risk = evaluation["generalization_risk"]
+        parts = evaluation.get("generalization_risk_parts")
         for name in risk:
             if f"{name}_standard_error" in risk:
                 error = risk[f"{name}_standard_error"]

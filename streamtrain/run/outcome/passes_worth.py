@@ -44,7 +44,8 @@ def passes_worth(first: Sequence[Summary], second: Sequence[Summary]) -> PassesW
         ``None`` where the groups are not of these kinds; a note where it cannot be told.
     """
     groups = {frozenset(run["mode"] for run in group): group for group in (first, second)}
-    many, one = groups.get(frozenset({"epochs"})), groups.get(frozenset({"online"}))
+    many = groups.get(frozenset({"epochs"}))
+    one = groups.get(frozenset({"online"}))
     if many is None or one is None or max(run["passes"] for run in many) < 2:
         return None
     points, on_the_way = _of_one_pass(one)
@@ -76,7 +77,8 @@ def _after(step: int, runs: Sequence[Summary], points: Sequence[Point]) -> Reuse
 
 
 def _point(evaluation: Summary, place: int) -> Point:
-    risk, parts = evaluation["generalization_risk"], evaluation.get("generalization_risk_parts")
+    risk = evaluation["generalization_risk"]
+    parts = evaluation.get("generalization_risk_parts")
     error = risk["loss_standard_error"]
     sizes, means = ((), ()) if parts is None else (tuple(parts["examples"]), tuple(parts["means"]["loss"]))
     return Point(place, risk["loss"], float("nan") if error is None else error, sizes, means)

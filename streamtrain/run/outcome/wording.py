@@ -61,7 +61,8 @@ def why_not_known(risks: Iterable[Risk | None]) -> str:
 
 def describe(evaluation: Evaluation, pass_steps: int, seconds: float, error_unit: str) -> str:
     """One line about an evaluation, for the terminal."""
-    train, held_out = evaluation.empirical, evaluation.generalization
+    train = evaluation.empirical
+    held_out = evaluation.generalization
     return (
         f"pass {evaluation.step / pass_steps:4.3g}  "
         f"loss: train {in_unit(train.loss.mean)}, "

@@ -24,8 +24,11 @@ def wait_for_growth(plan: Plan, idle_timeout: float, terminal: Terminal, meanwhi
     Raises:
         DataError: the data set is no longer the one that the run began with, and more.
     """
-    ends, folder, seen = time.monotonic() + idle_timeout, local_path(plan.job.data.url), 0
-    store, every = Store(plan.job.data.url), LOOK_EVERY_SECONDS if folder else ASK_EVERY_SECONDS
+    ends = time.monotonic() + idle_timeout
+    folder = local_path(plan.job.data.url)
+    seen = 0
+    store = Store(plan.job.data.url)
+    every = LOOK_EVERY_SECONDS if folder else ASK_EVERY_SECONDS
     while True:
         changed = store.size(FILE) if folder is None else (folder / FILE).stat().st_mtime_ns
         if changed != seen:  # a large manifest is not read again for nothing

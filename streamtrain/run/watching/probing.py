@@ -66,7 +66,9 @@ def command_of(folder: RunFolder) -> tuple[str, list[str]]:
 
 def readings_of(found: Probe, step: int, time: float) -> list[Reading]:
     """The numbers of a probe after ``step`` updates, under ``probe/``; those that there are."""
-    at, ends, through = found.curvature, found.spectrum, found.through_time
+    at = found.curvature
+    ends = found.spectrum
+    through = found.through_time
     values: dict[str, float | None] = {
         "loss": at.loss,
         "squared_gradient": at.squared_gradient,
@@ -141,7 +143,8 @@ class Probes:
         step = progress.step
         if self._every is None or step % self._every or not progress.measures.probing.affords(progress.seconds):
             return
-        began, tensors = time.monotonic(), snapshot()
+        began = time.monotonic()
+        tensors = snapshot()
         try:
             if self._prober is None:
                 job = self._plan.job
@@ -164,7 +167,8 @@ class Probes:
     def end(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """The run has come to these: −g of every probe against the way from there to them."""
         if self._prober is not None:
-            cosines, now = self._prober.cosines_to(parameters), time.time()
+            cosines = self._prober.cosines_to(parameters)
+            now = time.time()
             at = [Reading("probe/cosine_to_end", cosine, max(step - 1, 0), now) for step, cosine in cosines.items()]
             self._tracker.log(at)
 

@@ -46,7 +46,8 @@ class FieldEncoder:
     """
 
     def __init__(self, name: str, classes: tuple[str, ...] | None = None, notes: FieldNotes | None = None) -> None:
-        self._name, self._classes = name, classes
+        self._name = name
+        self._classes = classes
         self._notes = notes or FieldNotes()
         self._member = ""
         self._form: Form | None = None
@@ -92,7 +93,8 @@ class FieldEncoder:
         """The field's entry in the manifest, once all are encoded."""
         member = f"{self._name}.npy" if in_blocks and self.row_type is not None else self.member
         dtype, shape = self._form or (None, None)
-        columns, unit = self._notes.columns, self._notes.unit
+        columns = self._notes.columns
+        unit = self._notes.unit
         if self._images is not None:
             return Field(self._name, member, *self._images.form, images=self._images.facts)
         return Field(self._name, member, dtype, shape, self.low, self.high, self._classes, columns, unit)
@@ -268,7 +270,8 @@ class FieldEncoder:
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
         form: Form = (array.dtype.name, None if self._notes.varies else array.shape)
         if self._form is None or self._notes.varies:
-            self._form, self._header = (self._form or form), npy_header(array)
+            self._form = self._form or form
+            self._header = npy_header(array)
         if form != self._form:
             raise self._wrong(where, shown(self._form), shown(form), "bring all examples to one dtype and shape")
         if array.dtype.kind in "fc" and not self._notes.missing and not np.isfinite(array).all():

@@ -125,7 +125,8 @@ class _Shard:
 
     def _end(self, data: mmap.mmap | None) -> Iterator[Trouble]:
         """What is to be said once all members of an example are known."""
-        group, self._group = self._group, {}
+        group = self._group
+        self._group = {}
         if not group or data is None:
             return
         first = next(iter(group.values())).header

@@ -108,12 +108,17 @@ def _shard(
     keys: Keys,
 ) -> Shard:
     expected = {field.member for field in fields}
-    count, first_key, last_key, end = 0, "", "", 0
+    count = 0
+    first_key = ""
+    last_key = ""
+    end = 0
     with file.open("rb") as opened:
         for key, members in examples(file):
             end = _check_example(file, key, members, expected)
             keys.add(key)
-            count, first_key, last_key = count + 1, first_key or key, key
+            count = count + 1
+            first_key = first_key or key
+            last_key = key
             for name, number in _numbers(opened.fileno(), file, key, members, numbers):
                 values[name][number] += 1
         if not count:

@@ -61,11 +61,13 @@ def walk(data: mmap.mmap, offset: int = 0) -> Iterator[Entry | Trouble]:
         return
     header = _LongHeader()
     while any(block := data[offset : offset + BLOCK]):
-        kind, start = block[156:157], offset + BLOCK
+        kind = block[156:157]
+        start = offset + BLOCK
         size = _checked_size(block, header.size if kind in _REGULAR else None)
         if size is None and len(block) == BLOCK:
             yield Trouble("damaged header", None, offset, "other bytes")
-            offset, header = _next_header(data, start), _LongHeader()
+            offset = _next_header(data, start)
+            header = _LongHeader()
             continue
         if size is None or start + size > len(data):
             found = f"{len(block)} bytes of a header" if size is None else f"{len(data) - start} of {size} bytes"

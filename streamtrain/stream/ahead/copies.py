@@ -38,7 +38,8 @@ class Copies:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._on_cpu = device, device.type == "cpu"
+        self._device = device
+        self._on_cpu = device.type == "cpu"
         self._streams = torch.get_device_module(device)
         self._own = self._streams.Stream() if self._on_cpu else self._streams.Stream(device)
 

@@ -59,7 +59,8 @@ class Streamer:
         fields = {name: (array.dtype.str, array.shape[1:]) for name, array in first.items()}
         shape = RingShape(DEPTH, largest, fields)
         self._stream = RingWriter(shape) if address is None else WireWriter(shape, address)
-        self._reader, self._batches = reader, selections_read(reader, selections)
+        self._reader = reader
+        self._batches = selections_read(reader, selections)
         self._stopped = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._fill, name="streamer", daemon=True)

@@ -52,7 +52,8 @@ class WireWriter:
         self._shape = shape
         self._listener = socket.create_server((address, 0))
         self._connection: socket.socket | None = None
-        self._lock, self._closed = threading.Lock(), False
+        self._lock = threading.Lock()
+        self._closed = False
         self._batches: queue.Queue[list[NDArray[np.uint8]] | None] = queue.Queue(shape.depth)
         self._loading = Loading()
         self.handle = WireHandle(address, self._listener.getsockname()[1], secrets.token_bytes(TOKEN_BYTES), shape)

@@ -71,7 +71,8 @@ class StringColumn:
         parts = []
         for number, first, last in _spans(start, stop, self.block):
             rows = slice(number * self.block + first, number * self.block + last)
-            sizes, begin = self.members.sizes[rows], int(self.members.starts[rows.start])
+            sizes = self.members.sizes[rows]
+            begin = int(self.members.starts[rows.start])
             content = self.members.data[begin : begin + int(sizes.sum())]  # a block's rows lie end to end
             parts.append(self._cut(content, sizes))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -115,7 +116,8 @@ def loose_columns(
         ShardError: it does not hold the blocks that the manifest says.
     """
     counts = [min(block, shard.examples - start) for start in range(0, shard.examples, block)]
-    first_key, digits = shard.first_key, len(shard.first_key)
+    first_key = shard.first_key
+    digits = len(shard.first_key)
     if len(index) != len(counts) or not first_key.isdecimal() or index.key(0) != first_key:
         expected, found = f"{len(counts)} blocks from {first_key} on", f"{len(index)} from {index.key(0)} on"
         raise unlike(where, expected, found)
@@ -128,7 +130,8 @@ def loose_columns(
             columns.append((field, StringColumn(members, block, where, kind == "txt") if is_string else members))
             continue
         pieces = tuple(_arrays(where, data, index, field.member))
-        dtype, shape = np.dtype(field.dtype or "V"), field.shape or ()
+        dtype = np.dtype(field.dtype or "V")
+        shape = field.shape or ()
         for number, (piece, count) in enumerate(zip(pieces, counts, strict=True)):
             narrower = piece.dtype.kind in "iu" and dtype == np.int64 and piece.dtype.itemsize <= dtype.itemsize
             if piece.shape != (count, *shape) or not (piece.dtype == dtype or narrower):

@@ -170,7 +170,8 @@ def block_columns(where: str, data: Bytes, shard: Shard, block: int, fields: tup
         in_full = empty if full is None else _block_array(where, full, field, block, form)
         in_last = empty[:, 0] if last is None else _block_array(where, last, field, rest, form)[0]
         columns.append((field, BlockColumn(in_full, in_last)))
-    first_key, digits = shard.first_key, len(shard.first_key)
+    first_key = shard.first_key
+    digits = len(shard.first_key)
     if not first_key.isdecimal() or (full or last or _never()).key(0) != first_key:
         raise unlike(where, f"the first key {first_key}", (full or last or _never()).key(0))
     return OpenShard(columns, lambda row: f"{int(first_key) + row:0{digits}d}")

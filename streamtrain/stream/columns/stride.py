@@ -99,10 +99,12 @@ def number_column(layout: FixedLayout, member: FixedMember) -> NDArray[np.int64]
 def _first_sample(data: Bytes) -> tuple[int, tuple[FixedMember, ...], int] | None:
     """Key length, members and stride of the first sample, where its headers are plain USTAR."""
     members: list[FixedMember] = []
-    key, offset = None, 0
+    key = None
+    offset = 0
     while offset + BLOCK <= data.size and data[offset]:
         header = data[offset : offset + BLOCK].tobytes()
-        name, size_text = header[:100].rstrip(b"\0"), header[124:136].rstrip(b"\0 ")
+        name = header[:100].rstrip(b"\0")
+        size_text = header[124:136].rstrip(b"\0 ")
         plain = header[156:157] in (b"0", b"\0") and not any(header[345:500]) and name.isascii() and b"." in name
         if not plain or not size_text.isdigit():
             return None

@@ -93,7 +93,8 @@ class Cache:
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+        self.folder = folder
+        self.limit = limit
         self._started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,8 @@ class Cache:
 
     def _make_room(self, size: int) -> bool:
         """Removes the least recently used entries that nobody uses until ``size`` more bytes have room."""
-        entries, used = [], 0
+        entries = []
+        used = 0
         for file in list(self.folder.iterdir()):
             ours = _OURS.fullmatch(file.name)
             if ours is None or self._left_by_the_dead(ours) or ours["kind"] == LOCK:

@@ -43,8 +43,12 @@ class FetchedFiles:
     def __init__(
         self, store: Store, cache: Cache, *, keep: bool = True, most_held: int = OPEN_SHARDS, ahead_bytes: int = 0
     ) -> None:
-        self.place, self.most_held = store.place, most_held
-        self._store, self._cache, self._keep, self._ahead_bytes = store, cache, keep, ahead_bytes
+        self.place = store.place
+        self.most_held = most_held
+        self._store = store
+        self._cache = cache
+        self._keep = keep
+        self._ahead_bytes = ahead_bytes
         threads = AHEAD_THREADS if ahead_bytes else 0
         self._lock = threading.Lock()
         self._pins: dict[Name, list[Pin]] = {}
@@ -129,7 +133,8 @@ class FetchedFiles:
             do = "raise it, or wait until other runs on this host are done"
             raise ConfigError(complaint(limit, expected=expected, found="all in use", do=do))
         hit = ready or not pin.fetched
-        self._hits, self._misses = self._hits + hit, self._misses + (not hit)
+        self._hits = self._hits + hit
+        self._misses = self._misses + (not hit)
         self._pins.setdefault(_name(rows), []).append(pin)
         return pin.path
 

@@ -94,8 +94,10 @@ class LocalFiles:
     _verified: ClassVar[set[tuple[Path, str]]] = set()
 
     def __init__(self, folder: Path, *, verify: bool = True) -> None:
-        self.place, self.most_held = str(folder), OPEN_SHARDS
-        self._folder, self._verify = folder, verify
+        self.place = str(folder)
+        self.most_held = OPEN_SHARDS
+        self._folder = folder
+        self._verify = verify
 
     def covering(self, rows: ShardRows) -> ShardRows:
         """The whole shard: it is there."""

@@ -38,8 +38,11 @@ class Whole:
     """A whole shard; known by its content, so that copies of a data set share it."""
 
     def __init__(self, store: Store, shard: Shard, fetched: Sum) -> None:
-        self._store, self._shard, self.fetched = store, shard, fetched
-        self.place, self.bytes = store.named(shard.file), shard.bytes
+        self._store = store
+        self._shard = shard
+        self.fetched = fetched
+        self.place = store.named(shard.file)
+        self.bytes = shard.bytes
         content = f"sha256 {shard.sha256}" if shard.sha256 else self.place
         self.entry = hashlib.sha256(f"{content} {shard.bytes}".encode()).hexdigest()
 
@@ -78,8 +81,12 @@ class Part:
     """Bytes ``[start, stop)`` of a shard, whole samples, and a tar's end after them."""
 
     def __init__(self, whole: Whole, index: ShardIndex, start: int, stop: int) -> None:
-        self._whole, self._index, self._start, self._stop = whole, index, start, stop
-        self.place, self.bytes = whole.place, stop - start + len(END)
+        self._whole = whole
+        self._index = index
+        self._start = start
+        self._stop = stop
+        self.place = whole.place
+        self.bytes = stop - start + len(END)
         self.entry = f"{whole.entry}-{start}-{stop}"
 
     def fetch(self, file: Path) -> Wrong | None:

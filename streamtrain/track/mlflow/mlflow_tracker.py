@@ -37,7 +37,8 @@ class MlflowTracker:
     def __init__(
         self, uri: str, flush_seconds: float = FLUSH_SECONDS, say: Callable[[str], None] = lambda _: None
     ) -> None:
-        self._uri, self._flush_seconds = check_uri(uri), flush_seconds
+        self._uri = check_uri(uri)
+        self._flush_seconds = flush_seconds
         self._say = say
         self._receiver = MlflowReceiver(self._uri)
 
@@ -51,7 +52,8 @@ class MlflowTracker:
         self._folder = folder
         self._journal = Journal(folder)
         self._last_steps: dict[str, int] = self._journal.last_steps()
-        self._receiver.key, self._receiver.folder = self._journal.key, folder
+        self._receiver.key = self._journal.key
+        self._receiver.folder = folder
         who = f"MLflow at {masked(self._uri)}"
         self._delivery = Delivery(folder, self._receiver, lambda line: self._say(f"{who} {line}"))
         self._begun = threading.Event()

@@ -37,7 +37,9 @@ class MlflowReceiver:
     """
 
     def __init__(self, uri: str, key: str = "", folder: Path | None = None) -> None:
-        self._uri, self.key, self.folder = uri, key, folder
+        self._uri = uri
+        self.key = key
+        self.folder = folder
         self.run_id: str | None = None
         self.is_known = False
         self._experiment_id = ""
@@ -154,7 +156,8 @@ class MlflowReceiver:
         else:
             check_run(client, self._uri, run_id)
             self._experiment_id = client.get_run(run_id).info.experiment_id
-            self._last_steps, self.run_id = {}, run_id
+            self._last_steps = {}
+            self.run_id = run_id
 
     def _parent_tags(self, client: Any, parent: str | None) -> dict[str, str]:
         """Puts the run under a parent: a run's id, or a name, whose run is made where there is none yet."""
@@ -236,7 +239,8 @@ def _run_tagged(client: Any, experiment_id: str, tag: str, value: str) -> str | 
     """The oldest run of an experiment with this tag, deleted or not; but no deleted parent."""
     from mlflow.entities import ViewType
 
-    order, which = ["attributes.start_time ASC"], f"tags.`{tag}` = '{value}'"
+    order = ["attributes.start_time ASC"]
+    which = f"tags.`{tag}` = '{value}'"
     view = ViewType.ALL if tag == RUN_TAG else ViewType.ACTIVE_ONLY
     found = client.search_runs([experiment_id], which, view, order_by=order)
     return str(found[0].info.run_id) if found else None

@@ -33,7 +33,8 @@ def feature_drift(name: str, values: NDArray[np.float64]) -> list[Evidence]:
     """
     from scipy.stats import chi2
 
-    z, n = ranked(values), len(values)
+    z = ranked(values)
+    n = len(values)
     uncommon = n - int(np.unique(values, return_counts=True)[1].max())
     found = []
     for parts, groups in _partitions(n):
@@ -71,7 +72,8 @@ def key_trend(places: NDArray[np.int64], segments: NDArray[np.int64]) -> Evidenc
     Returns:
         ``None`` where no segment is left. The effect is the mean of ρ, weighted by k-1.
     """
-    total, weight = 0.0, 0
+    total = 0.0
+    weight = 0
     for part in np.split(places, np.flatnonzero(np.diff(segments)) + 1):
         steps = np.diff(part)
         if len(part) >= SMALLEST_PART and not (np.all(steps > 0) or np.all(steps < 0)):

@@ -36,7 +36,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     p̃₍ᵢ₎ = max over j ≤ i of min(1, (n - j + 1) p₍ⱼ₎), p₍₁₎ the smallest of n; whatever the tests'
     dependence (Holm 1979, "A simple sequentially rejective multiple test procedure").
     """
-    adjusted, largest = [0.0] * len(p_values), 0.0
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
     for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
         adjusted[index] = largest

@@ -48,7 +48,8 @@ def p_value(values: NDArray[np.generic], statistic: Statistic, approximate: floa
     few = len(values) <= FEW_EXAMPLES and approximate >= CERTAIN
     if approximate >= UNLIKELY or not (rare or few):
         return approximate
-    generator, found = np.random.default_rng(SEED), statistic(values)
+    generator = np.random.default_rng(SEED)
+    found = statistic(values)
     drawn = np.empty(DRAWS)
     extreme = 0
     for number in range(DRAWS):

@@ -30,7 +30,8 @@ def serial_correlations(name: str, values: NDArray[np.float64], lengths: tuple[i
 
     By shuffling where values are rare. The effect is C/m, the correlation.
     """
-    z, n = ranked(values), len(values)
+    z = ranked(values)
+    n = len(values)
     fourth = float((z**4).sum())
     places = np.concatenate([np.arange(each) for each in lengths])
     rare = has_rare_values(values)

@@ -21,7 +21,8 @@ def correlation(gram: Gram) -> tuple[float, float]:
 
 
 def _correlation(gram: Gram) -> float:
-    squared, mixed = between(gram.held_out), float(gram.mixed.mean())
+    squared = between(gram.held_out)
+    mixed = float(gram.mixed.mean())
     next_to = float(np.diagonal(gram.training, 1).mean())
     covariance = next_to - 2 * mixed + squared
     variance = float(np.trace(gram.training)) / gram.minibatches - 2 * mixed + squared

@@ -19,7 +19,8 @@ def effective_dimension(gram: Gram) -> float:
     """At least 1; NaN without noise."""
     count = gram.minibatches // 2
     signs = np.zeros((count, gram.minibatches))
-    signs[np.arange(count), 2 * np.arange(count)], signs[np.arange(count), 2 * np.arange(count) + 1] = 1, -1
+    signs[np.arange(count), 2 * np.arange(count)] = 1
+    signs[np.arange(count), 2 * np.arange(count) + 1] = -1
     products = signs @ gram.training @ signs.T / 2
     sizes = np.diagonal(products)
     apart = ~np.eye(count, dtype=bool)

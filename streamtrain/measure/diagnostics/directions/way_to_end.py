@@ -32,7 +32,8 @@ class WayToEnd:
         """By step; without places where the gradient or the way is 0."""
         found = {}
         for step, gradient, parameters in self.points:
-            way, down = np.asarray(end, float) - parameters, -gradient.astype(float)
+            way = np.asarray(end, float) - parameters
+            down = -gradient.astype(float)
             norms = float(np.linalg.norm(way) * np.linalg.norm(down))
             if norms > 0:
                 found[step] = float(way @ down) / norms

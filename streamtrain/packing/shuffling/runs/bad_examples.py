@@ -27,7 +27,9 @@ class RefusedExamples(SourceError):
     """
 
     def __init__(self, bad: Bad, more: bool = False, listed: str = "") -> None:
-        self.bad, self.more, self.listed = tuple(bad), more, listed
+        self.bad = tuple(bad)
+        self.more = more
+        self.listed = listed
         super().__init__(_message(self.bad, more, listed))
 
     def __reduce__(self) -> tuple[type[RefusedExamples], tuple[Bad, bool, str]]:

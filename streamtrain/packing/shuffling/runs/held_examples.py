@@ -42,7 +42,8 @@ class HeldExamples:
         self._rows = {name: np.empty((room, *kind.shape), kind.base) for name, kind in fixed.items()}
         self._content = {name: bytearray() for name in loose}  # grows where it lies: its pages are moved, not copied
         self._lengths: dict[str, list[NDArray[np.int64]]] = {name: [] for name in loose}
-        self._most_bytes, self._bytes = most_bytes, 0
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self.examples = 0
 
     def fits(self, examples: int, content: int) -> bool:

@@ -205,7 +205,8 @@ class Runs:
         """The examples ``[start, stop)`` of the stored order: needs 33 bytes an example, and those of two bins."""
         low = int(np.searchsorted(self.before, start, side="right")) - 1
         high = int(np.searchsorted(self.before, stop, side="left"))
-        keys, firsts = [], []
+        keys = []
+        firsts = []
         for folder in self.folders:
             first, last = _slice(folder / "bins", low, high + 1, LENGTH)[[0, -1]].tolist()
             firsts.append(first)
@@ -214,7 +215,8 @@ class Runs:
         order = order_of(np.concatenate(keys))[start - self.before[low] : stop - self.before[low]]
         chosen = np.zeros(sum(lengths), np.bool_)
         chosen[order] = True
-        spans, done = [], 0
+        spans = []
+        done = 0
         for folder, first, length in zip(self.folders, firsts, lengths, strict=True):
             marks = chosen[done : done + length]
             done += length
@@ -243,11 +245,13 @@ def _read_into(file: Path, first: int, rows: NDArray[Any]) -> None:
         return
     descriptor = os.open(file, os.O_RDONLY)
     try:
-        content, offset = rows.reshape(-1).view(np.uint8).data, first * rows.nbytes // len(rows)
+        content = rows.reshape(-1).view(np.uint8).data
+        offset = first * rows.nbytes // len(rows)
         while content:
             read = os.preadv(descriptor, [content], offset)
             if not read:
                 raise EOFError(f"{file} ends early")
-            content, offset = content[read:], offset + read
+            content = content[read:]
+            offset = offset + read
     finally:
         os.close(descriptor)

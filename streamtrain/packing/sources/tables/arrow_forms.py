@@ -176,7 +176,8 @@ def _is_json(kind: pa.DataType) -> bool:
 
     if isinstance(kind, pa.FixedShapeTensorType | pa.UuidType):
         return False
-    kind, test = plain_type(kind), pa.types
+    kind = plain_type(kind)
+    test = pa.types
     if test.is_struct(kind):
         names = [field.name for field in kind]
         return len(set(names)) == len(names) and all(_is_json(field.type) for field in kind)

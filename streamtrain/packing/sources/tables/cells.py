@@ -281,7 +281,8 @@ def exact_decimals(array: pa.Array) -> NDArray[np.bool_]:
     """Whether the nearest float64 tells each from every other decimal of its type; missing ones count as exact."""
     from decimal import Decimal
 
-    kind, exact = array.type, np.ones(len(array), bool)
+    kind = array.type
+    exact = np.ones(len(array), bool)
     if kind.precision <= SAFE_DIGITS:
         return exact
     values, missing = _scalars("decimal", array)

@@ -111,7 +111,10 @@ class _Planner:
         label: str | None,
         like: Manifest | None,
     ) -> None:
-        self._table, self._summaries, self._options, self._label = table, summaries, options, label
+        self._table = table
+        self._summaries = summaries
+        self._options = options
+        self._label = label
         self._like = None if like is None else {field.name: field for field in like.fields}
         self._missing = Missing(table, options.missing, label)
         self._names: dict[Leaf, str] = {}
@@ -197,7 +200,9 @@ class _Planner:
 
     def _single(self, leaf: Leaf) -> Single:
         """The column as a field of its own."""
-        summary, field, what = self._summaries[leaf], self._names[leaf], leaf.form.what
+        summary = self._summaries[leaf]
+        field = self._names[leaf]
+        what = leaf.form.what
         fill = self._missing.fills.get(leaf)
         if what in ("number", "boolean", "decimal", "time"):
             whole = np.dtype(self._numbers(leaf).dtype).kind != "f"
@@ -218,7 +223,8 @@ class _Planner:
 
     def _is_class(self, leaf: Leaf) -> bool:
         """Whether a column of texts or bytes becomes numbers of a vocabulary."""
-        summary, asked = self._summaries[leaf], self._options.categories
+        summary = self._summaries[leaf]
+        asked = self._options.categories
         if leaf.name == self._label:
             return True
         if leaf.form.what != "text":
@@ -289,7 +295,8 @@ class _Planner:
         for leaf, summary in self._summaries.items():
             kind = "text" if self._table.text and str(leaf.kind) == "string" else shown_type(leaf.kind)
             if leaf in members:
-                field, became = FEATURES, f"{dtype}, entry {list(members).index(leaf)}"
+                field = FEATURES
+                became = f"{dtype}, entry {list(members).index(leaf)}"
             elif leaf in own:
                 field = own[leaf].field
                 became = self._became(own[leaf], classes.get(own[leaf].field))
@@ -305,14 +312,16 @@ class _Planner:
         if names is not None and single.make == "class":
             return f"{len(names):,} {'classes' if single.leaf.name == self._label else 'categories'}"
         if single.make == "array":
-            shape, varies = self._summaries[single.leaf].shape, self._summaries[single.leaf].varies
+            shape = self._summaries[single.leaf].shape
+            varies = self._summaries[single.leaf].varies
             return "array of varying shape" if varies else f"array of shape {shape or (3,)}"
         unit = single.leaf.form.unit
         return {"objects": "JSON"}.get(single.make, single.make) + ("" if unit is None else f", {unit}")
 
     def _note(self, leaf: Leaf, summary: Summary, dtype: str | None) -> str:
         """What was done to a column; ``dtype`` is the vector's, where it is an entry of that."""
-        count, fill = summary.missing + summary.gaps, self._missing.fills.get(leaf)
+        count = summary.missing + summary.gaps
+        fill = self._missing.fills.get(leaf)
         notes = []
         if leaf in self._missing.drops:
             notes.append(f"{count:,} missing: their rows were left out")

@@ -60,7 +60,8 @@ class Missing:
         """What becomes of cells without a value: rows left out, a value that stands for them, or a refusal."""
         if not summary.missing and not summary.gaps:
             return
-        policy, what = self.policy, leaf.form.what
+        policy = self.policy
+        what = leaf.form.what
         if leaf.optional:
             self.fills[leaf] = ""
         elif policy == "drop":

@@ -113,7 +113,8 @@ class Summary:
         if self.texts is None:
             return
         found = values.drop_null().value_counts()
-        texts, counts = found.field("values"), found.field("counts")
+        texts = found.field("values")
+        counts = found.field("counts")
         if len(self.texts) + len(texts) > MOST_TEXTS and not self.all_texts:
             known = len({*self.texts, *texts.to_pylist()})
             if known > MOST_TEXTS:

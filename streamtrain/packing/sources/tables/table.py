@@ -48,10 +48,12 @@ def from_table(table: Table, options: PackOptions, like: Manifest | None = None)
         raise SourceError(complaint(table.name, expected="columns", found=found, do=do))
     summaries = survey(table.read(0, _schema(table, leaves)), leaves, label, table.classes)
     layout = lay_out(table, summaries, options, label, like)
-    kept, splits = None, table.splits
+    kept = None
+    splits = table.splits
     if layout.drops:
         stops = _kept_before(table, layout, [stop for _, stop in table.splits])
-        kept, splits = stops[-1], tuple((name, stop) for (name, _), stop in zip(table.splits, stops, strict=False))
+        kept = stops[-1]
+        splits = tuple((name, stop) for (name, _), stop in zip(table.splits, stops, strict=False))
     return Source(
         table.name,
         partial(_examples, table, layout),

@@ -41,7 +41,8 @@ class Formation:
         Raises:
             WorkerLost: another member, meanwhile.
         """
-        job, lanes = self._recruiter.plan.job, self._recruiter.plan.order.lanes
+        job = self._recruiter.plan.job
+        lanes = self._recruiter.plan.order.lanes
         places = self._recruiter.places(members)
         members, nodes = by_host(members, places)
         networked = by_network(job, set(nodes))
@@ -55,7 +56,8 @@ class Formation:
             together = len(set(nodes)) > 1 and job.device == "cpu" and shares_memory()
             hosts = group_by_host(nodes, together=together)
         else:
-            fresh, meeting = [], first.worker.offer_memory.remote(step)
+            fresh = []
+            meeting = first.worker.offer_memory.remote(step)
         blocks = self.gather(offers(step, [members[host.start : host.stop] for host in hosts], fresh))
         (meeting,) = self.gather([meeting])
         processes = dict(enumerate(self.gather([each.worker.process_number.remote() for each in members])))

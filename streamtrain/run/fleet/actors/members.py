@@ -115,7 +115,9 @@ def gather(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
     """
     results: dict[int, Any] = {}
     failures: list[StreamtrainError] = []
-    left, began, until = {call: index for index, call in enumerate(calls)}, time.monotonic(), math.inf
+    left = {call: index for index, call in enumerate(calls)}
+    began = time.monotonic()
+    until = math.inf
     while left:
         seconds = None if until == math.inf else max(0.0, until - time.monotonic())
         ended, _ = ray.wait(list(left), timeout=seconds)

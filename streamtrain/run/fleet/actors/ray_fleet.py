@@ -63,7 +63,9 @@ class RayFleet:
         self._losses: list[int] = []
         self._recoveries: list[Recovery] = []
         self._formation = Formation(self._recruiter)
-        self._step, self._target, self._lost_in = 0, 0, range(0)
+        self._step = 0
+        self._target = 0
+        self._lost_in = range(0)
         self._at = 0  # updates in the state: more than _step where a stint has lost a worker
 
     def __enter__(self) -> RayFleet:
@@ -88,13 +90,15 @@ class RayFleet:
 
     def recovered(self) -> list[Recovery]:
         """Every time that the run went on after a loss since this was last asked."""
-        recovered, self._recoveries = self._recoveries, []
+        recovered = self._recoveries
+        self._recoveries = []
         return recovered
 
     def restart(self, start: tuple[Mapping[str, torch.Tensor], int] | None) -> None:
         """New workers in place of all, from a checkpoint's tensors and step, or from the beginning."""
         began = time.monotonic()
-        before, self._lost_in = self._lost_in, range(self._step, self._target)
+        before = self._lost_in
+        self._lost_in = range(self._step, self._target)
         self._stop()
         self._recruiter.start = start
         self._start()
@@ -275,7 +279,8 @@ class RayFleet:
         Raises:
             ShardError: it is not to be left out.
         """
-        plan, first = self._plan, self._members[0]
+        plan = self._plan
+        first = self._members[0]
         parameters = first.worker.snapshot.remote()
         number = find_fatal_example(plan, steps, lambda: self._recruiter.examiner(first.bundle, parameters))
         if number is None:
@@ -306,7 +311,8 @@ class RayFleet:
         for each in strangers:
             self._recruiter.turn_away(each)
         if arrived:
-            holder, step = self._members[0], self._formation.standings(self._members[:1])[0].step
+            holder = self._members[0]
+            step = self._formation.standings(self._members[:1])[0].step
             members = {each.bundle.number: each for each in (*self._members, *arrived)}
             self._members = [members[number] for number in sorted(members)]
             self._form(self._members, step, members[holder.bundle.number])

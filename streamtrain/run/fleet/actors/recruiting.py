@@ -38,7 +38,8 @@ class Recruiter:
     def __init__(
         self, plan: Plan, start: tuple[Mapping[str, torch.Tensor], int] | None, say: Callable[[str], None]
     ) -> None:
-        self.plan, self.start = plan, start
+        self.plan = plan
+        self.start = start
         self._room = Room(plan, say)
         self._bundles: list[Bundle] = []
         self._arrivals = Arrivals()
@@ -92,7 +93,8 @@ class Recruiter:
         Raises:
             WorkerLost: Ray no longer knows where a streamer is.
         """
-        hosting, apart = hosting_of(self.plan.order.lanes, len(members)), self.apart(members)
+        hosting = hosting_of(self.plan.order.lanes, len(members))
+        apart = self.apart(members)
         return [
             ray.put(None)
             if each.streamer is None
@@ -109,7 +111,8 @@ class Recruiter:
         if not streamers_apart(self.plan):
             return {}
         streamers = {each.bundle.number: each.bundle.streamer for each in members if each.streamer is not None}
-        workers, places = self.places(members), self._room.places(streamers)
+        workers = self.places(members)
+        places = self._room.places(streamers)
         for number in streamers.keys() - places.keys():
             raise WorkerLost(f"the node of streamer {number} is lost")
         return {number: at.address for number, at in places.items() if at != workers.get(number)}

@@ -33,7 +33,8 @@ def check_resources(plan: Plan) -> None:
                 do="lower workers" + (" or threads" if each > 1 else "") + ", or start Ray with more",
             )
         )
-    room, cpus = _room_for_streamers(job), job.data.decode_threads
+    room = _room_for_streamers(job)
+    cpus = job.data.decode_threads
     if streamers_apart(plan) and job.least_workers > room:
         without = " without GPUs" if job.device == "cuda" else " beside the workers'"
         expected, found = f"{cpus} CPU(s) for each of {job.least_workers} on nodes{without}", f"room for {room}"

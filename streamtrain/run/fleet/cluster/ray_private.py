@@ -45,7 +45,8 @@ def closed_to_others() -> Iterator[None]:
 
     Who ends this process's group, as `timeout` and shells do, must not end Ray before the checkpoint is written.
     """
-    listens, start_process = ray_constants.ENABLE_RAY_CLUSTER, services.ConsolePopen
+    listens = ray_constants.ENABLE_RAY_CLUSTER
+    start_process = services.ConsolePopen
     ray_constants.ENABLE_RAY_CLUSTER = False  # as Ray itself does on macOS: no other machine is to join
     services.ConsolePopen = functools.partial(start_process, process_group=0)  # type: ignore[misc, assignment]
     try:

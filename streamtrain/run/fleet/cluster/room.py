@@ -74,7 +74,9 @@ class Room:
     """
 
     def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
-        self._job, self._say, self._apart = plan.job, say, streamers_apart(plan)
+        self._job = plan.job
+        self._say = say
+        self._apart = streamers_apart(plan)
         cpus, gpus = (resources_of_worker(plan.job).get(kind, 0.0) for kind in ("num_cpus", "num_gpus"))
         self._worker = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
         self._streamer = {"CPU": float(plan.job.data.decode_threads)}
@@ -89,7 +91,8 @@ class Room:
         Raises:
             TrainingError: no room in time, with what is missing.
         """
-        job, selector = self._job, self._selector()
+        job = self._job
+        selector = self._selector()
         workers, streamers, count = self._first_groups(selector)
         where = " on one node" if on_one_host(job) else ""
         self._wait_for(workers, Wanted(count, "worker", self._worker, where), {})
@@ -124,7 +127,8 @@ class Room:
     def places(slots: Mapping[int, GroupBundle]) -> dict[int, Place]:
         """Where these are; without those that are not placed."""
         nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in living_nodes()}
-        table, found = placement_group_table(), {}
+        table = placement_group_table()
+        found = {}
         for number, slot in slots.items():
             node = table[slot.group.id.hex()]["bundles_to_node_id"].get(slot.index)
             if node in nodes:
@@ -166,7 +170,8 @@ class Room:
         patience = GROWING_SECONDS if may_grow() else PLACEMENT_SECONDS
         began = last_said = time.monotonic()
         while not group.wait(1):
-            now, free = time.monotonic(), _free(wanted, selector)
+            now = time.monotonic()
+            free = _free(wanted, selector)
             if last_said == began or now - last_said > TELL_SECONDS:
                 self._say(f"waiting for room for {wanted}: {free} free in the cluster")
                 last_said = now

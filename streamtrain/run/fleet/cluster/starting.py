@@ -40,7 +40,8 @@ def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
     if will_start_ray():
         # Ray's workers yield to everything else (nice 15); workers that wait for each other would each wait for all
         os.environ.setdefault("RAY_worker_niceness", "0")
-        began, room = time.monotonic(), room_for_ray()
+        began = time.monotonic()
+        room = room_for_ray()
         if room.note:
             say(room.note)
         with _for_us_alone():

@@ -132,7 +132,8 @@ class Cluster:
             return bool(self._client.stop_job(submission))
 
     def _submitted(self, found: Any) -> Submitted:
-        state, submission = found.status.value, found.submission_id
+        state = found.status.value
+        submission = found.submission_id
         lines = self._client.get_job_logs(submission).splitlines() if state == "RUNNING" else []
         progress = next((line for line in reversed(lines) if line.startswith("pass ")), "")
         message = reason_in(found.message or "")

@@ -153,7 +153,8 @@ class Worker:
 
         Its examples are read here too, not by a streamer. Nothing is changed.
         """
-        order, gradient = self._plan.order, self._gradient
+        order = self._plan.order
+        gradient = self._gradient
         position = order.position(step)
         part = order.minibatch(position).parts[lane]
         chosen = self._plan.pass_orders.stored(position.pass_index, part.start, part.stop)

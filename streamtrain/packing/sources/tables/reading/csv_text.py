@@ -81,7 +81,8 @@ class CellTypes:
         found = pc.min_max(numbers).as_py()
         if found["min"] is not None:
             self.low, self.high = min(self.low, found["min"]), max(self.high, found["max"])
-            self.whole, self.blank = True, False
+            self.whole = True
+            self.blank = False
         return True
 
     def _add_whole(self, cells: pa.Array) -> None:

@@ -57,7 +57,8 @@ def found_tables(folder: Path) -> tuple[list[Path], list[Path]]:
             below, more = found_tables(entry)
             if not below:
                 return [], []
-            files, markers = files + below, markers + more
+            files = files + below
+            markers = markers + more
         elif entry.suffix.lower() in SUFFIXES and entry.is_file():
             files.append(entry)
         else:
