@@ -14,7 +14,7 @@ import tyro
 from streamtrain.aggregate.descent.rules import with_optimizer
 from streamtrain.aggregate.optimizers import known_optimizers
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.job import Epochs, Job, Online
+from streamtrain.job import Epochs, Job, Online, Schedule
 
 Parsed = TypeVar("Parsed")
 
@@ -76,12 +76,17 @@ def with_mode(job: Job, flags: list[str]) -> tuple[Job, list[str]]:
 
 
 def with_optimizer_named(job: Job, flags: list[str]) -> tuple[Job, list[str]]:
-    """Takes ``--optimizer NAME`` out of the flags: another optimizer, with its defaults."""
+    """Takes ``--optimizer NAME`` out of the flags: another optimizer, with its defaults.
+
+    Where a flag sets the schedule, it is a shape in place of the job's function.
+    """
     for flag in flags:
         if flag.startswith("--sgd."):
             expected = "--optimizer.lr, --clip.norm, --schedule.kind, --average.decay, --nonfinite and so on"
             raise ConfigError(complaint(flag, expected=expected, found="an old name", do="see --help"))
     job = with_optimizer(job)
+    if not isinstance(job.schedule, Schedule) and any(flag.startswith("--schedule.") for flag in flags):
+        job = dataclasses.replace(job, schedule=Schedule())
     if "--optimizer" not in flags:
         return job, flags
     at = flags.index("--optimizer")

@@ -19,7 +19,7 @@ from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.mode import Epochs, Online
 from streamtrain.job.settings import MayChange
 from streamtrain.job.tracking import Tracking
-from streamtrain.job.update import ENDING, Average, Clip, Group, Optimizer, Schedule
+from streamtrain.job.update import Average, Clip, Group, Optimizer, Schedule, needs_last_step
 from streamtrain.job.update.optimizer import refuse_moved
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     Loss = Callable[[Any, torch.Tensor], torch.Tensor]
     Model = Callable[[], torch.nn.Module]
+    Factor = Callable[[int], float]
 else:  # only names for the type checker and for the flags: a job is declared without importing torch
-    Loss = Model = Callable[..., Any]
+    Loss = Model = Factor = Callable[..., Any]
 
 
 FRACTION = "%"
@@ -55,7 +56,8 @@ class Job:
     optimizer: Optimizer | None = None
     """How the parameters move: st.SGD(…), st.AdamW(…) and so on, or one of your own; st.SGD() by default."""
     clip: Clip = field(default_factory=Clip)
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule | Factor = field(default_factory=Schedule)
+    """The learning rate over the run: a shape, or a function of the global step that gives a factor of optimizer.lr."""
     groups: tuple[Group, ...] = ()
     """Parameters with settings of their own, by name."""
     average: Average = field(default_factory=Average)
@@ -140,9 +142,9 @@ class Job:
             f"use {self.batch_size - self.batch_size % lanes or lanes} or {self.batch_size + -self.batch_size % lanes}",
         )
         endless = isinstance(self.mode, Online) and self.mode.follow
-        kind = self.schedule.kind
+        ends = needs_last_step(self.schedule)
         do = "use a schedule that needs no last step, or leave mode.follow off"
-        require(not endless or kind not in ENDING, "schedule.kind", "one without an end", kind, do)
+        require(not (endless and ends), "schedule.kind", "one without an end", getattr(self.schedule, "kind", ""), do)
         require(
             not self.pooled or (self.exchange != "collective" and self.device == "cpu"),
             "aggregation",
@@ -190,7 +192,6 @@ class Job:
             "data": (Data,),
             "mode": (Online, Epochs),
             "clip": (Clip,),
-            "schedule": (Schedule,),
             "average": (Average,),
             "aggregation": (Synchronous, Stale),
             "evaluate": (Evaluate,),
@@ -212,7 +213,11 @@ class Job:
         require(not made, "model", "a function that returns a new model", type(self.model).__name__ + "(…)", do)
 
     def _check_update(self) -> None:
-        """Whether optimizer, groups and clipping fit each other."""
+        """Whether optimizer, groups and clipping fit each other, and the schedule is one."""
+        shape = isinstance(self.schedule, Schedule)
+        given = shape or (callable(self.schedule) and not isinstance(self.schedule, type))
+        do = 'declare it, e.g. st.Schedule("cosine"), or lambda step: 0.99**step'
+        require(given, "schedule", "st.Schedule(…) or a function of the step", self.schedule, do)
         do = "declare it, e.g. st.AdamW(lr=3e-4), or st.Torch(…) for one of another library"
         known = self.optimizer is None or isinstance(self.optimizer, Optimizer)
         require(known, "optimizer", "st.SGD(…), st.AdamW(…) or another of ours", self.optimizer, do)

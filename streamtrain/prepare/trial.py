@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.rules import Descent, match_rules
+from streamtrain.aggregate.descent.schedule import check_schedule
 from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
@@ -49,7 +50,7 @@ def preflight(plan: Plan) -> Trial:
     """Tries the job on the first examples of the data set.
 
     Raises:
-        ConfigError: a field cannot be an input; a group has no parameter.
+        ConfigError: a field cannot be an input; a group has no parameter; a schedule does not fit the run's steps.
         JobError: the model, its loss, error, map or transform fails, returns something of another form, draws random
             numbers where it must not, or lets an example's loss depend on others.
     """
@@ -65,6 +66,7 @@ def preflight(plan: Plan) -> Trial:
 
 def _try(plan: Plan) -> Trial:
     check_functions_travel(plan.job)
+    check_schedule(plan.job.schedule, plan.total_steps)
     job = dataclasses.replace(plan.job, device="cpu", compile=False)
     gradient = Gradient(job)
     match_rules(Descent.of(job), gradient.layout)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -35,7 +35,7 @@ class Descent:
 
     optimizer: Optimizer = field(default_factory=SGD)
     clip: Clip = field(default_factory=Clip)
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule | Callable[[int], float] = field(default_factory=Schedule)
     groups: tuple[Group, ...] = ()
     average: Average = field(default_factory=Average)
     nonfinite: str = "stop"

@@ -3,6 +3,6 @@
 from streamtrain.job.update.averaging import Average
 from streamtrain.job.update.limits import Clip
 from streamtrain.job.update.optimizer import Group, Optimizer
-from streamtrain.job.update.rates import ENDING, Schedule
+from streamtrain.job.update.rates import Schedule, needs_last_step
 
-__all__ = ["ENDING", "Average", "Clip", "Group", "Optimizer", "Schedule"]
+__all__ = ["Average", "Clip", "Group", "Optimizer", "Schedule", "needs_last_step"]

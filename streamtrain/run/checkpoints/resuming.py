@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Online
 from streamtrain.job.settings import settings_of
-from streamtrain.job.update import ENDING
+from streamtrain.job.update import needs_last_step
 from streamtrain.prepare.description import show
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def fixed_settings(plan: Plan) -> dict[str, str]:
     fixed["lanes"] = str(plan.order.lanes)
     growing = isinstance(job.mode, Online) and job.mode.follow
     fixed["dataset"] = str(plan.manifest.segments[0]) if growing else plan.manifest.digest
-    if job.schedule.kind in ENDING:
+    if needs_last_step(job.schedule):
         fixed["mode.max_passes"] = str(plan.passes)
     return fixed
 

@@ -1,22 +1,19 @@
-"""The aggregator's pieces: vector, tree, clipping, schedule, barrier and shared memory."""
+"""The aggregator's pieces: vector, tree, clipping, barrier and shared memory."""
 
 import math
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
-from torch.optim import lr_scheduler as scheduler
 
 from streamtrain.aggregate.descent import scaler
 from streamtrain.aggregate.descent.clip import clip_scale, norm_of, squared_norm
 from streamtrain.aggregate.descent.rules import Descent, cut_pieces, match_rules, take_share
-from streamtrain.aggregate.descent.schedule import schedule_factor
 from streamtrain.aggregate.exchange import barrier as barrier_module
 from streamtrain.aggregate.exchange.barrier import SharedBarrier, sleep_while, wake
 from streamtrain.aggregate.exchange.collective import bucket
@@ -35,7 +32,7 @@ from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.tree import take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import layout_of
 from streamtrain.errors import ConfigError, JobError, WorkerLost
-from streamtrain.job import Clip, Group, Schedule
+from streamtrain.job import Clip, Group
 from streamtrain.order import lanes_of_worker
 
 
@@ -132,36 +129,6 @@ def test_clipping_by_norm_is_pytorchs() -> None:
     torch.testing.assert_close(gradient * clip_scale(norm, 2.0), parameter.grad)
     assert clip_scale(1.0, 2.0) == 1.0
     assert math.isnan(norm_of([1.0, math.inf])) and math.isnan(norm_of([math.nan]))
-
-
-def test_schedules() -> None:
-    warm = Schedule("linear", warmup_steps=4, floor=0.2)
-    assert [schedule_factor(warm, step, 9) for step in (0, 3, 4, 8)] == [0.25, 1.0, 1.0, pytest.approx(0.2)]
-    assert schedule_factor(Schedule("cosine"), 5, 11) == pytest.approx(0.5)
-    assert schedule_factor(Schedule(), 10**9, 1) == 1.0
-    root = Schedule("inverse_sqrt", warmup_steps=4)
-    assert [schedule_factor(root, step, 9) for step in (1, 3, 15)] == [0.5, 1.0, 0.5]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "theirs"),
-    [
-        (Schedule("step", milestones=(3, 5), gamma=0.5), lambda o: scheduler.MultiStepLR(o, [3, 5], 0.5)),
-        (Schedule("cosine", floor=0.1), lambda o: scheduler.CosineAnnealingLR(o, 9, eta_min=0.1)),
-        (Schedule("linear", floor=0.1), lambda o: scheduler.LinearLR(o, 1.0, 0.1, 9)),
-        (Schedule(warmup_steps=4), lambda o: scheduler.LinearLR(o, 0.25, 1.0, 3)),
-    ],
-    ids=["step", "cosine", "linear", "warm-up"],
-)
-def test_schedules_are_pytorchs(
-    schedule: Schedule, theirs: Callable[[torch.optim.Optimizer], scheduler.LRScheduler]
-) -> None:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    twin = theirs(optimizer)
-    for step in range(10):
-        assert schedule_factor(schedule, step, 10) == pytest.approx(twin.get_last_lr()[0], rel=1e-12)
-        optimizer.step()
-        twin.step()
 
 
 def test_the_loss_scaler_is_pytorchs() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def mean_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def without_label(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"image": batch["image"].float()}
+
+
+def holding_a_lock() -> Callable[[int], float]:
+    lock = threading.Lock()
+    return lambda step: 1.0 if lock.locked() else 0.5
 
 
 def batch_norm() -> torch.nn.Module:
@@ -84,6 +90,20 @@ JOBS: dict[str, tuple[Callable[[str], st.Job], str]] = {
         lambda url: st.Job(st.Data(url, transform=scaled), batch_norm, batch_size=479),
         "Expected more than 1 value per channel.*the last minibatch of 1 is as small as 1: another batch_size",
     ),
+    "a rate that turns negative": (
+        lambda url: st.Job(st.Data(url, transform=scaled), linear(), schedule=lambda step: 1 - step / 100),
+        "schedule, at step 101: expected a finite factor of the learning rate, at least 0, found -0.01",
+    ),
+    "a schedule that cannot travel": (
+        lambda url: st.Job(st.Data(url, transform=scaled), linear(), schedule=holding_a_lock()),
+        "schedule: expected a function that can be sent to workers, found TypeError: cannot pickle",
+    ),
+    "a decay that is longer than the run": (
+        lambda url: st.Job(
+            st.Data(url, transform=scaled), linear(), schedule=st.Schedule("warmup-stable-decay", decay_steps=999)
+        ),
+        "schedule.decay_steps: expected at most 240, what the warm-up leaves of 240 steps, found 999; lower it",
+    ),
     "too many examples": (
         lambda url: st.Job(st.Data(url), linear(), mode=st.Online(max_examples=2000)),
         "mode.max_examples: expected at most the 1,438 training examples of .*, found 2,000; lower it",
@@ -127,6 +147,8 @@ def test_batch_norm_passes_where_every_part_has_two_examples(digits: Path) -> No
         ({"streamers": "cpu_nodes", "aggregation": st.Stale()}, "streamers: expected none: who reads what of a pool"),
         ({"loss": "hinge"}, "loss: expected cross_entropy or mse, found 'hinge'"),
         ({"model": 3}, "model: expected a function, found 3"),
+        ({"schedule": 0.1}, r"schedule: expected st.Schedule\(…\) or a function of the step, found 0.1; declare it"),
+        ({"schedule": torch.optim.lr_scheduler.StepLR}, "schedule: expected st.Schedule.* or a function of the step"),
         ({"seed": -1}, "seed: expected a whole number of at least 0, found -1"),
     ],
 )
@@ -144,6 +166,23 @@ def test_promise_10_wrong_settings(settings: dict[str, Any], message: str) -> No
         (lambda: st.SGD(nesterov=True), "optimizer.nesterov: expected a momentum above 0 with it, and no dampening"),
         (lambda: st.Average(1.0), "average.decay: expected above 0 and below 1, found 1.0"),
         (lambda: st.Schedule("step"), "schedule.milestones: expected steps for kind 'step', and only for it"),
+        (lambda: st.Schedule("one-cycle", milestones=(3,)), "schedule.milestones: expected steps for kind 'step', and"),
+        (lambda: st.Schedule("warmup-stable-decay"), "schedule.decay_steps: expected steps for kind 'warmup-sta"),
+        (
+            lambda: st.Schedule("cosine", decay_steps=9),
+            "schedule.decay_steps: expected steps for kind 'warmup-stable-d",
+        ),
+        (
+            lambda: st.Schedule("cosine-restarts"),
+            "schedule.cycle_steps: expected steps for kind 'cosine-restarts', and",
+        ),
+        (lambda: st.Schedule(cycle_steps=9), "schedule.cycle_steps: expected steps for kind 'cosine-res"),
+        (
+            lambda: st.Schedule("cosin"),
+            "schedule.kind: expected one of constant, linear, .*, found 'cosin'; choose one",
+        ),
+        (lambda: st.Schedule("one-cycle", start=-1), "schedule.start: expected between 0 and 1, found -1"),
+        (lambda: st.Schedule("step", milestones=(1, 2), gamma=1e200), "schedule.gamma: expected a product over all mi"),
         (lambda: st.Group("*.bias", lr_factor=-1), "groups.lr_factor: expected a finite number of at least 0"),
         (lambda: st.Clip(norm=-1), "clip.norm: expected a finite number of at least 0, found -1"),
         (lambda: st.Epochs(max_passes=0), "mode.max_passes: expected a whole number of at least 1, found 0"),
