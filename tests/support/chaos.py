@@ -32,9 +32,23 @@ from tests.support.fleet import Notebook, run
 from tests.support.leftovers import Leftovers
 
 JOB = """
-import os, time
+import dataclasses, os, time
 import torch
 import streamtrain as st
+
+@dataclasses.dataclass(frozen=True)
+class SoftSign(st.Optimizer):
+    # nothing in the library knows it: no step is longer than the rate, in any element
+    decay: float = 0.9
+
+    def vectors(self):
+        return ("trace",)
+
+    def move(self, rate, gradient, old, new, updates):
+        torch.lerp(gradient, old["trace"], self.decay, out=new["trace"])
+        corrected = new["trace"] / (1 - self.decay ** (updates + 1))
+        direction = corrected / (corrected.abs() + 0.1)
+        torch.add(old["parameters"], direction, alpha=-rate, out=new["parameters"])
 
 def scaled(batch):
     if os.path.exists({pace!r}):  # kills need a run that lasts
@@ -46,7 +60,8 @@ job = st.Job(
     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32),
                                 torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 10)),
     mode=st.Epochs(max_passes={passes}, patience=10**6),
-    optimizer=st.SGD(lr=0.05, momentum=0.9),
+    optimizer=SoftSign(lr=0.01),
+    schedule=lambda step: 1 / (1 + 0.001 * step),
     clip=st.Clip(norm=1.0),
     batch_size=20,
     workers={workers},
