@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import shlex
 import subprocess
@@ -69,7 +70,18 @@ def _progressive_estimates(plan: Plan, trains_otherwise: Sequence[str]) -> str:
 
 def show(setting: Setting) -> str:
     """A setting's value in words: a function by its own name, nothing secret."""
-    return getattr(setting.value, "__name__", None) or masked(str(setting.value))
+    value = setting.value
+    if isinstance(value, functools.partial):
+        named = [f"{name}={_plain(each)}" for name, each in value.keywords.items()]
+        return f"{_plain(value.func)}({', '.join([*map(_plain, value.args), *named])})"
+    return _plain(value) if callable(value) else masked(str(value))
+
+
+def _plain(value: object) -> str:
+    """A value in words that are the same in another process; an object's own may say where it lies in memory."""
+    if isinstance(value, int | float | str | None):
+        return masked(str(value))
+    return str(getattr(value, "__name__", type(value).__name__))
 
 
 def _dataset(plan: Plan, split: str) -> DatasetCard:

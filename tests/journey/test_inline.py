@@ -138,6 +138,9 @@ def test_sigterm_leaves_a_checkpoint_and_resume_gives_the_same_bits(tmp_path: Pa
             break
     stopped.stderr.read()
     assert stopped.wait() == Interrupted.exit_code
+    refused = run(tmp_path, "--resume", "--optimizer", "adamw")
+    line = "train: --resume, optimizer: expected sgd, as the run began, found adamw; set it back, or start a new run"
+    assert refused.returncode == ConfigError.exit_code and line in refused.stderr.splitlines()[-1], refused.stderr
     resumed = run(tmp_path, "--resume")
     assert resumed.returncode == 0 and "step" in resumed.stderr, resumed.stderr
     assert parameters_of(whole) == parameters_of(tmp_path)

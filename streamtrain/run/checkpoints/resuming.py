@@ -20,6 +20,7 @@ def fixed_settings(plan: Plan) -> dict[str, str]:
     """What fixes the bits of a run, under its flags' names: a checkpoint is of these."""
     job = plan.job
     fixed = {each.name: show(each) for each in settings_of(job) if not each.may_change}
+    fixed.setdefault("schedule", "a shape")  # so that a function in its place is told by this name
     fixed["lanes"] = str(plan.order.lanes)
     growing = isinstance(job.mode, Online) and job.mode.follow
     fixed["dataset"] = str(plan.manifest.segments[0]) if growing else plan.manifest.digest
@@ -38,7 +39,8 @@ def check_settings(saved: Mapping[str, str], now: Mapping[str, str], folder: Pat
         expected, found = "a checkpoint that this version wrote", "an older one, in which optimizer.lr is sgd.lr"
         do = "go on with the version that began it, or start a new run"
         raise ConfigError(complaint(f"--resume, {folder}", expected=expected, found=found, do=do))
-    for name in sorted(saved.keys() | now.keys()):
+    both = saved.keys() & now.keys()
+    for name in [*sorted(both), *sorted(saved.keys() ^ now.keys())]:  # the kind first, then what only one kind has
         if saved.get(name) != now.get(name):
             where, do = f"--resume, {name}", f"set it back, or start a new run ({folder} stays as it is)"
             expected, found = (f"{each.get(name, 'nothing')}" for each in (saved, now))

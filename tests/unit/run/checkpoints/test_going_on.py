@@ -18,7 +18,7 @@ from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.checkpoints.checkpoint_files import Checkpoint, CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.checkpoints.progress import Progress
-from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
+from streamtrain.run.checkpoints.resuming import fixed_settings
 from streamtrain.run.controller import Controller
 from streamtrain.track.mlflow import MlflowTracker
 from streamtrain.track.terminal import Terminal
@@ -321,22 +321,6 @@ def test_what_the_writer_did_not_expect_ends_the_run(
     monkeypatch.setattr(checkpoints, "write", broken)
     with pytest.raises(KeyError, match="a defect"):
         run(job, tmp_path, keeper=Keeper(job, {}, checkpoints))
-
-
-def test_another_job_is_refused_by_the_setting_that_differs(job: st.Job, tmp_path: Path) -> None:
-    saved = fixed_settings(plan(job))
-    same = dataclasses.replace(job, workers=2, mode=st.Epochs(max_passes=99, patience=7))
-    check_settings(saved, fixed_settings(plan(same)), tmp_path)
-    changes = {
-        "optimizer.lr": {"optimizer": st.SGD(lr=0.2, momentum=0.9, dampening=0.1)},
-        "batch_size": {"batch_size": 100},
-    }
-    for name, change in changes.items():
-        with pytest.raises(st.ConfigError, match=rf"--resume, {name}: expected .*, as the run began, found"):
-            check_settings(saved, fixed_settings(plan(dataclasses.replace(job, **change))), tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(st.ConfigError, match="checkpoint, momentum/1.bias: expected no such tensor, found shape"):
-        plain = dataclasses.replace(job, optimizer=st.SGD())
-        PlainFleet(plan(plain)).restart((PlainFleet(plan(job)).save(), 5))
 
 
 def test_what_a_run_knows_is_the_same_after_json(job: st.Job, tmp_path: Path) -> None:
