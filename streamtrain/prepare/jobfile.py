@@ -39,7 +39,7 @@ def load_job(file: str | Path) -> Job:
 
 
 def check_functions_travel(job: Job) -> None:
-    """Refuses functions that workers cannot be given: what a function holds on to goes with it.
+    """Refuses functions, and an optimizer, that workers cannot be given: what a function holds on to goes with it.
 
     Raises:
         JobError: one of them, by its setting.
@@ -47,14 +47,14 @@ def check_functions_travel(job: Job) -> None:
     import cloudpickle
 
     named: dict[str, object] = {"model": job.model, "loss": job.loss, "error": job.error, "schedule": job.schedule}
-    named |= {"data.map": job.data.map, "data.transform": job.data.transform}
+    named |= {"data.map": job.data.map, "data.transform": job.data.transform, "optimizer": job.optimizer}
     named |= {f"metrics, {name!r}": metric for name, metric in job.metrics.items()}
     for name, function in named.items():
         try:
             cloudpickle.dumps(function)
         except Exception as error:  # whatever a user's object raises when it is pickled
             do = "make inside of the function what it holds on to (a lock, an open file, a connection)"
-            expected = "a function that can be sent to workers"
+            expected = f"{'a function' if callable(function) else 'settings'} that can be sent to workers"
             raise JobError(complaint(name, expected=expected, found=one_line(error)[:300], do=do)) from None
 
 

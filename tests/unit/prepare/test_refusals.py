@@ -40,6 +40,26 @@ def without_label(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"image": batch["image"].float()}
 
 
+class ScaleAndSum(torch.nn.Module):
+    """Has no matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(10))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.flatten(1).sum(1, keepdim=True) * self.scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Holding(st.SGD):
+    lock: Any = dataclasses.field(default_factory=threading.Lock)
+
+
+def in_a_group(optimizer: st.Optimizer, **settings: Any) -> st.Job:
+    return st.Job(st.Data("x"), linear(), optimizer=optimizer, groups=(st.Group("*.bias", **settings),))
+
+
 def holding_a_lock() -> Callable[[int], float]:
     lock = threading.Lock()
     return lambda step: 1.0 if lock.locked() else 0.5
@@ -89,6 +109,28 @@ JOBS: dict[str, tuple[Callable[[str], st.Job], str]] = {
     "one example for BatchNorm": (
         lambda url: st.Job(st.Data(url, transform=scaled), batch_norm, batch_size=479),
         "Expected more than 1 value per channel.*the last minibatch of 1 is as small as 1: another batch_size",
+    ),
+    "a group that fits no parameter": (
+        lambda url: st.Job(
+            st.Data(url, transform=scaled), linear(), optimizer=st.AdamW(), groups=(st.Group("head.*", lr_factor=2.0),)
+        ),
+        r"groups: expected parameters named 'head.\*', found 1.weight, 1.bias; correct the pattern",
+    ),
+    "a group that sets what the default optimizer does not have": (
+        lambda url: st.Job(st.Data(url, transform=scaled), linear(), groups=(st.Group("*.bias", betas=(0.5, 0.9)),)),
+        r"groups, '\*.bias': expected a setting of SGD: lr, .*, found 'betas'; leave it out",
+    ),
+    "Muon without a matrix": (
+        lambda url: st.Job(st.Data(url, transform=scaled), ScaleAndSum, optimizer=st.Muon()),
+        r"optimizer: expected a parameter that Muon itself moves, found scale \(10,\); use another optimizer",
+    ),
+    "Muon that leaves every matrix to AdamW": (
+        lambda url: st.Job(st.Data(url, transform=scaled), linear(), optimizer=st.Muon(others=("*",))),
+        r"optimizer: expected a parameter that Muon itself moves, found 1.weight \(10, 64\), 1.bias \(10,\); use an",
+    ),
+    "an optimizer that cannot travel": (
+        lambda url: st.Job(st.Data(url, transform=scaled), linear(), optimizer=Holding()),
+        "optimizer: expected settings that can be sent to workers, found TypeError: cannot pickle",
     ),
     "a rate that turns negative": (
         lambda url: st.Job(st.Data(url, transform=scaled), linear(), schedule=lambda step: 1 - step / 100),
@@ -164,6 +206,29 @@ def test_promise_10_wrong_settings(settings: dict[str, Any], message: str) -> No
         (lambda: st.SGD(lr=float("nan")), "optimizer.lr: expected a finite number above 0, found nan"),
         (lambda: st.SGD(momentum=1), "optimizer.momentum: expected at least 0 and below 1, found 1"),
         (lambda: st.SGD(nesterov=True), "optimizer.nesterov: expected a momentum above 0 with it, and no dampening"),
+        (lambda: st.Adam(betas=(1.0, 0.9)), "optimizer.betas: expected at least 0 and below 1, found 1.0; choose such"),
+        (lambda: st.AdamW(betas=(0.9, -0.1)), "optimizer.betas: expected at least 0 and below 1, found -0.1"),
+        (lambda: st.AdamW(betas=(0.9, float("nan"))), "optimizer.betas: expected at least 0 and below 1, found nan"),
+        (lambda: st.AdamW(betas=0.9), r"optimizer.betas: expected two numbers, found 0.9; e.g. \(0.9, 0.999\)"),  # type: ignore[arg-type]
+        (lambda: st.Lion(betas=(0.9, 1.5)), "optimizer.betas: expected at least 0 and below 1, found 1.5"),
+        (lambda: st.Lion(betas=(0.9, 0.9, 0.9)), "optimizer.betas: expected two numbers"),  # type: ignore[arg-type]
+        (lambda: st.Muon(momentum=1.0), "optimizer.momentum: expected at least 0 and below 1, found 1.0"),
+        (lambda: st.RMSprop(alpha=1.0), "optimizer.alpha: expected at least 0 and below 1, found 1.0"),
+        (lambda: st.Adagrad(lr=-1.0), "optimizer.lr: expected a finite number above 0, found -1.0"),
+        (
+            lambda: in_a_group(st.Lion(), eps=1e-8),
+            r"groups, '\*.bias': expected a setting of Lion: .*, found 'eps'; le",
+        ),
+        (
+            lambda: in_a_group(st.SGD(), betas=(0.5, 0.9)),
+            r"groups, '\*.bias': expected a setting of SGD: .*'betas'; le",
+        ),
+        (
+            lambda: in_a_group(st.AdamW(), betas=(0.5, 1.0)),
+            r"groups, '\*.bias': optimizer.betas: .*, found 1.0; choose",
+        ),
+        (lambda: in_a_group(st.AdamW(), lr=0.0), r"groups, '\*.bias': optimizer.lr: expected .* above 0, found 0.0"),
+        (lambda: in_a_group(st.Muon(), alpha=0.5), r"groups, '\*.bias': expected a setting of Muon: .*, found 'alpha'"),
         (lambda: st.Average(1.0), "average.decay: expected above 0 and below 1, found 1.0"),
         (lambda: st.Schedule("step"), "schedule.milestones: expected steps for kind 'step', and only for it"),
         (lambda: st.Schedule("one-cycle", milestones=(3,)), "schedule.milestones: expected steps for kind 'step', and"),
@@ -221,6 +286,22 @@ COMMANDS = [
         ["train", "job.py", "--optimizer.lr", "fast"],
         2,
         "train: --optimizer.lr: could not convert * 'fast'; see --help",
+    ),
+    (
+        ["train", "job.py", "--optimizer", "adamw", "--optimizer.betas", "0.9", "1.0"],
+        2,
+        "train: optimizer.betas: expected at least 0 and below 1, found 1.0; *",
+    ),
+    (["train", "job.py", "--optimizer", "adma"], 2, "train: --optimizer: expected one of *, found adma; choose one*"),
+    (
+        ["train", "job.py", "--schedule.kind", "one-cicle"],
+        2,
+        "train: invalid choice 'one-cicle' for argument '--schedule.kind'. Expected one of *; see --help",
+    ),
+    (
+        ["train", "job.py", "--schedule.kind", "cosine-restarts"],
+        2,
+        "train: schedule.cycle_steps: expected steps for kind 'cosine-restarts', and only for it, found 0; set kind *",
     ),
     (["train", "job.py", "--wrokers", "2"], 2, "train: Unrecognized options: --wrokers, 2; perhaps you meant --work*"),
     (["train", "job.py", "--workers", "0"], 2, "train: workers: expected a whole number of at least 1, found 0; *"),
