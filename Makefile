@@ -19,9 +19,9 @@ chaos: $(VENV)/ready  ## kills processes of a run at random: make chaos KILLS=30
 clusters: $(VENV)/ready  ## what cluster/ describes, really started: as root, with sshd, rsync and ip
 	$(BIN)/python -m pytest -m clusters $(PYTEST_FLAGS)
 
-coverage: $(VENV)/ready  ## every ± and every stated rate against known answers; the table goes to build/coverage.md
-	mkdir -p build
-	COVERAGE_TABLE=build/coverage.md $(BIN)/python -m pytest -m coverage tests/coverage $(PYTEST_FLAGS)
+coverage: $(VENV)/ready  ## every ± and every stated rate against known answers; the tables go to build/coverage
+	mkdir -p build/coverage
+	COVERAGE_TABLES=build/coverage $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m coverage tests/coverage $(PYTEST_FLAGS)
 
 ui: $(VENV)/ready  ## MLflow's pages on this folder's runs
 	$(BIN)/streamtrain ui

@@ -47,3 +47,6 @@ class Tracking:
             self.log_model,
             "leave tracking.log_model on",
         )
+        name = self.register
+        usable = name is None or (name.strip() and not set(name) & set("/:"))  # MLflow's rule: URIs name models
+        require(bool(usable), "tracking.register", "a name without / and :", repr(name), "choose another name")

@@ -32,6 +32,10 @@ def check_new(destination: Path) -> None:
         raise ConfigError(complaint(str(destination), expected="a new or empty folder", found=found, do=do))
 
 
+LAYOUT = 2
+"""Of the files between; what a version with another layout has left is not gone on with."""
+
+
 def command_digest(source: Source, options: PackOptions, before: Manifest | None) -> str:
     """Names the command: the same for the same options and source files, unchanged."""
     digest = hashlib.sha256()
@@ -43,7 +47,7 @@ def command_digest(source: Source, options: PackOptions, before: Manifest | None
 def _identity(source: Source, options: PackOptions, before: Manifest | None) -> Iterator[object]:
     looked = ((file, file.stat()) for file in source.files)
     return itertools.chain(
-        [source.name, source.label, dataclasses.asdict(options), before and before.digest],
+        [LAYOUT, source.name, source.label, dataclasses.asdict(options), before and before.digest],
         ([str(file.absolute()), found.st_size, found.st_mtime_ns] for file, found in looked),
     )
 

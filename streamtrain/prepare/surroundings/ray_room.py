@@ -1,7 +1,8 @@
 """What Ray needs of this machine where it is started here: a folder, memory, files, threads, and a network of its own.
 
-The least numbers were measured with Ray 2.60 and two workers (tests/journey/test_surroundings.py holds them): below
-them Ray hangs for half a minute, or ends without a reason.
+Below the least numbers Ray hangs for half a minute, or ends without a reason. Those of files, file size and addresses
+are what Ray 2.60 worked with at two workers (tests/journey/test_surroundings.py); those of threads and memory are
+estimates that lie above what it was seen to need.
 """
 
 from __future__ import annotations

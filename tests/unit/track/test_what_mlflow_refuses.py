@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from streamtrain.errors import ConfigError
+from streamtrain.job.tracking import Tracking
 from streamtrain.track import delivery
 from streamtrain.track.mlflow import MlflowTracker, mlflow_tracker
 from streamtrain.track.mlflow.sync import sync
@@ -221,3 +223,15 @@ def test_a_server_that_answers_with_an_error(
     assert sync(run.folder, store_uri).problem == ""
     (made,) = client.search_runs([client.get_experiment_by_name("tests").experiment_id])  # type: ignore[union-attr]
     assert steps(client, made.info.run_id) == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["a/name:of", "a:b", "a/b", " ", ""])
+def test_a_name_that_mlflow_would_refuse_is_refused_before_anything_runs(name: str) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_model_name
+
+    with pytest.raises(MlflowException):
+        _validate_model_name(name)
+    with pytest.raises(ConfigError, match=r"tracking\.register: expected a name without / and :, found "):
+        Tracking(register=name)
+    assert Tracking(register="digits v2").register == "digits v2"
