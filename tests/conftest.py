@@ -26,6 +26,14 @@ def numbers_as_usual() -> Iterator[None]:
         sys.modules["torch"].set_flush_denormal(False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_ray_from_another_file() -> Iterator[None]:
+    """Ray that `st.train` has started stays until its process ends; the next file of tests may start its own."""
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import mlflow

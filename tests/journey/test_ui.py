@@ -17,6 +17,11 @@ from tests.support.command import ROOT, streamtrain
 from tests.support.servers import free_port
 
 
+def hear_interrupts() -> None:
+    """Where the tests run in the background of a shell, it has them ignore Ctrl-C, and their children with them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def pages(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
     """The command, once its pages answer."""
@@ -24,6 +29,7 @@ def pages(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     with subprocess.Popen(
         command,
+        preexec_fn=hear_interrupts,
         cwd=folder,
         env={**environment, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,

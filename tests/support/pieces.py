@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamtrain.packing import blocks
+from streamtrain.packing.shuffling import blocks
 from streamtrain.shards import index, shard
 from streamtrain.shards import shard_file as writing
 from streamtrain.store import remote

@@ -93,7 +93,9 @@ def test_shards_of_several_sizes_get_an_index_and_others_none(tmp_path: Path, mo
     monkeypatch.syspath_prepend(str(tmp_path))
     pack("lengths:examples", tmp_path / "a", PackOptions(splits=(1, 0, 0), shard_examples=20, blocks=False))
     assert {file.name for file in (tmp_path / "a" / "train").glob("*.npz")} == {f"00000{n}.index.npz" for n in range(3)}
-    monkeypatch.setattr("streamtrain.stream.reader.scan_index", lambda *_: pytest.fail("the index was not used"))
+    monkeypatch.setattr(
+        "streamtrain.stream.columns.indexes.scan_index", lambda *_: pytest.fail("the index was not used")
+    )
     assert sorted(map(len, st.open(tmp_path / "a")[0:50]["text"].tolist())) == [40 * i for i in range(50)]
     pack(str(save_digits(tmp_path / "digits.npz", 30)), tmp_path / "b", PackOptions(blocks=False))
     assert not list((tmp_path / "b").rglob("*.npz"))

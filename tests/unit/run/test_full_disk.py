@@ -173,7 +173,7 @@ def test_promise_8_what_a_full_mlflow_store_has_not_taken_is_delivered_later(
     assert "database or disk is full" in told and "nothing is lost" in told and "\n" not in told
     assert "Traceback" not in capfd.readouterr().err
     disk.free()
-    assert tracker._delivery.done.wait(60), "it tries again by itself"
+    assert sync(tmp_path, None).delivered > 0, "the journal is free once the run is over"
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{disk.folder}/mlflow.db")
