@@ -177,8 +177,10 @@ def test_promise_8_what_a_full_mlflow_store_has_not_taken_is_delivered_later(
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{disk.folder}/mlflow.db")
-    assert tracker.run_id is not None
-    assert [point.step for point in client.get_metric_history(tracker.run_id, "a")] == list(range(300))
+    experiment = client.get_experiment_by_name("experiment")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "a")] == list(range(300))
     assert sync(tmp_path, None).delivered == 0
 
 
