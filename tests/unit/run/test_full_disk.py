@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,7 +174,9 @@ def test_promise_8_what_a_full_mlflow_store_has_not_taken_is_delivered_later(
     assert "database or disk is full" in told and "nothing is lost" in told and "\n" not in told
     assert "Traceback" not in capfd.readouterr().err
     disk.free()
-    assert sync(tmp_path, None).delivered > 0, "the journal is free once the run is over"
+    deadline = time.monotonic() + 60
+    while (synced := sync(tmp_path, None)).problem:  # the run's own last try may be under way
+        assert time.monotonic() < deadline, synced.problem
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{disk.folder}/mlflow.db")
