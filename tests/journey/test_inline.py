@@ -1,5 +1,6 @@
 """`inline`: the whole run in one process. The same bits as over Ray, nothing of Ray, nothing that is Linux's own."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import torch
 
 import streamtrain as st
 from streamtrain.errors import ConfigError, Interrupted
+from streamtrain.model.fingerprint import take_fingerprint
 from tests.support.datasets import pack_digits
 
 JOB = """
@@ -158,8 +160,6 @@ def parameters_of(folder: Path) -> str:
 def test_settings_that_need_several_processes_are_refused(
     tmp_path: Path, data: Path, settings: dict[str, object], names: str
 ) -> None:
-    import dataclasses
-
     from streamtrain.prepare.jobfile import load_job
 
     job = dataclasses.replace(load_job(str(written(tmp_path, data))), **settings)  # type: ignore[arg-type]
@@ -172,3 +172,24 @@ def test_portable_bits_begin_the_command_anew_with_the_libraries_switches(tmp_pa
     words = [sys.executable, "-m", "streamtrain", "train", str(written(tmp_path, data)), "--inline", "--bits"]
     found = subprocess.run([*words, "portable"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
+
+
+def test_a_process_is_given_back_as_it_was_where_its_fleet_cannot_begin(tmp_path: Path, data: Path) -> None:
+    """Its bits would differ from those of the run that goes on."""
+    from streamtrain.prepare.jobfile import load_job
+    from streamtrain.prepare.plan import plan
+    from streamtrain.run.fleet.inline import InlineFleet, alone
+
+    plans = plan(alone(load_job(str(written(tmp_path, data)))))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        mine = take_fingerprint(plans.job)
+        other = dataclasses.replace(mine, facts={**mine.facts, "kernels": "of another machine"})
+        before = torch.get_rng_state()
+        with pytest.raises(ConfigError, match="bits: expected what the run began with"):
+            InlineFleet(plans, began=other)
+        assert torch.get_num_threads() == threads + 1 and torch.equal(torch.get_rng_state(), before)
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
 from streamtrain.run.controller import Controller
 from streamtrain.run.fleet.processes.worker import Worker
+from streamtrain.run.signals import stopped_by_signal
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker
 from streamtrain.values import Update
@@ -96,17 +98,21 @@ def train_by_controller(job: Job, folder: Path, *, stop: bool = False) -> tuple[
 
     Args:
         folder: new, for the run's files.
-        stop: it is asked to stop after its first stint, and another controller goes on from the checkpoint on disk.
+        stop: SIGTERM comes after its first stint, and another controller goes on from the checkpoint on disk.
     """
     plans, last = plan(job), None
     if stop:
         files = CheckpointFiles(str(folder / "kept"), 2, print)
         keeper = Keeper(job, fixed_settings(plans), files)
-        fleet = LastState(plans, lambda: keeper.ask_to_stop("stopped by a test"))
+        fleet = LastState(plans, lambda: signal.raise_signal(signal.SIGTERM))
+        before = signal.getsignal(signal.SIGTERM)
         try:
-            Controller(plans, fleet, NoTracker(), Terminal(quiet=True), folder, keeper).run()
+            with stopped_by_signal(keeper, lambda: False, print):
+                Controller(plans, fleet, NoTracker(), Terminal(quiet=True), folder, keeper).run()
         except Interrupted:
             last = files.newest()
+        finally:
+            signal.signal(signal.SIGTERM, before)  # ignored since it came: other processes are about to end then
         assert last is not None and 0 < last.step < plans.total_steps, "not stopped on its way"
         check_settings(last.settings, fixed_settings(plans), folder)
     keeper = Keeper(job, fixed_settings(plans), None, last)

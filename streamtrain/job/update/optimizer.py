@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from streamtrain.checks import require, require_count, require_finite
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.job.update.limits import Clip
+from streamtrain.job.update.gradient_clip import Clip
 
 if TYPE_CHECKING:
     import torch

@@ -69,7 +69,11 @@ class InlineFleet:
         self._before = _Before()
         self.workers = 1
         self.likeness = Likeness(plan.job, began, say)
-        self.restart(start)
+        try:
+            self.restart(start)
+        except BaseException:
+            self._before.put_back()
+            raise
 
     def __enter__(self) -> InlineFleet:
         return self
