@@ -58,7 +58,7 @@ class Delivery:
         say: takes a line when the server is in trouble, and when it refuses something.
 
     Attributes:
-        done: set when everything is delivered and no more will be written.
+        done: set when everything is delivered, no more will be written, and the journal is free.
         trouble: what the last failed attempt said.
         is_blocked: whether it said that trying again is no use for now.
     """
@@ -90,9 +90,12 @@ class Delivery:
 
     def follow(self) -> None:
         """Delivers until `close`, however long the server takes; at the end, offers once more what it set aside."""
-        with contextlib.suppress(GivenUp), Backlog(self._folder, wait=True) as backlog:
-            self._follow(backlog)
-            self.done.set()
+        try:
+            with Backlog(self._folder, wait=True) as backlog:
+                self._follow(backlog)
+        except GivenUp:
+            return
+        self.done.set()  # only now: whoever waits for it may sync at once, and finds the journal free
 
     def _follow(self, backlog: Backlog) -> None:
         while True:

@@ -6,7 +6,7 @@ import http.server
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mlflow
@@ -17,6 +17,7 @@ import torch
 from streamtrain.errors import ConfigError
 from streamtrain.job.tracking import Tracking
 from streamtrain.track import delivery
+from streamtrain.track.journal import Entry
 from streamtrain.track.mlflow import MlflowTracker, mlflow_tracker
 from streamtrain.track.mlflow.sync import sync
 from streamtrain.track.tracker import ModelCard, RunCard, Status
@@ -235,3 +236,27 @@ def test_a_name_that_mlflow_would_refuse_is_refused_before_anything_runs(name: s
     with pytest.raises(ConfigError, match=r"tracking\.register: expected a name without / and :, found "):
         Tracking(register=name)
     assert Tracking(register="digits v2").register == "digits v2"
+
+
+def test_the_journal_is_free_when_a_delivery_says_that_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for it may sync at once."""
+
+    class Nowhere:
+        def take(self, entries: Sequence[Entry]) -> None:
+            pass
+
+    (tmp_path / delivery.FILE).touch()
+    given = delivery.Delivery(tmp_path, Nowhere())
+    done_when_freed = []
+
+    class Noticed(delivery.Backlog):
+        def __exit__(self, *error: object) -> None:
+            super().__exit__(*error)
+            done_when_freed.append(given.done.is_set())
+
+    monkeypatch.setattr(delivery, "Backlog", Noticed)
+    given.close()
+    given.follow()
+    assert done_when_freed == [False] and given.done.is_set()
