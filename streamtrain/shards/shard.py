@@ -7,7 +7,6 @@ touches no content.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from streamtrain.errors import ShardError, complaint, one_line
 from streamtrain.shards.shard_list import Shard
 from streamtrain.store import sha256_of
+from streamtrain.store.checksums import Checksums
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -55,9 +55,9 @@ class ShardWriter:
 
     def __init__(self, file: Path) -> None:
         self._opened = file.open("wb", buffering=1 << 20)
-        self._hash = hashlib.sha256()
-        self._sums: list[int] = []
-        self._summed = PIECE
+        self._checksums = Checksums(PIECE)
+        self.sums: list[int] = []
+        """CRC-32 of every piece, once it is closed."""
         self.bytes = len(END)
         self.examples = 0
         self.first_key = self.last_key = ""
@@ -75,37 +75,25 @@ class ShardWriter:
         self.examples += 1
 
     def append(self, content: Content) -> None:
-        """Samples that are laid out already."""
+        """Samples that are laid out already; nobody changes them afterwards."""
         self._put(content)
         self.bytes += len(content)
 
-    @property
-    def sums(self) -> list[int]:
-        """CRC-32 of every piece of what is written."""
-        return self._sums
-
     def discard(self) -> None:
         """Lets go of the file where it will not be finished; harmless after ``close``."""
+        self._checksums.discard()
         self._opened.close()
 
     def close(self, name: str) -> Shard:
         """Ends the file; its entry in the manifest, under ``name``."""
         self._put(END)
         self._opened.close()
-        return Shard(name, self.examples, self.bytes, self._hash.hexdigest(), self.first_key, self.last_key)
+        sha256, self.sums = self._checksums.finish()
+        return Shard(name, self.examples, self.bytes, sha256, self.first_key, self.last_key)
 
     def _put(self, content: Content) -> None:
         self._opened.write(content)
-        self._hash.update(content)
-        rest = memoryview(content)
-        while rest:
-            if self._summed == PIECE:
-                self._sums.append(0)
-                self._summed = 0
-            piece = rest[: PIECE - self._summed]
-            self._sums[-1] = zlib.crc32(piece, self._sums[-1])
-            self._summed += len(piece)
-            rest = rest[len(piece) :]
+        self._checksums.add(content)
 
 
 @dataclass(frozen=True)
