@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from streamtrain.aggregate.optimizers.muon import Muon
     from streamtrain.aggregate.optimizers.rmsprop import RMSprop
     from streamtrain.aggregate.optimizers.sgd import SGD
+    from streamtrain.aggregate.optimizers.torch_optim import Torch
     from streamtrain.errors import (
         ConfigError,
         DataError,
@@ -74,6 +75,7 @@ _LATE = {
     **dict.fromkeys(_ERRORS, "streamtrain.errors"),
     **dict.fromkeys(_DECLARATIONS, "streamtrain.job"),
     **_OPTIMIZERS,
+    "Torch": "streamtrain.aggregate.optimizers.torch_optim",
     "PackOptions": "streamtrain.packing.options",
     "pack": "streamtrain.run.fleet.cluster.pack_tasks",
     "open": "streamtrain.stream.batches",
@@ -125,6 +127,7 @@ __all__ = [
     "StoreError",
     "StreamtrainError",
     "Synchronous",
+    "Torch",
     "Tracker",
     "Tracking",
     "TrackingError",

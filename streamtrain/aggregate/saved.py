@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import torch
 
-from streamtrain.aggregate.state import State
+from streamtrain.aggregate.state import NUMBERS, State
 from streamtrain.aggregate.vector import Layout, write
 from streamtrain.errors import ConfigError, complaint
 
 USES, PUT_BACK, SCALER, AVERAGED = "uses", "put_back", "scaler", "averaged"
 """Updates that each parameter had, in the layout's order; where there are any, parts to be offered again; where losses
-are scaled, the scaler; where an average is kept, how many updates it has taken in."""
+are scaled, the scaler; where an average is kept, how many updates it has taken in; the optimizer's numbers."""
 
 
 def collect_tensors(layout: Layout, state: State) -> dict[str, torch.Tensor]:
@@ -57,6 +57,7 @@ def _optional_parts(state: State) -> dict[str, torch.Tensor]:
     """Parts that only some jobs have."""
     parts = {PUT_BACK: state.put_back} if len(state.put_back) else {}
     parts |= {AVERAGED: state.averaged} if len(state.averaged) else {}
+    parts |= {NUMBERS: state.numbers} if len(state.numbers) else {}
     return parts | ({SCALER: state.scaler} if state.scaler[0] else {})
 
 

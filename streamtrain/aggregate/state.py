@@ -14,8 +14,9 @@ from streamtrain.aggregate.vector import Layout, write
 
 Vectors = dict[str, torch.Tensor]
 """Flat vectors in the `Layout`'s order, or the same elements of each, by name."""
-PARAMETERS, AVERAGE = "parameters", "average"
-"""Vectors of any optimizer's state, the second where an average is kept; the others are the optimizer's own."""
+PARAMETERS, AVERAGE, NUMBERS = "parameters", "average", "numbers"
+"""Vectors of any optimizer's state, the second where an average is kept, the others are the optimizer's own; and the
+part for what an optimizer of a whole model keeps beside them."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class State:
         put_back: parts that the next minibatch offers again, (1 + step, lane) each, zeros where there is none; int64.
         scaler: see `descent.scaler`; zeros where losses are not scaled.
         averaged: updates that the average has taken in, shape (1,), int64; (0,) where none is kept.
+        numbers: what the optimizer keeps beside its vectors, float64; mostly none.
     """
 
     vectors: Vectors
@@ -38,6 +40,7 @@ class State:
     put_back: torch.Tensor
     scaler: torch.Tensor
     averaged: torch.Tensor
+    numbers: torch.Tensor
     _views: dict[tuple[int, int], Vectors] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @classmethod
@@ -87,6 +90,7 @@ class State:
         self.put_back.zero_()
         self.scaler.zero_()
         self.averaged.zero_()
+        self.numbers.zero_()
         if scaled:
             self.scaler[0] = scaler.FIRST
 

@@ -221,6 +221,9 @@ class Job:
         do = "declare it, e.g. st.AdamW(lr=3e-4), or st.Torch(…) for one of another library"
         known = self.optimizer is None or isinstance(self.optimizer, Optimizer)
         require(known, "optimizer", "st.SGD(…), st.AdamW(…) or another of ours", self.optimizer, do)
+        whole = self.optimizer is not None and self.optimizer.together == "model"
+        do = "use one of the others, e.g. st.AdamW(lr=3e-4)"
+        require(not whole or self.device == "cpu", "device", "cpu with st.Torch", self.device, do)
         for name in ("value", "adaptive", "norm"):
             if getattr(self.clip, name) is not None:
                 require_finite(f"clip.{name}", getattr(self.clip, name), positive=True)

@@ -204,7 +204,7 @@ class Prober:
         """Of the update that comes next."""
         job = self._plan.job
         factor = 1.0 if step is None else schedule_factor(job.schedule, step, self._plan.total_steps)
-        return base_rate(Descent.of(job).optimizer, job.batch_size) * factor
+        return base_rate(Descent.of(job).optimizer.fitted(self._surface.layout), job.batch_size) * factor
 
 
 def _directions_in_words(found: Directions) -> str:

@@ -29,6 +29,7 @@ class Surface:
     Attributes:
         examples: how many there are.
         model: the job's, where `stand` or the last call left it.
+        layout: of it.
     """
 
     def __init__(self, plan: Plan, examples: int) -> None:
@@ -36,6 +37,7 @@ class Surface:
         job: Job = dataclasses.replace(plan.job, device="cpu", precision="float64")
         self._gradient = Gradient(job)
         self.model = self._gradient.model
+        self.layout = self._gradient.layout
         self.model.eval()
         self._frozen = {name: p for name, p in self.model.named_parameters() if not p.requires_grad}
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.rules import Descent, match_rules
 from streamtrain.aggregate.descent.schedule import check_schedule
+from streamtrain.aggregate.optimizers.torch_optim import FittedTorch
 from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
@@ -70,6 +71,9 @@ def _try(plan: Plan) -> Trial:
     job = dataclasses.replace(plan.job, device="cpu", compile=False)
     gradient = Gradient(job)
     match_rules(Descent.of(job), gradient.layout)
+    optimizer = Descent.of(job).optimizer.fitted(gradient.layout)
+    if isinstance(optimizer, FittedTorch) and gradient.layout.size * gradient.layout.dtype.itemsize <= MOST_UPDATED:
+        optimizer.check()
     arrays = _first_examples(plan)
     examples = len(next(iter(arrays.values())))
     rehearsal = Rehearsal(plan, gradient)

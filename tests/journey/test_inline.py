@@ -32,7 +32,7 @@ def scaled(batch):
 
 job = st.Job(
     st.Data("DATA", transform=scaled), model, mode=st.Epochs(max_passes=PASSES, patience=PASSES),
-    batch_size=48, workers=2, lanes=4, tracking=st.Tracking(enabled=False))
+    optimizer=OPTIMIZER, batch_size=48, workers=2, lanes=4, tracking=st.Tracking(enabled=False))
 """
 WITHOUT_LINUX = """
 import builtins, os, sys
@@ -66,9 +66,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def written(folder: Path, data: Path, passes: int = 2) -> Path:
+def written(folder: Path, data: Path, passes: int = 2, optimizer: str = "st.SGD()") -> Path:
     file = folder / "job.py"
-    file.write_text(JOB.replace("DATA", str(data)).replace("PASSES", str(passes)))
+    file.write_text(JOB.replace("DATA", str(data)).replace("PASSES", str(passes)).replace("OPTIMIZER", optimizer))
     return file
 
 
@@ -120,18 +120,20 @@ def test_inline_needs_nothing_that_only_linux_has(tmp_path: Path, data: Path) ->
     assert json.loads(found.stdout)["passes"] == 2
 
 
-def test_sigterm_leaves_a_checkpoint_and_resume_gives_the_same_bits(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["st.SGD()", "st.Torch(lambda p: torch.optim.NAdam(p, lr=0.002))"])
+def test_sigterm_leaves_a_checkpoint_and_resume_gives_the_same_bits(tmp_path: Path, data: Path, optimizer: str) -> None:
+    passes = 40 if "Torch" in optimizer else 120  # its steps take longer, and the run has to last until it is stopped
     whole = tmp_path / "whole"
     whole.mkdir()
     command = [sys.executable, "-m", "streamtrain", "train", "--inline"]
 
     def run(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-        words = [*command[:4], str(written(folder, data, 120)), *command[4:], *flags]
+        words = [*command[:4], str(written(folder, data, passes, optimizer)), *command[4:], *flags]
         return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
 
     undisturbed = run(whole)
     assert undisturbed.returncode == 0, undisturbed.stderr
-    words = [*command[:4], str(written(tmp_path, data, 120)), *command[4:]]
+    words = [*command[:4], str(written(tmp_path, data, passes, optimizer)), *command[4:]]
     stopped = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert stopped.stderr is not None
     for line in stopped.stderr:
@@ -141,7 +143,8 @@ def test_sigterm_leaves_a_checkpoint_and_resume_gives_the_same_bits(tmp_path: Pa
     stopped.stderr.read()
     assert stopped.wait() == Interrupted.exit_code
     refused = run(tmp_path, "--resume", "--optimizer", "adamw")
-    line = "train: --resume, optimizer: expected sgd, as the run began, found adamw; set it back, or start a new run"
+    name = "torch" if "Torch" in optimizer else "sgd"
+    line = f"train: --resume, optimizer: expected {name}, as the run began, found adamw; set it back"
     assert refused.returncode == ConfigError.exit_code and line in refused.stderr.splitlines()[-1], refused.stderr
     resumed = run(tmp_path, "--resume")
     assert resumed.returncode == 0 and "step" in resumed.stderr, resumed.stderr

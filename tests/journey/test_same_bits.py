@@ -4,15 +4,23 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.optimizers.adamw import AdamW
 from streamtrain.aggregate.optimizers.lion import Lion
 from streamtrain.aggregate.optimizers.muon import Muon
+from streamtrain.aggregate.optimizers.torch_optim import Torch
 from streamtrain.job import Average, Clip, Group
 from tests.support.between_hosts import hashes_of_hosts, train_ahead
 from tests.support.crew import Crew
 from tests.support.steps import FULL, MODELS, PLAIN, hashes, make_store, start
+
+
+def nadam(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    matrices, others = ([p for p in parameters if (p.dim() > 1) is wide] for wide in (True, False))
+    return torch.optim.NAdam([{"params": matrices, "weight_decay": 0.01}, {"params": others, "lr": 0.02}], lr=0.01)
+
 
 OTHERS = {
     "adamw": dataclasses.replace(FULL, optimizer=AdamW(lr=0.01), groups=(Group("*bias*", weight_decay=0.0),)),
@@ -20,6 +28,8 @@ OTHERS = {
     "lion": dataclasses.replace(FULL, optimizer=Lion(lr=1e-3, weight_decay=0.1), clip=Clip()),
     "muon": Descent(Muon(), clip=Clip(norm=1.0), average=Average(equal=True, start=3, every=2)),
     "muon, at once": Descent(Muon(others=("5.*",), nesterov=False)),
+    "torch": Descent(Torch(nadam), clip=Clip(value=0.5, norm=1.0), average=Average(0.9), schedule=FULL.schedule),
+    "torch, plain": Descent(Torch(nadam)),
 }
 
 

@@ -162,6 +162,7 @@ PUBLIC = tuple(
             "StoreError",
             "StreamtrainError",
             "Synchronous",
+            "Torch",
             "Tracker",
             "Tracking",
             "TrackingError",

@@ -19,7 +19,7 @@ from streamtrain.aggregate.descent.decision import KEPT, Decision, judge
 from streamtrain.aggregate.descent.norms import StepNorms
 from streamtrain.aggregate.descent.rules import Block, Descent, cut_pieces, take_share
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
-from streamtrain.aggregate.state import State
+from streamtrain.aggregate.state import NUMBERS, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import NonFiniteError
 from streamtrain.values import Moments, Update
@@ -67,7 +67,7 @@ class Aggregator:
         self.blocks = take_share(self.pieces, worker, workers)
         self.bounds = {piece.rule.clipped_with: piece.rule.clip.norm for piece in self.pieces}
         self.norms = StepNorms(layout, self.pieces, norms_every)
-        self._base_rate = base_rate(descent.optimizer, batch_size)
+        self._base_rate = base_rate(descent.optimizer.fitted(layout), batch_size)
         self._counts_updates = any(piece.rule.optimizer.counts_updates() for piece in self.pieces)
         self._total_steps = total_steps
         self._streak = 0
@@ -156,22 +156,42 @@ class Aggregator:
         if scale != 1.0:
             mean.mul_(scale)
         rate = decision.learning_rate * block.rule.lr_factor
-        for place, updates in _spans(block.place, decision):
-            if updates == KEPT:
-                keep(old, new, place)
-            else:
-                inside = mean[place.start - block.place.start : place.stop - block.place.start]
-                block.move(rate, inside, old.at(place), new.at(place), updates)
+        if block.rule.optimizer.together == "model":
+            self._move_model(block, rate, decision, mean, old, new)
+        else:
+            self._move_spans(block, rate, decision, mean, old, new)
         if self.descent.average.is_kept:
             before, after = old.at(block.place), new.at(block.place)
             follow(self.descent.average, before, after, decision.averaged, takes_in=decision.averages)
         if self.norms.is_due(decision.step):
             self.norms.note_change(block, old, new, mean, changes)
 
+    @staticmethod
+    def _move_spans(block: Block, rate: float, decision: Decision, mean: torch.Tensor, old: State, new: State) -> None:
+        """The update of a block, without the parameters that have no gradient."""
+        for place, updates in _spans(block.place, decision):
+            if updates == KEPT:
+                keep(old, new, place)
+            else:
+                inside = mean[place.start - block.place.start : place.stop - block.place.start]
+                block.move(rate, inside, old.at(place), new.at(place), updates)
+
+    def _move_model(
+        self, block: Block, rate: float, decision: Decision, mean: torch.Tensor, old: State, new: State
+    ) -> None:
+        """The step of an optimizer that takes the whole model, without the parameters that have no gradient."""
+        updates = torch.full((len(self.layout.parameters),), decision.updates)
+        others = {start: count for start, _, count in decision.others}
+        for number, place in enumerate(self.layout.parameters):
+            if place.start in others:
+                updates[number] = others[place.start]
+        before, after = (state.at(block.place) | {NUMBERS: state.numbers} for state in (old, new))
+        block.rule.optimizer.move(rate, mean, before, after, updates)
+
     @functools.cached_property
     def clips_by_norm(self) -> bool:
-        """Whether an update has to wait for all norms."""
-        return any(bound is not None for bound in self.bounds.values())
+        """Whether an update has to wait for all norms; an optimizer of a library also, which may fail at a NaN."""
+        return self.descent.optimizer.together == "model" or any(bound is not None for bound in self.bounds.values())
 
     @property
     def norm_count(self) -> int:

@@ -23,6 +23,7 @@ def skip(old: State, new: State, place: slice) -> None:
     after = new.at(place)
     for name, before in old.at(place).items():
         after[name].copy_(before)
+    new.numbers.copy_(old.numbers)
 
 
 def follow(average: Average, old: Vectors, new: Vectors, averaged: int, *, takes_in: bool) -> None:

@@ -75,7 +75,7 @@ class Piece:
     """Elements ``[start, stop)`` under one rule.
 
     ``unit`` is the length of their units where these are clipped; ``whole`` the parameter that they are a part of where
-    the optimizer takes it whole: one worker then has all of its pieces, in one block.
+    the optimizer takes it whole, or the model: one worker then has all of its pieces, in one block.
     """
 
     start: int
@@ -138,15 +138,16 @@ def match_rules(descent: Descent, layout: Layout) -> tuple[Rule, ...]:
         ConfigError: a group that no parameter is in, or with settings that its optimizer does not have.
     """
     patterns = [group.pattern for group in descent.groups]
+    _check_optimizer(descent, layout)
+    whole = descent.optimizer.fitted(layout)
     rules: dict[tuple[int, int], Rule] = {}
     found = []
     for place in layout.parameters:
         group = next((n for n, pattern in enumerate(patterns, 1) if fnmatchcase(place.name, pattern)), 0)
-        optimizer = descent.optimizer.of(place.name, place.shape)
+        optimizer = whole.of(place.name, place.shape)
         key = group, id(optimizer)
-        rules[key] = rules.get(key) or _rule(descent, optimizer, group)
+        rules[key] = rules.get(key) or _rule(descent, whole, optimizer, group)
         found.append(rules[key])
-    _check_optimizer(descent.optimizer, layout)
     for pattern in patterns:
         if not any(fnmatchcase(place.name, pattern) for place in layout.parameters):
             names = ", ".join(place.name for place in layout.parameters[:8])
@@ -161,6 +162,11 @@ def vectors_of(descent: Descent, layout: Layout) -> tuple[str, ...]:
     return (PARAMETERS, *kept, *((AVERAGE,) if descent.average.is_kept else ()))
 
 
+def count_numbers(descent: Descent, layout: Layout) -> int:
+    """How many numbers the optimizer keeps beside the vectors."""
+    return descent.optimizer.fitted(layout).numbers()
+
+
 def cut_pieces(descent: Descent, layout: Layout) -> tuple[Piece, ...]:
     """All pieces, in order; they cover every parameter.
 
@@ -173,6 +179,9 @@ def cut_pieces(descent: Descent, layout: Layout) -> tuple[Piece, ...]:
             pieces += [piece for place in places for piece in _cut(place, layout.end(place), rule)]
         else:
             pieces += [piece for place in places for piece in _units(place, rule)]
+    if descent.optimizer.together == "model":
+        model = Place("model", 0, layout.size, (layout.size,))
+        pieces = [dataclasses.replace(piece, whole=model) for piece in pieces]
     return tuple(pieces)
 
 
@@ -202,8 +211,9 @@ def join_pieces(numbered: Iterable[tuple[int, Piece]]) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _check_optimizer(optimizer: Optimizer, layout: Layout) -> None:
-    """Whether it has anything to move, and is right for the parameters' type."""
+def _check_optimizer(descent: Descent, layout: Layout) -> None:
+    """Whether it has anything to move, and is right for the parameters' type and for what is set beside it."""
+    optimizer = descent.optimizer
     names = ", ".join(f"{place.name} {place.shape}" for place in layout.parameters[:8])
     if not any(optimizer.of(place.name, place.shape) is optimizer for place in layout.parameters):
         expected, do = f"a parameter that {type(optimizer).__name__} itself moves", "use another optimizer"
@@ -212,13 +222,21 @@ def _check_optimizer(optimizer: Optimizer, layout: Layout) -> None:
         expected = f"parameters of at least 32 bits for {type(optimizer).__name__}"
         do = "use precision=bf16, which computes in 16 bits and keeps parameters in 32"
         raise ConfigError(complaint("optimizer", expected=expected, found=str(layout.dtype), do=do))
+    if optimizer.together == "model":
+        kind = f"st.{type(optimizer).__name__}"
+        if descent.groups:
+            expected, do = f"none with {kind}", "make parameter groups in its function"
+            raise ConfigError(complaint("groups", expected=expected, found=str(len(descent.groups)), do=do))
+        if descent.clip.adaptive is not None:
+            expected, found = f"none with {kind}", str(descent.clip.adaptive)
+            raise ConfigError(complaint("clip.adaptive", expected=expected, found=found, do="use clip.norm"))
 
 
-def _rule(descent: Descent, optimizer: Optimizer, number: int) -> Rule:
-    """Of the parameters in a group, 0 for none, that one of the optimizer's parts moves."""
+def _rule(descent: Descent, whole: Optimizer, optimizer: Optimizer, number: int) -> Rule:
+    """Of the parameters in a group, 0 for none, that one of the whole optimizer's parts moves."""
     group = descent.groups[number - 1] if number else Group("*")
     optimizer = group.optimizer(optimizer)
-    lr_factor = group.lr_factor * (optimizer.lr / descent.optimizer.lr)
+    lr_factor = group.lr_factor * (optimizer.lr / whole.lr)
     clipped_with = 0 if group.clip.norm is None else number
     return Rule(optimizer, lr_factor, descent.clip.of_group(group.clip), clipped_with)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamtrain.aggregate.descent.rules import Descent, cut_pieces, vectors_of
+from streamtrain.aggregate.descent.rules import Descent, count_numbers, cut_pieces, vectors_of
 from streamtrain.aggregate.exchange.barrier import CACHE_LINE, WORDS_A_LINE, check_machine
 from streamtrain.aggregate.exchange.lane_rows import (
     row_bytes,
@@ -73,6 +73,7 @@ def state_sections(layout: Layout, descent: Descent, *, backup: int = 0) -> dict
         "put_back": (2 * backup, torch.int64),
         "scaler": (2, torch.float64),
         "averaged": (int(descent.average.is_kept), torch.int64),
+        "numbers": (count_numbers(descent, layout), torch.float64),
     }
 
 

@@ -47,7 +47,7 @@ class Muon(Optimizer):
     adamw: AdamW = field(default_factory=lambda: AdamW(lr=3e-4, weight_decay=0.0))
     """What moves all parameters that are no matrices, and `others`."""
 
-    together: ClassVar[Literal["elements", "parameter"]] = "parameter"
+    together: ClassVar[Literal["elements", "parameter", "model"]] = "parameter"
     scaling: ClassVar[Literal["linear", "root"]] = "root"
 
     def __post_init__(self) -> None:

@@ -19,6 +19,8 @@ from streamtrain.job.update.gradient_clip import Clip
 if TYPE_CHECKING:
     import torch
 
+    from streamtrain.aggregate.vector import Layout
+
 MOVED = {
     **{f"clip_{name}": f"clip=st.Clip({name}=…)" for name in ("norm", "value", "adaptive")},
     "schedule": "schedule=st.Schedule(…)",
@@ -36,7 +38,8 @@ class Optimizer(ABC):
 
     Attributes:
         scaling: how the best rate grows with the batch size, where `lr_batch_size` is set.
-        together: what `move` is given at once: any elements, flat; or one whole parameter, in its shape.
+        together: what `move` is given at once: any elements, flat; or one whole parameter, in its shape; or the vectors
+            of the whole model, and the `numbers`.
         takes_halves: whether it is right for parameters of 16 bits, in whose arithmetic 0.999 · x is x.
     """
 
@@ -47,7 +50,7 @@ class Optimizer(ABC):
     al. 2017), or its root for optimizers that divide by the gradient's size (Malladi et al. 2022)."""
 
     scaling: ClassVar[Literal["linear", "root"]] = "linear"
-    together: ClassVar[Literal["elements", "parameter"]] = "elements"
+    together: ClassVar[Literal["elements", "parameter", "model"]] = "elements"
     takes_halves: ClassVar[bool] = False
 
     def __new__(cls, *_: object, **settings: object) -> Self:
@@ -65,6 +68,14 @@ class Optimizer(ABC):
 
         They are in every exchange's memory, and in checkpoints as ``NAME/PARAMETER``.
         """
+
+    def numbers(self) -> int:
+        """How many float64 numbers it keeps beside the vectors, all 0 at first; only with ``together = "model"``."""
+        return 0
+
+    def fitted(self, layout: Layout) -> Optimizer:  # noqa: ARG002  # of the contract
+        """The optimizer for a model, where what it keeps depends on that."""
+        return self
 
     def parts(self) -> tuple[Optimizer, ...]:
         """The optimizers that may move a parameter: itself, and others that it leaves some to."""
@@ -97,7 +108,8 @@ class Optimizer(ABC):
             rate: the learning rate, after schedule and group.
             gradient: the clipped mean gradient; may be used up.
             old, new: tensors by name.
-            updates: that these elements had before this one; on a device of each element, float64.
+            updates: that these elements had before this one; on a device of each element, float64. Of a whole model
+                of each parameter, shape (parameters,), and below 0 where it has no gradient now.
         """
 
 
