@@ -11,13 +11,16 @@ from streamtrain.checks import require, require_count
 from streamtrain.job.settings import MayChange
 
 if TYPE_CHECKING:
+    import numpy.random
     import torch
 
     Batch = dict[str, torch.Tensor]
     Transform = Callable[[Batch], Batch]
     Map = Callable[[dict[str, Any]], Mapping[str, Any]]
+    Augment = Callable[[dict[str, Any], numpy.random.Generator], Mapping[str, Any]]
+    AugmentBatch = Callable[[Batch, torch.Generator], Batch]
 else:  # only names for the type checker and for the flags: a job is declared without importing torch
-    Transform = Map = Callable[..., Any]
+    Transform = Map = Augment = AugmentBatch = Callable[..., Any]
 
 CACHE_BYTES = 32 * 2**30
 """Bound on the host's cache of fetched shards, unless a job sets another."""
@@ -39,9 +42,17 @@ class Data:
     extra: tuple[str, ...] = ()
     """Further fields to read, for `transform`."""
     transform: Transform | None = None
-    """Function from a batch, dict of tensors with examples along the first axis, to a batch: scaling, types, …"""
+    """Function from a batch, dict of tensors with examples along the first axis, to a batch: scaling, types, …; in
+    training and in evaluation, so it must not draw."""
     map: Map | None = None
-    """Function from one decoded example, a dict, to a dict of arrays or numbers of one form: tokens, crops, …"""
+    """Function from one decoded example, a dict, to a dict of arrays or numbers of one form: tokens, spectrograms, …;
+    in training and in evaluation, so it must not draw."""
+    augment: Augment | None = None
+    """Function (example, rng) -> example, after `map` and in training only: random crops, flips, noise, …; `rng` is a
+    numpy.random.Generator of (seed, pass, the example's stored number)."""
+    augment_batch: AugmentBatch | None = None
+    """Function (batch, generator) -> batch, after `transform` and in training only, on the device: erasing, mixing, …;
+    `generator` is a torch.Generator of (seed, step, lane)."""
     image_size: tuple[int, int] | None = None
     """Height and width that images are brought to; large JPEGs are decoded at a fraction of their size."""
     image_mode: Literal["stored", "grey", "rgb", "rgba"] = "stored"
@@ -73,6 +84,10 @@ class Data:
             require(names, f"data.{name}", "a tuple of fields' names", value, do)
         do = "name one field, and put others that the loss needs together in data.transform"
         require(isinstance(self.target, str), "data.target", "the name of a field", self.target, do)
+        for name in ("transform", "map", "augment", "augment_batch"):
+            value = getattr(self, name)
+            do = "give the function itself, or leave it out"
+            require(value is None or callable(value), f"data.{name}", "a function", value, do)
         require_count("data.decode_threads", self.decode_threads)
         require_count("data.max_bad_examples", self.max_bad_examples, lowest=0)
         kinds = ("stop", "skip")

@@ -23,13 +23,14 @@ from streamtrain.model.lanes_together import count_kept, must_go_apart
 from streamtrain.model.modes import Modes
 from streamtrain.model.objective import loss_and_error, metrics_of
 from streamtrain.model.tensors import Buffers
+from streamtrain.stream.examples.batch_augmentation import augment_batch
 from streamtrain.values import Arrays, Moments, Risk
 
 Batch = dict[str, torch.Tensor]
 Gradients = tuple[torch.Tensor | None, ...]
 TOGETHER_BYTES = 2**23
 """Most that lanes hold that go together, examples included: a few times what a core's cache holds."""
-OF_TRANSFORM, OF_BACKWARD = 1, 2
+OF_AUGMENTATION, OF_BACKWARD = 1, 2
 """Bits of a lane's seed that are flipped for its other streams of random numbers than the forward's."""
 
 
@@ -204,7 +205,8 @@ class Gradient:
     def _in_type(self, name: str, tensor: Any) -> torch.Tensor:
         """A field as the model takes it."""
         if not isinstance(tensor, torch.Tensor):
-            where, do = f"data.transform, field {name!r}", "return a dict of tensors, each with the examples first"
+            function = "data.transform" if self._data.augment_batch is None else "data.transform or data.augment_batch"
+            where, do = f"{function}, field {name!r}", "return a dict of tensors, each with the examples first"
             raise JobError(complaint(where, expected="a tensor", found=type(tensor).__name__, do=do))
         return tensor.to(self.layout.dtype) if tensor.is_floating_point() else tensor
 
@@ -225,7 +227,7 @@ class Gradient:
         A lane's forward is split where it comes in pieces: the first piece here, the others in its backward, for their
         graphs are what pieces are to save. The very first lane goes alone: what its graph holds is counted then.
         """
-        batches = [self._examples(part) for part in group]
+        batches = [self.training_batch(part) for part in group]
         forwards = [self._forwards(batch, part) for batch, part in zip(batches, group, strict=True)]
         if len(group) > 1 or self._apart or self._bytes_an_example:
             firsts = [next(forward, None) for forward in forwards]
@@ -249,13 +251,15 @@ class Gradient:
             self._bytes_an_example = held / _examples_in(part)
         return found[0]
 
-    def _examples(self, part: Part) -> Batch:
-        """A lane's examples as the model takes them; the transform's random numbers are the lane's."""
+    def training_batch(self, part: Part) -> Batch:
+        """A lane's examples as the model takes them in training; `augment_batch` draws the lane's random numbers."""
         if not part.arrays:
             return {}
-        if self._data.transform is not None:
-            self._seed(part.seed ^ OF_TRANSFORM)
-        return self.batch(part.arrays)
+        batch = self.batch(part.arrays)
+        if self._data.augment_batch is None:
+            return batch
+        augmented = augment_batch(self._data.augment_batch, batch, part.seed ^ OF_AUGMENTATION, self._device)
+        return {name: self._in_type(name, tensor) for name, tensor in augmented.items()}
 
     def _forwards(self, batch: Batch, part: Part) -> Iterator[Values]:
         """Losses, with their graph, and errors of a lane's examples, piece by piece; no piece where it has none."""

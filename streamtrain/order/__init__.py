@@ -8,7 +8,7 @@ from streamtrain.order.hosting import hosting_of, lanes_of_worker
 from streamtrain.order.lanes import lane, lanes_of
 from streamtrain.order.minibatch import Order
 from streamtrain.order.passes import Passes, Reshuffle, passes_of
-from streamtrain.order.randomness import lane_seed
+from streamtrain.order.randomness import example_seed, lane_seed, split_seed
 from streamtrain.order.segments import SegmentedOrder
 from streamtrain.order.selections import select_lanes, select_minibatch
 from streamtrain.order.slices import evaluation_slice, evaluation_slices
@@ -22,6 +22,7 @@ __all__ = [
     "Unused",
     "evaluation_slice",
     "evaluation_slices",
+    "example_seed",
     "hosting_of",
     "lane",
     "lane_seed",
@@ -30,5 +31,6 @@ __all__ = [
     "passes_of",
     "select_lanes",
     "select_minibatch",
+    "split_seed",
     "without",
 ]

@@ -62,7 +62,13 @@ def card_of(plan: Plan, run_name: str, trains_otherwise: Sequence[str] = ()) -> 
 
 def _progressive_estimates(plan: Plan, trains_otherwise: Sequence[str]) -> str:
     """What the progressive risk of new examples is an unbiased estimate of."""
-    otherwise = [*trains_otherwise, *(["averaged parameters"] if plan.job.average.is_kept else [])]
+    job = plan.job
+    augmented = job.data.augment is not None or job.data.augment_batch is not None
+    otherwise = [
+        *(["augmentation"] if augmented else []),
+        *trains_otherwise,
+        *(["averaged parameters"] if job.average.is_kept else []),
+    ]
     if not otherwise:
         return "the held-out risk on the way, as far as PyTorch's own parts of the model tell"
     return f"the risk on the way as the model trains, not as it is evaluated: {', '.join(otherwise)}"

@@ -7,26 +7,33 @@ not draw: what they drew would differ from run to run, or with the number of wor
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from streamtrain.errors import JobError, complaint
+from streamtrain.stream.examples.generators import seed_all
 
 FIRST_SEED, SECOND_SEED = 1, 2
 """Of the global generators in the two tries."""
 
 
-def try_twice(what: str, call: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+SEES_HELD_OUT = "take the random part out: map and transform see held-out examples too, and all of a pass the same way"
+MAY_DRAW = (
+    "draw from the generator that it is given, or from the global ones of Python, NumPy and PyTorch, which are set"
+)
+
+
+def try_twice(what: str, call: Callable[[], Mapping[str, Any]], do: str = SEES_HELD_OUT) -> Mapping[str, Any]:
     """What a function gives.
 
     Args:
         what: its name, as messages name it.
         call: calls it on the same examples; gives arrays or tensors by name.
+        do: advice to who draws elsewhere than it may.
 
     Raises:
         JobError: it gives something else the second time, or draws from a global generator.
@@ -37,7 +44,6 @@ def try_twice(what: str, call: Callable[[], Mapping[str, Any]]) -> Mapping[str, 
     drawn = [name for name, state in _states().items() if state != before[name]]
     seed_all(SECOND_SEED)
     second = call()
-    do = "take the random part out: map and transform see held-out examples too, and all of a pass the same way"
     expected = "the same from the same examples each time"
     for name in first:
         if name not in second or not same_bits(first[name], second[name]):
@@ -45,25 +51,6 @@ def try_twice(what: str, call: Callable[[], Mapping[str, Any]]) -> Mapping[str, 
     if drawn:
         raise JobError(complaint(what, expected=expected, found=f"that it draws from {', '.join(drawn)}", do=do))
     return first
-
-
-@contextlib.contextmanager
-def kept_generators() -> Iterator[None]:
-    """Leaves the global generators of Python, NumPy and PyTorch as they were."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
-
-
-def seed_all(seed: int) -> None:
-    """Seeds the global generators of Python, NumPy and PyTorch."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def same_bits(one: Any, other: Any) -> bool:

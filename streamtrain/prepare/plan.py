@@ -13,6 +13,7 @@ from streamtrain.order import Order, Passes, Reshuffle, SegmentedOrder, passes_o
 from streamtrain.shards import Manifest
 from streamtrain.store import local_path, masked
 from streamtrain.stream.examples import Decoding
+from streamtrain.stream.examples.augmenting import Augmentation
 from streamtrain.stream.opening import fetched_files, open_dataset, shards_of
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Selection, Skip
@@ -62,6 +63,12 @@ class Plan:
         if split == "train":
             reader.leave_out(self.left_out)
         return reader
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """What changes training examples for the lanes, and for nobody else."""
+        function = self.job.data.augment
+        return None if function is None else Augmentation(function, self.job.seed)
 
     def left(self, lanes: range, step: int) -> list[tuple[int, int]]:
         """Training examples that these lanes read from global ``step`` on, as runs; none where that is no part of all.
@@ -114,7 +121,8 @@ def plan(job: Job) -> Plan:
     order = _order(job, manifest, wanted or examples)
     fields = [manifest.field_named(name) for name in job.data.fields_read]
     encoded = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
-    streamed = (encoded or job.data.map is not None) and not job.pooled  # of a pool nobody knows ahead who reads what
+    by_example = encoded or job.data.map is not None or job.data.augment is not None
+    streamed = by_example and not job.pooled  # of a pool nobody knows ahead who reads what
     return Plan(job, place, manifest, order, streamed)
 
 

@@ -20,8 +20,8 @@ from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import JobError, NonFiniteError, complaint, users_code
 from streamtrain.model.gradient import Gradient
-from streamtrain.prepare.draws import seed_all
 from streamtrain.prepare.plan import Plan
+from streamtrain.stream.examples.generators import seed_all
 from streamtrain.values import Arrays
 
 MOST_UPDATED = 2**28
@@ -73,20 +73,23 @@ class Rehearsal:
         layout = self._gradient.layout
         return _digests(layout, slot.gradient, slot.buffers, slot.counters)
 
-    def run(self, arrays: Arrays) -> None:
+    def run(self, arrays: Arrays, training: Arrays) -> None:
         """All of it.
+
+        Args:
+            arrays: as evaluations get them. training: the same examples as lanes get them.
 
         Raises:
             JobError: something fails, or is not a function of what it may depend on.
         """
         gradient = self._gradient
         seed_all(1)
-        first = self.lane(arrays)
+        first = self.lane(training)
         _refuse_changed(self._held, _held(gradient.model))
         self._evaluate_twice(arrays)
-        self.lane({name: array[::-1] for name, array in arrays.items()}, SEEDS[1])
+        self.lane({name: array[::-1] for name, array in training.items()}, SEEDS[1])
         seed_all(2)
-        _refuse_other(first, self.lane(arrays))
+        _refuse_other(first, self.lane(training))
         _refuse_changed(self._held, _held(gradient.model))
         _refuse_changed(self._begun, self._state())
         self._refuse_lost_buffers(first)

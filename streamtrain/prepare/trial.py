@@ -18,16 +18,16 @@ from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
 from streamtrain.model.gradient import Batch, Gradient, build_model
-from streamtrain.prepare.draws import kept_generators, try_twice
+from streamtrain.prepare.augmented import first_augmented, first_tried, try_augmented_batch
+from streamtrain.prepare.draws import try_twice
 from streamtrain.prepare.jobfile import check_functions_travel, why_not_logged
 from streamtrain.prepare.mixing import check_examples_apart
 from streamtrain.prepare.plan import Plan
 from streamtrain.prepare.rehearsal import MOST_UPDATED, Rehearsal
 from streamtrain.shards import Field
+from streamtrain.stream.examples.generators import kept_generators
 from streamtrain.stream.reader import FIRST_LOOKED_AT
 from streamtrain.values import Arrays
-
-TRIED_EXAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def _try(plan: Plan) -> Trial:
     if isinstance(optimizer, FittedTorch) and gradient.layout.size * gradient.layout.dtype.itemsize <= MOST_UPDATED:
         optimizer.check()
     arrays = _first_examples(plan)
+    training = first_augmented(plan, arrays)
+    _check_arrays(training)
     examples = len(next(iter(arrays.values())))
     rehearsal = Rehearsal(plan, gradient)
     batch = dict(try_twice("data.transform", lambda: gradient.batch({n: array.copy() for n, array in arrays.items()})))
@@ -82,6 +84,7 @@ def _try(plan: Plan) -> Trial:
         if name not in batch:
             found = ", ".join(sorted(batch))
             raise JobError(complaint("data.transform", expected=f"a field {name!r}", found=found, do="return it too"))
+    try_augmented_batch(plan, gradient, training)
     gradient.modes.evaluate()
     with torch.no_grad():
         output = gradient.output(batch)
@@ -89,8 +92,8 @@ def _try(plan: Plan) -> Trial:
         if raw is not None and np.array_equal(batch[job.data.target].numpy(), raw):
             _check_labels(plan, output)
         _check_losses(gradient, output, batch, examples)
-    _check_smallest_part(rehearsal, plan, arrays)
-    rehearsal.run(arrays)
+    _check_smallest_part(rehearsal, plan, training)
+    rehearsal.run(arrays, training)
     gradient.modes.evaluate()
     with torch.no_grad():
         output = gradient.output(batch)
@@ -133,7 +136,7 @@ def _first_examples(plan: Plan) -> Arrays:
     first = reader.first_good()
 
     def read() -> Arrays:
-        return reader.read(0, min(TRIED_EXAMPLES, plan.order.examples)) or first
+        return reader.select(first_tried(plan)) or first
 
     arrays = dict(read() if plan.job.data.map is None else try_twice("data.map", read))
     _check_arrays(arrays)

@@ -5,13 +5,11 @@ The same reading and the same order as in a run: minibatches are a function of (
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -22,7 +20,9 @@ from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order, Reshuffle, lane, passes_of, select_minibatch
 from streamtrain.shards import Manifest
 from streamtrain.stream.ahead.copies import Copies
+from streamtrain.stream.ahead.thread import made_ahead
 from streamtrain.stream.examples import Decoding, Map
+from streamtrain.stream.examples.augmenting import Augment, Augmentation
 from streamtrain.stream.fetch.cache import cache_folder
 from streamtrain.stream.opening import open_dataset
 from streamtrain.stream.own_reader import OwnReader, ReaderSource
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 else:
     BatchDataset = SampleDataset = IterableDataset
 
-Made = TypeVar("Made")
-
 SAMPLES_AT_ONCE = 256
 STATE_VERSION = 1
 
@@ -48,6 +46,7 @@ def open(  # noqa: A001  # `st.open` says what it does
     *,
     fields: Sequence[str] | None = None,
     map: Map | None = None,
+    augment: Augment | None = None,
     image_size: tuple[int, int] | None = None,
     image_mode: Mode = "stored",
     image_background: Color = WHITE,
@@ -63,6 +62,8 @@ def open(  # noqa: A001  # `st.open` says what it does
         url: the data set's folder, or a URL of it.
         fields: those to read; all by default.
         map: function from one decoded example to a dict of arrays or numbers of one form.
+        augment: function (example, rng) -> example, after ``map``, for `Examples.batches` only; ``rng`` is a
+            `numpy.random.Generator` of (seed, pass, the example's number), and the global generators are set with it.
         image_size: height and width that images are brought to.
         image_mode: ``grey``, ``rgb`` or ``rgba``; by default each image has the kind that it is stored in.
         image_background: red, green and blue of what alpha is laid on, for ``grey`` and ``rgb``.
@@ -82,7 +83,7 @@ def open(  # noqa: A001  # `st.open` says what it does
     own_reader = OwnReader(source)
     starts = manifest.splits[split].shards
     shards = [starts.start(index) for index in range(len(starts) + 1)]
-    return Examples(own_reader, f"{manifest.digest}/{split}", shards, manifest)
+    return Examples(own_reader, f"{manifest.digest}/{split}", shards, manifest, augment)
 
 
 class Examples:
@@ -92,11 +93,19 @@ class Examples:
     workers, however these are started.
     """
 
-    def __init__(self, own_reader: OwnReader, identity: str, shards: Sequence[int], manifest: Manifest) -> None:
+    def __init__(
+        self,
+        own_reader: OwnReader,
+        identity: str,
+        shards: Sequence[int],
+        manifest: Manifest,
+        augment: Augment | None = None,
+    ) -> None:
         self._own_reader = own_reader
         self.identity = identity
         self.shards = shards
         self.manifest = manifest
+        self.augment = augment
 
     @property
     def reader(self) -> Reader:
@@ -145,14 +154,18 @@ class Examples:
             batch_size: examples of a minibatch, over all lanes; a multiple of ``lanes``.
             lanes, lane: of several processes, each takes one lane's part of every minibatch (rank, world size).
             reshuffle: order of the passes after the first; see `Epochs`.
-            seed: of the orders of the passes after the first.
+            seed: of the orders of the passes after the first, and of ``augment``.
             drop_last: leave the short last minibatch of a pass out.
             device: where the tensors go; to a GPU through pinned memory and on a stream of its own.
-            ahead: minibatches read and copied ahead, by a thread.
+            ahead: minibatches read and copied ahead, by a thread; none where there is an ``augment``, whose generators
+                the loop's thread would share.
 
         Raises:
             ConfigError: a size or number that does not fit.
         """
+        if self.augment is not None and (ahead or device is not None):
+            expected, do = "0, and no device, beside augment", "leave both out: batch[name].to(device) copies as well"
+            raise ConfigError(complaint("batches, ahead", expected=expected, found=f"{ahead}, {device}", do=do))
         try:
             order = Order(len(self), lanes, batch_size)
         except ValueError as error:
@@ -206,6 +219,7 @@ class Batches(BatchDataset):
         self._ahead = ahead
         order = choice.order
         self._passes = passes_of(choice.reshuffle, order.examples, examples.shards, choice.seed)
+        self._augmentation = None if examples.augment is None else Augmentation(examples.augment, choice.seed)
         self._position = Position(0, 0)
         self._sought = 0
 
@@ -283,18 +297,19 @@ class Batches(BatchDataset):
             return ((step, self._read(first.pass_index, step)) for step in steps)
         depth = max(self._ahead, 1)
         if self._device is None:
-            return _ahead(lambda step: self._read(first.pass_index, step), steps, depth)
+            return made_ahead(lambda step: self._read(first.pass_index, step), steps, depth)
         copies = Copies(self._device)
-        coming = _ahead(lambda step: copies.begin(self._read(first.pass_index, step)), steps, depth)
+        coming = made_ahead(lambda step: copies.begin(self._read(first.pass_index, step)), steps, depth)
         return ((step, copies.arrived(*begun)) for step, begun in coming)
 
     def _read(self, pass_index: int, step: int) -> Batch:
-        return _tensors(self._examples.reader.select(self._selection(pass_index, step)) or self._no_examples)
+        selection = self._selection(pass_index, step)
+        return _tensors(self._examples.reader.select(selection, self._augmentation) or self._no_examples)
 
     @cached_property
     def _no_examples(self) -> Arrays:
         """A batch of none. Its form is the first example's, so a replay from anywhere gives the same."""
-        return {name: array[:0] for name, array in self._examples.reader.first_good().items()}
+        return {name: array[:0] for name, array in self._examples.reader.first_good(self._augmentation).items()}
 
     def _selection(self, pass_index: int, step: int) -> Selection:
         choice = self._choice
@@ -331,36 +346,3 @@ def _carried(position: Position, steps: int) -> tuple[int, int]:
 
 def _tensors(arrays: Arrays) -> Batch:
     return {name: torch.from_numpy(a) if a.dtype.kind in "biufc" else a.tolist() for name, a in arrays.items()}
-
-
-def _ahead(make: Callable[[int], Made], steps: Sequence[int], depth: int) -> Iterator[tuple[int, Made]]:
-    """``make`` of every step, made by a thread up to ``depth`` steps ahead; what it raises is raised here."""
-    made: queue.Queue[tuple[int, Made | BaseException]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def run() -> None:
-        for step in steps:
-            try:
-                batch: Made | BaseException = make(step)
-            except BaseException as error:
-                batch = error
-            while not stopped.is_set():
-                try:
-                    made.put((step, batch), timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if stopped.is_set() or isinstance(batch, BaseException):
-                return
-
-    thread = threading.Thread(target=run, name="batches-ahead", daemon=True)
-    thread.start()
-    try:
-        for _ in steps:
-            step, batch = made.get()
-            if isinstance(batch, BaseException):
-                raise batch
-            yield step, batch
-    finally:
-        stopped.set()
-        thread.join()

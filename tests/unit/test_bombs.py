@@ -26,7 +26,7 @@ from streamtrain.shards.foreign.walk import Trouble, walk
 from streamtrain.shards.index import ShardIndex, read_index, write_index
 from streamtrain.shards.shard import BLOCK, header, members
 from streamtrain.store.remote import Store
-from streamtrain.stream.decode import decoder_of
+from streamtrain.stream.examples.decode import decoder_of
 from streamtrain.stream.fetch import unpacked
 from tests.support.datasets import pack_digits
 

@@ -19,7 +19,7 @@ from streamtrain.images.kinds import is_image
 from streamtrain.images.pixels import decode_image
 from streamtrain.shards import Field, Manifest
 from streamtrain.shards.shard import examples
-from streamtrain.stream.decode import decoder_of
+from streamtrain.stream.examples.decode import decoder_of
 from streamtrain.stream.fetch.shard_files import ShardFiles, ShardRows
 from streamtrain.stream.reader import Reader
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from streamtrain.stream.ahead.ring import RingHandle, RingReader, RingShape, RingWriter
 from streamtrain.stream.ahead.tcp import WireHandle, WireReader, WireWriter
+from streamtrain.stream.examples.augmenting import Augmentation
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Arrays, Selection, Skip
 
@@ -20,9 +21,11 @@ StreamHandle = RingHandle | WireHandle
 """Names a stream of batches to the worker."""
 
 
-def selections_read(reader: Reader, selections: Iterable[Selection]) -> Iterator[Arrays]:
-    """The examples of every selection, read in this process when asked for."""
-    return (reader.select(selection) for selection in selections)
+def selections_read(
+    reader: Reader, selections: Iterable[Selection], augmentation: Augmentation | None = None
+) -> Iterator[Arrays]:
+    """The examples of every selection, read and augmented in this process when asked for."""
+    return (reader.select(selection, augmentation) for selection in selections)
 
 
 def selections_streamed(stream: RingReader | WireReader) -> Iterator[Arrays]:
@@ -50,17 +53,23 @@ class Streamer:
         selections: what the worker will ask for, in its order; may be endless.
         largest: examples of the largest selection.
         address: of this host, where the worker is on another.
+        augmentation: of the examples.
     """
 
     def __init__(
-        self, reader: Reader, selections: Iterable[Selection], largest: int, address: str | None = None
+        self,
+        reader: Reader,
+        selections: Iterable[Selection],
+        largest: int,
+        address: str | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
-        first = reader.first_good()
+        first = reader.first_good(augmentation)
         fields = {name: (array.dtype.str, array.shape[1:]) for name, array in first.items()}
         shape = RingShape(DEPTH, largest, fields)
         self._stream = RingWriter(shape) if address is None else WireWriter(shape, address)
         self._reader = reader
-        self._batches = selections_read(reader, selections)
+        self._batches = selections_read(reader, selections, augmentation)
         self._stopped = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._fill, name="streamer", daemon=True)

@@ -95,6 +95,7 @@ class Cache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
         self.limit = limit
+        self._random = random.Random()  # noqa: S311 - spreads waits; the global generator is an augmentation's
         self._started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +193,7 @@ class Cache:
                     return True
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(random.uniform(0.01, 0.05))  # noqa: S311 - there is no way to wait for any one of many locks
+            time.sleep(self._random.uniform(0.01, 0.05))  # there is no way to wait for any one of many locks
 
     def _make_room(self, size: int) -> bool:
         """Removes the least recently used entries that nobody uses until ``size`` more bytes have room."""

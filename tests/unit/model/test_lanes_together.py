@@ -46,12 +46,12 @@ class Noisy(torch.nn.Module):
         return output
 
 
-def shifted(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def shifted(batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
     """An augmentation that draws a number for each example."""
-    return {**batch, "x": batch["x"] + torch.rand(len(batch["x"]), 1)}
+    return {**batch, "x": batch["x"] + torch.rand(len(batch["x"]), 1, generator=generator)}
 
 
-NOISY = Job(Data("unused", inputs=("x",), transform=shifted), Noisy, precision="float64", batch_size=2)
+NOISY = Job(Data("unused", inputs=("x",), augment_batch=shifted), Noisy, precision="float64", batch_size=2)
 
 
 def lanes_filled(job: Job, together: int | None, paired: bool = False) -> tuple[Gradient, Memory]:
@@ -180,7 +180,7 @@ def test_every_piece_of_a_lane_draws_its_own_random_numbers() -> None:
     assert len(drawn) == 4 == len({tuple(numbers.tolist()) for numbers in drawn})
 
 
-def test_a_lanes_random_numbers_differ_between_transform_and_model() -> None:
+def test_a_lanes_random_numbers_differ_between_augment_batch_and_model() -> None:
     drawn: list[torch.Tensor] = []
 
     class Draws(torch.nn.Linear):
@@ -188,11 +188,11 @@ def test_a_lanes_random_numbers_differ_between_transform_and_model() -> None:
             drawn.append(torch.rand(4))
             return super().forward(x)
 
-    def transform(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def drawing(batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
         drawn.append(torch.rand(4))
         return batch
 
-    data = Data("unused", inputs=("x",), transform=transform)
+    data = Data("unused", inputs=("x",), augment_batch=drawing)
     gradient, memory = loaded(dataclasses.replace(NOISY, data=data, model=lambda: Draws(6, 6)))
     for _ in range(2):
         gradient.lane(arrays(), memory.slots[0], seed=6)

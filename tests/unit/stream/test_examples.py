@@ -15,8 +15,8 @@ from streamtrain.packing import PackOptions, pack
 from streamtrain.shards import Manifest
 from streamtrain.shards.index import index_name, read_index, scan_index, write_index
 from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_read, selections_streamed
-from streamtrain.stream.decode import decoder_of
 from streamtrain.stream.examples import Decoding
+from streamtrain.stream.examples.decode import decoder_of
 from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Selection

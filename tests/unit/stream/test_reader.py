@@ -13,7 +13,7 @@ from streamtrain.images.pixels import decode_image
 from streamtrain.packing import PackOptions, pack
 from streamtrain.stream.ahead.ring import RingReader, RingShape, RingWriter
 from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_read, selections_streamed
-from streamtrain.stream.decode import decoder_of
+from streamtrain.stream.examples.decode import decoder_of
 from streamtrain.stream.fetch.shard_files import OPEN_SHARDS, LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Selection, Skip
@@ -47,7 +47,7 @@ def test_many_shards_do_not_stay_open(tmp_path: Path) -> None:
     assert np.array_equal(
         reader.read(0, 160)["label"], np.concatenate([reader.read(n, n + 1)["label"] for n in range(160)])
     )
-    assert len(reader._open) <= OPEN_SHARDS
+    assert len(reader._opened._open) <= OPEN_SHARDS
 
 
 def test_locate_names_shard_row_and_key(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from ray.exceptions import RayActorError
 from streamtrain.order import select_minibatch
 from streamtrain.prepare.plan import Plan
 
+Part = tuple[int, Sequence[int]]
+"""A pass, and examples by their stored numbers."""
+
 
 def find_fatal_example(plan: Plan, steps: range, begin: Callable[[], Any]) -> int | None:
     """The stored number of the first training example in the minibatches of ``steps`` that ends an examiner.
@@ -18,13 +21,13 @@ def find_fatal_example(plan: Plan, steps: range, begin: Callable[[], Any]) -> in
     Args:
         begin: a new examiner.
     """
-    minibatches = [_numbers(plan, step) for step in steps]
+    minibatches = [(plan.order.position(step).pass_index, _numbers(plan, step)) for step in steps]
     fatal = _first_fatal(minibatches, begin)
-    single = None if fatal is None else _first_fatal([[number] for number in fatal], begin)
-    return None if single is None else single[0]
+    single = None if fatal is None else _first_fatal([(fatal[0], [number]) for number in fatal[1]], begin)
+    return None if single is None else single[1][0]
 
 
-def _first_fatal(parts: Sequence[Sequence[int]], begin: Callable[[], Any]) -> Sequence[int] | None:
+def _first_fatal(parts: Sequence[Part], begin: Callable[[], Any]) -> Part | None:
     examiner = begin()
     try:
         ray.get(examiner.__ray_ready__.remote())
@@ -32,7 +35,7 @@ def _first_fatal(parts: Sequence[Sequence[int]], begin: Callable[[], Any]) -> Se
         return None  # there is no room, or the model ends it: not an example
     for part in parts:
         try:
-            ray.get(examiner.use.remote(part))  # one at a time: with a process go answers that it has given
+            ray.get(examiner.use.remote(*part))  # one at a time: with a process go answers that it has given
         except RayActorError:
             return part
     ray.kill(examiner)

@@ -16,6 +16,7 @@ from streamtrain.model.device import prepare_process
 from streamtrain.model.gradient import Gradient
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.processes.audit import private_lane
+from streamtrain.values import Selection
 
 
 class Examiner:
@@ -28,6 +29,7 @@ class Examiner:
 
     def __init__(self, plan: Plan, parameters: Mapping[str, torch.Tensor]) -> None:
         prepare_process(plan.job)
+        self._plan = plan
         self._gradient = Gradient(plan.job)
         self._reader = plan.reader("train")
         memory = private_lane(self._gradient, plan)
@@ -35,10 +37,13 @@ class Examiner:
         self._gradient.load(memory.states[0])
         self._slot = memory.slots[0]
 
-    def use(self, numbers: Sequence[int]) -> None:
-        """Reads each example and computes its gradient; whatever fails but does not end the process is left out."""
+    def use(self, pass_index: int, numbers: Sequence[int]) -> None:
+        """Reads each example as this pass does, and computes its gradient; whatever fails but does not end the process
+        is left out.
+        """
         for number in numbers:
             with contextlib.suppress(StreamtrainError):
-                arrays = self._reader.take(np.array([number, number]))  # BatchNorm wants two
+                twice = Selection(pass_index, numbers=np.array([number, number]))  # BatchNorm wants two
+                arrays = self._reader.select(twice, self._plan.augmentation)
                 if arrays:
                     self._gradient.lane(arrays, self._slot, seed=0)

@@ -34,7 +34,11 @@ class WorkersStreamer:
         reader = plan.reader("train", lanes=True)
         reader.expect(plan.left(lanes, step))
         self._streamer = Streamer(
-            reader, plan.selections(lanes, step), largest=order.batch_size // order.lanes, address=address
+            reader,
+            plan.selections(lanes, step),
+            largest=order.batch_size // order.lanes,
+            address=address,
+            augmentation=plan.augmentation,
         )
         return self._streamer.start()
 

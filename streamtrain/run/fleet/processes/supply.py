@@ -35,11 +35,11 @@ class Supply:
             return selections_streamed(self._stream)
         reader = self.reader("train", lanes=True)
         reader.expect(self._plan.left(lanes, step))
-        return selections_read(reader, self._plan.selections(lanes, step))
+        return selections_read(reader, self._plan.selections(lanes, step), self._plan.augmentation)
 
     def part(self, selection: Selection) -> Arrays:
-        """Examples that are read here and now."""
-        return self.reader("train", lanes=True).select(selection)
+        """Examples that are read here and now, for a lane."""
+        return self.reader("train", lanes=True).select(selection, self._plan.augmentation)
 
     def reader(self, split: str, *, lanes: bool = False) -> Reader:
         """The reader of a split, or the one that lanes' parts are read with."""

@@ -7,6 +7,7 @@ passed over would depend on which comes first, so a batch of several forms is re
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from streamtrain.errors import ShardError, StreamtrainError, complaint, one_line
 from streamtrain.images.conversion import ImageForm
 from streamtrain.images.kinds import WHITE, Color, Mode, advised_mode, is_image, kind_of
 from streamtrain.images.pixels import Size
-from streamtrain.stream.decode import Decoder
+from streamtrain.stream.examples.augmenting import PassAugmentation
+from streamtrain.stream.examples.decode import Decoder
+from streamtrain.stream.examples.generators import kept_generators
 from streamtrain.values import Arrays, Skip
 
 Map = Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -63,11 +66,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Row:
-    """One example before decoding: values that need none, members, and its place for errors."""
+    """One example before decoding: values that need none, members, its place for errors, and its stored number."""
 
     values: dict[str, Any]
     members: dict[str, Member]
     where: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -88,18 +92,26 @@ class Assembler:
     def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
         self._form: Form | None = None
+        self._augmentation: PassAugmentation | None = None
         self._pool = ThreadPoolExecutor(decoding.threads, "decode") if decoding.threads > 1 else None
 
-    def batch(self, rows: Sequence[Row]) -> tuple[Arrays, dict[int, Skip]]:
-        """All good examples, first axis the example, in the order of ``rows``; and the others by their number there.
+    def batch(
+        self, rows: Sequence[Row], augmentation: PassAugmentation | None = None
+    ) -> tuple[Arrays, dict[int, Skip]]:
+        """All good examples, first axis the example, in the order of ``rows``; and the others by their place there.
+
+        Args:
+            augmentation: changes them last; none where they are to be as they are.
 
         Raises:
             ShardError: a bad example, unless they are to be skipped. JobError: the same, of the user's function.
         """
-        try:
-            arrays, bad = self._all(rows, self._form)
-        except OtherForm:  # allowed between batches, as images of a batch's own size are
-            arrays, bad = self._all(rows, None)
+        self._augmentation = augmentation
+        with kept_generators() if augmentation is not None else contextlib.nullcontext():
+            try:
+                arrays, bad = self._all(rows, self._form)
+            except OtherForm:  # allowed between batches, as images of a batch's own size are
+                arrays, bad = self._all(rows, None)
         if len(bad) == len(rows):
             return {}, bad
         if bad:
@@ -165,7 +177,7 @@ class Assembler:
 
     def _values(self, row: Row, slots: Arrays) -> dict[str, NDArray[Any]]:
         values = dict(row.values)
-        into: dict[str, Any] = dict(slots) if self._decoding.map is None else {}
+        into: dict[str, Any] = dict(slots) if self._keeps_fields else {}
         for name, member in row.members.items():
             try:
                 values[name] = member.decode(member.data, into.get(name))
@@ -175,16 +187,25 @@ class Assembler:
                 do = "mend it, or set data.on_bad_example to skip"
                 raise ShardError(complaint(place, expected=expected, found=one_line(error), do=do)) from None
         if self._decoding.map is not None:
-            return {name: _held(value) for name, value in _mapped(self._decoding.map, values, row.where).items()}
+            values = _mapped(self._decoding.map, values, row.where)
+        if self._augmentation is not None:
+            values = self._augmentation.augmented(values, row.number, row.where)
+        if not self._keeps_fields:
+            return {name: _held(value) for name, value in values.items()}
         objects = {name for name, member in row.members.items() if member.varies or isinstance(values[name], list)}
         return {name: boxed(value) if name in objects else _held(value) for name, value in values.items()}
+
+    @property
+    def _keeps_fields(self) -> bool:
+        """Whether the fields of the batch are those that are stored: no function of the user's has changed them."""
+        return self._decoding.map is None and self._augmentation is None
 
     def _check_form(self, row: Row, values: Mapping[str, NDArray[Any]], slots: Arrays) -> None:
         """Raises `OtherForm` where an example's fields are not those of its batch, or not of their form."""
         assert self._form is not None
         if values.keys() != slots.keys():
             expected, found = ", ".join(slots), ", ".join(values)
-            do = "return the same ones from data.map"
+            do = f"return the same ones from {self._users_function}"
             raise OtherForm(complaint(row.where, expected=f"the fields {expected}", found=found, do=do))
         for name, value in values.items():
             slot: Any = slots[name]
@@ -202,12 +223,19 @@ class Assembler:
 
     def _to_one_form(self, row: Row, name: str, value: NDArray[Any], slot: NDArray[Any]) -> str:
         """What brings two values of a field to one form."""
+        if self._augmentation is not None:
+            return f"return one form from {self._users_function}"
         if self._decoding.map is not None or name not in row.members or not is_image(row.members[name].extension):
             return "bring all to one shape: in data.map, or before packing"
         kinds = {kind_of(value).name, kind_of(slot).name}
         if len(kinds) > 1:
             return advised_mode(sorted(kinds), "data.image_mode")
         return "set data.image_size, or pack with --image-size"
+
+    @property
+    def _users_function(self) -> str:
+        """The last that has changed the examples."""
+        return "data.map" if self._augmentation is None else "data.augment"
 
     def _skip(self, row: Row, error: StreamtrainError) -> Skip:
         if self._decoding.on_bad_example == "stop":

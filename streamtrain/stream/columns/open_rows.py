@@ -1,0 +1,127 @@
+"""What of a split's shards is open: mapped files with the rows that lanes are in, as many as the files allow at once.
+
+Of a shard behind a URL that others read too, only the rows are fetched that are expected here.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from streamtrain.shards.manifest import Field, Manifest
+from streamtrain.shards.shard_list import ShardList
+from streamtrain.stream.columns.indexes import find_index
+from streamtrain.stream.columns.loose_blocks import has_any_size, loose_columns
+from streamtrain.stream.columns.open_shard import (
+    OpenShard,
+    block_columns,
+    encoded_columns,
+    fixed_columns,
+    map_shard,
+)
+from streamtrain.stream.fetch.shard_files import ShardFiles, ShardRows
+
+
+class Opened(NamedTuple):
+    """A mapped file: its columns, the rows of a shard that it holds, and the example at which these end for a lane."""
+
+    columns: OpenShard
+    rows: ShardRows
+    end: int
+
+
+class OpenRows:
+    """Opens rows when they are asked for, and closes those that were used longest ago.
+
+    Args:
+        fields: that are read.
+
+    Attributes:
+        wanted: the runs of examples that will be read; none where that is not known.
+    """
+
+    def __init__(self, files: ShardFiles, manifest: Manifest, split: str, fields: Sequence[Field]) -> None:
+        self._files = files
+        self._block = manifest.block
+        self._loose = any(has_any_size(field) for field in manifest.fields)
+        self._shards = manifest.splits[split].shards
+        self._fields = tuple(fields)
+        self.wanted: list[tuple[int, int]] = []
+        self._open: OrderedDict[tuple[int, int], Opened] = OrderedDict()
+
+    def expect(self, runs: list[tuple[int, int]]) -> None:
+        """Closes all; from now on these runs, in order, are wanted."""
+        for opened in self._open.values():
+            self._files.release(opened.rows)
+        self._open.clear()
+        self.wanted = runs
+
+    def extend(self, shards: ShardList) -> None:
+        """Goes on with a split that has more shards."""
+        self._shards = shards
+
+    def find(self, index: int, first: int, last: int) -> tuple[int, int, OpenShard]:
+        """What is open with the rows ``[first, last)`` of a shard in it: its examples' begin and end, and columns."""
+        start = self._shards.start(index)
+        key = self._key(start + first, start + last, index)
+        if key is None:
+            begin, end = self._together(index, start + first, start + last)
+            rows = self._files.covering(ShardRows(self._shards[index], begin - start, end - start))
+            key = start + rows.first, start + rows.last
+            while len(self._open) >= self._files.most_held:
+                # a lane that comes to a shard has left the one before
+                left = next((each for each in self._open if each[1] == key[0]), next(iter(self._open)))
+                self._files.release(self._open.pop(left).rows)
+            self._open[key] = Opened(self._columns(index, rows), rows, key[1] if rows.whole else end)
+            following = (self._following(opened.end) for opened in self._open.values())
+            self._files.ahead([rows for rows in following if rows is not None])
+        self._open.move_to_end(key)
+        return *key, self._open[key].columns
+
+    def _key(self, begin: int, end: int, index: int) -> tuple[int, int] | None:
+        """Under which key these examples of a shard are open."""
+        whole = self._shards.start(index), self._shards.start(index + 1)
+        if whole in self._open or not self.wanted:
+            return whole if whole in self._open else None
+        return next((key for key in self._open if key[0] <= begin and end <= key[1]), None)
+
+    def _together(self, index: int, begin: int, end: int) -> tuple[int, int]:
+        """The examples of a shard that are expected together with ``[begin, end)``: those of its run, or all."""
+        start, stop = self._shards.start(index), self._shards.start(index + 1)
+        run = self._run(begin)
+        return (max(start, run[0]), min(stop, run[1])) if end <= run[1] else (start, stop)
+
+    def _following(self, example: int) -> ShardRows | None:
+        """What a lane needs after what ends at this example, where it goes on and that is not open."""
+        run = self._run(example)
+        if not run[0] < example < run[1]:
+            return None
+        index = self._shards.holding(example)
+        begin, end = self._together(index, example, example + 1)
+        if self._key(begin, end, index) is not None:
+            return None
+        start = self._shards.start(index)
+        return self._files.covering(ShardRows(self._shards[index], begin - start, end - start))
+
+    def _run(self, example: int) -> tuple[int, int]:
+        """The expected run that holds an example; an empty one where it is not expected."""
+        runs = self.wanted or [(0, self._shards.examples)]
+        at = bisect.bisect_right(runs, example, key=lambda run: run[0]) - 1
+        return runs[at] if at >= 0 and example < runs[at][1] else (example, example)
+
+    def _columns(self, index: int, rows: ShardRows) -> OpenShard:
+        shard = rows.as_shard
+        where = f"{self._files.place}/{self._shards.file(index)}"
+        path = self._files.hold(rows)
+        data = map_shard(path, where)
+        if self._block is not None and self._loose:
+            blocks = find_index(shard, path, where, len(data), -(-shard.examples // self._block))
+            return loose_columns(where, data, blocks, shard, self._block, self._fields)
+        if self._block is not None:
+            return block_columns(where, data, shard, self._block, self._fields)
+        fixed = fixed_columns(where, data, shard.examples, self._fields)
+        return fixed or encoded_columns(
+            where, data, find_index(shard, path, where, len(data), shard.examples), self._fields
+        )
