@@ -40,12 +40,14 @@ if TYPE_CHECKING:
         Evaluate,
         Group,
         Job,
+        OfMeans,
         Online,
         Optimizer,
         Schedule,
         Stale,
         Synchronous,
         Tracking,
+        Weighted,
     )
     from streamtrain.landscape.probe import Probe
     from streamtrain.packing.options import PackOptions
@@ -65,7 +67,7 @@ _ERRORS = (
 )
 _DECLARATIONS = (
     *("Average", "Checkpoints", "Clip", "Data", "Epochs", "Evaluate", "Group"),
-    *("Job", "Online", "Optimizer", "Schedule", "Stale", "Synchronous", "Tracking"),
+    *("Job", "OfMeans", "Online", "Optimizer", "Schedule", "Stale", "Synchronous", "Tracking", "Weighted"),
 )
 _OPTIMIZERS = {
     name: f"streamtrain.aggregate.optimizers.{name.lower()}"
@@ -114,6 +116,7 @@ __all__ = [
     "ManifestError",
     "Muon",
     "NonFiniteError",
+    "OfMeans",
     "Online",
     "Optimizer",
     "PackOptions",
@@ -132,6 +135,7 @@ __all__ = [
     "Tracking",
     "TrackingError",
     "TrainingError",
+    "Weighted",
     "WorkerLost",
     "compare",
     "load_job",

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.plus_minus import fraction_error, student_factor
+from streamtrain.samples import Moments as Moments
+from streamtrain.samples import merged_moments as merged_moments
 from streamtrain.stored import Stored
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -80,83 +81,9 @@ class Minibatch:
         return sum(part.examples for part in self.parts)
 
 
-def merged_moments(one: Any, other: Any, count: Any) -> tuple[Any, Any]:
-    """Mean and sum of squared deviations of two samples together (Chan, Golub & LeVeque 1979).
-
-    Args:
-        one, other: count, mean and sum of squared deviations of each; numbers, or tensors of shape ().
-        count: of both together, at least 1.
-    """
-    delta = other[1] - one[1]
-    return one[1] + delta * other[0] / count, one[2] + other[2] + delta * delta * one[0] * other[0] / count
-
-
 def known(value: float) -> float | None:
     """A number for JSON, which has none that is not finite: ``None`` in its place."""
     return value if math.isfinite(value) else None
-
-
-@dataclass(frozen=True)
-class Moments(Stored):
-    """Count, mean and sum of squared deviations of a sample, mergeable (Chan, Golub & LeVeque 1979).
-
-    ``population``: how many there are of which these were drawn without replacement; 0 for no end of them.
-    ``design_effect``: the variance of the mean over what it were if all were drawn independently (Kish 1965); ``None``
-    where they are taken for that, NaN where it cannot be told. A sum of two knows neither of them.
-    """
-
-    count: int = 0
-    mean: float = 0.0
-    m2: float = 0.0
-    population: int = 0
-    design_effect: float | None = None
-
-    @classmethod
-    def of(cls, values: NDArray[np.generic]) -> Moments:
-        """Of all elements, in float64."""
-        data = np.asarray(values, np.float64)
-        if data.size == 0:
-            return cls()
-        mean = float(np.add.reduce(data, axis=None)) / data.size
-        away = data - mean
-        return cls(data.size, mean, float(np.add.reduce(away * away, axis=None)))
-
-    def __add__(self, other: Moments) -> Moments:
-        if self.count == 0 or other.count == 0:
-            return other if self.count == 0 else self
-        count = self.count + other.count
-        one = (self.count, self.mean, self.m2)
-        two = (other.count, other.mean, other.m2)
-        return Moments(count, *merged_moments(one, two, count))
-
-    @property
-    def variance(self) -> float:
-        """Unbiased sample variance ``s²``; NaN below two values."""
-        return self.m2 / (self.count - 1) if self.count > 1 else math.nan
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether all there are were looked at."""
-        return self.count >= self.population > 0
-
-    @property
-    def standard_error(self) -> float:
-        """What ±1 is to be: ``s/√n``, standard error of the mean (Deep Learning, equation 5.46); NaN for one example.
-
-        Of n out of N examples ``s/√n · √(1 − n/N)`` (Cochran 1977, equation 2.20): 0 where all were looked at. Below 30
-        examples wider by Student's t; of values that are 0 or 1, half of Wilson's interval: see `fraction_error`.
-        """
-        if self.is_exact:
-            return 0.0
-        if self.count < 2:
-            return math.nan
-        rest = 1 - self.count / self.population if self.population else 1.0
-        part = self.mean
-        if 0 <= part <= 1 and abs(self.m2 - self.count * part * (1 - part)) <= 1e-9 * self.count * part:
-            error = fraction_error(self.count, part)
-        else:
-            error = student_factor(self.count) * math.sqrt(self.variance / self.count)
-        return error * math.sqrt(rest * (1.0 if self.design_effect is None else self.design_effect))
 
 
 @dataclass(frozen=True)
@@ -176,11 +103,12 @@ class LayerNorms(Stored):
 class Norms(Stored):
     """Squared Euclidean norms of one step.
 
-    ``lanes`` has for each lane with examples their number and the squared norm of their mean gradient.
+    ``lanes`` has for each lane with examples their number, or what they weigh in examples of average weight, and the
+    squared norm of their mean gradient.
     ``layers`` goes by the parameter tensors' names, in the model's order.
     """
 
-    lanes: tuple[tuple[int, float], ...]
+    lanes: tuple[tuple[float, float], ...]
     layers: dict[str, LayerNorms]
 
     @property

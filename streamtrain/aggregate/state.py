@@ -124,7 +124,7 @@ class Slot:
     """Where one lane's worker leaves its contribution.
 
     ``gradient`` is the sum over the lane's examples; ``used[i]`` is 1 where parameter ``i`` has one;
-    ``moments`` is (count, mean, m2) of the losses, then of the errors; ``squared_norm`` is the gradient's,
+    ``moments`` are those of the losses, then of the errors, see `moments`; ``squared_norm`` is the gradient's,
     at the steps that the diagnostics ask for it. All but the gradient are in the host's memory.
     With ``adds`` the lane's gradient is added to what ``gradient`` holds: that of the lane before, its sibling.
     That one's slot ``waits``: what it is filled with may be kept until then, and only the sum be written.

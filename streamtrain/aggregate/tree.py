@@ -6,6 +6,7 @@ A node over ``n`` lanes splits at the largest power of two below ``n``. So every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -53,20 +54,20 @@ def node_sum_(node: Node, parts: Mapping[Node, torch.Tensor]) -> torch.Tensor:
 
 
 def take_mean(
-    lanes: int, nodes: Mapping[Node, torch.Tensor], count: int | torch.Tensor, out: torch.Tensor
+    lanes: int, nodes: Mapping[Node, torch.Tensor], weight: float | torch.Tensor, out: torch.Tensor
 ) -> torch.Tensor:
-    """The tree's sum out of whole subtrees' sums, divided by ``count``; the bits of `tree_sum_` over all lanes.
+    """The tree's sum out of whole subtrees' sums, divided by ``weight``; the bits of `tree_sum_` over all lanes.
 
     Made in ``out``; inner nodes' sums are made in their first parts.
     """
     if (0, lanes) in nodes:
-        return _divide(nodes[0, lanes], count, out)
+        return _divide(nodes[0, lanes], weight, out)
     middle = split(lanes)
     total = torch.add(node_sum_((0, middle), nodes), node_sum_((middle, lanes), nodes), out=out)
-    return _divide(total, count, out)
+    return _divide(total, weight, out)
 
 
-def _divide(total: torch.Tensor, count: int | torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    if isinstance(count, torch.Tensor) or count & (count - 1):
-        return torch.div(total, count, out=out)
-    return torch.mul(total, 1 / count, out=out)  # the same bits, and faster: only the exponent changes
+def _divide(total: torch.Tensor, weight: float | torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    if isinstance(weight, torch.Tensor) or math.frexp(weight)[0] != 0.5:
+        return torch.div(total, weight, out=out)
+    return torch.mul(total, 1 / weight, out=out)  # a power of two: the same bits, and faster

@@ -2,10 +2,10 @@
 
 from streamtrain.job.checkpoints import Checkpoints
 from streamtrain.job.data import CACHE_BYTES, Data
-from streamtrain.job.evaluate import Evaluate
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.job import FRACTION, Job
 from streamtrain.job.mode import Epochs, Online
+from streamtrain.job.objective import Evaluate, Measure, OfMeans, Value, Weighted, functions_in
 from streamtrain.job.tracking import RUNS, Tracking
 from streamtrain.job.update import Average, Clip, Group, Optimizer, Schedule
 
@@ -21,10 +21,15 @@ __all__ = [
     "Evaluate",
     "Group",
     "Job",
+    "Measure",
+    "OfMeans",
     "Online",
     "Optimizer",
     "Schedule",
     "Stale",
     "Synchronous",
     "Tracking",
+    "Value",
+    "Weighted",
+    "functions_in",
 ]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from streamtrain.checks import require, require_count, require_finite
 from streamtrain.job.checkpoints import Checkpoints
 from streamtrain.job.data import Data
-from streamtrain.job.evaluate import Evaluate
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.mode import Epochs, Online
+from streamtrain.job.objective import Evaluate, Measure, OfMeans
 from streamtrain.job.settings import MayChange
 from streamtrain.job.tracking import Tracking
 from streamtrain.job.update import Average, Clip, Group, Optimizer, Schedule, needs_last_step
@@ -25,11 +25,10 @@ from streamtrain.job.update.optimizer import refuse_moved
 if TYPE_CHECKING:
     import torch
 
-    Loss = Callable[[Any, torch.Tensor], torch.Tensor]
     Model = Callable[[], torch.nn.Module]
     Factor = Callable[[int], float]
 else:  # only names for the type checker and for the flags: a job is declared without importing torch
-    Loss = Model = Factor = Callable[..., Any]
+    Model = Factor = Callable[..., Any]
 
 
 FRACTION = "%"
@@ -43,15 +42,15 @@ class Job:
     data: Data
     model: Model
     """Function without arguments that returns a new `torch.nn.Module`."""
-    loss: Loss | Literal["cross_entropy", "mse"] = "cross_entropy"
-    """Surrogate loss: (output, target) -> tensor of shape (examples,), or a built-in one's name."""
-    error: Loss | Literal["zero_one"] | None = None
+    loss: Measure | Literal["cross_entropy", "mse"] = "cross_entropy"
+    """Surrogate loss: (output, target) -> tensor of shape (examples,), or st.Weighted, or a built-in one's name."""
+    error: Measure | Literal["zero_one"] | None = None
     """What is really cared about, in the same form; by default 0-1 for cross_entropy, else the loss itself."""
     error_unit: MayChange[str | None] = None
     """The error's unit in tables and figures, e.g. m; % says that it is a fraction, which is shown in per cent. By
     default % for zero_one, and none for other functions."""
-    metrics: Mapping[str, Loss] = field(default_factory=dict)
-    """What else is measured with both risks: name -> function in the same form."""
+    metrics: Mapping[str, Measure | OfMeans] = field(default_factory=dict)
+    """What else is measured with both risks: name -> function in the same form, or st.OfMeans."""
     mode: Online | Epochs = field(default_factory=Epochs)
     optimizer: Optimizer | None = None
     """How the parameters move: st.SGD(…), st.AdamW(…) and so on, or one of your own; st.SGD() by default."""
@@ -177,7 +176,18 @@ class Job:
             free = free and not name.endswith("_standard_error")
             expected = "a name of letters, digits, _, -, . and spaces that is not taken"
             require(free, "metrics", expected, name, "rename it")
-            require(callable(metric), f"metrics, {name!r}", "a function", metric, "see its help")
+            function = callable(metric) or isinstance(metric, OfMeans)
+            require(function, f"metrics, {name!r}", "a function", metric, "see its help")
+            self._check_means(name, metric)
+
+    def _check_means(self, name: str, metric: Measure | OfMeans) -> None:
+        """Whether the metrics that a function of means names are there, and means."""
+        plain = {"loss", "error", *(n for n, m in self.metrics.items() if not isinstance(m, OfMeans))}
+        plain |= {"soft_error", "margin"} if self.loss == "cross_entropy" else set()
+        for each in metric.measures if isinstance(metric, OfMeans) else ():
+            known = not isinstance(each, str) or each in plain
+            do = f"name one of {', '.join(sorted(plain))}, or give a function"
+            require(known, f"metrics, {name!r}", "names of metrics that are means", each, do)
 
     def _check_error_unit(self) -> None:
         unit = self.error_unit

@@ -187,7 +187,7 @@ class Prober:
         way = tuple((part, surface.loss(self._start + part * (here - self._start))) for part in parts)
         surface.loss(here)  # leaves the model where it was
         batch = next(surface.batches())
-        through = through_time(surface.model, lambda: surface.losses(batch).mean())
+        through = through_time(surface.model, lambda: surface.mean_loss(batch))
         norm = float(gradient.norm())
         losses = [loss for _, loss in way]
         point = kind_of_point(norm, spectrum, scale=(max(losses) - min(losses)) or abs(found.loss))

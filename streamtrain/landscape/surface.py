@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.job import Job
+from streamtrain.job import Job, Weighted
 from streamtrain.model.gradient import Batch, Gradient
 from streamtrain.order import evaluation_slices
 from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
@@ -46,6 +46,7 @@ class Surface:
         slices = evaluation_slices(plan.order.ranges, examples, EVALUATION_SLICE)
         self._pieces = [self._gradient.batch(reader.read(start, stop)) for start, stop in slices]
         self.examples = sum(stop - start for start, stop in slices)
+        self._weight: float | None = None
 
     def stand(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Makes a state dict's tensors the model's; its trainable parameters as one vector.
@@ -83,7 +84,7 @@ class Surface:
     def gradient_of(self, at: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Gradient of the mean loss of other examples."""
         self._move_to(at)
-        loss = self.losses(batch).mean()
+        loss = self.mean_loss(batch)
         return self._vector(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
 
     def batch_of(self, split: str, numbers: Selection) -> Batch:
@@ -107,14 +108,25 @@ class Surface:
         """The examples, in pieces."""
         yield from self._pieces
 
-    def losses(self, batch: Batch) -> torch.Tensor:
-        """Each example's loss where the model stands, with its graph."""
-        return self._gradient.losses(self._gradient.output(batch), batch)[0]
+    def mean_loss(self, batch: Batch) -> torch.Tensor:
+        """Mean loss of some examples where the model stands, with its graph."""
+        total, weight = self._summed(batch)
+        return total / weight
 
     def _losses(self) -> Iterator[torch.Tensor]:
-        """Each piece's part of the mean loss."""
+        """Each piece's part of the mean loss; the weights, which are the same everywhere, are taken once."""
+        if self._weight is None:
+            with torch.no_grad():
+                self._weight = sum(self._summed(batch)[1] for batch in self._pieces)
         for batch in self._pieces:
-            yield self.losses(batch).sum() / self.examples
+            yield self._summed(batch)[0] / self._weight
+
+    def _summed(self, batch: Batch) -> tuple[torch.Tensor, float]:
+        """Sum of the losses, with its graph, and what they weigh."""
+        losses = self._gradient.losses(self._gradient.output(batch), batch)[0]
+        if isinstance(losses, Weighted):
+            return losses.sums.sum(), float(losses.weights.sum())
+        return losses.sum(), len(losses)
 
     @staticmethod
     def _vector(tensors: list[torch.nn.Parameter] | tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -12,10 +12,10 @@ standard error is ``√(J/(J−1) Σ wⱼ²(dⱼ − D)²)``, which is s/√J fo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from streamtrain.measure.risk import LEAST_PARTS, joined
+from streamtrain.measure.risk import LEAST_PARTS, NONE, joined
 from streamtrain.stored import Stored
 from streamtrain.values import Moments, Risk
 
@@ -36,27 +36,47 @@ def gap(empirical: Moments, generalization: Moments) -> Gap:
 
 @dataclass(frozen=True)
 class Parts(Stored):
-    """A risk part by part: how many examples each has, and their mean loss, error, … by name."""
+    """A risk part by part: how many examples each has, and their mean loss, error, … by name.
+
+    ``weights``: what the examples of each part weigh, by the names of weighted means; one of weight 0 has the mean 0.
+    """
 
     examples: tuple[int, ...]
     means: dict[str, tuple[float, ...]]
+    weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, risks: Sequence[Risk]) -> Parts:
-        """Of slices in order, joined into parts of equally many slices, the last perhaps of fewer."""
-        parts = [risk.quantities for risk in joined(risks)]
+    def of(cls, risks: Sequence[Risk], functions: Mapping[str, Callable[..., float]] = NONE) -> Parts:
+        """Of slices in order, joined into parts of equally many slices, the last perhaps of fewer.
+
+        Args:
+            functions: see `pooled`.
+        """
+        parts = [risk.quantities for risk in joined(risks, functions)]
         names = parts[0] if parts else ()
         examples = tuple(part["loss"].count for part in parts)
-        return cls(examples, {name: tuple(part[name].mean for part in parts) for name in names})
+        means = {name: tuple(part[name].mean if part[name].weight else 0.0 for part in parts) for name in names}
+        weights = {name: tuple(part[name].weight for part in parts) for name in names}
+        return cls(examples, means, {name: each for name, each in weights.items() if each != examples})
+
+    def weights_of(self, name: str) -> tuple[float, ...]:
+        """What the parts' means of a quantity weigh: their examples, or the weights of these."""
+        return self.weights.get(name, self.examples)
 
 
-def paired(examples: Sequence[int], first: Sequence[float], second: Sequence[float]) -> Gap | None:
-    """Second minus first, means over the same parts of the same examples; ``None`` for fewer than `LEAST_PARTS`."""
-    count = len(examples)
-    if count < LEAST_PARTS:
+def paired(weights: Sequence[float], first: Sequence[float], second: Sequence[float]) -> Gap | None:
+    """Second minus first, means over the same parts of the same examples.
+
+    ``None`` for fewer than `LEAST_PARTS`, or where one of the means is no number.
+
+    Args:
+        weights: of the parts.
+    """
+    count = sum(weight > 0 for weight in weights)
+    if count < LEAST_PARTS or not all(map(math.isfinite, (*first, *second))):
         return None
-    weights = [each / sum(examples) for each in examples]
+    shares = [each / sum(weights) for each in weights]
     differences = [b - a for a, b in zip(first, second, strict=True)]
-    mean = math.fsum(w * d for w, d in zip(weights, differences, strict=True))
-    squares = math.fsum((w * (d - mean)) ** 2 for w, d in zip(weights, differences, strict=True))
+    mean = math.fsum(w * d for w, d in zip(shares, differences, strict=True))
+    squares = math.fsum((w * (d - mean)) ** 2 for w, d in zip(shares, differences, strict=True))
     return Gap(mean, math.sqrt(count / (count - 1) * squares))

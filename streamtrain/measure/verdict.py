@@ -70,8 +70,8 @@ def _rose(generalization: Sequence[Moments], parts: Sequence[Parts | None], at: 
 
 def _difference(before: Moments, last: Moments, first: Parts | None, second: Parts | None) -> tuple[Gap, float]:
     """Last minus before with its standard error, and the degrees of freedom of the latter."""
-    if first is not None and second is not None and first.examples == second.examples:
-        found = paired(first.examples, first.means["loss"], second.means["loss"])
+    if first is not None and second is not None and first.weights_of("loss") == second.weights_of("loss"):
+        found = paired(first.weights_of("loss"), first.means["loss"], second.means["loss"])
         if found is not None:
             return found, len(first.examples) - 1
     degrees = min(before.count, last.count) - 1

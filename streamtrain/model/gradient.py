@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from streamtrain.aggregate.moments import Values, leave_moments, take_moments
+from streamtrain.aggregate.moments import Values, WrongWeight, leave_moments
 from streamtrain.aggregate.state import DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.errors import JobError, complaint, users_code
-from streamtrain.job import Job
+from streamtrain.job import Job, Weighted
 from streamtrain.model.device import choose_autocast, choose_image_layout, make_callable, place_model
 from streamtrain.model.gradient_sums import add_into, add_up, densify
 from streamtrain.model.lanes_together import count_kept, must_go_apart
 from streamtrain.model.modes import Modes
-from streamtrain.model.objective import loss_and_error, metrics_of
+from streamtrain.model.objective import Measured, loss_and_error, metrics_of, risk_of, take_metrics
 from streamtrain.model.tensors import Buffers
 from streamtrain.stream.examples.batch_augmentation import augment_batch
 from streamtrain.values import Arrays, Moments, Risk
@@ -158,18 +158,13 @@ class Gradient:
         # Not inference_mode: what a forward keeps for later (tables of positions) must be fit for a backward.
         with torch.no_grad():
             batch = self.batch(arrays)
-            output = self.output(batch)
-            losses, errors = self.losses(output, batch)
-            metrics = {name: take_moments(values) for name, values in self.metrics(output, batch).items()}
-        return Risk(take_moments(losses), take_moments(errors), metrics)
+            return risk_of(self.measures(self.output(batch), batch))
 
-    def metrics(self, output: Any, batch: Batch) -> dict[str, torch.Tensor]:
-        """Every metric of each example, shape (examples,)."""
-        values = {}
-        for name, metric in self._metrics.items():
-            with self._autocast(), users_code(f"metrics, {name!r}"):
-                values[name] = metric(output, batch[self._data.target])
-        return values
+    def measures(self, output: Any, batch: Batch) -> dict[str, Measured]:
+        """Loss, error and every metric of each example, by name."""
+        found = dict(zip(("loss", "error"), self.losses(output, batch), strict=True))
+        with self._autocast():
+            return found | take_metrics(self._metrics, output, batch[self._data.target], found)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the loaded state: copies on the CPU."""
@@ -193,7 +188,7 @@ class Gradient:
         with self._autocast(), users_code("the model's forward"):
             return self._call(*self.inputs(batch))
 
-    def losses(self, output: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def losses(self, output: Any, batch: Batch) -> Values:
         """Loss and error of each example, shape (examples,); the latter without a graph."""
         target = batch[self._data.target]
         with self._autocast(), users_code("the loss"):
@@ -237,8 +232,11 @@ class Gradient:
         for part, first, others in zip(group, firsts, forwards, strict=True):
             slot = slot_of(part.lane)
             filled.append((slot, self._backward(first, others, slot, part.seed)))
-        for slot, values in filled:
-            leave_moments(slot, values)
+        for (slot, values), part in zip(filled, group, strict=True):
+            try:
+                leave_moments(slot, values)
+            except WrongWeight as wrong:
+                raise wrong.of_lane(part.lane) from None
 
     def _count_first(self, forward: Iterator[Values], batch: Batch, part: Part) -> Values | None:
         """The first forward of a lane by itself; notes what an example holds, or that it cannot be counted."""
@@ -277,16 +275,17 @@ class Gradient:
             self.empty_lane(slot)
             return []
         self._seed(seed ^ OF_BACKWARD)
-        sums: Gradients | None = None
-        values = []
+        whole: Gradients | None = None
+        values: list[Values] = []
         for losses, errors in itertools.chain([first], others):
             with users_code("the model's backward"):
-                objective = losses.float().sum() * self._scale if self._scaled else losses.sum()
+                sums = losses.sums if isinstance(losses, Weighted) else losses
+                objective = sums.float().sum() * self._scale if self._scaled else sums.sum()
                 found = torch.autograd.grad(objective, self.parameters, allow_unused=True)
             gradients = tuple(map(densify, found))
-            sums = gradients if sums is None else tuple(map(add_up, sums, gradients))
+            whole = gradients if whole is None else tuple(map(add_up, whole, gradients))
             values.append((losses.detach(), errors.detach()))
-        self._leave(slot, sums or ())
+        self._leave(slot, whole or ())
         self._buffers.leave(slot)
         return values
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
 
-from streamtrain.errors import JobError, complaint
-from streamtrain.job import Job
+from streamtrain.aggregate.moments import take_joint, take_moments
+from streamtrain.errors import JobError, complaint, users_code
+from streamtrain.job import Job, Measure, OfMeans, Value
+from streamtrain.values import Moments, Risk
 
-LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
+Measured = Value | tuple[Value, ...]
+"""One number of each example, shape (examples,); of a function of means several."""
 
 
 def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -69,20 +72,57 @@ def margin(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (right - others.amax(1, keepdim=True)).squeeze(1)
 
 
-def metrics_of(job: Job) -> dict[str, LossFunction]:
+def metrics_of(job: Job) -> dict[str, Measure | OfMeans]:
     """What is measured beside loss and error: the job's own functions; with cross-entropy soft error and margin."""
-    built_in: dict[str, LossFunction] = {}
+    built_in: dict[str, Measure | OfMeans] = {}
     if job.loss == "cross_entropy":
         built_in = {"soft_error": soft_error, "margin": margin}
     return built_in | dict(job.metrics)
 
 
-def loss_and_error(job: Job) -> tuple[LossFunction, LossFunction]:
+def take_metrics(
+    metrics: Mapping[str, Measure | OfMeans], output: Any, target: Any, found: Mapping[str, Value]
+) -> dict[str, Measured]:
+    """Every metric of each example.
+
+    Args:
+        found: loss and error of each, by those names.
+    """
+    values: dict[str, Value] = dict(found)
+    for name, metric in metrics.items():
+        if not isinstance(metric, OfMeans):
+            values[name] = _call(name, metric, output, target)
+    several = {
+        name: tuple(
+            values[each] if isinstance(each, str) else _call(name, each, output, target) for each in metric.measures
+        )
+        for name, metric in metrics.items()
+        if isinstance(metric, OfMeans)
+    }
+    return {name: several[name] if name in several else values[name] for name in metrics}
+
+
+def risk_of(measured: Mapping[str, Measured]) -> Risk:
+    """The moments of all that was measured of some examples, loss and error among it."""
+    moments = {name: _moments(each) for name, each in measured.items()}
+    return Risk(moments.pop("loss"), moments.pop("error"), moments)
+
+
+def loss_and_error(job: Job) -> tuple[Measure, Measure]:
     """The job's functions, built-in names and the default error resolved."""
     loss = {"cross_entropy": cross_entropy, "mse": mse}[job.loss] if isinstance(job.loss, str) else job.loss
     if job.error is None:
         return loss, zero_one if job.loss == "cross_entropy" else loss
     return loss, zero_one if isinstance(job.error, str) else job.error
+
+
+def _call(name: str, metric: Measure, output: Any, target: Any) -> Value:
+    with users_code(f"metrics, {name!r}"):
+        return metric(output, target)
+
+
+def _moments(measured: Measured) -> Moments:
+    return take_joint(measured) if isinstance(measured, tuple) else take_moments(measured)
 
 
 def _refuse(name: str, expected: str, output: object, *, what: str = "loss") -> NoReturn:

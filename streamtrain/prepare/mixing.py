@@ -6,14 +6,16 @@ batch, negatives within the batch) would depend on the lanes, on micro_batch and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from streamtrain.errors import JobError, complaint
+from streamtrain.job import Weighted
 from streamtrain.model.gradient import Batch, Gradient
+from streamtrain.model.objective import Measured
 
 OF_A_MODEL, OF_A_LOSS = 1e-3, 1e-4
 """Most that rounding may change, as a part of the largest number: kernels differ with the number of examples."""
@@ -42,19 +44,27 @@ def check_examples_apart(gradient: Gradient, batch: Batch, output: Any, target: 
         sliced = [_rows(output, examples, start, stop) for start, stop in parts]
         exact = all(found for found, _ in sliced)
         given = [own for _, own in sliced] if exact else outputs
-        whole = _measures(gradient, output, batch)
-        each = [_measures(gradient, one, piece) for one, piece in zip(given, pieces, strict=True)]
+        whole = tensors_of(gradient.measures(output, batch))
+        each = [tensors_of(gradient.measures(one, piece)) for one, piece in zip(given, pieces, strict=True)]
         hint = _shapes(output, batch[target])
         for name, values in whole.items():
             most = OF_A_LOSS if exact else 10 * of_a_model
             _check_values(name, values, [own[name] for own in each], parts, most=most, hint=hint)
 
 
-def _measures(gradient: Gradient, output: Any, batch: Batch) -> dict[str, torch.Tensor]:
-    """Loss, error and metrics of each example, by the names that messages give them."""
-    loss, error = gradient.losses(output, batch)
-    metrics = {f"metrics, {name!r}": values for name, values in gradient.metrics(output, batch).items()}
-    return {"loss": loss, "error": error, **metrics}
+def tensors_of(measured: Mapping[str, Measured]) -> dict[str, torch.Tensor]:
+    """The numbers of each example, by the names that messages give them; of a ratio its sums and its weights."""
+    found: dict[str, Any] = {}
+    for name, values in measured.items():
+        where = name if name in ("loss", "error") else f"metrics, {name!r}"
+        several = values if isinstance(values, tuple) else (values,)
+        for number, each in enumerate(several, 1):
+            which = where if len(several) == 1 else f"{where}, mean {number}"
+            if isinstance(each, Weighted):
+                found |= {f"{which}, sums": each.sums, f"{which}, weights": each.weights}
+            else:
+                found[which] = each
+    return found
 
 
 def _check_outputs(whole: Any, each: Sequence[Any], parts: Sequence[tuple[int, int]], most: float) -> None:

@@ -18,10 +18,11 @@ from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
 from streamtrain.model.gradient import Batch, Gradient, build_model
+from streamtrain.model.objective import risk_of
 from streamtrain.prepare.augmented import first_augmented, first_tried, try_augmented_batch
 from streamtrain.prepare.draws import try_twice
 from streamtrain.prepare.jobfile import check_functions_travel, why_not_logged
-from streamtrain.prepare.mixing import check_examples_apart
+from streamtrain.prepare.mixing import check_examples_apart, tensors_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.prepare.rehearsal import MOST_UPDATED, Rehearsal
 from streamtrain.shards import Field
@@ -200,8 +201,8 @@ def _check_arrays(arrays: Arrays) -> None:
 
 
 def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) -> None:
-    both = zip(("loss", "error"), gradient.losses(output, batch), strict=True)
-    for name, values in (*both, *((f"metrics, {n!r}", v) for n, v in gradient.metrics(output, batch).items())):
+    measured = gradient.measures(output, batch)
+    for name, values in tensors_of(measured).items():
         shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
         if shape != (examples,):
             raise JobError(
@@ -212,6 +213,7 @@ def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) 
                     do='do not average over examples, e.g. use reduction="none"',
                 )
             )
+    risk_of(measured)  # refuses wrong weights
 
 
 def _check_labels(plan: Plan, output: Any) -> None:

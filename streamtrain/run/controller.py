@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamtrain.errors import NonFiniteError, WorkerLost
-from streamtrain.job import Epochs, Online
+from streamtrain.job import Epochs, Online, functions_in
 from streamtrain.measure.gap import Parts
 from streamtrain.measure.risk import pooled
 from streamtrain.measure.run_curves import RunCurves, Stint
@@ -260,16 +260,16 @@ class Controller:
         drawn = lane_seed(self._plan.job.seed, progress.step, 0)
         slices = evaluation_slices(used, held_out, evaluation_slice(held_out), drawn)
         population = sum(each.stop - each.start for each in used)
-        empirical = pooled(self._fleet.evaluate("train", slices), self._plan.manifest.order).out_of(population)
+        empirical = self._pooled(self._fleet.evaluate("train", slices)).out_of(population)
         parts = self._risks_on_all("validation")
         evaluation = Evaluation(
             step=progress.step,
             examples_used=progress.used,
             empirical=empirical,
-            generalization=pooled(parts, self._plan.manifest.order),
+            generalization=self._pooled(parts),
             passes=progress.step / order.steps,
             progressive=measures.progressive.recent if progress.step <= order.steps else None,
-            held_out=Parts.of(parts),
+            held_out=Parts.of(parts, functions_in(self._plan.job.metrics)),
             noise=self._curves.noise,
         )
         progress.evaluations.append(evaluation)
@@ -284,6 +284,9 @@ class Controller:
 
     def _affords_evaluation(self) -> bool:
         return not self._progress.evaluations or self._progress.measures.evaluating.affords(self._progress.seconds)
+
+    def _pooled(self, slices: Sequence[Risk]) -> Risk:
+        return pooled(slices, self._plan.manifest.order, functions_in(self._plan.job.metrics))
 
     def _risks_on_all(self, split: str) -> list[Risk]:
         """Slice by slice."""
@@ -300,7 +303,7 @@ class Controller:
         self._fleet.restore(parameters)
         self._probes.end(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
-        test = pooled(self._risks_on_all("test"), self._plan.manifest.order) if has_test else None
+        test = self._pooled(self._risks_on_all("test")) if has_test else None
         self._tracker.log(self._curves.end(chosen.step, chosen.noise, test, progress.step, time.time()))
         used = progress.evaluations[-1].examples_used
         return Result(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.pool import Pool
+from streamtrain.aggregate.moments import WrongWeight
 from streamtrain.model.gradient import Batch, Gradient, Part
 from streamtrain.order import Order, Passes, SegmentedOrder, lane_seed
 from streamtrain.run.fleet.processes.audit import Audit
@@ -68,7 +69,10 @@ def pooled_updates(
         gradient.load(claim.state)
         examples = read(passes.stored(position.pass_index, part.start, part.stop)) if part.examples else {}
         if examples:
-            gradient.lane(examples, claim.slot, lane_seed(seed, claim.of, claim.lane))
+            try:
+                gradient.lane(examples, claim.slot, lane_seed(seed, claim.of, claim.lane))
+            except WrongWeight as wrong:
+                raise wrong.of_lane(claim.lane, claim.of) from None
         else:
             gradient.empty_lane(claim.slot)
         clock.time_meeting(pool.finish, claim)

@@ -39,8 +39,10 @@ from streamtrain.aggregate.exchange.memory import (
     shared_block,
 )
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.moments import write_moments
 from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.vector import Layout, layout_of
+from streamtrain.values import Moments
 from tests.benchmarks.rounds import Processes, alternate, machine, ratio
 
 STEPS = 50
@@ -77,7 +79,7 @@ def ours(pipe: Connection, rank: int, world: int, kind: str, megabytes: float, f
     layout = layout_of_size(megabytes)
     aggregator = Aggregator(layout, SETTINGS, batch_size=world, total_steps=1, worker=rank, workers=world)
     exchange = (shared if kind == "shared" else collective)(Path(folder), layout, aggregator, rank, world)
-    exchange.slot(rank).moments[:] = (1.0, 0, 0, 1, 0, 0)
+    write_moments(exchange.slot(rank), Moments(1), Moments(1))
     exchange.slot(rank).used.fill(1)
     rounds_of(pipe, exchange.meet)
 

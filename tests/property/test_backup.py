@@ -12,10 +12,11 @@ from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, block_size, open_file, shared_block
 from streamtrain.aggregate.exchange.pool import Claim, Pool
+from streamtrain.aggregate.moments import write_moments
 from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.vector import Layout, layout_of
-from streamtrain.values import Update
+from streamtrain.values import Moments, Update
 
 LANES, PASS_STEPS, PASSES = 4, 5, 2
 STEPS = PASS_STEPS * PASSES
@@ -57,7 +58,7 @@ class Crowd:
             return
         claim.slot.gradient.fill_(1.0)
         claim.slot.used.fill(1)
-        claim.slot.moments[:] = (1, 0.0, 0.0, 1, 0.0, 0.0)
+        write_moments(claim.slot, Moments(1), Moments(1))
         pool.finish(claim)
         self.claims[worker] = None
 

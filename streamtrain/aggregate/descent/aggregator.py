@@ -19,6 +19,7 @@ from streamtrain.aggregate.descent.decision import KEPT, Decision, judge
 from streamtrain.aggregate.descent.norms import StepNorms
 from streamtrain.aggregate.descent.rules import Block, Descent, cut_pieces, take_share
 from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
+from streamtrain.aggregate.moments import check_weights
 from streamtrain.aggregate.state import NUMBERS, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import NonFiniteError
@@ -111,8 +112,10 @@ class Aggregator:
 
         Raises:
             NonFiniteError: the loss or the gradient is, and the policy is to stop.
+            NoWeight: all examples weigh 0.
         """
         step = decision.step
+        check_weights(step, totals)
         rate = decision.learning_rate
         scale = decision.loss_scale
         loss = totals[0]

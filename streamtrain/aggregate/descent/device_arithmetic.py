@@ -14,6 +14,7 @@ from streamtrain.aggregate.descent.average import follow_on_device
 from streamtrain.aggregate.descent.clip import clip_block, clip_scales
 from streamtrain.aggregate.descent.decision import DeviceDecision, judge
 from streamtrain.aggregate.descent.rules import Block
+from streamtrain.aggregate.moments import device_loss
 from streamtrain.aggregate.state import AVERAGE, PARAMETERS, State
 
 
@@ -49,7 +50,8 @@ class DeviceArithmetic:
             norms: as `clip` wrote them, of every block.
         """
         squares = norms[1::2]
-        examples, loss = totals[:2]
+        examples = totals[0]
+        loss = device_loss(totals)
         norm = squares.sum().sqrt()
         verdict = judge(
             self._descent, examples=examples, loss=loss, norm=norm, loss_scale=old.scaler[0], streak=self._streak

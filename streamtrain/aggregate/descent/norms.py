@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.clip import squared_norm
 from streamtrain.aggregate.descent.rules import Block, Piece
+from streamtrain.aggregate.moments import lane_weights
 from streamtrain.aggregate.state import PARAMETERS, DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.order import lane_seed
 from streamtrain.values import LayerNorms, Norms, Update
 
-LaneNorms = tuple[tuple[int, float], ...]
+LaneNorms = tuple[tuple[float, float], ...]
 LONGEST = 2**22
 """Elements that are added up in their own type; more than it can count would be lost in their sum."""
 Numbers = NDArray[np.float64] | torch.Tensor
@@ -67,11 +68,14 @@ class StepNorms:
                 slot.squared_norm[0] = sum(map(squared_norm, parts))
 
     def read_lanes(self, step: int, slots: Sequence[Slot | DeviceSlot]) -> LaneNorms:
-        """Examples, and squared norm of the mean gradient, of every lane that has examples; empty if not due."""
+        """Examples, and squared norm of the mean gradient, of every lane that has examples; empty if not due.
+
+        Where examples are weighted, a lane has as many of average weight as it weighs.
+        """
         if not self.is_due(step):
             return ()
-        rows = [(int(slot.moments[0]), float(slot.squared_norm[0])) for slot in slots]
-        return tuple((examples, squared / examples**2) for examples, squared in rows if examples)
+        rows = zip(lane_weights(slots), (float(slot.squared_norm[0]) for slot in slots), strict=True)
+        return tuple((examples, squared / weight**2) for (examples, weight), squared in rows if weight)
 
     @staticmethod
     def note_change(block: Block, old: State, new: State, spare: torch.Tensor, changes: NDArray[np.float64]) -> None:

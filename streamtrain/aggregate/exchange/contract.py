@@ -19,7 +19,7 @@ from streamtrain.values import Norms, Update
 
 @dataclass(frozen=True)
 class Pending:
-    """An update whose numbers are still on a device, as a tensor of shape (12,), float64."""
+    """An update whose numbers are still on a device, as a tensor of shape (2 · `moments.NUMBERS` + 6,), float64."""
 
     step: int
     rate: float

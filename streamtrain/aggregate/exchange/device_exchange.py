@@ -21,12 +21,20 @@ from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut
 from streamtrain.aggregate.exchange.collective.group import Membership, leave_group, lost_workers, send
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.memory import DeviceMemory
-from streamtrain.aggregate.moments import add_device_moments
+from streamtrain.aggregate.moments import (
+    ERROR,
+    LOSS,
+    NUMBERS,
+    add_device_moments,
+    check_weights,
+    device_weights,
+    moments_of,
+)
 from streamtrain.aggregate.state import DeviceSlot, State
 from streamtrain.aggregate.tree import take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import NonFiniteError
-from streamtrain.values import Moments, Update
+from streamtrain.values import Update
 
 
 class DeviceExchange(Exchange):
@@ -114,9 +122,10 @@ class DeviceExchange(Exchange):
         for bucket in self._buckets if self._others else ():
             bucket.wait()
         totals = add_device_moments(memory.slots)
+        weight = device_weights(totals)
         for bucket in self._buckets:
             for block, mean, parts in bucket.summed:
-                take_mean(self._lanes, parts, totals[0].clamp(min=1), mean)
+                take_mean(self._lanes, parts, weight, mean)
                 self._arithmetic.clip(block, mean, old, memory.norms)
             bucket.post_means(memory.norms, send)
         for bucket in self._buckets:
@@ -129,14 +138,16 @@ def settle(meetings: Sequence[Update | Pending]) -> list[Update]:
 
     Raises:
         NonFiniteError: the loss or the gradient of one of them; the state is that before it.
+        NoWeight: all examples of one weigh 0, or one a number that is none.
     """
     pending = [each for each in meetings if isinstance(each, Pending)]
     updates = [each for each in meetings if isinstance(each, Update)]
     rows = torch.stack([each.numbers for each in pending]).tolist() if pending else []
     for each, numbers in zip(pending, rows, strict=True):
-        loss, error = (Moments(int(numbers[at]), *numbers[at + 1 : at + 3]) for at in (0, 3))
-        norm, clip_scale, goes, overflowed, stopped, loss_scale = numbers[6:]
+        loss, error = (moments_of(numbers[part]) for part in (LOSS, ERROR))
+        norm, clip_scale, goes, overflowed, stopped, loss_scale = numbers[2 * NUMBERS :]
         if stopped:
+            check_weights(each.step, (loss, error))
             raise NonFiniteError(each.step, each.rate, norm, loss.mean)
         update = Update(
             each.step, loss, error, each.rate, norm, clip_scale, skipped=not goes, norms=each.norms if goes else None

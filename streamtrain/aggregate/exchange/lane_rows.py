@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streamtrain.aggregate.moments import NUMBERS
 from streamtrain.aggregate.state import DeviceSlot, Slot
 from streamtrain.aggregate.vector import Layout
 
 LINE = 64
-MOMENTS = 6
+MOMENTS = 2 * NUMBERS
 
 
 def row_bytes(layout: Layout) -> int:

@@ -32,7 +32,7 @@ from streamtrain.aggregate.buffers import update_buffers
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.exchange.barrier import LOOK_SECONDS, WORDS_A_LINE, sleep_while, wake
 from streamtrain.aggregate.exchange.memory import Memory
-from streamtrain.aggregate.moments import add_moments
+from streamtrain.aggregate.moments import add_moments, add_weights
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import tree_sum_
 from streamtrain.aggregate.vector import gaps_of
@@ -198,10 +198,11 @@ class Pool:
         slots = [all_slots[row] for row in came]
         used = memory.used[self._place(step)][came]
         totals = add_moments(slots)
+        weight = add_weights(slots)
         lanes = aggregator.norms.read_lanes(step, slots)
         decision = aggregator.begin(step, used, old)
         for block in aggregator.blocks:
-            mean = tree_sum_([slot.gradient[block.place] for slot in slots]).div_(max(totals[0].count, 1))
+            mean = tree_sum_([slot.gradient[block.place] for slot in slots]).div_(weight)
             aggregator.clip(block, mean, old, memory.norms)
         decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
         for block in aggregator.blocks:

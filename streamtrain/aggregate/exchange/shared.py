@@ -20,7 +20,7 @@ from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.exchange.barrier import make_barrier
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import Memory
-from streamtrain.aggregate.moments import add_moments
+from streamtrain.aggregate.moments import add_moments, add_weights
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import ALIGNMENT
@@ -83,18 +83,19 @@ class SharedExchange(Exchange):
         self._add_up_mine()
         self._barrier.wait()  # every lane's contribution is there
         totals = add_moments(memory.slots)
+        weight = add_weights(memory.slots)
         lanes = aggregator.norms.read_lanes(self._step, memory.slots)
         decision = aggregator.begin(self._step, memory.used, old)
         if self._clips_by_norm:
             for block, mean, nodes in self._shares:
-                self._gather(block, mean, nodes, totals[0].count, old)
+                self._gather(block, mean, nodes, weight, old)
             self._barrier.wait()  # every piece's norm is there
             decision, update = aggregator.decide(decision, totals, memory.norms.tolist())
             for block, mean, _ in self._shares:
                 aggregator.descend(block, decision, mean, old, new, memory.changes)
         else:
             for block, mean, nodes in self._shares:
-                self._gather(block, mean, nodes, totals[0].count, old)
+                self._gather(block, mean, nodes, weight, old)
                 aggregator.descend(block, decision, mean, old, new, memory.changes)
         if self._leads:
             update_buffers(memory.slots, memory.used, decision, old, new)
@@ -120,10 +121,10 @@ class SharedExchange(Exchange):
         return self._step == self.apart_at or self._aggregator.norms.is_due(self._step)
 
     def _gather(
-        self, block: Block, mean: torch.Tensor, nodes: Mapping[Node, torch.Tensor], examples: int, old: State
+        self, block: Block, mean: torch.Tensor, nodes: Mapping[Node, torch.Tensor], weight: float, old: State
     ) -> None:
         """Mean gradient (8.9) of one block over all lanes, clipped."""
-        take_mean(len(self._memory.slots), nodes, max(examples, 1), mean)
+        take_mean(len(self._memory.slots), nodes, weight, mean)
         self._aggregator.clip(block, mean, old, self._memory.norms)
 
     def _take_back(self, decision: Decision, old: State, new: State) -> None:

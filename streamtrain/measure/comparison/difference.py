@@ -29,12 +29,15 @@ normal; and that of one standard error."""
 
 @dataclass(frozen=True)
 class Point:
-    """A measurement after ``step`` updates; ``parts`` has the means over its parts, of so many ``examples`` each."""
+    """A measurement after ``step`` updates; ``parts`` has the means over its parts, of so many ``examples`` each.
+
+    Of a weighted mean ``examples`` are what the parts weigh.
+    """
 
     step: int
     mean: float
     standard_error: float
-    examples: tuple[int, ...] = ()
+    examples: tuple[float, ...] = ()
     parts: tuple[float, ...] = ()
 
 

@@ -3,7 +3,8 @@
 An example that lies k examples back weighs ``exp(−2k/w)``. So the mean's age is that of a window of ``w`` examples,
 w/2, and so is its effective number of examples, ``(Σ wᵢ)²/Σ wᵢ²`` → w; but nothing leaves at once. All examples of a
 minibatch weigh the same. Standard error: ``√(Σ wᵢ² s²) / Σ wᵢ``, with s² the variance within the example's own
-minibatch (`own_spread`): the fall of the risk is no part of it.
+minibatch (`own_spread`): the fall of the risk is no part of it. Where examples have weights of their own, wᵢ is also
+the average one of their minibatch.
 """
 
 from __future__ import annotations
@@ -31,18 +32,20 @@ class FadingMoments(Stored):
             return self
         before = keep * self.weight
         away = moments.mean - self.mean
-        weight = before + moments.count
+        weight = before + moments.weight
+        squared = moments.weight**2 / moments.count
         return FadingMoments(
             weight,
-            keep**2 * self.squared_weight + moments.count,
-            self.mean + away * moments.count / weight,
-            keep**2 * self.variance + moments.count * variance_of_one(moments, last),
+            keep**2 * self.squared_weight + squared,
+            self.mean + away * moments.weight / weight,
+            keep**2 * self.variance + squared * variance_of_one(moments, last),
         )
 
     @property
     def standard_error(self) -> float:
         """See the module; NaN below two examples."""
-        return math.sqrt(self.variance) / self.weight if self.weight > 1 else math.nan
+        several = self.weight**2 > self.squared_weight
+        return math.sqrt(self.variance) / self.weight if several else math.nan
 
 
 @dataclass

@@ -214,7 +214,8 @@ def _curves(run: dict[str, Any]) -> dict[str, list[Point]]:
                 point = Point(evaluation["step"], risk[name], float("nan") if error is None else error)
                 if parts is not None:
                     part = tuple(parts["means"][name])
-                    point = dataclasses.replace(point, examples=tuple(parts["examples"]), parts=part)
+                    weights = parts.get("weights", {}).get(name, parts["examples"])
+                    point = dataclasses.replace(point, examples=tuple(weights), parts=part)
                 curves.setdefault(name, []).append(point)
     return curves
 

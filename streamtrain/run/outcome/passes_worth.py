@@ -80,5 +80,8 @@ def _point(evaluation: Summary, place: int) -> Point:
     risk = evaluation["generalization_risk"]
     parts = evaluation.get("generalization_risk_parts")
     error = risk["loss_standard_error"]
-    sizes, means = ((), ()) if parts is None else (tuple(parts["examples"]), tuple(parts["means"]["loss"]))
+    sizes, means = ((), ())
+    if parts is not None:
+        sizes = tuple(parts.get("weights", {}).get("loss", parts["examples"]))
+        means = tuple(parts["means"]["loss"])
     return Point(place, risk["loss"], float("nan") if error is None else error, sizes, means)

@@ -19,12 +19,13 @@ from streamtrain.aggregate.descent.decision import Decision
 from streamtrain.aggregate.descent.rules import CHUNK, Descent
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.moments import write_moments
 from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.vector import Layout, layout_of, write
 from streamtrain.errors import NonFiniteError, WorkerLost
 from streamtrain.job import Average, Clip, Group, Optimizer, Schedule
 from streamtrain.order import hosting_of
-from streamtrain.values import Update
+from streamtrain.values import Moments, Update
 
 Parameters = dict[str, torch.Tensor]
 Members = dict[Group | None, list[torch.nn.Parameter]]
@@ -156,7 +157,7 @@ def contribute(exchange: SharedExchange, layout: Layout, model: Model, lane: int
         slot.used[index] = place.name in gradients
         view, gradient = place.view(slot.gradient), gradients.get(place.name, torch.zeros(place.shape))
         view.add_(gradient) if slot.adds else view.copy_(gradient)
-    slot.moments[:] = (count, loss, 0.0, count, 0.0, 0.0)
+    write_moments(slot, Moments(count, loss), Moments(count))
 
 
 def run(

@@ -13,11 +13,12 @@ from streamtrain.aggregate.descent.norms import StepNorms
 from streamtrain.aggregate.descent.rules import CHUNK, Descent
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.moments import write_moments
 from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.vector import layout_of, write
 from streamtrain.job import Clip
 from streamtrain.order import hosting_of
-from streamtrain.values import LayerNorms, Norms, Update
+from streamtrain.values import LayerNorms, Moments, Norms, Update
 
 LANES, STEPS, EVERY = 3, 4, 2
 COUNTS = [[5, 5, 5], [5, 5, 5], [5, 5, 5], [4, 3, 0]]
@@ -68,7 +69,7 @@ def exchanged(workers: int, descent: Descent) -> list[Update]:
                     view.add_(gradient) if slot.adds else view.copy_(gradient)
                 slot.used.fill(1)
                 count = COUNTS[step][lane]
-                slot.moments[:] = (count, 1.0, 0.0, count, 0.0, 0.0)
+                write_moments(slot, Moments(count, 1.0), Moments(count))
             update = exchange.meet()
             if worker == 0:
                 updates.append(update)

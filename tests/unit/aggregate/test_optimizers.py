@@ -15,6 +15,7 @@ from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import CHUNK, Descent
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.moments import write_moments
 from streamtrain.aggregate.optimizers import known_optimizers
 from streamtrain.aggregate.optimizers.adagrad import Adagrad
 from streamtrain.aggregate.optimizers.adam import Adam
@@ -26,6 +27,7 @@ from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.job import Average, Clip, Group, Optimizer, Schedule
+from streamtrain.values import Moments
 
 STEPS, LANES, WARM = 200, 4, 10
 SKIPPED = (0, 7, 8, 120)
@@ -202,7 +204,7 @@ def trained(descent: Descent) -> tuple[State, Layout]:
             slot, count = exchange.slot(lane), examples_of(step, lane)
             found = gradients_of(model, step, lane) if count else {}
             slot.used[:] = [place.name in found for place in layout.parameters]
-            slot.moments[:] = (count, 1.0, 0.0, count, 0.0, 0.0)
+            write_moments(slot, Moments(count, 1.0), Moments(count))
             for place in layout.parameters:
                 view, gradient = place.view(slot.gradient), found.get(place.name, torch.zeros(()))
                 view.add_(gradient) if slot.adds else view.copy_(gradient)

@@ -9,6 +9,7 @@ import torch
 
 from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
+from streamtrain.aggregate.moments import NUMBERS
 from streamtrain.aggregate.saved import collect_tensors
 from streamtrain.errors import JobError
 from streamtrain.job import Data, Job
@@ -76,7 +77,7 @@ def test_gradient_is_the_sum_over_the_examples() -> None:
         "unused.weight",
         "unused.bias",
     ]
-    assert slot.moments[0] == slot.moments[3] == 10
+    assert slot.moments[0] == slot.moments[NUMBERS] == 10
     assert slot.moments[1].item() == pytest.approx(losses.mean().item(), rel=1e-12)
     assert slot.moments[2].item() == pytest.approx(9 * losses.var().item(), rel=1e-9)
     assert torch.equal(slot.buffers[:6], twin.norm.running_mean) and slot.counters[0] == 1

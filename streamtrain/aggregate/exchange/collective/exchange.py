@@ -25,7 +25,7 @@ from streamtrain.aggregate.exchange.collective.group import Membership, lost_wor
 from streamtrain.aggregate.exchange.collective.wire import Wire
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.memory import Memory
-from streamtrain.aggregate.moments import add_moments
+from streamtrain.aggregate.moments import add_moments, add_weights
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, node_sum_, take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import Layout, gaps_of
@@ -182,11 +182,11 @@ class CollectiveExchange(Exchange):
         self._sent = 0
         self._buckets[self._carrier].wait()
         decision = aggregator.begin(self._step, memory.used, old)
-        examples = max(1, sum(int(slot.moments[0]) for slot in memory.slots))
+        weight = add_weights(memory.slots)
         for bucket in self._buckets:
             bucket.wait()
             for block, mean, parts in bucket.summed:
-                take_mean(self._lanes, parts, examples, mean)
+                take_mean(self._lanes, parts, weight, mean)
                 aggregator.clip(block, mean, old, memory.norms)
                 if self._at_once:
                     aggregator.descend(block, decision, mean, old, new, memory.changes)

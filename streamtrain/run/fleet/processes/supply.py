@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
+from streamtrain.aggregate.moments import NoWeight, WrongWeight
+from streamtrain.errors import JobError
+from streamtrain.order import select_minibatch
 from streamtrain.prepare.plan import Plan
 from streamtrain.stream.ahead.ring import RingReader
 from streamtrain.stream.ahead.streamer import StreamHandle, open_stream, selections_read, selections_streamed
@@ -72,6 +78,33 @@ class Supply:
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """Bad examples that were passed over here, by split and number in the stored order."""
         return {place: skip for reader in self._readers.values() for place, skip in reader.skips.items()}
+
+    def name_weights(self, error: WrongWeight | NoWeight, step: int, split: str = "train", start: int = 0) -> JobError:
+        """The same error, with the name of the example that it is of.
+
+        Args:
+            step: that was to be made.
+            split, start: where the examples begin, if they are of no lane.
+        """
+        if isinstance(error, NoWeight):
+            first = select_minibatch(self._plan.order, self._plan.pass_orders, self._plan.order.position(step))
+            return NoWeight(step, self._name("train", first.each(), 0))
+        step = step if error.step < 0 else error.step
+        if error.lane < 0:
+            numbers = np.arange(start, len(self.reader(split)))
+            return WrongWeight(error.index, error.weight, where=self._name(split, numbers, error.index))
+        position = self._plan.order.position(step)
+        part = self._plan.order.minibatch(position).parts[error.lane]
+        numbers = self._plan.pass_orders.stored(position.pass_index, part.start, part.stop).each()
+        where = self._name("train", numbers, error.index)
+        return WrongWeight(error.index, error.weight, error.lane, step, where)
+
+    def _name(self, split: str, numbers: NDArray[np.int64], index: int) -> str:
+        """One of some examples, without those that are passed over, as messages name it."""
+        passed = {number for of, number in self.skipped() if of == split}
+        passed |= set(self._plan.left_out) if split == "train" else set()
+        good = [number for number in numbers.tolist() if number not in passed]
+        return self.reader(split).where(good[index])
 
     def _end_stream(self) -> None:
         if self._stream is not None:

@@ -22,6 +22,7 @@ from streamtrain.aggregate.exchange.device_exchange import settle
 from streamtrain.aggregate.exchange.join import Participant, Seat
 from streamtrain.aggregate.exchange.memory import Handle
 from streamtrain.aggregate.exchange.pool import Pool
+from streamtrain.aggregate.moments import NoWeight, WrongWeight
 from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.state import State
 from streamtrain.model.device import prepare_process
@@ -204,8 +205,10 @@ class Worker:
                 self._last_updates.append(update)  # kept, for the case that another worker is lost
                 self._moved = time.monotonic()
             last_updates = settle(self._last_updates)
-        except BaseException:
+        except BaseException as error:
             self._exchange.abandon()
+            if isinstance(error, WrongWeight | NoWeight):
+                raise self._supply.name_weights(error, self._exchange.step) from None
             raise
         finally:
             self._clock.training += time.perf_counter() - began
@@ -218,7 +221,13 @@ class Worker:
         reader = self._supply.reader(split)
         if SPARSE * self._seat.workers * sum(stop - start for start, stop in slices) < len(reader):
             reader.expect(slices)
-        return [self._gradient.evaluate(reader.read(start, stop)) for start, stop in slices]
+        return [self._evaluate(split, start, reader.read(start, stop)) for start, stop in slices]
+
+    def _evaluate(self, split: str, start: int, examples: Arrays) -> Risk:
+        try:
+            return self._gradient.evaluate(examples)
+        except WrongWeight as error:
+            raise self._supply.name_weights(error, -1, split, start) from None
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the current state, on the CPU, sharing no memory."""

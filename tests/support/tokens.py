@@ -1,0 +1,81 @@
+"""A small language model on sequences of different lengths, with a loss over tokens, and its plain twin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import streamtrain as st
+from streamtrain.values import Arrays
+
+VOCABULARY, LONGEST, NO_TOKEN = 11, 9, -100
+
+
+class Language(torch.nn.Module):
+    """Next token from this one and the mean of those before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(VOCABULARY, 6)
+        self.mix = torch.nn.Linear(12, 6)
+        self.head = torch.nn.Linear(6, VOCABULARY)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        each = self.embed(tokens)
+        before = each.cumsum(1) / torch.arange(1, tokens.shape[1] + 1, dtype=each.dtype)[:, None]
+        output: torch.Tensor = self.head(self.mix(torch.cat([each, before], -1)).tanh())
+        return output
+
+
+def token_losses(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Of every token, shape (examples, tokens); 0 where there is none."""
+    return torch.nn.functional.cross_entropy(output.transpose(1, 2), target, reduction="none", ignore_index=NO_TOKEN)
+
+
+def token_loss(output: torch.Tensor, target: torch.Tensor) -> st.Weighted:
+    """Mean over tokens."""
+    return st.Weighted(token_losses(output, target).sum(1), (target != NO_TOKEN).sum(1))
+
+
+def token_error(output: torch.Tensor, target: torch.Tensor) -> st.Weighted:
+    """Part of the tokens that are not the likeliest."""
+    there = target != NO_TOKEN
+    return st.Weighted(((output.argmax(-1) != target) & there).sum(1), there.sum(1))
+
+
+def sequences(lengths: Sequence[int], seed: int = 0) -> Arrays:
+    """Sequences of these numbers of tokens to predict, the rest padded; no dependence on order but their own."""
+    generator = np.random.default_rng(seed)
+    tokens: NDArray[np.int64] = generator.integers(0, VOCABULARY, (len(lengths), LONGEST + 1))
+    tokens[:, 1:] = (tokens[:, :1] * 3 + np.arange(LONGEST) * tokens[:, 1:]) % VOCABULARY
+    target = tokens[:, 1:].copy()
+    target[np.arange(LONGEST) >= np.asarray(lengths)[:, None]] = NO_TOKEN
+    return {"tokens": tokens[:, :-1].copy(), "next": target}
+
+
+def pack_sequences(folder: Path, examples: int) -> Path:
+    """A data set of them, of 0 to `LONGEST` tokens."""
+    lengths = np.random.default_rng(5).integers(0, LONGEST + 1, examples)
+    folder.mkdir(parents=True)
+    np.savez(folder / "tokens.npz", **sequences(lengths.tolist()))  # type: ignore[arg-type]
+    st.pack(str(folder / "tokens.npz"), folder / "tokens", st.PackOptions(splits=(0.8, 0.1, 0.1), seed=1))
+    return folder / "tokens"
+
+
+def language_job(url: str, **settings: Any) -> st.Job:
+    """Trains it in float64."""
+    given = {
+        "loss": token_loss,
+        "error": token_error,
+        "batch_size": 24,
+        "precision": "float64",
+        "optimizer": st.SGD(lr=0.5, momentum=0.9),
+        "tracking": st.Tracking(enabled=False),
+        **settings,
+    }
+    return st.Job(st.Data(url, inputs=("tokens",), target="next"), Language, **given)
