@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamtrain.checks import require_count, require_finite
+from streamtrain.checks import require_count, require_declared, require_finite
 
 
 @dataclass(frozen=True)
@@ -21,5 +21,6 @@ class Checkpoints:
     """Folder or URL (s3, gs, az) for them, under the run's name; by default checkpoints/ in the run's own folder."""
 
     def __post_init__(self) -> None:
+        require_declared(self, "checkpoints.")
         require_finite("checkpoints.seconds", self.seconds, positive=False)
         require_count("checkpoints.keep", self.keep)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from streamtrain.checks import require, require_count
+from streamtrain.checks import require, require_count, require_declared
 from streamtrain.job.settings import MayChange
 
 if TYPE_CHECKING:
@@ -88,19 +88,9 @@ class Data:
             value = getattr(self, name)
             do = "give the function itself, or leave it out"
             require(value is None or callable(value), f"data.{name}", "a function", value, do)
+        require_declared(self, "data.")  # after what can be said better
         require_count("data.decode_threads", self.decode_threads)
         require_count("data.max_bad_examples", self.max_bad_examples, lowest=0)
-        kinds = ("stop", "skip")
-        require(
-            self.on_bad_example in kinds,
-            "data.on_bad_example",
-            "stop or skip",
-            self.on_bad_example,
-            "choose one of them",
-        )
-        modes = ("stored", "grey", "rgb", "rgba")
-        expected = "stored, grey, rgb or rgba"
-        require(self.image_mode in modes, "data.image_mode", expected, self.image_mode, "name one of them")
         colour = len(self.image_background) == 3 and all(0 <= level <= 255 for level in self.image_background)
         expected, do = "three numbers from 0 to 255", "e.g. (255, 255, 255) for white"
         require(colour, "data.image_background", expected, self.image_background, do)

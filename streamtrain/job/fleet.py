@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamtrain.checks import require_count
+from streamtrain.checks import require_count, require_declared
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Synchronous:
     unused in online mode. Above 0 the bits depend on timing."""
 
     def __post_init__(self) -> None:
+        require_declared(self, "aggregation.")
         require_count("aggregation.backup", self.backup, lowest=0)
 
 
@@ -28,4 +29,5 @@ class Stale:
     bits, with a slow worker's parts done by others."""
 
     def __post_init__(self) -> None:
+        require_declared(self, "aggregation.")
         require_count("aggregation.bound", self.bound, lowest=0)

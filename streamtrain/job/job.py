@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from streamtrain.checks import require, require_count, require_finite
+from streamtrain.checks import require, require_count, require_declared, require_finite
 from streamtrain.job.checkpoints import Checkpoints
 from streamtrain.job.data import Data
 from streamtrain.job.fleet import Stale, Synchronous
@@ -124,6 +124,7 @@ class Job:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        require_declared(self)
         self._check_kinds()
         counts = ("batch_size", "micro_batch", "lanes", "threads", "audit_every", "probe_every", "probe_examples")
         for name in (*counts, "skip_limit"):

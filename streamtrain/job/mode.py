@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from streamtrain.checks import require, require_count, require_finite
+from streamtrain.checks import require, require_count, require_declared, require_finite
 from streamtrain.job.settings import MayChange
 
 
@@ -27,6 +27,7 @@ class Online:
     """Always 1; more are refused."""
 
     def __post_init__(self) -> None:
+        require_declared(self, "mode.")
         require(
             self.passes == 1,
             "mode.passes",
@@ -60,6 +61,7 @@ class Epochs:
     """Order of the passes after the first: the same, the shards permuted, or all examples permuted."""
 
     def __post_init__(self) -> None:
+        require_declared(self, "mode.")
         require_count("mode.max_passes", self.max_passes)
         require_count("mode.patience", self.patience)
         require_count("mode.patience_examples", self.patience_examples)

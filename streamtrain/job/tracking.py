@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamtrain.checks import require, require_count, require_finite
+from streamtrain.checks import require, require_count, require_declared, require_finite
 
 RUNS = "runs"
 """Where runs' folders are made, and looked for, unless a job says otherwise."""
@@ -38,6 +38,7 @@ class Tracking:
     """Seconds between two points of the system metrics: processor, memory, disk and network of this machine."""
 
     def __post_init__(self) -> None:
+        require_declared(self, "tracking.")
         require_count("tracking.log_every", self.log_every)
         require_finite("tracking.system_seconds", self.system_seconds, positive=True)
         require(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from streamtrain.checks import require_declared
 from streamtrain.errors import ConfigError, complaint
 
 WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -68,6 +69,7 @@ class PackOptions:
     """Ray tasks; by default one a CPU where SOURCE has 4 GB or more, else none. The bytes written are the same."""
 
     def __post_init__(self) -> None:
+        require_declared(self)
         self._check_splits()
         for name in ("shard_bytes", "shard_examples", "memory_bytes", "tasks"):
             value = getattr(self, name)

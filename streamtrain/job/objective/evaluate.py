@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamtrain.checks import require
+from streamtrain.checks import require, require_declared
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Evaluate:
     their own."""
 
     def __post_init__(self) -> None:
+        require_declared(self, "evaluate.")
         most = self.max_fraction_of_time
         require(
             most is None or 0 < most < 1,

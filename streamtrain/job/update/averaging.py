@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamtrain.checks import require, require_count
+from streamtrain.checks import require, require_count, require_declared
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Average:
     """Updates from one that it takes in to the next."""
 
     def __post_init__(self) -> None:
+        require_declared(self, "average.")
         if self.decay is not None:
             require(
                 0 < self.decay < 1, "average.decay", "above 0 and below 1", self.decay, "choose a decay, e.g. 0.999"

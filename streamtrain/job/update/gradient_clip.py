@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamtrain.checks import require_finite
+from streamtrain.checks import require_declared, require_finite
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Clip:
     """Scale the whole gradient to at most this Euclidean norm; the third. In a group: its own norm, apart from all."""
 
     def __post_init__(self) -> None:
+        require_declared(self, "clip.")
         for name in ("value", "adaptive", "norm"):
             if getattr(self, name) is not None:
                 require_finite(f"clip.{name}", getattr(self, name), positive=False)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from streamtrain.checks import require, require_count, require_finite
+from streamtrain.checks import require, require_count, require_declared, require_finite
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job.update.gradient_clip import Clip
 
@@ -59,6 +59,7 @@ class Optimizer(ABC):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        require_declared(self, "optimizer.")
         require_finite("optimizer.lr", self.lr, positive=True)
         require_count("optimizer.lr_batch_size", self.lr_batch_size)
 

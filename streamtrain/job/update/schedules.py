@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from streamtrain.checks import require, require_count, require_finite
+from streamtrain.checks import require, require_count, require_declared, require_finite
 
 Kind = Literal[
     "constant", "linear", "cosine", "step", "inverse_sqrt", "one-cycle", "warmup-stable-decay", "cosine-restarts"
@@ -46,8 +46,7 @@ class Schedule:
     """How many times as long as the one before each further cycle of cosine-restarts is."""
 
     def __post_init__(self) -> None:
-        kinds = get_args(Kind)
-        require(self.kind in kinds, "schedule.kind", f"one of {', '.join(kinds)}", self.kind, "choose one of them")
+        require_declared(self, "schedule.")
         for name in ("warmup_steps", "decay_steps", "cycle_steps"):
             require_count(f"schedule.{name}", getattr(self, name), lowest=0)
         require_count("schedule.cycle_factor", self.cycle_factor)
