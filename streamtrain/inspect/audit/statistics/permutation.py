@@ -8,7 +8,7 @@ doubtful and says that something is unlikely.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ FEW_PAIRS = 50.0
 """Pairs of uncommon values that are expected next to each other; with fewer, their count is not normal."""
 UNLIKELY, CERTAIN = 0.05, 1e-12
 """Above the one, and for few examples below the other, the approximation's p-value decides rightly, and is kept."""
+FEW_OTHERS = 8
+"""So many times as many values as there are uncommon ones make it worth to draw only the places of these."""
 SEED = 20_080_229
 """Of the shuffles: the same data set has the same p-values every time."""
 
@@ -52,12 +54,31 @@ def p_value(values: NDArray[np.generic], statistic: Statistic, approximate: floa
     found = statistic(values)
     drawn = np.empty(DRAWS)
     extreme = 0
+    orders = _orders(values, generator)
     for number in range(DRAWS):
-        drawn[number] = statistic(generator.permutation(values))
+        drawn[number] = statistic(next(orders))
         extreme += bool(drawn[number] >= found * (1 - 1e-9))
         if extreme == ENOUGH:
             return ENOUGH / (number + 1)
     return (1 + extreme) / (1 + DRAWS) if extreme else _beyond(found, drawn)
+
+
+def _orders(values: NDArray[np.generic], generator: np.random.Generator) -> Iterator[NDArray[np.generic]]:
+    """Uniformly random orders of the values, each in the same array as the one before or in its own.
+
+    Where most values are the same one, only the places of the others are drawn: a seventh of the time.
+    """
+    kinds, counts = np.unique(values, return_counts=True)
+    common = kinds[counts.argmax()]
+    others = values[values != common]
+    if len(others) * FEW_OTHERS > len(values):
+        while True:
+            yield generator.permutation(values)
+    order = np.empty_like(values)
+    while True:
+        order.fill(common)
+        order[generator.choice(len(values), len(others), replace=False)] = others
+        yield order
 
 
 def has_rare_values(values: NDArray[np.generic]) -> bool:
