@@ -7,12 +7,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/ready data  ## environment, data, both modes, where to look
 	$(BIN)/python jobs/demo.py
 
-# Ray's agent, which takes submitted jobs, has one port on a machine: no other Ray beside it
-ALONE := tests/journey/test_submit.py
-
-test: $(VENV)/ready  ## the tests, as CI runs them: two files at once, those that want the machine alone at the end
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore=%) $(PYTEST_FLAGS)
-	$(BIN)/python -m pytest $(ALONE) $(PYTEST_FLAGS)
+test: $(VENV)/ready  ## the tests, as CI runs them: three files at once, the long ones first; they wait more than they compute
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 chapter8: $(VENV)/ready data/mnist.npz  ## Deep Learning's chapter 8, reproduced: ten jobs, one page
 	$(BIN)/python jobs/chapter8/page.py

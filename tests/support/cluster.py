@@ -80,6 +80,7 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
         *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
         *(f"--num-cpus={cpus}", f"--temp-dir={folder}", "--include-log-monitor=false"),
+        f"--dashboard-agent-listen-port={free_port()}",  # not the one that every other Ray on this machine takes
     ]
     log = (folder / "head.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
