@@ -240,7 +240,7 @@ class Batches(BatchDataset):
         """
         if position.pass_index < 0 or not 0 <= position.step <= len(self):
             raise IndexError(f"{position} of passes of {len(self)} minibatches")
-        self._position = Position(*_carried(position, len(self)))
+        self._position = self._carried(position.pass_index, position.step)
         self._sought += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -266,10 +266,14 @@ class Batches(BatchDataset):
             for step, batch in self._made(self._position):
                 if sought != self._sought:
                     break
-                self._position = Position(*_carried(Position(pass_index, step + 1), len(self)))
+                self._position = self._carried(pass_index, step + 1)
                 yield batch
             if sought == self._sought:
                 return
+
+    def _carried(self, pass_index: int, step: int) -> Position:
+        """The end of a pass is the beginning of the next."""
+        return Position(pass_index + 1, 0) if step == self._choice.steps else Position(pass_index, step)
 
     def _identity(self) -> dict[str, Any]:
         choice = self._choice
@@ -337,11 +341,6 @@ class Samples(SampleDataset):
         part = lane(len(reader), info.num_workers if info else 1, info.id if info else 0)
         for start in range(part.start, part.stop, SAMPLES_AT_ONCE):
             yield from reader.samples(start, min(start + SAMPLES_AT_ONCE, part.stop))
-
-
-def _carried(position: Position, steps: int) -> tuple[int, int]:
-    """The end of a pass is the beginning of the next."""
-    return (position.pass_index + 1, 0) if position.step == steps else (position.pass_index, position.step)
 
 
 def _tensors(arrays: Arrays) -> Batch:

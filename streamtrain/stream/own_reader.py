@@ -60,10 +60,10 @@ class OwnReader:
 
     def __call__(self) -> Reader:
         """This process's reader."""
-        process = os.getpid()
-        if process not in self._of_process:  # the parent's stays as well: to close it would take it from the parent
-            self._of_process[process] = self._source.reader()
-        return self._of_process[process]
+        reader = self._of_process.get(os.getpid())
+        if reader is None:  # the parent's stays as well: to close it would take it from the parent
+            reader = self._of_process[os.getpid()] = self._source.reader()
+        return reader
 
     def __reduce__(self) -> tuple[type[OwnReader], tuple[ReaderSource]]:
         return OwnReader, (self._source,)
