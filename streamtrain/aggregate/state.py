@@ -117,6 +117,8 @@ class DeviceSlot:
     squared_norm: torch.Tensor
     adds: bool = False
     waits: bool = False
+    lefts: tuple[torch.Tensor, ...] = ()
+    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,10 @@ class Slot:
     ``gradient`` is the sum over the lane's examples; ``used[i]`` is 1 where parameter ``i`` has one;
     ``moments`` are those of the losses, then of the errors, see `moments`; ``squared_norm`` is the gradient's,
     at the steps that the diagnostics ask for it. All but the gradient are in the host's memory.
-    With ``adds`` the lane's gradient is added to what ``gradient`` holds: that of the lane before, its sibling.
-    That one's slot ``waits``: what it is filled with may be kept until then, and only the sum be written.
+    A slot that ``waits`` keeps its gradient for the next lane's, its sibling, which ``adds`` to it. The sum, or the
+    lane's gradient, is added to each of ``lefts``, vectors with the sums of lanes before, one after the other; only
+    the last sum is written, to ``gradient``, which is the last of ``lefts``. With ``early`` each parameter's gradient
+    may be taken while backward makes those of others: nobody else listens to it.
     """
 
     gradient: torch.Tensor
@@ -138,3 +142,5 @@ class Slot:
     squared_norm: NDArray[np.float64]
     adds: bool = False
     waits: bool = False
+    lefts: tuple[torch.Tensor, ...] = ()
+    early: bool = False

@@ -44,6 +44,35 @@ def whole_subtrees(lanes: int, hosted: range) -> tuple[Node, ...]:
     return tuple(visit(0, lanes))
 
 
+def left_nodes(node: Node, lane: int) -> tuple[Node, ...]:
+    """The nodes under ``node`` to whose sums a lane's part is added when it is there, the first to be added first.
+
+    Lanes come in order, so these are whole by then: the left siblings of all nodes that the lane is the last of. What
+    is left of sums after any lane is then no more than the tree is deep.
+    """
+    start, stop = node
+    found: list[Node] = []
+    while stop - start > 1:
+        middle = start + split(stop - start)
+        if lane < middle:
+            stop = middle
+            found.clear()
+        else:
+            found.append((start, middle))
+            start = middle
+    return tuple(reversed(found))
+
+
+def right_turns(node: Node, lane: int) -> int:
+    """How often the way from ``node`` down to a lane goes right: of sums that wait at once each has another number."""
+    start, stop = node
+    turns = 0
+    while stop - start > 1:
+        middle = start + split(stop - start)
+        start, stop, turns = (start, middle, turns) if lane < middle else (middle, stop, turns + 1)
+    return turns
+
+
 def node_sum_(node: Node, parts: Mapping[Node, torch.Tensor]) -> torch.Tensor:
     """Sum of a node out of smaller ones', with the bits of `tree_sum_`; made in the first, others are used up."""
     if node in parts:

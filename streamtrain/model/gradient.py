@@ -18,7 +18,7 @@ from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job, Weighted
 from streamtrain.model.device import choose_autocast, choose_image_layout, make_callable, place_model
-from streamtrain.model.gradient_sums import add_into, add_up, densify
+from streamtrain.model.gradient_sums import LaneGradients, add_up, densify
 from streamtrain.model.lanes_together import count_kept, must_go_apart
 from streamtrain.model.modes import Modes
 from streamtrain.model.objective import Measured, loss_and_error, metrics_of, risk_of, take_metrics
@@ -88,7 +88,9 @@ class Gradient:
         self._micro_batch = job.micro_batch
         self._views: dict[int, list[torch.Tensor]] = {}
         self._flags: dict[tuple[bool, ...], torch.Tensor] = {}
-        self._kept: Sequence[torch.Tensor | None] | None = None
+        # in pieces or scaled, what backward makes is not yet the lane's gradient; a compiled model is left as it is
+        early = not (job.micro_batch or self._scaled or job.compile or job.device != "cpu")
+        self._lane_gradients = LaneGradients(self.parameters, self._views_of, early=early)
         self._apart = must_go_apart(self.model, job)
         self._largest_lane = 0
         self._bytes_an_example = 0.0
@@ -281,7 +283,8 @@ class Gradient:
             with users_code("the model's backward"):
                 sums = losses.sums if isinstance(losses, Weighted) else losses
                 objective = sums.float().sum() * self._scale if self._scaled else sums.sum()
-                found = torch.autograd.grad(objective, self.parameters, allow_unused=True)
+                with self._lane_gradients.taking(slot):
+                    found = torch.autograd.grad(objective, self.parameters, allow_unused=True)
             gradients = tuple(map(densify, found))
             whole = gradients if whole is None else tuple(map(add_up, whole, gradients))
             values.append((losses.detach(), errors.detach()))
@@ -300,21 +303,11 @@ class Gradient:
             yield {name: tensor[start : start + most] for name, tensor in batch.items()}
 
     def _leave(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
-        """Brings a lane's gradients into its slot, or keeps them for its sibling; never changes autograd's tensors."""
+        """Brings a lane's gradients into its slot, but those that were taken while backward made them."""
         if self._scaled:
             gradients = [None if each is None else each / self._scale for each in gradients]
         self._flag(slot, gradients)
-        if slot.waits:
-            self._kept = gradients
-            return
-        views = self._views_of(slot.gradient)
-        if not slot.adds:
-            for gradient, view in zip(gradients, views, strict=True):
-                view.zero_() if gradient is None else view.copy_(gradient)
-            return
-        for before, gradient, view in zip(self._kept or views, gradients, views, strict=True):
-            add_into(before, gradient, view)
-        self._kept = None
+        self._lane_gradients.leave(slot, gradients)
 
     def _flag(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
         """Which parameters have a gradient."""

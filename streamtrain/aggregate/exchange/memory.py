@@ -155,6 +155,20 @@ class Memory:
         self.words[0] = step
 
 
+class Scratch:
+    """Vectors of this process alone, for sums that wait for others; all 0 at first, and taking no memory."""
+
+    def __init__(self, layout: Layout, vectors: int) -> None:
+        size = _bytes(layout.size, layout.dtype)
+        self._blocks = [private_block(size) for _ in range(vectors)]
+        self.vectors = [torch.frombuffer(block, dtype=layout.dtype, count=layout.size) for block in self._blocks]
+
+    def give_back(self) -> None:
+        """What is in them is not wanted any more: they take no memory until they are written again."""
+        for block in self._blocks:
+            block.madvise(mmap.MADV_DONTNEED)
+
+
 class DeviceMemory:
     """The same for a worker by itself that computes on another device, all of it there.
 

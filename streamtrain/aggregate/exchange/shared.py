@@ -19,10 +19,10 @@ from streamtrain.aggregate.descent.decision import Decision
 from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.exchange.barrier import make_barrier
 from streamtrain.aggregate.exchange.contract import Exchange
-from streamtrain.aggregate.exchange.memory import Memory
+from streamtrain.aggregate.exchange.memory import Memory, Scratch
 from streamtrain.aggregate.moments import add_moments, add_weights
 from streamtrain.aggregate.state import Slot, State
-from streamtrain.aggregate.tree import Node, take_mean, tree_sum_, whole_subtrees
+from streamtrain.aggregate.tree import Node, left_nodes, right_turns, take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import ALIGNMENT
 from streamtrain.values import Update
 
@@ -51,9 +51,7 @@ class SharedExchange(Exchange):
         self._aggregator = aggregator
         slots = memory.slots
         nodes = [whole_subtrees(len(slots), hosted) for hosted in hosting]
-        self._mine = hosting[worker]
-        self._subtrees = [[slot.gradient for slot in slots[start:stop]] for start, stop in nodes[worker]]
-        self._paired = [slot for start, stop in nodes[worker] for slot in pair_siblings(slots[start:stop])]
+        self._sums = LaneSums(aggregator, slots, nodes[worker])
         means = allocate_means(aggregator, memory.slots[0].gradient)
         self._shares = [
             (block, mean, {node: slots[node[0]].gradient[block.place] for each in nodes for node in each})
@@ -63,8 +61,8 @@ class SharedExchange(Exchange):
         self._clips_by_norm = aggregator.clips_by_norm
 
     def slot(self, lane: int) -> Slot:
-        """Where the lane's contribution goes: siblings into one gradient, but where every lane's norm is wanted."""
-        return self._memory.slots[lane] if self._apart else self._paired[lane - self._mine.start]
+        """Where the lane's contribution goes; in an audited step each to a place of its own."""
+        return self._memory.slots[lane] if self._step == self.apart_at else self._sums.slot(self._step, lane)
 
     def meet(self) -> Update:
         """The contract's, in two or three waits.
@@ -80,7 +78,7 @@ class SharedExchange(Exchange):
         memory = self._memory
         aggregator = self._aggregator
         old, new = self.state, self.next_state
-        self._add_up_mine()
+        self._sums.end(self._step, apart=self._step == self.apart_at)
         self._barrier.wait()  # every lane's contribution is there
         totals = add_moments(memory.slots)
         weight = add_weights(memory.slots)
@@ -108,18 +106,6 @@ class SharedExchange(Exchange):
         self._commit(writes=self._leads)
         return aggregator.norms.add_to(update, lanes, memory.norms, memory.changes)
 
-    def _add_up_mine(self) -> None:
-        """This worker's own subtrees, each in its first lane's slot; before others wait for them."""
-        if self._apart:
-            self._aggregator.norms.note_lanes(self._step, self._memory.slots[self._mine.start : self._mine.stop])
-        for gradients in self._subtrees:
-            tree_sum_(gradients if self._apart else gradients[::2])
-
-    @property
-    def _apart(self) -> bool:
-        """Whether every lane's gradient is wanted by itself in this step; else siblings are summed at once."""
-        return self._step == self.apart_at or self._aggregator.norms.is_due(self._step)
-
     def _gather(
         self, block: Block, mean: torch.Tensor, nodes: Mapping[Node, torch.Tensor], weight: float, old: State
     ) -> None:
@@ -136,18 +122,83 @@ class SharedExchange(Exchange):
         self._barrier.wait()  # the state is again that of before; all workers are here, since all decided the same
 
 
-def pair_siblings(slots: Sequence[Slot]) -> list[Slot]:
-    """A whole subtree's slots, in which each second lane adds to the one before.
+class LaneSums:
+    """A worker's own subtrees, added up lane by lane: with as many vectors as they are deep, not one a lane.
 
-    Two siblings are added anyway, and by the same worker; so their gradients are added while the second is fresh from
-    backward, in one trip through memory less. No bit changes: the pairs' sums are the nodes above the leaves.
+    A subtree's sum is in its first lane's slot, where all workers find it. Sums that wait for others lie in this
+    process's own memory. All additions are those of `tree_sum_`, in another order of time; so no bit changes.
+
+    Args:
+        aggregator: whose norms are taken of each lane's gradient in some steps.
+        slots: all lanes'.
+        nodes: the worker's whole subtrees.
     """
-    pairs = [slots[index : index + 2] for index in range(0, len(slots), 2)]
-    return [
-        replace(slot, gradient=pair[0].gradient, adds=slot is not pair[0], waits=slot is not pair[-1])
-        for pair in pairs
-        for slot in pair
-    ]
+
+    def __init__(self, aggregator: Aggregator, slots: Sequence[Slot], nodes: Sequence[Node]) -> None:
+        self._norms = aggregator.norms
+        self._nodes = {lane: node for node in nodes for lane in range(*node)}
+        self._slots = slots
+        turns = max((right_turns(node, lane) for lane, node in self._nodes.items()), default=0)
+        self._scratch = Scratch(aggregator.layout, turns)
+        self._added = {lane: self._added_slot(lane) for lane in self._nodes}
+        self._single = {lane: replace(slots[lane], gradient=self._vector(lane), early=True) for lane in self._nodes}
+        self._lefts = {lane: self._left_vectors(lane) for lane in self._nodes}
+        self._noted: int | None = None
+
+    def slot(self, step: int, lane: int) -> Slot:
+        """Of the lane that comes next.
+
+        Siblings are added while the second is fresh from backward, and so is all that waits for them: in fewer trips
+        through memory. Where every lane's norm is wanted, each goes to a vector of its own first.
+        """
+        if not self._norms.is_due(step):
+            return self._added[lane]
+        self._add_noted(step)
+        self._noted = lane
+        return self._single[lane]
+
+    def end(self, step: int, *, apart: bool) -> None:
+        """All lanes are there: each subtree's sum is in its first lane's slot then.
+
+        Args:
+            apart: whether every lane is in its own slot.
+        """
+        if apart:
+            self._norms.note_lanes(step, [self._slots[lane] for lane in self._nodes])
+            for start, stop in dict.fromkeys(self._nodes.values()):
+                tree_sum_([slot.gradient for slot in self._slots[start:stop]])
+        elif self._norms.is_due(step):
+            self._add_noted(step)
+            self._scratch.give_back()
+        self._noted = None
+
+    def _add_noted(self, step: int) -> None:
+        """Notes the norm of the lane before, and adds up what is complete with it."""
+        lane = self._noted
+        if lane is None:
+            return
+        self._norms.note_lanes(step, [self._single[lane]])
+        total = self._single[lane].gradient
+        for left in self._lefts[lane]:
+            total = left.add_(total)
+
+    def _vector(self, lane: int) -> torch.Tensor:
+        """Where the sum of a node that begins with a lane is made."""
+        turns = right_turns(self._nodes[lane], lane)
+        return self._scratch.vectors[turns - 1] if turns else self._slots[self._nodes[lane][0]].gradient
+
+    def _left_vectors(self, lane: int) -> tuple[torch.Tensor, ...]:
+        return tuple(self._vector(start) for start, _ in left_nodes(self._nodes[lane], lane))
+
+    def _added_slot(self, lane: int) -> Slot:
+        """A slot that adds what is there of the lane before and of others to the lane's gradient."""
+        node = self._nodes[lane]
+        lefts = left_nodes(node, lane)
+        waits = lane + 1 < node[1] and (lane, lane + 1) in left_nodes(node, lane + 1)
+        adds = (lane - 1, lane) in lefts
+        vectors = tuple(self._vector(start) for start, _ in (lefts[1:] if adds else lefts))
+        top = lefts[-1][0] if lefts else lane
+        return replace(self._slots[lane], gradient=self._vector(top), lefts=vectors, adds=adds, waits=waits, early=True)
 
 
 def allocate_means(aggregator: Aggregator, vector: torch.Tensor) -> list[torch.Tensor]:

@@ -26,6 +26,7 @@ from streamtrain.errors import NonFiniteError, WorkerLost
 from streamtrain.job import Average, Clip, Group, Optimizer, Schedule
 from streamtrain.order import hosting_of
 from streamtrain.values import Moments, Update
+from tests.support.slots import leave
 
 Parameters = dict[str, torch.Tensor]
 Members = dict[Group | None, list[torch.nn.Parameter]]
@@ -145,19 +146,25 @@ def adaptive(parameters: list[torch.nn.Parameter], factor: float) -> None:
                 gradient *= most / max(float(gradient.norm()), 1e-6)
 
 
-def contribute(exchange: SharedExchange, layout: Layout, model: Model, lane: int, loss: float = 1.0) -> None:
+def contribute(
+    exchange: SharedExchange, layout: Layout, model: Model, lane: int, loss: float = 1.0, bad: float | None = None
+) -> None:
+    """A lane's part; with ``bad`` in place of an element of its gradient."""
     slot, step = exchange.slot(lane), exchange.step
+    vector = torch.zeros(layout.size, dtype=layout.dtype)
     count = examples_of(step, lane)
-    if not count:
-        slot.gradient.add_(0.0) if slot.adds else slot.gradient.zero_()
-        slot.used[:], slot.moments[:] = 0, 0
-        return
-    gradients = gradients_of(model.wide.weight.dtype, step, lane)
+    gradients = gradients_of(model.wide.weight.dtype, step, lane) if count else {}
     for index, place in enumerate(layout.parameters):
         slot.used[index] = place.name in gradients
-        view, gradient = place.view(slot.gradient), gradients.get(place.name, torch.zeros(place.shape))
-        view.add_(gradient) if slot.adds else view.copy_(gradient)
-    write_moments(slot, Moments(count, loss), Moments(count))
+        if place.name in gradients:
+            place.view(vector).copy_(gradients[place.name])
+    if bad is not None:
+        vector[7] = bad
+    leave(slot, vector)
+    if count:
+        write_moments(slot, Moments(count, loss), Moments(count))
+    else:
+        slot.moments[:] = 0
 
 
 def run(
@@ -247,9 +254,7 @@ def test_promise_4_the_update_is_the_textbooks(name: str, workers: int) -> None:
     skipped = (4, 5, 9) if name == "skip" else ()
 
     def each(exchange: SharedExchange, layout: Layout, model: Model, lane: int) -> None:
-        contribute(exchange, layout, model, lane)
-        if exchange.step in skipped and lane == 2:
-            exchange.slot(lane).gradient[7] = math.nan
+        contribute(exchange, layout, model, lane, bad=math.nan if exchange.step in skipped and lane == 2 else None)
 
     memory, layout, done, errors = run(descent, workers, torch.float64, each)
     assert not errors and [update.step for update in done[0] if update.skipped] == list(skipped)
@@ -292,9 +297,8 @@ def test_all_workers_see_the_same_updates() -> None:
 def test_promise_6_a_non_finite_step_happens_not_at_all(where: str, value: float) -> None:
     def each(exchange: SharedExchange, layout: Layout, model: Model, lane: int) -> None:
         bad = exchange.step == 5 and lane == 2
-        contribute(exchange, layout, model, lane, loss=value if bad and where == "loss" else 1.0)
-        if bad and where == "gradient":
-            exchange.slot(lane).gradient[7] = value
+        loss, element = (value, None) if where == "loss" else (1.0, value)
+        contribute(exchange, layout, model, lane, loss if bad else 1.0, element if bad else None)
 
     memory, _, done, errors = run(SETTINGS["momentum"], 2, torch.float32, each)
     assert len(errors) == 2
@@ -306,9 +310,7 @@ def test_promise_6_a_non_finite_step_happens_not_at_all(where: str, value: float
 
 def test_a_non_finite_step_is_passed_over_where_that_is_wanted() -> None:
     def each(exchange: SharedExchange, layout: Layout, model: Model, lane: int) -> None:
-        contribute(exchange, layout, model, lane)
-        if exchange.step in (0, 5, 6) and lane == 2:
-            exchange.slot(lane).gradient[7] = math.nan
+        contribute(exchange, layout, model, lane, bad=math.nan if exchange.step in (0, 5, 6) and lane == 2 else None)
 
     descent = Descent(SGD(lr=0.1, momentum=0.9), average=Average(0.9), nonfinite="skip", skip_limit=2)
     memory, _, done, errors = run(descent, 2, torch.float32, each)

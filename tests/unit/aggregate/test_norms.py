@@ -19,6 +19,7 @@ from streamtrain.aggregate.vector import layout_of, write
 from streamtrain.job import Clip
 from streamtrain.order import hosting_of
 from streamtrain.values import LayerNorms, Moments, Norms, Update
+from tests.support.slots import leave
 
 LANES, STEPS, EVERY = 3, 4, 2
 COUNTS = [[5, 5, 5], [5, 5, 5], [5, 5, 5], [4, 3, 0]]
@@ -64,9 +65,10 @@ def exchanged(workers: int, descent: Descent) -> list[Update]:
             for lane in hosting[worker]:
                 slot = exchange.slot(lane)
                 gradients = torch.autograd.grad(summed_loss(net, step, lane), list(net.parameters()))
+                vector = torch.zeros(layout.size, dtype=layout.dtype)
                 for place, gradient in zip(layout.parameters, gradients, strict=True):
-                    view = place.view(slot.gradient)
-                    view.add_(gradient) if slot.adds else view.copy_(gradient)
+                    place.view(vector).copy_(gradient)
+                leave(slot, vector)
                 slot.used.fill(1)
                 count = COUNTS[step][lane]
                 write_moments(slot, Moments(count, 1.0), Moments(count))

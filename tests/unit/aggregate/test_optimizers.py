@@ -28,6 +28,7 @@ from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.job import Average, Clip, Group, Optimizer, Schedule
 from streamtrain.values import Moments
+from tests.support.slots import leave
 
 STEPS, LANES, WARM = 200, 4, 10
 SKIPPED = (0, 7, 8, 120)
@@ -205,11 +206,12 @@ def trained(descent: Descent) -> tuple[State, Layout]:
             found = gradients_of(model, step, lane) if count else {}
             slot.used[:] = [place.name in found for place in layout.parameters]
             write_moments(slot, Moments(count, 1.0), Moments(count))
+            vector = torch.zeros(layout.size, dtype=layout.dtype)
             for place in layout.parameters:
-                view, gradient = place.view(slot.gradient), found.get(place.name, torch.zeros(()))
-                view.add_(gradient) if slot.adds else view.copy_(gradient)
+                place.view(vector).copy_(found.get(place.name, torch.zeros(())))
             if descent.nonfinite == "skip" and step in SKIPPED and lane == 1:
-                slot.gradient[7] = math.nan
+                vector[7] = math.nan
+            leave(slot, vector)
         exchange.meet()
     return exchange.state, layout
 

@@ -24,10 +24,8 @@ from streamtrain.aggregate.exchange.memory import (
     Memory,
     block_size,
     open_block,
-    private_memory,
     shared_block,
 )
-from streamtrain.aggregate.exchange.shared import pair_siblings
 from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.tree import take_mean, tree_sum_, whole_subtrees
 from streamtrain.aggregate.vector import layout_of
@@ -66,16 +64,6 @@ def test_tree_adds_whole_subtrees_first(lanes: int) -> None:
         return naive(low, low + left) + naive(low + left, high)
 
     assert torch.equal(tree_sum_([part.clone() for part in parts]), naive(0, lanes))
-
-
-@pytest.mark.parametrize("lanes", range(1, 18))
-def test_sums_of_siblings_are_the_leaves_of_the_same_tree(lanes: int) -> None:
-    parts = [torch.randn(64, generator=torch.Generator().manual_seed(lane)) for lane in range(lanes)]
-    layout, descent = layout_of(torch.nn.Linear(64, 1, bias=False)), Descent(SGD())
-    memory = private_memory(layout, descent, Capacity(lanes))
-    for part, slot in zip(parts, pair_siblings(memory.slots), strict=True):
-        slot.gradient.add_(part) if slot.adds else slot.gradient.copy_(part)
-    assert torch.equal(tree_sum_([slot.gradient for slot in memory.slots[::2]]), tree_sum_(parts))
 
 
 @pytest.mark.parametrize("lanes", range(1, 18))

@@ -123,7 +123,7 @@ def test_a_lane_adds_to_its_siblings_sum_with_the_bits_of_adding_both_up(micro_b
     gradient.lane(arrays(seed=1), one, seed=1)
     gradient.lane(arrays(seed=2), other, seed=2)
     own, expected = one.gradient.clone(), one.gradient + other.gradient
-    adding = dataclasses.replace(other, gradient=one.gradient, adds=True)
+    adding = dataclasses.replace(other, gradient=one.gradient, lefts=(one.gradient,))
     one.gradient.copy_(own)
     gradient.lane(arrays(seed=2), adding, seed=2)
     assert torch.equal(one.gradient.view(torch.int64), expected.view(torch.int64))

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
-from streamtrain.aggregate.exchange.shared import pair_siblings
+from streamtrain.aggregate.exchange.shared import LaneSums
 from streamtrain.job import Data, Job
 from streamtrain.model import gradient as gradient_module
 from streamtrain.model.gradient import Gradient, Part
@@ -54,11 +55,11 @@ def shifted(batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[
 NOISY = Job(Data("unused", inputs=("x",), augment_batch=shifted), Noisy, precision="float64", batch_size=2)
 
 
-def lanes_filled(job: Job, together: int | None, paired: bool = False) -> tuple[Gradient, Memory]:
+def lanes_filled(job: Job, together: int | None, added: bool = False) -> tuple[Gradient, Memory]:
     """Five lanes, one of them without examples; so many go together, or as many as the gradient decides.
 
     Args:
-        paired: the first two lanes' sum goes to the first one's slot, the next two's to the third's.
+        added: their gradients are added up as they come, the sum is in the first one's slot.
     """
     gradient = Gradient(job)
     memory = private_memory(gradient.layout, Descent.of(job), Capacity(5))
@@ -66,9 +67,11 @@ def lanes_filled(job: Job, together: int | None, paired: bool = False) -> tuple[
     gradient.load(memory.states[0])
     if together is not None:
         gradient._companions = lambda part: together - 1  # type: ignore[method-assign]
-    slots = [*pair_siblings(memory.slots[:4]), memory.slots[4]] if paired else memory.slots
+    descent = Descent.of(job)
+    aggregator = Aggregator(gradient.layout, descent, batch_size=2, total_steps=1, worker=0, workers=1)
+    sums = LaneSums(aggregator, memory.slots, [(0, 5)])
     parts = [Part(lane, {} if lane == 2 else arrays(3 + lane, seed=lane), seed=8 * lane) for lane in range(5)]
-    gradient.lanes(iter(parts), lambda lane: slots[lane])
+    gradient.lanes(iter(parts), lambda lane: sums.slot(0, lane) if added else memory.slots[lane])
     return gradient, memory
 
 
@@ -77,17 +80,17 @@ def decided(gradient: Gradient, examples: int = 3) -> int:
     return 1 + gradient._companions(Part(0, arrays(examples), 0))
 
 
-@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("together", [None, 2, 3, 8])
-def test_no_bit_depends_on_which_lanes_go_together(together: int | None, paired: bool) -> None:
-    _, alone = lanes_filled(NOISY, 1, paired)
-    gradient, memory = lanes_filled(NOISY, together, paired)
+def test_no_bit_depends_on_which_lanes_go_together(together: int | None, added: bool) -> None:
+    _, alone = lanes_filled(NOISY, 1, added)
+    gradient, memory = lanes_filled(NOISY, together, added)
     assert decided(gradient) > 1
     for one, other in zip(alone.slots, memory.slots, strict=True):
         assert torch.equal(one.gradient.view(torch.int64), other.gradient.view(torch.int64))
         assert one.moments.tolist() == other.moments.tolist() and one.used.tolist() == other.used.tolist()
     assert memory.slots[2].moments[0] == 0 and memory.slots[1].moments[0] == 4
-    assert memory.slots[2].gradient.any() == paired
+    assert memory.slots[4].gradient.any() != added, "else all is added up in the first one's"
 
 
 def with_func(model: torch.nn.Module) -> torch.nn.Module:
