@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,11 +36,12 @@ class Data:
     A folder may also be one with train/*.tar and validation/*.tar of other origin.
     """
     inputs: tuple[str, ...] = ("image",)
-    """Fields that the model is called with, in this order."""
+    """Fields that the model is called with, in this order; those that `map` makes count too."""
     target: str = "label"
-    """Field that the loss and the error compare the model's output with."""
+    """Field that the loss and the error compare the model's output with; one that `map` makes counts too."""
     extra: tuple[str, ...] = ()
-    """Further fields to read, for `transform`."""
+    """Further fields to read, for `map`, `augment` and `transform`. Where `map` makes inputs or the target: the stored
+    fields that it takes; all of them by default."""
     transform: Transform | None = None
     """Function from a batch, dict of tensors with examples along the first axis, to a batch: scaling, types, …; in
     training and in evaluation, so it must not draw."""
@@ -98,6 +99,19 @@ class Data:
             require_count("data.image_size", side)
 
     @property
-    def fields_read(self) -> tuple[str, ...]:
-        """All fields that are read, each once."""
-        return tuple(dict.fromkeys((*self.inputs, self.target, *self.extra)))
+    def fields_used(self) -> tuple[str, ...]:
+        """What the model and the loss take, each once."""
+        return tuple(dict.fromkeys((*self.inputs, self.target)))
+
+    def fields_read(self, stored: Iterable[str]) -> tuple[str, ...]:
+        """Fields that are read, each once; of a data set that has the ``stored`` ones.
+
+        What is used and not stored, `map` makes, out of ``extra`` or else of anything. Where there is no `map`, it is
+        among them all the same: to be refused by name.
+        """
+        there = tuple(stored)
+        missing = [name for name in self.fields_used if name not in there]
+        if self.map is None or not missing:
+            return tuple(dict.fromkeys((*self.fields_used, *self.extra)))
+        used = tuple(name for name in self.fields_used if name in there)
+        return tuple(dict.fromkeys((*used, *self.extra))) if self.extra else there

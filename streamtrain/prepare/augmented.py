@@ -65,7 +65,7 @@ def try_augmented_batch(plan: Plan, gradient: Gradient, arrays: Arrays) -> None:
         return gradient.training_batch(Part(0, {name: array.copy() for name, array in arrays.items()}, seed=1))
 
     batch = try_twice("data.augment_batch", augmented, MAY_DRAW)
-    for name in (*data.inputs, data.target):
+    for name in data.fields_used:
         if name not in batch:
             found = ", ".join(sorted(batch))
             expected, do = f"a field {name!r}", "return it too"
@@ -74,7 +74,7 @@ def try_augmented_batch(plan: Plan, gradient: Gradient, arrays: Arrays) -> None:
 
 def _check_form(function: str, plan: Plan, before: Arrays, after: Arrays) -> None:
     data = plan.job.data
-    for name in (*data.inputs, data.target):
+    for name in data.fields_used:
         if name in before and name not in after:
             expected, found = f"a field {name!r}", ", ".join(sorted(after))
             raise JobError(complaint(function, expected=expected, found=found, do="return it too"))

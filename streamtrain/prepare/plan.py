@@ -59,10 +59,15 @@ class Plan:
             data.image_mode,
             data.image_background,
         )
-        reader = Reader(files, self.manifest, split, data.fields_read, decoding)
+        reader = Reader(files, self.manifest, split, self.fields, decoding)
         if split == "train":
             reader.leave_out(self.left_out)
         return reader
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The stored fields that are read."""
+        return self.job.data.fields_read(field.name for field in self.manifest.fields)
 
     @property
     def augmentation(self) -> Augmentation | None:
@@ -119,7 +124,8 @@ def plan(job: Job) -> Plan:
             )
         )
     order = _order(job, manifest, wanted or examples)
-    fields = [manifest.field_named(name) for name in job.data.fields_read]
+    names = job.data.fields_read(field.name for field in manifest.fields)
+    fields = [manifest.field_named(name) for name in names]
     encoded = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
     by_example = encoded or job.data.map is not None or job.data.augment is not None
     streamed = by_example and not job.pooled  # of a pool nobody knows ahead who reads what

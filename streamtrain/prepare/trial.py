@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +81,7 @@ def _try(plan: Plan) -> Trial:
     examples = len(next(iter(arrays.values())))
     rehearsal = Rehearsal(plan, gradient)
     batch = dict(try_twice("data.transform", lambda: gradient.batch({n: array.copy() for n, array in arrays.items()})))
-    for name in (*job.data.inputs, job.data.target):
-        if name not in batch:
-            found = ", ".join(sorted(batch))
-            raise JobError(complaint("data.transform", expected=f"a field {name!r}", found=found, do="return it too"))
+    _check_made(plan, batch, training.keys() - arrays.keys())
     try_augmented_batch(plan, gradient, training)
     gradient.modes.evaluate()
     with torch.no_grad():
@@ -144,12 +141,26 @@ def _first_examples(plan: Plan) -> Arrays:
     return arrays
 
 
+def _check_made(plan: Plan, batch: Mapping[str, Any], augmented: Set[str]) -> None:
+    """Whether evaluation has the fields that model and loss take; ``augmented``: those that only training has."""
+    data = plan.job.data
+    for name in data.fields_used:
+        if name in batch:
+            continue
+        expected, found = f"a field {name!r}", ", ".join(sorted(batch))
+        last = "data.transform" if data.transform is not None else "data.map"
+        do = "return it too"
+        if name in augmented:
+            last, do = "data.map", "make it there too: evaluation does not call data.augment"
+        raise JobError(complaint(last, expected=expected, found=found, do=do))
+
+
 def _check_fields(plan: Plan) -> None:
-    for name in plan.job.data.fields_read:
+    for name in plan.fields:
         field = plan.manifest.field_named(name)
         if field is None:
             found = ", ".join(f.name for f in plan.manifest.fields)
-            do = "set data.inputs, data.target and data.extra"
+            do = "set data.inputs, data.target and data.extra, or make it in data.map"
             raise ConfigError(complaint(plan.place, expected=f"a field {name!r}", found=found, do=do))
         if plan.job.data.map is not None:
             continue
