@@ -61,7 +61,10 @@ class Data:
     image_background: tuple[int, int, int] = (255, 255, 255)
     """Red, green and blue of what alpha is laid on where image_mode is grey or rgb."""
     decode_threads: MayChange[int] = 1
-    """Threads that decode for each worker, beside it."""
+    """Threads that decode in each of the processes that read ahead of a worker."""
+    streamers: MayChange[int] = 1
+    """Processes for each worker that read, decode, map and augment ahead of it: several for functions in Python, which
+    threads do not speed up. The bits are the same. Examples that need nothing of that are read by the worker itself."""
     on_bad_example: Literal["stop", "skip"] = "stop"
     """What to do about an example that cannot be decoded, or that `map` refuses."""
     max_bad_examples: int = 100
@@ -91,6 +94,7 @@ class Data:
             require(value is None or callable(value), f"data.{name}", "a function", value, do)
         require_declared(self, "data.")  # after what can be said better
         require_count("data.decode_threads", self.decode_threads)
+        require_count("data.streamers", self.streamers)
         require_count("data.max_bad_examples", self.max_bad_examples, lowest=0)
         colour = len(self.image_background) == 3 and all(0 <= level <= 255 for level in self.image_background)
         expected, do = "three numbers from 0 to 255", "e.g. (255, 255, 255) for white"

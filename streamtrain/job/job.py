@@ -75,7 +75,7 @@ class Job:
     """Workers on as few hosts of a cluster as there is room on, or spread over as many as there are."""
     streamers: MayChange[Literal["beside", "cpu_nodes"]] = "beside"
     """Where examples are decoded: beside each worker; or on other nodes, without GPUs where workers have them, with
-    `data.decode_threads` CPU cores for each worker. The bits are the same."""
+    `data.decode_threads` CPU cores for each of `data.streamers` of every worker. The bits are the same."""
     lanes: int | None = None
     """Logical workers that fix order and bits, whatever `workers` is; as many as the most workers by default."""
     threads: MayChange[int] = 1
@@ -267,8 +267,10 @@ class Job:
         places = ("beside", "cpu_nodes")
         do = "leave streamers as it is by default"
         require(self.streamers in places, "streamers", "beside or cpu_nodes", self.streamers, "choose one of them")
-        none = self.pooled and self.streamers != "beside"
-        require(not none, "streamers", "none: who reads what of a pool is not known ahead", self.streamers, do)
+        expected = "none: who reads what of a pool is not known ahead"
+        require(not self.pooled or self.streamers == "beside", "streamers", expected, self.streamers, do)
+        few = not self.pooled or self.data.streamers == 1
+        require(few, "data.streamers", expected, self.data.streamers, "leave data.streamers as it is by default")
 
     def _check_bits(self) -> None:
         kinds = ("same", "portable", "any")

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from streamtrain.checks import require_count
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.images.kinds import WHITE, Color, Mode
 from streamtrain.job import CACHE_BYTES
-from streamtrain.order import Order, Reshuffle, lane, passes_of, select_minibatch
+from streamtrain.order import Order, Reshuffle, passes_of, select_minibatch
 from streamtrain.shards import Manifest
 from streamtrain.stream.ahead.copies import Copies
+from streamtrain.stream.ahead.processes import StreamedBatches, StreamersWork
 from streamtrain.stream.ahead.thread import made_ahead
 from streamtrain.stream.examples import Decoding, Map
 from streamtrain.stream.examples.augmenting import Augment, Augmentation
@@ -27,16 +29,15 @@ from streamtrain.stream.fetch.cache import cache_folder
 from streamtrain.stream.opening import open_dataset
 from streamtrain.stream.own_reader import OwnReader, ReaderSource
 from streamtrain.stream.reader import Reader
+from streamtrain.stream.samples import Samples
 from streamtrain.values import Arrays, Position, Selection
 
 if TYPE_CHECKING:
     Batch = dict[str, Any]
     BatchDataset = IterableDataset[Batch]
-    SampleDataset = IterableDataset[dict[str, Any]]
 else:
-    BatchDataset = SampleDataset = IterableDataset
+    BatchDataset = IterableDataset
 
-SAMPLES_AT_ONCE = 256
 STATE_VERSION = 1
 
 
@@ -51,6 +52,7 @@ def open(  # noqa: A001  # `st.open` says what it does
     image_mode: Mode = "stored",
     image_background: Color = WHITE,
     decode_threads: int = 1,
+    streamers: int = 0,
     on_bad_example: Literal["stop", "skip"] = "stop",
     verify: bool = True,
     cache: str | Path | None = None,
@@ -68,6 +70,7 @@ def open(  # noqa: A001  # `st.open` says what it does
         image_mode: ``grey``, ``rgb`` or ``rgba``; by default each image has the kind that it is stored in.
         image_background: red, green and blue of what alpha is laid on, for ``grey`` and ``rgb``.
         decode_threads: threads that decode what is not stored as arrays.
+        streamers: processes that read, decode, map and augment for `Examples.batches`; 0: this process does.
         on_bad_example: stop with its key, or skip it and note it in ``skipped``.
         verify: check every shard's checksum when it is first opened.
         cache: folder for the shards of a URL, shared by all processes of the host; the user's cache by default.
@@ -83,7 +86,16 @@ def open(  # noqa: A001  # `st.open` says what it does
     own_reader = OwnReader(source)
     starts = manifest.splits[split].shards
     shards = [starts.start(index) for index in range(len(starts) + 1)]
-    return Examples(own_reader, f"{manifest.digest}/{split}", shards, manifest, augment)
+    require_count("streamers", streamers, lowest=0)
+    return Examples(own_reader, f"{manifest.digest}/{split}", shards, manifest, Preparing(augment, streamers))
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """What `Examples.batches` does beyond reading: a random change of every example, and by how many processes."""
+
+    augment: Augment | None
+    streamers: int
 
 
 class Examples:
@@ -99,18 +111,18 @@ class Examples:
         identity: str,
         shards: Sequence[int],
         manifest: Manifest,
-        augment: Augment | None = None,
+        preparing: Preparing,
     ) -> None:
-        self._own_reader = own_reader
+        self.own_reader = own_reader
         self.identity = identity
         self.shards = shards
         self.manifest = manifest
-        self.augment = augment
+        self.preparing = preparing
 
     @property
     def reader(self) -> Reader:
         """This process's."""
-        return self._own_reader()
+        return self.own_reader()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -157,14 +169,17 @@ class Examples:
             seed: of the orders of the passes after the first, and of ``augment``.
             drop_last: leave the short last minibatch of a pass out.
             device: where the tensors go; to a GPU through pinned memory and on a stream of its own.
-            ahead: minibatches read and copied ahead, by a thread; none where there is an ``augment``, whose generators
-                the loop's thread would share.
+            ahead: minibatches read and copied ahead, by a thread. With an ``augment`` that takes ``streamers``: the
+                generators that it is given are the process's, and the loop may draw from them.
 
         Raises:
             ConfigError: a size or number that does not fit.
         """
-        if self.augment is not None and (ahead or device is not None):
-            expected, do = "0, and no device, beside augment", "leave both out: batch[name].to(device) copies as well"
+        if self.preparing.augment is not None and not self.preparing.streamers and (ahead or device is not None):
+            expected, do = (
+                "0, and no device, beside augment",
+                "give open(…, streamers=1) as well",
+            )
             raise ConfigError(complaint("batches, ahead", expected=expected, found=f"{ahead}, {device}", do=do))
         try:
             order = Order(len(self), lanes, batch_size)
@@ -180,7 +195,7 @@ class Examples:
 
     def samples(self) -> Samples:
         """The examples as WebDataset's samples, for the front of a `webdataset.DataPipeline`."""
-        return Samples(self._own_reader)
+        return Samples(self.own_reader)
 
 
 @dataclass(frozen=True)
@@ -219,7 +234,9 @@ class Batches(BatchDataset):
         self._ahead = ahead
         order = choice.order
         self._passes = passes_of(choice.reshuffle, order.examples, examples.shards, choice.seed)
-        self._augmentation = None if examples.augment is None else Augmentation(examples.augment, choice.seed)
+        augment = examples.preparing.augment
+        self._augmentation = None if augment is None else Augmentation(augment, choice.seed)
+        self._streamed = StreamedBatches(examples.preparing.streamers) if examples.preparing.streamers else None
         self._position = Position(0, 0)
         self._sought = 0
 
@@ -292,10 +309,12 @@ class Batches(BatchDataset):
         if get_worker_info() is not None:
             do = "set num_workers=0, and batches(ahead=…) or open(decode_threads=…) to read in other threads"
             raise ConfigError(complaint("DataLoader", expected="no workers", found="some", do=do))
-        choice = self._choice
-        reader = self._examples.reader
-        if choice.lane is not None and choice.reshuffle == "stored":
-            reader.expect(choice.order.left(range(choice.lane, choice.lane + 1), 0))
+        if expected := self._expected:
+            self._examples.reader.expect(expected)
+        if self._streamed is not None:
+            self._streamed.begin(self._work, first)
+            if self._augmentation is not None and (self._ahead or self._device is not None):
+                self._no_examples  # noqa: B018  # made here: a thread would share the generators that it sets
         steps = range(first.step, len(self))
         if self._device is None and not self._ahead:
             return ((step, self._read(first.pass_index, step)) for step in steps)
@@ -306,7 +325,24 @@ class Batches(BatchDataset):
         coming = made_ahead(lambda step: copies.begin(self._read(first.pass_index, step)), steps, depth)
         return ((step, copies.arrived(*begun)) for step, begun in coming)
 
+    @property
+    def _expected(self) -> list[tuple[int, int]]:
+        """The runs that are read, where these are not all."""
+        choice = self._choice
+        part = choice.lane is not None and choice.reshuffle == "stored"
+        return choice.order.left(range(choice.lane or 0, (choice.lane or 0) + 1), 0) if part else []
+
+    @property
+    def _work(self) -> StreamersWork:
+        order = self._choice.order
+        largest = order.batch_size if self._choice.lane is None else order.batch_size // order.lanes
+        return StreamersWork(
+            self._examples.own_reader, self._selection, len(self), largest, self._expected, self._augmentation
+        )
+
     def _read(self, pass_index: int, step: int) -> Batch:
+        if self._streamed is not None:
+            return _tensors(self._streamed.get(self._work) or self._no_examples)
         selection = self._selection(pass_index, step)
         return _tensors(self._examples.reader.select(selection, self._augmentation) or self._no_examples)
 
@@ -322,25 +358,6 @@ class Batches(BatchDataset):
             stop = min(start + choice.order.batch_size, choice.order.used)
             return self._passes.stored(pass_index, start, stop)
         return select_minibatch(choice.order, self._passes, Position(pass_index, step), choice.lane)
-
-
-class Samples(SampleDataset):
-    """Dicts as WebDataset's readers give them: ``__key__``, ``__url__`` and the members' bytes by extension.
-
-    An example of a block is a sample of its own, with its row of every array.
-    In a `DataLoader` each worker gives an equal run of the stored order.
-    """
-
-    def __init__(self, own_reader: OwnReader) -> None:
-        super().__init__()
-        self._own_reader = own_reader
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        info = get_worker_info()
-        reader = self._own_reader()
-        part = lane(len(reader), info.num_workers if info else 1, info.id if info else 0)
-        for start in range(part.start, part.stop, SAMPLES_AT_ONCE):
-            yield from reader.samples(start, min(start + SAMPLES_AT_ONCE, part.stop))
 
 
 def _tensors(arrays: Arrays) -> Batch:

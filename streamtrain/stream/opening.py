@@ -66,9 +66,10 @@ def files_for_reading(url: str, manifest: Manifest, cache: Path, cache_bytes: in
 def fetched_files(job: Job, manifest: Manifest, *, lanes: bool) -> FetchedFiles:
     """The shards of a remote data set for one reader of a worker.
 
-    The reader of its lanes holds the shard that every lane is in, and one more while a lane goes on to the
-    next: as many as the worker has where workers are fewest. Those for evaluation, one for each split, hold
-    one shard. What the cache has beyond these is for what the lanes need next, in equal shares.
+    The reader of its lanes holds the shard that every lane is in, and one more while a lane goes on to the next: as
+    many as the worker has where workers are fewest. Its streamers are in the same shards, but for one more each.
+    Those for evaluation, one for each split, hold one shard. What the cache has beyond these is for what the lanes
+    need next, in equal shares.
 
     Args:
         lanes: for the reader of the lanes in training, rather than for evaluation.
@@ -79,7 +80,7 @@ def fetched_files(job: Job, manifest: Manifest, *, lanes: bool) -> FetchedFiles:
     largest = largest_shard(manifest)
     workers = job.most_workers
     held_by_lanes = -(-job.lane_count // job.least_workers) + 1
-    shards_held = job.lane_count + workers * (1 + len(manifest.splits))
+    shards_held = job.lane_count + workers * (job.data.streamers + len(manifest.splits))
     spare = job.data.cache_bytes - shards_held * largest
     if spare < 0:
         expected = f"at least {shards_held * largest:,}, for the {shards_held} shards that are in use at once"
@@ -90,5 +91,5 @@ def fetched_files(job: Job, manifest: Manifest, *, lanes: bool) -> FetchedFiles:
         Cache(cache_folder(job.data.cache), job.data.cache_bytes),
         keep=not (lanes and isinstance(job.mode, Online)),
         most_held=held_by_lanes if lanes else 1,
-        ahead_bytes=spare // workers if lanes else 0,
+        ahead_bytes=spare // (workers * job.data.streamers) if lanes else 0,
     )

@@ -94,7 +94,7 @@ class InlineFleet:
     def extend(self, plan: Plan, step: int) -> None:  # noqa: ARG002 - the worker is at it
         """Goes on with a data set that has grown, from global ``step``."""
         self._plan = plan
-        self.worker.extend(plan, None)
+        self.worker.extend(plan)
 
     def loading(self) -> Loading:
         """What reading has cost so far."""

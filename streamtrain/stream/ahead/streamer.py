@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from streamtrain.errors import JobError, complaint
 from streamtrain.stream.ahead.ring import RingHandle, RingReader, RingShape, RingWriter
 from streamtrain.stream.ahead.tcp import WireHandle, WireReader, WireWriter
 from streamtrain.stream.examples.augmenting import Augmentation
@@ -28,9 +29,9 @@ def selections_read(
     return (reader.select(selection, augmentation) for selection in selections)
 
 
-def selections_streamed(stream: RingReader | WireReader) -> Iterator[Arrays]:
-    """The same, from a streamer."""
-    return (stream.get() for _ in itertools.count())
+def selections_streamed(streams: Sequence[RingReader | WireReader]) -> Iterator[Arrays]:
+    """The same, from streamers that have the selections in turn."""
+    return (stream.get() for stream in itertools.cycle(streams))
 
 
 def open_stream(handle: StreamHandle, lost_after: float) -> RingReader | WireReader:
@@ -54,6 +55,10 @@ class Streamer:
         largest: examples of the largest selection.
         address: of this host, where the worker is on another.
         augmentation: of the examples.
+        tell: takes the bad examples that were passed over so far, before each batch.
+
+    Raises:
+        JobError: a field is no array of numbers.
     """
 
     def __init__(
@@ -63,12 +68,18 @@ class Streamer:
         largest: int,
         address: str | None = None,
         augmentation: Augmentation | None = None,
+        tell: Callable[[dict[tuple[str, int], Skip]], None] = lambda _: None,
     ) -> None:
         first = reader.first_good(augmentation)
+        for name, array in first.items():
+            if array.dtype.kind == "O":
+                do = "turn it into an array in map, or leave the field out"
+                raise JobError(complaint(f"streamers, field {name!r}", expected="arrays", found="objects", do=do))
         fields = {name: (array.dtype.str, array.shape[1:]) for name, array in first.items()}
         shape = RingShape(DEPTH, largest, fields)
         self._stream = RingWriter(shape) if address is None else WireWriter(shape, address)
         self._reader = reader
+        self._tell = tell
         self._batches = selections_read(reader, selections, augmentation)
         self._stopped = threading.Event()
         self._failure: BaseException | None = None
@@ -87,6 +98,11 @@ class Streamer:
         """What stopped the filling, if anything did."""
         return self._failure
 
+    def wait(self, seconds: float) -> bool:
+        """Whether the filling has ended, within so long."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def stop(self) -> None:
         """Ends the filling; returns when it has ended."""
         self._stopped.set()
@@ -97,6 +113,7 @@ class Streamer:
         try:
             for arrays in self._batches:
                 self._stream.note(self._reader.loading)
+                self._tell(self._reader.skips)
                 if not self._stream.put(arrays, self._stopped.is_set):
                     return
         except BaseException as error:

@@ -65,7 +65,7 @@ def test_a_streamer_gives_what_a_map_makes_of_them(address: str | None, folder: 
     reader = Reader(LocalFiles(folder), read_manifest(folder), "train", fields, Decoding(counted))
     parts = [Selection(0, ((start, min(start + 8, ROWS)),)) for start in range(0, ROWS, 8)]
     streamer = Streamer(reader, parts, largest=8, address=address)
-    streamed = selections_streamed(open_stream(streamer.start(), 5.0))
+    streamed = selections_streamed([open_stream(streamer.start(), 5.0)])
     rows = np.array(stored_order(0, ROWS))
     for start in range(0, ROWS, 8):
         found, part = next(streamed), rows[start : start + 8]

@@ -141,7 +141,7 @@ def test_a_streamed_run_follows_too(job: st.Job, tmp_path: Path, monkeypatch: py
     class Streamed(PlainFleet):
         def extend(self, grown_plan: object, step: int) -> None:
             self.streamer = WorkersStreamer(grown_plan)  # type: ignore[arg-type]
-            self.worker.extend(grown_plan, self.streamer.stream(range(3), step))  # type: ignore[arg-type]
+            self.worker.extend(grown_plan, [self.streamer.stream(range(3), step)])  # type: ignore[arg-type]
 
     grow_once = iter([(300, 11)])
     wait = following.wait_for_growth

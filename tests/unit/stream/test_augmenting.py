@@ -121,6 +121,8 @@ def test_single_examples_of_open_are_as_they_are(examples: Any) -> None:
 def test_a_thread_that_would_share_the_generators_is_refused(examples: Any) -> None:
     with pytest.raises(st.ConfigError, match="batches, ahead: expected 0, and no device, beside augment, found 2"):
         examples.batches(16, ahead=2)
+    with pytest.raises(st.ConfigError, match=r"found 0, cpu; give open\(…, streamers=1\) as well"):
+        examples.batches(16, device="cpu")
 
 
 @pytest.mark.parametrize("threads", [1, 3])

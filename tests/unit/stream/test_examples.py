@@ -85,7 +85,7 @@ def test_a_streamer_passes_over_the_same(address: str | None, tmp_path: Path) ->
     parts = [Selection(0, ((start, start + 1),)) for start in range(EXAMPLES)] + [Selection(0, ((5, 15), (20, 33)))]
     streamer = Streamer(reader, parts, largest=23, address=address)
     stream = open_stream(streamer.start(), 5.0)
-    for expected, found in zip(selections_read(reader, parts), selections_streamed(stream), strict=False):
+    for expected, found in zip(selections_read(reader, parts), selections_streamed([stream]), strict=False):
         assert expected.keys() == found.keys()
         assert all(np.array_equal(found[name], array) for name, array in expected.items())
     streamer.stop()

@@ -116,7 +116,7 @@ def test_a_streamer_gives_what_reading_gives(address: str | None, tmp_path: Path
     reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image", "label"))
     parts = [Selection(0, ((start, min(start + 4, 30)),)) for start in range(0, 30, 4)]
     streamer = Streamer(reader, parts * 3, largest=4, address=address)
-    streamed = selections_streamed(open_stream(streamer.start(), 5.0))
+    streamed = selections_streamed([open_stream(streamer.start(), 5.0)])
     for expected in selections_read(reader, parts * 3):
         found = next(streamed)
         assert all(np.array_equal(found[name], expected[name]) for name in ("image", "label"))
@@ -129,7 +129,7 @@ def test_a_streamers_failure_reaches_the_worker(address: str | None, tmp_path: P
     manifest = pack(str(picture_folders(tmp_path / "raw", (6, 7))), tmp_path / "a", PackOptions(splits=(1, 0, 0)))
     reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",))
     streamer = Streamer(reader, [Selection(0, ((0, 1),)), Selection(0, ((0, 30),))], largest=30, address=address)
-    streamed = selections_streamed(open_stream(streamer.start(), 5.0))
+    streamed = selections_streamed([open_stream(streamer.start(), 5.0)])
     next(streamed)
     with pytest.raises(WorkerLost, match="the streamer failed or died"):
         next(streamed)

@@ -61,7 +61,7 @@ class Formation:
         blocks = self.gather(offers(step, [members[host.start : host.stop] for host in hosts], fresh))
         (meeting,) = self.gather([meeting])
         processes = dict(enumerate(self.gather([each.worker.process_number.remote() for each in members])))
-        streams = gather(self._recruiter.streams(members, step))  # one may have to fetch a shard for it
+        streams = self._recruiter.open_streams(members, step)
         own = {worker: block for host, block in zip(hosts, blocks, strict=True) for worker in host}
         # all are seated anew: whose lanes are whose and who sums what follows from how many they are; no bit does
         hosting = hosting_of(lanes, len(members))

@@ -27,16 +27,16 @@ LONGEST = 300
 
 @dataclass(frozen=True)
 class Member:
-    """A worker, its streamer where it has one, and the bundle of a placement group that holds both."""
+    """A worker, its streamers where it has some, and the bundle of a placement group that holds all."""
 
     bundle: Bundle
     worker: Any
-    streamer: Any | None
+    streamers: tuple[Any, ...]
 
     @property
     def actors(self) -> list[Any]:
-        """Both, or the worker alone."""
-        return [actor for actor in (self.worker, self.streamer) if actor is not None]
+        """The worker, then the others."""
+        return [self.worker, *self.streamers]
 
 
 def by_host(members: Sequence[Member], places: Mapping[int, Place]) -> tuple[list[Member], list[str]]:
@@ -139,10 +139,10 @@ def gather(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
     return [results[index] for index in range(len(calls))]
 
 
-def living(actors: Sequence[Any | None], seconds: float = ANSWER_SECONDS) -> list[bool | None]:
-    """Which of the actors live; ``None`` where one does not answer within so long. ``None`` for an actor lives."""
-    pings = {actor.__ray_ready__.remote(): index for index, actor in enumerate(actors) if actor is not None}
-    lives = [True if actor is None else None for actor in actors]
+def living(actors: Sequence[Any], seconds: float = ANSWER_SECONDS) -> list[bool | None]:
+    """Which of the actors live; ``None`` where one does not answer within so long."""
+    pings = {actor.__ray_ready__.remote(): index for index, actor in enumerate(actors)}
+    lives: list[bool | None] = [None] * len(actors)
     ended = ray.wait(list(pings), num_returns=len(pings), timeout=seconds)[0] if pings else []
     for ping in ended:
         try:
@@ -156,7 +156,7 @@ def living(actors: Sequence[Any | None], seconds: float = ANSWER_SECONDS) -> lis
 def keep_living(
     members: Sequence[Member], gather: Callable[[Sequence[Any]], list[Any]], *, scattered: bool
 ) -> list[Member]:
-    """Who lives; the others are ended. A worker whose streamer is lost reads itself.
+    """Who lives; the others are ended. A worker whose streamers are lost reads from those it has left, or itself.
 
     Args:
         gather: results of calls.
@@ -165,24 +165,24 @@ def keep_living(
     Raises:
         Exception: what stopped a streamer that stopped by itself: the cause of its worker's loss.
     """
-    answers = living([actor for each in members for actor in (each.worker, each.streamer)])
-    _raise_failure([each for each, answer in zip(members, answers[1::2], strict=True) if answer], gather)
+    actors = [actor for each in members for actor in each.actors]
+    answers = dict(zip(actors, living(actors), strict=True))
+    _raise_failure([each for member in members for each in member.streamers if answers[each]], gather)
     # on a host that cannot have been cut off, those who do not answer are at work
-    alive = [not scattered if answer is None else answer for answer in answers]
+    alive = {actor: not scattered if answer is None else answer for actor, answer in answers.items()}
     left: list[Member] = []
-    for each, works, streams in zip(members, alive[::2], alive[1::2], strict=True):
-        if works:
-            left.append(each if streams else replace(each, streamer=None))
+    for each in members:
+        if alive[each.worker]:
+            left.append(replace(each, streamers=tuple(streamer for streamer in each.streamers if alive[streamer])))
         else:
             kill(each.actors)
     return left
 
 
-def _raise_failure(members: Sequence[Member], gather: Callable[[Sequence[Any]], list[Any]]) -> None:
-    calls = [each.streamer.failure.remote() for each in members if each.streamer is not None]
+def _raise_failure(streamers: Sequence[Any], gather: Callable[[Sequence[Any]], list[Any]]) -> None:
     failures: list[BaseException | None] = []
     with contextlib.suppress(WorkerLost):
-        failures = gather(calls)
+        failures = gather([each.failure.remote() for each in streamers])
     for failure in failures:
         if failure is not None:
             raise failure

@@ -22,7 +22,7 @@ from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.actors.auditing import accuse, audit, audited_steps
 from streamtrain.run.fleet.actors.fatal_example import find_fatal_example
 from streamtrain.run.fleet.actors.forming import Formation, admit
-from streamtrain.run.fleet.actors.members import Member, gather, keep_living, kill
+from streamtrain.run.fleet.actors.members import Member, keep_living, kill
 from streamtrain.run.fleet.actors.recruiting import Recruiter
 from streamtrain.run.fleet.likeness import Likeness
 from streamtrain.values import Fingerprint, Loading, Recovery, Risk, Skip, StepTimes, Update
@@ -150,10 +150,8 @@ class RayFleet:
         self._recruiter.plan = plan
         self._recruiter.dismiss(self._members)
         placed = ray.put(plan)
-        self._formation.gather(
-            [each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None]
-        )
-        streams = gather(self._recruiter.streams(self._members, step))
+        self._tell_streamers(placed)
+        streams = self._recruiter.open_streams(self._members, step)
         self._formation.gather(
             [m.worker.extend.remote(placed, own) for m, own in zip(self._members, streams, strict=True)]
         )
@@ -250,7 +248,7 @@ class RayFleet:
                 lost = another
 
     def _those_left(self, lost: WorkerLost) -> list[Member]:
-        """Who lives; a worker whose streamer is lost reads itself.
+        """Who lives; a worker whose streamers are lost reads from those it has left, or itself.
 
         Raises:
             WorkerLost: nobody, or they take their parts from a pool.
@@ -294,15 +292,12 @@ class RayFleet:
         self._recruiter.dismiss(self._members)
         placed = ray.put(self._plan)
         self._all("leave_out", placed)
-        self._formation.gather(
-            [each.streamer.extend.remote(placed) for each in self._members if each.streamer is not None]
-        )
+        self._tell_streamers(placed)
         return True
 
     def _tell_streamers(self, placed: Any) -> None:
         """Hands the plan, as placed in Ray's store, to those who read."""
-        streamers = [each.streamer for each in self._members if each.streamer is not None]
-        self._formation.gather([each.extend.remote(placed) for each in streamers])
+        self._formation.gather([one.extend.remote(placed) for each in self._members for one in each.streamers])
 
     def _welcome(self) -> None:
         """Forms anew where somebody has come who was on the way; those whose bits would differ are turned away."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,13 @@ from streamtrain.errors import WorkerLost
 from streamtrain.model.portable import portable_environment
 from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.actors.members import Arrivals, Member, kill
+from streamtrain.run.fleet.actors.members import Arrivals, Member, gather, kill
 from streamtrain.run.fleet.cluster.placing import resources_of_worker, streamers_apart
 from streamtrain.run.fleet.cluster.room import Bundle, GroupBundle, Place, Room
 from streamtrain.run.fleet.processes.examiner import Examiner
-from streamtrain.run.fleet.processes.lane_streamer import WorkersStreamer
+from streamtrain.run.fleet.processes.lane_streamer import Share, WorkersStreamer
 from streamtrain.run.fleet.processes.worker import Worker
+from streamtrain.stream.ahead.streamer import StreamHandle
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +68,9 @@ class Recruiter:
             old = there.get(bundle.number)
             if old is None and bundle.number not in self._turned_away:
                 self._arrivals.expect(self._member(bundle))
-            elif old is not None and old.streamer is None and self.plan.streamed:
-                self._arrivals.expect(replace(old, streamer=self._streamer(bundle)))
+            elif old is not None and len(old.streamers) < self._streamers_each:
+                new = self._streamers(bundle, self._streamers_each - len(old.streamers))
+                self._arrivals.expect(replace(old, streamers=(*old.streamers, *new)))
 
     def collect_arrivals(self, members: Sequence[Member]) -> list[Member]:
         """Who is there now, beside ``members`` or in place of one; whoever was lost on the way is called again."""
@@ -87,20 +90,21 @@ class Recruiter:
         """Does without those who are on their way to ``members``."""
         self._arrivals.dismiss(members)
 
-    def streams(self, members: Sequence[Member], step: int) -> list[Any]:
-        """A call for every worker's stream, from ``step`` on; ``None`` where it has no streamer and reads itself.
+    def open_streams(self, members: Sequence[Member], step: int) -> list[tuple[StreamHandle, ...]]:
+        """Every worker's streams, from ``step`` on; none where it has no streamers and reads itself.
 
         Raises:
-            WorkerLost: Ray no longer knows where a streamer is.
+            WorkerLost: a streamer is lost, or Ray no longer knows where it is.
         """
         hosting = hosting_of(self.plan.order.lanes, len(members))
         apart = self.apart(members)
-        return [
-            ray.put(None)
-            if each.streamer is None
-            else each.streamer.stream.remote(hosted, step, apart.get(each.bundle.number))
+        calls = [
+            streamer.stream.remote(hosted, step, Share(index, len(each.streamers)), apart.get(each.bundle.number))
             for each, hosted in zip(members, hosting, strict=True)
+            for index, streamer in enumerate(each.streamers)
         ]
+        opened = iter(gather(calls))  # without patience: one may have to fetch a shard for it
+        return [tuple(itertools.islice(opened, len(each.streamers))) for each in members]
 
     def apart(self, members: Sequence[Member]) -> dict[int, str]:
         """Addresses of the streamers that are not on their worker's node, by number.
@@ -110,7 +114,7 @@ class Recruiter:
         """
         if not streamers_apart(self.plan):
             return {}
-        streamers = {each.bundle.number: each.bundle.streamer for each in members if each.streamer is not None}
+        streamers = {each.bundle.number: each.bundle.streamer for each in members if each.streamers}
         workers = self.places(members)
         places = self._room.places(streamers)
         for number in streamers.keys() - places.keys():
@@ -123,13 +127,17 @@ class Recruiter:
 
     def _member(self, bundle: Bundle) -> Member:
         worker = self._actor(Worker, bundle.worker, **resources_of_worker(self.plan.job))
-        return Member(bundle, worker.remote(self.plan, self.start), self._streamer(bundle))
+        return Member(bundle, worker.remote(self.plan, self.start), self._streamers(bundle, self._streamers_each))
 
-    def _streamer(self, bundle: Bundle) -> Any | None:
-        if not self.plan.streamed:
-            return None
+    @property
+    def _streamers_each(self) -> int:
+        """Streamers that every worker is to have."""
+        return self.plan.job.data.streamers if self.plan.streamed else 0
+
+    def _streamers(self, bundle: Bundle, count: int) -> tuple[Any, ...]:
         cpus = float(self.plan.job.data.decode_threads) if streamers_apart(self.plan) else 0.0
-        return self._actor(WorkersStreamer, bundle.streamer, num_cpus=cpus).remote(self.plan)
+        actor = self._actor(WorkersStreamer, bundle.streamer, num_cpus=cpus)
+        return tuple(actor.remote(self.plan) for _ in range(count))
 
     def _actor(self, plain: type, slot: GroupBundle, **resources: float) -> Any:
         """The class as an actor's, in its place; with portable bits, in a process that begins with the switches."""

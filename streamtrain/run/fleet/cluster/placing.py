@@ -34,11 +34,11 @@ def check_resources(plan: Plan) -> None:
             )
         )
     room = _room_for_streamers(job)
-    cpus = job.data.decode_threads
+    cpus = cpus_of_streamers(job)
     if streamers_apart(plan) and job.least_workers > room:
         without = " without GPUs" if job.device == "cuda" else " beside the workers'"
         expected, found = f"{cpus} CPU(s) for each of {job.least_workers} on nodes{without}", f"room for {room}"
-        do = "add nodes, lower data.decode_threads, or leave streamers beside their workers"
+        do = "add nodes, lower data.decode_threads or data.streamers, or leave streamers beside their workers"
         raise ConfigError(complaint("streamers", expected=expected, found=found, do=do))
 
 
@@ -60,12 +60,18 @@ def _room(job: Job) -> int:
 
 
 def _room_for_streamers(job: Job) -> int:
-    """Streamers that the living nodes could hold apart, beside the fewest workers and nothing else."""
+    """Workers whose streamers the living nodes could hold apart, beside the fewest workers and nothing else."""
+    cpus = cpus_of_streamers(job)
     found = [node["Resources"] for node in living_nodes()]
     if job.device == "cuda":
-        return sum(int(each.get("CPU", 0) // job.data.decode_threads) for each in found if not each.get("GPU"))
+        return sum(int(each.get("CPU", 0) // cpus) for each in found if not each.get("GPU"))
     left = sum(each.get("CPU", 0) for each in found) - job.threads * job.least_workers
-    return max(0, int(left // job.data.decode_threads))
+    return max(0, int(left // cpus))
+
+
+def cpus_of_streamers(job: Job) -> int:
+    """CPU cores that the streamers of one worker take where they run apart."""
+    return job.data.decode_threads * job.data.streamers
 
 
 def streamers_apart(plan: Plan) -> bool:

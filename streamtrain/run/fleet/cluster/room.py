@@ -11,7 +11,13 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 
 from streamtrain.errors import TrainingError
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.fleet.cluster.placing import living_nodes, on_one_host, resources_of_worker, streamers_apart
+from streamtrain.run.fleet.cluster.placing import (
+    cpus_of_streamers,
+    living_nodes,
+    on_one_host,
+    resources_of_worker,
+    streamers_apart,
+)
 from streamtrain.run.fleet.cluster.ray_private import free_resources, may_grow
 
 PLACEMENT_SECONDS, GROWING_SECONDS = 120, 1800
@@ -34,7 +40,7 @@ class GroupBundle:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Room for one worker, by its number among all of a run, and for its streamer: mostly in the same place."""
+    """Room for one worker, by its number among all of a run, and for its streamers: mostly in the same place."""
 
     number: int
     worker: GroupBundle
@@ -79,7 +85,7 @@ class Room:
         self._apart = streamers_apart(plan)
         cpus, gpus = (resources_of_worker(plan.job).get(kind, 0.0) for kind in ("num_cpus", "num_gpus"))
         self._worker = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-        self._streamer = {"CPU": float(plan.job.data.decode_threads)}
+        self._streamer = {"CPU": float(cpus_of_streamers(plan.job))}
         self._groups: list[PlacementGroup] = []
 
     def take(self) -> list[Bundle]:

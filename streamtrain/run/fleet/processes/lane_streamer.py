@@ -5,9 +5,24 @@ A plain class, made an actor in `recruiting`.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from streamtrain.prepare.plan import Plan
 from streamtrain.stream.ahead.streamer import Streamer, StreamHandle
-from streamtrain.values import Skip
+from streamtrain.values import Selection, Skip
+
+
+class Share(NamedTuple):
+    """What one of a worker's ``streamers`` reads: each part after the other is the next one's."""
+
+    turn: int
+    streamers: int
+
+    def of(self, selections: Iterator[Selection]) -> Iterator[Selection]:
+        """Its part."""
+        return itertools.islice(selections, self.turn, None, self.streamers)
 
 
 class WorkersStreamer:
@@ -22,10 +37,11 @@ class WorkersStreamer:
         """What is streamed from now on is of a data set that has grown."""
         self._plan = plan
 
-    def stream(self, lanes: range, step: int, address: str | None = None) -> StreamHandle:
+    def stream(self, lanes: range, step: int, share: Share | None = None, address: str | None = None) -> StreamHandle:
         """Begins with these lanes' parts of global ``step``; whatever was streamed before ends.
 
         Args:
+            share: which of the parts are this streamer's; all by default.
             address: of this host, where the worker is on another.
         """
         self.stop()
@@ -35,7 +51,7 @@ class WorkersStreamer:
         reader.expect(plan.left(lanes, step))
         self._streamer = Streamer(
             reader,
-            plan.selections(lanes, step),
+            plan.selections(lanes, step) if share is None else share.of(plan.selections(lanes, step)),
             largest=order.batch_size // order.lanes,
             address=address,
             augmentation=plan.augmentation,

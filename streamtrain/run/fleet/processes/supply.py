@@ -1,8 +1,8 @@
-"""Where a worker's examples come from: its own readers, and its streamer."""
+"""Where a worker's examples come from: its own readers, and its streamers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +26,23 @@ class Supply:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._readers: dict[str, Reader] = {}
-        self._stream: RingReader | WireReader | None = None
+        self._streams: list[RingReader | WireReader] = []
         self._streamed = Loading()
 
-    def begin(self, lanes: range, step: int, stream: StreamHandle | None) -> Iterator[Arrays]:
-        """The parts of these lanes from global ``step`` on; ``stream`` is a streamer's, who begins there too.
+    def begin(self, lanes: range, step: int, streams: Sequence[StreamHandle]) -> Iterator[Arrays]:
+        """The parts of these lanes from global ``step`` on.
+
+        Args:
+            streams: of its streamers, who begin there too, and have the parts in turn; none where it reads itself.
 
         Raises:
-            WorkerLost: the streamer is gone.
+            WorkerLost: a streamer is gone.
         """
-        self._end_stream()
-        if stream is not None:
-            self._stream = open_stream(stream, self._plan.job.lost_after)
-            return selections_streamed(self._stream)
+        self._end_streams()
+        if streams:
+            for stream in streams:
+                self._streams.append(open_stream(stream, self._plan.job.lost_after))
+            return selections_streamed(self._streams)
         reader = self.reader("train", lanes=True)
         reader.expect(self._plan.left(lanes, step))
         return selections_read(reader, self._plan.selections(lanes, step), self._plan.augmentation)
@@ -69,11 +73,11 @@ class Supply:
     def loading(self, waited: float) -> Loading:
         """What reading has cost so far, here and in the streamers; ``waited``: seconds that it was waited for."""
         own = sum((reader.loading for reader in self._readers.values()), Loading(waited=waited))
-        return own + self._streamed + (Loading() if self._stream is None else self._stream.loading)
+        return own + self._streamed + sum((stream.loading for stream in self._streams), Loading())
 
     def ahead(self) -> int:
-        """Batches that are there from the streamer."""
-        return 0 if self._stream is None else self._stream.ahead
+        """Batches that are there from the streamers."""
+        return sum(stream.ahead for stream in self._streams)
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """Bad examples that were passed over here, by split and number in the stored order."""
@@ -106,8 +110,8 @@ class Supply:
         good = [number for number in numbers.tolist() if number not in passed]
         return self.reader(split).where(good[index])
 
-    def _end_stream(self) -> None:
-        if self._stream is not None:
-            self._streamed += self._stream.loading
-            self._stream.close()
-        self._stream = None
+    def _end_streams(self) -> None:
+        for stream in self._streams:
+            self._streamed += stream.loading
+            stream.close()
+        self._streams = []

@@ -115,35 +115,35 @@ class Worker:
         """
         return self._participant.offer_memory(step)
 
-    def join(self, seat: Seat, stream: StreamHandle | None = None) -> None:
+    def join(self, seat: Seat, streams: Sequence[StreamHandle] = ()) -> None:
         """Enters the exchange.
 
         Args:
-            stream: of this worker's streamer; ``None`` where the worker reads itself.
+            streams: of this worker's streamers; none where the worker reads itself.
         """
         self._seat = seat
         exchange = self._participant.join(seat, self._make_aggregator)
         if isinstance(exchange, Exchange):
             self._gradient.forget()
-            self._begin(exchange, stream)
+            self._begin(exchange, streams)
 
     def leave_out(self, plan: Plan) -> None:
         """Goes on without the examples that ``plan`` leaves out; ``join`` comes next."""
         self._plan = plan
         self._supply.leave_out(plan)
 
-    def extend(self, plan: Plan, stream: StreamHandle | None) -> None:
-        """Goes on with a data set that has grown; ``stream`` as in ``join``, from the present step on."""
+    def extend(self, plan: Plan, streams: Sequence[StreamHandle] = ()) -> None:
+        """Goes on with a data set that has grown; ``streams`` as in ``join``, from the present step on."""
         self._plan = plan
         self._supply.extend(plan)
         if isinstance(self._exchange, Exchange):
-            self._begin(self._exchange, stream)
+            self._begin(self._exchange, streams)
 
-    def _begin(self, exchange: Exchange, stream: StreamHandle | None) -> None:
+    def _begin(self, exchange: Exchange, streams: Sequence[StreamHandle]) -> None:
         """Makes the loop that `advance` drives, from the exchange's step on."""
         plan = self._plan
         lanes = self._seat.lanes
-        arrays = self._clock.time_waiting(self._supply.begin(lanes, exchange.step, stream))
+        arrays = self._clock.time_waiting(self._supply.begin(lanes, exchange.step, streams))
         batches = batches_of(arrays, torch.device(plan.job.device))
         self._updates = self._traced(
             updates(plan.order, lanes, batches, self._gradient, exchange, self._audit, self._clock, plan.job.seed)
@@ -254,7 +254,7 @@ class Worker:
         self._gradient.forget()
 
     def loading(self) -> Loading:
-        """What reading has cost this worker so far, and its streamer."""
+        """What reading has cost this worker so far, and its streamers."""
         return self._supply.loading(self._clock.waiting)
 
     def trace(self) -> str | None:
