@@ -21,7 +21,7 @@ from streamtrain.job import CACHE_BYTES
 from streamtrain.order import Order, Reshuffle, passes_of, select_minibatch
 from streamtrain.shards import Manifest
 from streamtrain.stream.ahead.copies import Copies
-from streamtrain.stream.ahead.processes import StreamedBatches, StreamersWork
+from streamtrain.stream.ahead.streamed_batches import StreamedBatches, StreamersWork
 from streamtrain.stream.ahead.thread import made_ahead
 from streamtrain.stream.examples import Decoding, Map
 from streamtrain.stream.examples.augmenting import Augment, Augmentation
@@ -29,7 +29,7 @@ from streamtrain.stream.fetch.cache import cache_folder
 from streamtrain.stream.opening import open_dataset
 from streamtrain.stream.own_reader import OwnReader, ReaderSource
 from streamtrain.stream.reader import Reader
-from streamtrain.stream.samples import Samples
+from streamtrain.stream.webdataset_samples import Samples
 from streamtrain.values import Arrays, Position, Selection
 
 if TYPE_CHECKING:

@@ -208,6 +208,7 @@ FLAGS = [
     "--data.image-size",
     "--data.inputs",
     "--data.max-bad-examples",
+    "--data.streamers",
     "--data.on-bad-example",
     "--data.target",
     "--data.url",

@@ -9,6 +9,8 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+
 from streamtrain.errors import JobError, complaint
 from streamtrain.stream.ahead.ring import RingHandle, RingReader, RingShape, RingWriter
 from streamtrain.stream.ahead.tcp import WireHandle, WireReader, WireWriter
@@ -75,8 +77,8 @@ class Streamer:
             if array.dtype.kind == "O":
                 do = "turn it into an array in map, or leave the field out"
                 raise JobError(complaint(f"streamers, field {name!r}", expected="arrays", found="objects", do=do))
-        fields = {name: (array.dtype.str, array.shape[1:]) for name, array in first.items()}
-        shape = RingShape(DEPTH, largest, fields)
+        self._form = {name: (array.dtype.str, array.shape[1:]) for name, array in first.items()}
+        shape = RingShape(DEPTH, largest, self._form)
         self._stream = RingWriter(shape) if address is None else WireWriter(shape, address)
         self._reader = reader
         self._tell = tell
@@ -109,9 +111,27 @@ class Streamer:
         self._stream.close()
         self._thread.join()
 
+    def _check_form(self, arrays: Arrays) -> None:
+        """Refuses a batch of another form than the first example's: the stream would cut it, or spread it out.
+
+        Raises:
+            JobError: naming the field.
+        """
+        for name, array in arrays.items():
+            form = array.dtype.str, array.shape[1:]
+            if form != self._form.get(name):
+                expected, found = (
+                    "none" if each is None else f"{np.dtype(each[0])} of shape {each[1]}"
+                    for each in (self._form.get(name), form)
+                )
+                do = "bring all to one form in data.map, or by data.image_size and data.image_mode"
+                where = f"streamers, field {name!r} of a batch"
+                raise JobError(complaint(where, expected=f"{expected} as in the first example", found=found, do=do))
+
     def _fill(self) -> None:
         try:
             for arrays in self._batches:
+                self._check_form(arrays)
                 self._stream.note(self._reader.loading)
                 self._tell(self._reader.skips)
                 if not self._stream.put(arrays, self._stopped.is_set):

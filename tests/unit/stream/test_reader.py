@@ -2,7 +2,9 @@
 
 import io
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from streamtrain.images.pixels import decode_image
 from streamtrain.packing import PackOptions, pack
 from streamtrain.stream.ahead.ring import RingReader, RingShape, RingWriter
 from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_read, selections_streamed
+from streamtrain.stream.examples import Decoding
 from streamtrain.stream.examples.decode import decoder_of
 from streamtrain.stream.fetch.shard_files import OPEN_SHARDS, LocalFiles
 from streamtrain.stream.reader import Reader
@@ -134,6 +137,33 @@ def test_a_streamers_failure_reaches_the_worker(address: str | None, tmp_path: P
     with pytest.raises(WorkerLost, match="the streamer failed or died"):
         next(streamed)
     assert isinstance(streamer.failure(), ShardError)
+
+
+@pytest.mark.parametrize("address", [None, "127.0.0.1"], ids=["ring", "wire"])
+def test_a_batch_of_another_form_is_refused_and_neither_spread_out_nor_rounded(
+    address: str | None, tmp_path: Path
+) -> None:
+    manifest = pack_digits(tmp_path / "a", examples=100)
+    for late, found in (
+        (lambda image: image[:1], r"uint8 of shape \(1, 8\)"),
+        (lambda image: image + 0.5, r"float64 of shape \(8, 8\)"),
+    ):
+        seen: list[int] = []
+
+        def mapped(example: dict[str, Any], late: Any = late, seen: list[int] = seen) -> dict[str, Any]:
+            seen.append(1)
+            return {"image": example["image"] if len(seen) <= 1 + 9 else late(example["image"])}
+
+        reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",), Decoding(mapped))
+        parts = [Selection(0, ((start, start + 9),)) for start in (0, 9)]
+        streamer = Streamer(reader, parts, largest=9, address=address)
+        streamed = selections_streamed([open_stream(streamer.start(), 5.0)])
+        next(streamed)
+        with pytest.raises(WorkerLost):
+            next(streamed)
+        expected = rf"streamers, field 'image' of a batch: expected uint8 of shape .*, found {found}; bring all"
+        assert re.match(expected, str(streamer.failure())), streamer.failure()
+        streamer.stop()
 
 
 def test_a_batch_that_came_before_the_failure_is_taken_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,5 +100,5 @@ def test_what_fails_there_is_told_here(folder: Path) -> None:
     assert {} != skipping[0].reader.skipped.items() <= skipping[1].reader.skipped.items(), "these have read ahead"
     with pytest.raises(st.JobError, match="streamers, field 'word': expected arrays, found objects; turn it into"):
         taken(st.open(folder, map=lambda example: {**example, "word": "a"}, streamers=1).batches(12))
-    with pytest.raises(st.ConfigError, match="streamers: expected a whole number from 0"):
+    with pytest.raises(st.ConfigError, match="streamers: expected a whole number of at least 0"):
         st.open(folder, streamers=-1)
