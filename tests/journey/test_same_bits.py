@@ -14,6 +14,7 @@ from streamtrain.aggregate.optimizers.torch_optim import Torch
 from streamtrain.job import Average, Clip, Group
 from tests.support.between_hosts import hashes_of_hosts, train_ahead
 from tests.support.crew import Crew
+from tests.support.resumed import lose_one, resume
 from tests.support.steps import FULL, MODELS, PLAIN, hashes, make_store, start
 
 
@@ -86,4 +87,22 @@ def test_promise_5_every_kind_of_optimizer_has_the_same_bits_by_every_exchange(c
     found = {workers: hashes(crew, "shared", "mlp", descent, workers, steps=20) for workers in (1, 2, 3, 4, 8)}
     found |= {-workers: hashes(crew, "collective", "mlp", descent, workers, steps=20) for workers in (2, 3)}
     found[0] = hashes_of_hosts(crew, "mlp", descent, (2, 1, 4), steps=20)
+    assert len(set.union(*found.values())) == 1, found
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "torch"])
+def test_promise_5_the_same_bits_when_workers_are_lost_join_and_leave_and_runs_are_resumed(name: str) -> None:
+    descent = FULL if name == "sgd" else OTHERS[name]
+    with Crew(5) as crew:
+        expected = hashes(crew, "shared", "mlp", descent, 1, steps=12)
+        saved = lose_one(crew, "mlp", descent, 12, lost_in=3, until=5)
+        saved, _ = resume(crew, "mlp", descent, 12, saved, workers=(0, 1, 3, 4), until=8)
+        saved, _ = resume(crew, "mlp", descent, 12, saved, workers=(3,), until=10)
+        _, found = resume(crew, "mlp", descent, 12, saved, workers=(0, 1, 4), until=12)
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
+def test_promise_5_workers_with_devices_have_the_same_bits_with_every_optimizer(crew: Crew, name: str) -> None:
+    found = {workers: hashes(crew, "device", "mlp", OTHERS[name], workers, steps=12) for workers in (1, 2, 3)}
     assert len(set.union(*found.values())) == 1, found
