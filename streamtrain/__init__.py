@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from streamtrain.job import (
         Average,
+        BatchSize,
         Checkpoints,
         Clip,
         Data,
@@ -66,7 +67,7 @@ _ERRORS = (
     *("SourceError", "StoreError", "StreamtrainError", "TrackingError", "TrainingError", "WorkerLost"),
 )
 _DECLARATIONS = (
-    *("Average", "Checkpoints", "Clip", "Data", "Epochs", "Evaluate", "Group"),
+    *("Average", "BatchSize", "Checkpoints", "Clip", "Data", "Epochs", "Evaluate", "Group"),
     *("Job", "OfMeans", "Online", "Optimizer", "Schedule", "Stale", "Synchronous", "Tracking", "Weighted"),
 )
 _OPTIMIZERS = {
@@ -99,6 +100,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Average",
+    "BatchSize",
     "Checkpoints",
     "Clip",
     "Comparison",

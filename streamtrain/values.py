@@ -80,6 +80,11 @@ class Minibatch:
         """How many they are."""
         return sum(part.examples for part in self.parts)
 
+    @property
+    def smallest_part(self) -> int:
+        """Examples of the smallest part that is not empty."""
+        return min(part.examples for part in self.parts if part.examples)
+
 
 def known(value: float) -> float | None:
     """A number for JSON, which has none that is not finite: ``None`` in its place."""

@@ -14,9 +14,26 @@ import tyro
 from streamtrain.aggregate.descent.rules import with_optimizer
 from streamtrain.aggregate.optimizers import known_optimizers
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.job import Epochs, Job, Online, Schedule
+from streamtrain.job import BatchSize, Epochs, Job, Online, Schedule
 
 Parsed = TypeVar("Parsed")
+SPELLED = tyro.constructors.ConstructorRegistry()
+"""Settings that are one flag, in words of their own."""
+
+
+@SPELLED.primitive_rule
+def _spell_batch_size(
+    of: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[int | BatchSize] | None:
+    if of.type != int | BatchSize:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT|USED:INT,…",
+        instance_from_str=lambda words: BatchSize.spelled(words[0]),
+        is_instance=lambda value: isinstance(value, int | BatchSize),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def parse(
@@ -37,6 +54,7 @@ def parse(
                 prog=program,
                 description=f"{declaration.__doc__}\n\nExamples:\n\n{examples}",
                 config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
+                registry=SPELLED,
             )
     except SystemExit as stopped:
         if stopped.code in (0, None):

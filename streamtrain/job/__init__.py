@@ -7,13 +7,14 @@ from streamtrain.job.job import FRACTION, Job
 from streamtrain.job.mode import Epochs, Online
 from streamtrain.job.objective import Evaluate, Measure, OfMeans, Value, Weighted, functions_in
 from streamtrain.job.tracking import RUNS, Tracking
-from streamtrain.job.update import Average, Clip, Group, Optimizer, Schedule
+from streamtrain.job.update import Average, BatchSize, Clip, Group, Optimizer, Schedule
 
 __all__ = [
     "CACHE_BYTES",
     "FRACTION",
     "RUNS",
     "Average",
+    "BatchSize",
     "Checkpoints",
     "Clip",
     "Data",

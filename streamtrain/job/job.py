@@ -19,7 +19,7 @@ from streamtrain.job.mode import Epochs, Online
 from streamtrain.job.objective import Evaluate, Measure, OfMeans
 from streamtrain.job.settings import MayChange
 from streamtrain.job.tracking import Tracking
-from streamtrain.job.update import Average, Clip, Group, Optimizer, Schedule, needs_last_step
+from streamtrain.job.update import Average, BatchSize, Clip, Group, Optimizer, Schedule, first_size, needs_last_step
 from streamtrain.job.update.optimizer import refuse_moved
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ class Job:
     """At a loss or gradient that is NaN or infinite: stop, or pass the minibatch over without an update."""
     skip_limit: int = 10
     """With nonfinite=skip: stop after this many such minibatches in a row."""
-    batch_size: int = 128
-    """Examples of a minibatch, over all workers together."""
+    batch_size: int | BatchSize = 128
+    """Examples of a minibatch, over all workers together: a number; sizes by examples used, 0:64,100000:256; or a first
+    one that doubles as the gradient's noise allows, 64,most=1024,follow=noise_scale."""
     micro_batch: int | None = None
     """Most examples of one forward and backward: a lane's larger part is taken in pieces and added up (less memory)."""
     workers: MayChange[int | tuple[int, int]] = 1
@@ -126,7 +127,7 @@ class Job:
     def __post_init__(self) -> None:
         require_declared(self)
         self._check_kinds()
-        counts = ("batch_size", "micro_batch", "lanes", "threads", "audit_every", "probe_every", "probe_examples")
+        counts = ("micro_batch", "lanes", "threads", "audit_every", "probe_every", "probe_examples")
         for name in (*counts, "skip_limit"):
             require_count(name, getattr(self, name))
         require_count("seed", self.seed, lowest=0)
@@ -134,13 +135,7 @@ class Job:
         require(self.lost_after >= 1, "lost_after", "at least 1", self.lost_after, do)
         self._check_workers()
         lanes = self.lane_count
-        require(
-            self.batch_size % lanes == 0,
-            "batch_size",
-            f"a multiple of the {lanes} lanes",
-            self.batch_size,
-            f"use {self.batch_size - self.batch_size % lanes or lanes} or {self.batch_size + -self.batch_size % lanes}",
-        )
+        self._check_batch_size()
         endless = isinstance(self.mode, Online) and self.mode.follow
         ends = needs_last_step(self.schedule)
         do = "use a schedule that needs no last step, or leave mode.follow off"
@@ -258,6 +253,29 @@ class Job:
         do = "raise lanes or lower workers"
         require(both[1] <= lanes, "workers", f"at most {lanes}, the number of lanes", both[1], do)
 
+    def _check_batch_size(self) -> None:
+        batch_size = self.batch_size
+        lanes = self.lane_count
+        if isinstance(batch_size, BatchSize):
+            self._check_changing(batch_size)
+        else:
+            require_count("batch_size", batch_size)
+        for size in batch_size.all if isinstance(batch_size, BatchSize) else (batch_size,):
+            do = f"use {size - size % lanes or lanes} or {size + -size % lanes}"
+            require(size % lanes == 0, "batch_size", f"a multiple of the {lanes} lanes", size, do)
+
+    def _check_changing(self, batch_size: BatchSize) -> None:
+        """Whether a batch size that changes fits the rest."""
+        again = self.backup > 0 and isinstance(self.mode, Epochs)
+        expected, do = "none with a batch size that changes, but online", "leave one of them out"
+        require(not again, "aggregation.backup", expected, self.backup, do)
+        of_library = self.optimizer is not None and self.optimizer.together == "model"
+        do = 'say how the rate goes with the size, e.g. scale_lr="root" for one of Adam\'s kind'
+        known = not of_library or batch_size.scale_lr is not None
+        require(known, "batch_size.scale_lr", "linear, root or none with st.Torch", batch_size.scale_lr, do)
+        follow = batch_size.follow
+        require(follow is None, "batch_size.follow", "nothing in this version", follow, "give sizes by examples")
+
     def _check_places(self) -> None:
         places = ("pack", "spread")
         do = "use pack, or leave exchange and aggregation as they are by default"
@@ -307,6 +325,11 @@ class Job:
     def lane_count(self) -> int:
         """Lanes after the default."""
         return self.lanes or self.most_workers
+
+    @property
+    def first_batch_size(self) -> int:
+        """Examples of the first minibatch."""
+        return first_size(self.batch_size)
 
     @property
     def backup(self) -> int:

@@ -24,6 +24,10 @@ class AtResume:
 MayChange = Annotated[Value, AtResume(may_change=True)]
 
 
+class OneSetting:
+    """A dataclass that is one setting, in words of its own (``str``), not a setting for each field."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting: ``name`` is its flag's, without dashes before it, as ``optimizer.lr``."""
@@ -45,7 +49,7 @@ def settings_of(declaration: Any, prefix: str = "", *, may_change: bool = False)
     for field in dataclasses.fields(declaration):
         value = getattr(declaration, field.name)
         free = may_change or field.name in _free(type(declaration))
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, OneSetting):
             yield from settings_of(value, f"{prefix}{field.name}.", may_change=free)
         else:
             yield Setting(f"{prefix}{field.name}", value, free)

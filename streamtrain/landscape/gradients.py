@@ -37,7 +37,7 @@ def directions_at(surface: Surface, plan: Plan, here: torch.Tensor, step: int) -
 def _minibatches(plan: Plan, step: int, examples: int) -> tuple[list[Selection], bool]:
     """Those that come next, of about ``examples`` in all, and whether they are whole; else a part of each, evenly."""
     order = plan.order
-    batch = plan.job.batch_size
+    batch = order.size(step)
     count = min(MINIBATCHES, max(examples // batch, 1))
     size = batch if count >= FEWEST else max(1, examples // MINIBATCHES)
     count = count if count >= FEWEST else MINIBATCHES

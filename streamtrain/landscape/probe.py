@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from streamtrain.aggregate.descent.rules import Descent
-from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
+from streamtrain.aggregate.descent.schedule import base_rate
 from streamtrain.landscape.curvature import Curvature, Point, curvature, kind_of_point
 from streamtrain.landscape.gradients import directions_at
 from streamtrain.landscape.lanczos import LEVEL, Extremes, extremes
@@ -203,8 +203,10 @@ class Prober:
     def _rate(self, step: int | None) -> float:
         """Of the update that comes next."""
         job = self._plan.job
-        factor = 1.0 if step is None else schedule_factor(job.schedule, step, self._plan.total_steps)
-        return base_rate(Descent.of(job).optimizer.fitted(self._surface.layout), job.batch_size) * factor
+        optimizer = Descent.of(job).optimizer.fitted(self._surface.layout)
+        if step is None:
+            return base_rate(optimizer, job.first_batch_size)
+        return self._plan.rate_of(optimizer, step)
 
 
 def _directions_in_words(found: Directions) -> str:

@@ -154,7 +154,7 @@ class RunCurves:
         }
         readings = _points(values, last, now)
         for update in stint.updates:
-            readings += self._update(update, order.steps, now)
+            readings += self._update(update, order, now)
         return readings
 
     def recovery(self, recovery: Recovery, now: float) -> list[Reading]:
@@ -173,7 +173,7 @@ class RunCurves:
         now: float,
     ) -> list[Reading]:
         """Of both risks and their gap after ``step`` updates, and of the time that it took to measure them."""
-        at = step - 1 if self._is_online else step // order.steps
+        at = step - 1 if self._is_online else order.position(step).pass_index
         return [
             *cost_readings("evaluation", self.measures.evaluating, training_seconds, step - 1, now),
             *risk_readings("empirical_risk", empirical, at, now),
@@ -186,19 +186,25 @@ class RunCurves:
         length = max(self.measures.diagnostics.trajectory.length, distance)  # no way is shorter
         return _points({"trajectory/length": length, "trajectory/distance": distance}, step - 1, now)
 
-    def end(self, best_step: int, noise: Noise | None, test: Risk | None, step: int, now: float) -> list[Reading]:
-        """Of a run that stops after ``step`` updates and keeps those of ``best_step``, with the ``noise`` there."""
+    def end(
+        self, kept: tuple[int, int], noise: Noise | None, test: Risk | None, step: int, now: float
+    ) -> list[Reading]:
+        """Of a run that stops after ``step`` updates.
+
+        Args:
+            kept: updates that were best, and the size of the minibatches there. noise: there.
+        """
         last = step - 1
         values: dict[str, float] = {
             "stop/minibatch_gradient_norm": self.measures.norms.mean,
-            "stop/best_step": best_step,
+            "stop/best_step": kept[0],
         }
         if noise is not None:
-            values |= risk_gradient_values("stop/gradient", noise, self._job.batch_size)
+            values |= risk_gradient_values("stop/gradient", noise, kept[1])
         readings = minibatch_readings(self.measures.minibatch.rest(), now) + _points(values, last, now)
         return readings if test is None else readings + risk_readings("test_risk", test, last, now)
 
-    def _update(self, update: Update, pass_steps: int, now: float) -> list[Reading]:
+    def _update(self, update: Update, order: Order | SegmentedOrder, now: float) -> list[Reading]:
         """The points that an update completes."""
         measures = self.measures
         readings: list[Reading] = []
@@ -206,12 +212,12 @@ class RunCurves:
             readings += minibatch_readings(measures.minibatch.add(update), now)
             readings += update_readings(measures.diagnostics.add(update), update, now)
             # later passes repeat: their loss is no estimate of the held-out one
-            if update.step < pass_steps and measures.progressive.add(update):
+            if order.position(update.step).pass_index == 0 and measures.progressive.add(update):
                 readings += progressive_readings(measures.progressive, update.step, now)
             if not self._is_online:
                 measures.passes.add(update)
             measures.norms.add(update)
-        if not self._is_online and (update.step + 1) % pass_steps == 0:
+        if not self._is_online and order.ends_pass(update.step):
             ended = measures.passes.end()
             readings += risk_readings("progressive_pass", ended, len(measures.passes.whole), now)
         return readings
@@ -299,6 +305,7 @@ def minibatch_readings(means: StepMeans | None, now: float) -> list[Reading]:
     if means is None:
         return []
     values = {
+        "minibatch/examples": means.examples,
         "minibatch/loss": means.loss,
         "minibatch/error": means.error,
         "gradient/norm": means.gradient_norm,

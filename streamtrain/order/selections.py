@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from streamtrain.values import Position, Selection
 
 if TYPE_CHECKING:
-    from streamtrain.order.minibatch import Order
+    from streamtrain.order.minibatches import Order, SegmentedOrder
     from streamtrain.order.passes import Passes
-    from streamtrain.order.segments import SegmentedOrder
 
 
 def select_lanes(

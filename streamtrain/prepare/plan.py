@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from streamtrain.aggregate.descent.rules import with_optimizer
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.errors import ConfigError, ManifestError, complaint
-from streamtrain.job import Epochs, Job, Online
-from streamtrain.order import Order, Passes, Reshuffle, SegmentedOrder, passes_of, select_lanes
+from streamtrain.job import BatchSize, Epochs, Job, Online, Optimizer
+from streamtrain.order import Later, Order, Passes, Reshuffle, SegmentedOrder, passes_of, select_lanes
 from streamtrain.shards import Manifest
 from streamtrain.store import local_path, masked
 from streamtrain.stream.examples import Decoding
@@ -45,7 +46,17 @@ class Plan:
     @property
     def total_steps(self) -> int:
         """Steps of the longest possible run."""
-        return self.passes * self.order.steps
+        return self.order.steps_before(self.passes)
+
+    @property
+    def scheduled_steps(self) -> int:
+        """Of the longest possible run, if all its minibatches were of the first size: schedules count these."""
+        return self.order.steps_of_size(self.total_steps, self.job.first_batch_size)
+
+    def rate_of(self, optimizer: Optimizer, step: int) -> float:
+        """The learning rate of the update that comes after ``step`` others."""
+        job = self.job
+        return LearningRate(job.schedule, job.batch_size, self.scheduled_steps, self.order)(optimizer, step)
 
     def reader(self, split: str, *, lanes: bool = False) -> Reader:
         """A reader of the job's fields of one split; ``lanes`` is for the one that a worker's lanes are read with."""
@@ -123,7 +134,8 @@ def plan(job: Job) -> Plan:
                 do="lower it or pack more data",
             )
         )
-    order = _order(job, manifest, wanted or examples)
+    later = job.batch_size.later if isinstance(job.batch_size, BatchSize) else ()
+    order = _order(job, manifest, wanted or examples, later)
     names = job.data.fields_read(field.name for field in manifest.fields)
     fields = [manifest.field_named(name) for name in names]
     encoded = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
@@ -146,15 +158,15 @@ def grown(plan: Plan) -> Plan | None:
     examples = manifest.splits["train"].examples
     if examples == plan.order.examples:
         return None
-    return dataclasses.replace(plan, manifest=manifest, order=_order(plan.job, manifest, examples))
+    return dataclasses.replace(plan, manifest=manifest, order=_order(plan.job, manifest, examples, plan.order.later))
 
 
-def _order(job: Job, manifest: Manifest, used: int) -> Order | SegmentedOrder:
+def _order(job: Job, manifest: Manifest, used: int, later: Later) -> Order | SegmentedOrder:
     examples = manifest.splits["train"].examples
     if not (isinstance(job.mode, Online) and job.mode.follow):
-        return Order(examples, job.lane_count, job.batch_size, used=used)
+        return Order(examples, job.lane_count, job.first_batch_size, used, later)
     segments = [segment.examples.get("train", 0) for segment in manifest.segments]
     if not segments:
         do = "pack it, and let it grow by `streamtrain pack --append`"
         raise ConfigError(complaint("mode.follow", expected="a data set that pack made", found="foreign shards", do=do))
-    return SegmentedOrder(segments, job.lane_count, job.batch_size)
+    return SegmentedOrder(segments, job.lane_count, job.first_batch_size, later)

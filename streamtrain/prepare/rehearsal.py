@@ -49,8 +49,7 @@ class Rehearsal:
         aggregator = Aggregator(
             gradient.layout,
             descent,
-            batch_size=job.batch_size,
-            total_steps=plan.total_steps,
+            rate_of=plan.rate_of,
             worker=0,
             workers=1,
             scaled=job.precision == "fp16",

@@ -68,7 +68,7 @@ def preflight(plan: Plan) -> Trial:
 
 def _try(plan: Plan) -> Trial:
     check_functions_travel(plan.job)
-    check_schedule(plan.job.schedule, plan.total_steps)
+    check_schedule(plan.job.schedule, plan.scheduled_steps)
     job = dataclasses.replace(plan.job, device="cpu", compile=False)
     gradient = Gradient(job)
     match_rules(Descent.of(job), gradient.layout)
@@ -248,15 +248,15 @@ def _check_labels(plan: Plan, output: Any) -> None:
 
 def _check_smallest_part(rehearsal: Rehearsal, plan: Plan, arrays: Arrays) -> None:
     """A backward of the smallest part that a lane gives in a pass: in training mode BatchNorm refuses one example."""
-    smallest = min(plan.order.smallest_part(), len(next(iter(arrays.values()))))
-    last = plan.order.minibatch(plan.order.position(plan.order.steps - 1))
+    found = plan.order.smallest(plan.passes)
+    smallest = min(found.smallest_part, len(next(iter(arrays.values()))))
     try:
         rehearsal.lane({name: array[:smallest] for name, array in arrays.items()})
     except JobError as error:
-        if smallest < plan.order.smallest_part():
+        if smallest < found.smallest_part:
             raise
         raise JobError(
-            f"{error}; a lane's part of the last minibatch of {last.examples} is as small as {smallest}: "
+            f"{error}; a lane's part of a minibatch of {found.examples} is as small as {smallest}: "
             "another batch_size, lanes or mode.max_examples changes that"
         ) from error
 

@@ -121,21 +121,23 @@ class Controller:
         """Trains on what is there and not used, and evaluates on the way."""
         order = self._plan.order
         since = self._progress.since
-        examples = mode.evaluate_every or -(-(order.used - order.examples_before(order.position(since))) // 10)
-        every = -(-examples // order.batch_size)
-        for step in (*range(since + every, order.steps, every), order.steps):
-            if step > self._progress.step:  # a run that goes on has been at the others
-                self._advance_to(step)
-                if step == order.steps or self._affords_evaluation():
-                    self._evaluate()
+        used = order.examples_before(order.position(since))
+        every = mode.evaluate_every or -(-(order.used - used) // 10)
+        while used < order.used:
+            wanted = min(used + every, order.used)
+            is_new = self._plan.order.step_reaching(wanted) > self._progress.step
+            if is_new:  # a run that goes on has been at the others
+                self._advance_to(wanted)
+            used = self._used_at(wanted)
+            if is_new and (used == order.used or self._affords_evaluation()):
+                self._evaluate()
 
     def _epochs(self, mode: Epochs) -> Result:
         progress = self._progress
-        steps = self._plan.order.steps
         of_passes = mode.patience_examples is None
         reason = f"mode.max_passes = {mode.max_passes} reached"
-        for passes in range(progress.step // steps + 1, mode.max_passes + 1):
-            self._advance_to(passes * steps)
+        for passes in range(self._passes_before(progress.step) + 1, mode.max_passes + 1):
+            self._advance_to(passes * self._plan.order.used)
             if passes < mode.max_passes and not self._affords_evaluation():
                 continue
             evaluation = self._evaluate()
@@ -148,7 +150,7 @@ class Controller:
                     save_parameters(file, self._best)
             if progress.stopping.should_stop:
                 unit = "passes" if of_passes else "examples"
-                kept = f"pass {progress.best.step // steps}"
+                kept = f"pass {self._passes_before(progress.best.step)}"
                 reason = f"no better validation error in {progress.stopping.patience:,} {unit}; best was {kept}"
                 break
         assert progress.best is not None
@@ -159,9 +161,17 @@ class Controller:
         if self._progress.step % (self._plan.job.audit_every or 1) == 0 or self._keeper.asked is not None:
             self._keeper.keep(self._fleet, self._progress, self._best)
 
-    def _advance_to(self, target: int) -> None:
-        """Stint by stint, so that the live line lives and curves arrive while the pass runs."""
-        while self._progress.step < target:
+    def _passes_before(self, step: int) -> int:
+        return self._plan.order.position(step).pass_index
+
+    def _used_at(self, examples: int) -> int:
+        """How many examples minibatches have used once they have used so many: they end where they end."""
+        order = self._plan.order
+        return order.examples_before(order.position(order.step_reaching(examples)))
+
+    def _advance_to(self, examples: int) -> None:
+        """Until so many are used; stint by stint, so that the live line lives and curves arrive while the pass runs."""
+        while self._progress.step < (target := self._plan.order.step_reaching(examples)):
             self._keep()
             every = self._plan.job.audit_every
             rate = self._progress.step / self._progress.seconds if self._progress.seconds else 0.0
@@ -196,20 +206,22 @@ class Controller:
     def _show(self, stint: Stint) -> None:
         """How far the run is, on the terminal and in its folder."""
         progress = self._progress
-        steps = self._plan.order.steps
+        order = self._plan.order
+        position = order.position(progress.step - 1)
+        used = order.examples_before(order.position(progress.step))
         gap = progress.evaluations[-1].gap_of_loss if progress.evaluations else None
         status = LiveStatus(
-            pass_number=(progress.step - 1) // steps + 1,
+            pass_number=position.pass_index + 1,
             passes=self._plan.passes,
-            step=(progress.step - 1) % steps + 1,
-            steps=steps,
+            step=position.step + 1,
+            steps=order.steps_of(position.pass_index),
             examples_per_second=stint.examples_per_second,
             workers=self._fleet.workers,
             waiting_share=self._curves.waiting_share,
             loss=stint.loss,
             gap=None if gap is None else gap.value,
             gap_standard_error=None if gap is None else known(gap.standard_error),
-            seconds_left=(self._plan.total_steps - progress.step) * progress.seconds / progress.step,
+            seconds_left=(self._plan.passes * order.used / used - 1) * progress.seconds,
             time=time.time(),
         )
         self._terminal.live(*status.facts)
@@ -267,7 +279,7 @@ class Controller:
             examples_used=progress.used,
             empirical=empirical,
             generalization=self._pooled(parts),
-            passes=progress.step / order.steps,
+            passes=order.examples_before(order.position(progress.step)) / order.used,
             progressive=measures.progressive.recent if progress.step <= order.steps else None,
             held_out=Parts.of(parts, functions_in(self._plan.job.metrics)),
             noise=self._curves.noise,
@@ -279,7 +291,7 @@ class Controller:
         risks = evaluation.empirical, evaluation.generalization
         self._tracker.log(self._curves.evaluation(*risks, progress.step, order, progress.seconds, time.time()))
         unit = self._plan.job.unit_of_error
-        self._terminal.line(describe(evaluation, order.steps, self._progress.seconds, unit))
+        self._terminal.line(describe(evaluation, self._progress.seconds, unit))
         return evaluation
 
     def _affords_evaluation(self) -> bool:
@@ -304,12 +316,14 @@ class Controller:
         self._probes.end(parameters)
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
         test = self._pooled(self._risks_on_all("test")) if has_test else None
-        self._tracker.log(self._curves.end(chosen.step, chosen.noise, test, progress.step, time.time()))
+        order = self._plan.order
+        kept = chosen.step, order.size(max(0, chosen.step - 1))
+        self._tracker.log(self._curves.end(kept, chosen.noise, test, progress.step, time.time()))
         used = progress.evaluations[-1].examples_used
         return Result(
             mode="online" if self._is_online else "epochs",
             stop_reason=reason,
-            passes=-(-progress.step // self._plan.order.steps),
+            passes=self._passes_before(progress.step - 1) + 1,
             examples_used=used,
             examples_unused=measures.late_examples if self._is_online else 0,
             examples_per_second=used / progress.seconds,

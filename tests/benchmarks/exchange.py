@@ -25,6 +25,7 @@ import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, open_store
 from streamtrain.aggregate.exchange.collective.wire import connect
@@ -77,7 +78,9 @@ def ours(pipe: Connection, rank: int, world: int, kind: str, megabytes: float, f
     """A worker without a model: its lane's gradient stays where it is."""
     torch.set_num_threads(1)
     layout = layout_of_size(megabytes)
-    aggregator = Aggregator(layout, SETTINGS, batch_size=world, total_steps=1, worker=rank, workers=world)
+    aggregator = Aggregator(
+        layout, SETTINGS, rate_of=LearningRate(SETTINGS.schedule, world, 1), worker=rank, workers=world
+    )
     exchange = (shared if kind == "shared" else collective)(Path(folder), layout, aggregator, rank, world)
     write_moments(exchange.slot(rank), Moments(1), Moments(1))
     exchange.slot(rank).used.fill(1)
@@ -105,7 +108,7 @@ def collective(folder: Path, layout: Layout, _: Aggregator, rank: int, world: in
     address = Address("127.0.0.1", told(folder / "port")[0])
     hosts = Membership(rank, tuple(range(worker, worker + 1) for worker in range(world)))
     memory = private_memory(layout, SETTINGS, Capacity(world))
-    whole = Aggregator(layout, SETTINGS, batch_size=world, total_steps=1, worker=0, workers=1)
+    whole = Aggregator(layout, SETTINGS, rate_of=LearningRate(SETTINGS.schedule, world, 1), worker=0, workers=1)
     crew = Membership(0, (hosts.hosting[rank],))
     exchange = CollectiveExchange(layout, whole, memory, hosts, crew, {0: os.getpid()}, connect(address, hosts))
     if rank == 0:

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, block_size, open_file, shared_block
 from streamtrain.aggregate.exchange.pool import Claim, Pool
 from streamtrain.aggregate.moments import write_moments
 from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.vector import Layout, layout_of
+from streamtrain.job import Schedule
 from streamtrain.values import Moments, Update
 
 LANES, PASS_STEPS, PASSES = 4, 5, 2
@@ -43,7 +45,9 @@ class Crowd:
             self.come()
 
     def come(self) -> None:
-        aggregator = Aggregator(self.layout, Descent(SGD()), batch_size=LANES, total_steps=STEPS, worker=0, workers=1)
+        aggregator = Aggregator(
+            self.layout, Descent(SGD()), rate_of=LearningRate(Schedule(), LANES, STEPS), worker=0, workers=1
+        )
         pool = Pool(self.memory, aggregator, open_file(self.handle), self.pass_steps)
         pool._process = next(self.numbers)
         self.pools.append(pool)

@@ -18,7 +18,7 @@ from streamtrain.values import Position
 
 
 @st.composite
-def orders(draw: st.DrawFn) -> Order:
+def orders(draw: st.DrawFn, most_sizes: int = 1) -> Order:
     lanes = draw(st.integers(1, 12))
     examples = draw(st.integers(1, 500))
     return Order(
@@ -26,6 +26,7 @@ def orders(draw: st.DrawFn) -> Order:
         lanes=lanes,
         batch_size=lanes * draw(st.integers(1, 20)),
         used=draw(st.integers(1, examples)),
+        later=tuple((70 * each, lanes * draw(st.integers(1, 20))) for each in range(1, most_sizes)),
     )
 
 
@@ -65,7 +66,7 @@ def growing_orders(draw: st.DrawFn) -> SegmentedOrder:
 
 
 @given(
-    st.one_of(orders(), growing_orders()),
+    st.one_of(orders(), orders(most_sizes=4), growing_orders()),
     st.sampled_from(["stored", "shards", "examples"]),
     st.integers(1, 6),
     st.integers(1, 6),
@@ -78,7 +79,7 @@ def test_promise_2_another_number_of_workers_goes_on_with_the_rest(
     """Stopped at, before and after a pass's border, and elsewhere; compared step by step, without sorting."""
     whole = isinstance(order, Order) and order.used == order.examples
     passes = passes_of(reshuffle if whole else "stored", order.examples, [0, order.examples // 2, order.examples], 3)
-    total = (3 if isinstance(order, Order) else 1) * order.steps
+    total = order.steps_before(3 if isinstance(order, Order) else 1)
     stop = min(max(0, order.steps + about + more * (more % 2)), total)
 
     def read(workers: int, first: int, last: int) -> list[list[int]]:
@@ -100,7 +101,7 @@ def test_promise_2_another_number_of_workers_goes_on_with_the_rest(
         assert sorted(itertools.chain(*straight)) == list(range(order.examples))
 
 
-@given(st.one_of(orders(), growing_orders()), st.data())
+@given(st.one_of(orders(), orders(most_sizes=4), growing_orders()), st.data())
 def test_what_lanes_are_said_to_have_left_is_what_they_read(order: Order | SegmentedOrder, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, order.lanes - 1))
     lanes = range(first, data.draw(st.integers(first + 1, order.lanes)))

@@ -131,6 +131,7 @@ PUBLIC = tuple(
             "Adam",
             "AdamW",
             "Average",
+            "BatchSize",
             "Checkpoints",
             "Clip",
             "Comparison",

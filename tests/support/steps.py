@@ -20,6 +20,7 @@ import streamtrain.aggregate.exchange.pool as pool_module
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.descent.rules import Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.collective.group import Address, Membership, join_group, open_store
 from streamtrain.aggregate.exchange.collective.wire import Wire, connect
@@ -160,8 +161,7 @@ class Member:
         return Aggregator(
             self.gradient.layout,
             self.descent,
-            batch_size=BATCH,
-            total_steps=self.steps,
+            rate_of=LearningRate(self.descent.schedule, BATCH, self.steps),
             worker=worker,
             workers=workers,
         )

@@ -6,7 +6,7 @@ Exchanges differ in how sums reach it and how new parameters leave it; the arith
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +18,11 @@ from streamtrain.aggregate.descent.clip import clip_block, clip_scales, norm_of,
 from streamtrain.aggregate.descent.decision import KEPT, Decision, judge
 from streamtrain.aggregate.descent.norms import StepNorms
 from streamtrain.aggregate.descent.rules import Block, Descent, cut_pieces, take_share
-from streamtrain.aggregate.descent.schedule import base_rate, schedule_factor
 from streamtrain.aggregate.moments import check_weights
 from streamtrain.aggregate.state import NUMBERS, State
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import NonFiniteError
+from streamtrain.job.update import Optimizer
 from streamtrain.values import Moments, Update
 
 
@@ -32,8 +32,7 @@ class Aggregator:
     Args:
         layout: of the model.
         descent: settings of the update.
-        batch_size: for linear scaling.
-        total_steps: the longest possible run, for the schedule.
+        rate_of: the learning rate of an optimizer at a global step.
         worker, workers: whose share it is.
         norms_every: steps from one update with `Norms` to the next; 0 for never.
         scaled: losses are scaled, see `scaler`.
@@ -54,8 +53,7 @@ class Aggregator:
         layout: Layout,
         descent: Descent,
         *,
-        batch_size: int,
-        total_steps: int,
+        rate_of: Callable[[Optimizer, int], float],
         worker: int,
         workers: int,
         norms_every: int = 0,
@@ -68,9 +66,9 @@ class Aggregator:
         self.blocks = take_share(self.pieces, worker, workers)
         self.bounds = {piece.rule.clipped_with: piece.rule.clip.norm for piece in self.pieces}
         self.norms = StepNorms(layout, self.pieces, norms_every)
-        self._base_rate = base_rate(descent.optimizer.fitted(layout), batch_size)
+        self._rate_of = rate_of
+        self._optimizer = descent.optimizer.fitted(layout)
         self._counts_updates = any(piece.rule.optimizer.counts_updates() for piece in self.pieces)
-        self._total_steps = total_steps
         self._streak = 0
 
     def clip(self, block: Block, mean: torch.Tensor, old: State, norms: NDArray[np.float64]) -> None:
@@ -83,7 +81,7 @@ class Aggregator:
 
     def rate(self, step: int) -> float:
         """The learning rate of global ``step``."""
-        return self._base_rate * schedule_factor(self.descent.schedule, step, self._total_steps)
+        return self._rate_of(self._optimizer, step)
 
     def begin(self, step: int, used: NDArray[np.uint8], old: State) -> Decision:
         """What can be decided before any norm is known.

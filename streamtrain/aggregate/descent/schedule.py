@@ -4,16 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Real
 
 from streamtrain.checks import require
 from streamtrain.errors import JobError, complaint, users_code
-from streamtrain.job.update import Optimizer, Schedule
+from streamtrain.job.update import BatchSize, Optimizer, Schedule, first_size
+from streamtrain.order import Order, SegmentedOrder
 
 MOST_TRIED = 100_000
 """Steps at which a function is tried before a run."""
 RISE = 0.3
 """Part of the steps over which `one-cycle` rises, where no warm-up says otherwise (as in PyTorch)."""
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate of each global step: the optimizer's, by the batch size, times the schedule's factor.
+
+    A schedule counts minibatches of the first size. So it stands at the same examples whatever the batch does: its
+    milestones do not move, and it ends with the data, also where nobody knows yet how many steps that will take.
+
+    Attributes:
+        schedule: the job's.
+        batch_size: the job's.
+        steps: of the longest possible run, if all its minibatches were of the first size.
+        order: of the minibatches, where their size changes.
+    """
+
+    schedule: Schedule | Callable[[int], float]
+    batch_size: int | BatchSize
+    steps: int
+    order: Order | SegmentedOrder | None = None
+
+    def __call__(self, optimizer: Optimizer, step: int) -> float:
+        """Of the update that comes after ``step`` others."""
+        first = first_size(self.batch_size)
+        if isinstance(self.batch_size, int) or self.order is None:
+            return base_rate(optimizer, first) * schedule_factor(self.schedule, step, self.steps)
+        rule = self.batch_size.scale_lr or optimizer.scaling
+        scheduled = self.order.steps_of_size(step, first)
+        rate = base_rate(optimizer, first) * scaled(rule, self.order.size(step) / first)
+        return rate * schedule_factor(self.schedule, scheduled, self.steps)
 
 
 def base_rate(optimizer: Optimizer, batch_size: int) -> float:
@@ -22,7 +54,14 @@ def base_rate(optimizer: Optimizer, batch_size: int) -> float:
         return optimizer.lr
     if optimizer.scaling == "linear":
         return optimizer.lr * batch_size / optimizer.lr_batch_size
-    return optimizer.lr * math.sqrt(batch_size / optimizer.lr_batch_size)
+    return optimizer.lr * scaled(optimizer.scaling, batch_size / optimizer.lr_batch_size)
+
+
+def scaled(rule: str, ratio: float) -> float:
+    """Factor of the rate for minibatches ``ratio`` times as large: by ``linear``, ``root`` or ``none``."""
+    if rule == "none":
+        return 1.0
+    return ratio if rule == "linear" else math.sqrt(ratio)
 
 
 def schedule_factor(schedule: Schedule | Callable[[int], float], step: int, steps: int) -> float:

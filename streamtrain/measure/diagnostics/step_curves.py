@@ -16,9 +16,10 @@ SMOOTHED_STEPS = 100
 
 @dataclass(frozen=True)
 class StepMeans:
-    """Means over some steps, of which ``step`` is the last: the risks, the gradient's norm, clipping; the last rate."""
+    """Means over some steps, of which ``step`` is the last; the rate is that of the last."""
 
     step: int
+    examples: float
     loss: float
     error: float
     gradient_norm: float
@@ -68,6 +69,7 @@ def _means(updates: Sequence[Update]) -> StepMeans:
     risk = pooled(Risk(update.loss, update.error) for update in updates)
     return StepMeans(
         updates[-1].step,
+        risk.loss.count / len(updates),
         risk.loss.mean,
         risk.error.mean,
         sum(u.gradient_norm for u in updates) / len(updates),

@@ -93,7 +93,7 @@ class Progress(Stored):
             for part in parts:
                 if part.examples:
                     self.unused.add(plan.pass_orders.stored(position.pass_index, part.start, part.stop))
-            if not online and (update.step + 1) % order.steps == 0:
+            if not online and order.ends_pass(update.step):
                 self.unused.end_pass()
 
     def used_examples(self, plan: Plan) -> tuple[Lane, ...]:

@@ -59,12 +59,12 @@ def why_not_known(risks: Iterable[Risk | None]) -> str:
     return WHY_NOT_KNOWN if any(map(math.isnan, errors)) else ""
 
 
-def describe(evaluation: Evaluation, pass_steps: int, seconds: float, error_unit: str) -> str:
+def describe(evaluation: Evaluation, seconds: float, error_unit: str) -> str:
     """One line about an evaluation, for the terminal."""
     train = evaluation.empirical
     held_out = evaluation.generalization
     return (
-        f"pass {evaluation.step / pass_steps:4.3g}  "
+        f"pass {evaluation.passes:4.3g}  "
         f"loss: train {in_unit(train.loss.mean)}, "
         f"held out {mean_with_error(held_out.loss)}, "
         f"gap {gap_with_error(evaluation.gap_of_loss)}  "

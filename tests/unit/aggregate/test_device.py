@@ -11,6 +11,7 @@ import torch
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.descent.rules import Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.collective.group import Membership
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange, settle
@@ -80,7 +81,12 @@ def trained(job: Job, device: str | None, bad: tuple[int, ...] = ()) -> tuple[li
     scaled = job.precision == "fp16"
     layout, members = gradient.layout, Membership(0, (range(LANES),))
     aggregator = Aggregator(
-        layout, Descent.of(job), batch_size=job.batch_size, total_steps=STEPS, worker=0, workers=1, scaled=scaled
+        layout,
+        Descent.of(job),
+        rate_of=LearningRate(job.schedule, job.batch_size, STEPS),
+        worker=0,
+        workers=1,
+        scaled=scaled,
     )
     exchange: Exchange
     if device is None:

@@ -17,6 +17,7 @@ from streamtrain.aggregate.buffers import update_buffers
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.decision import Decision
 from streamtrain.aggregate.descent.rules import CHUNK, Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.moments import write_moments
@@ -182,7 +183,9 @@ def run(
     processes = dict.fromkeys(range(workers), os.getpid())
 
     def work(worker: int) -> None:
-        aggregator = Aggregator(layout, descent, batch_size=32, total_steps=STEPS, worker=worker, workers=workers)
+        aggregator = Aggregator(
+            layout, descent, rate_of=LearningRate(descent.schedule, 32, STEPS), worker=worker, workers=workers
+        )
         hosting = hosting_of(LANES, workers)
         exchange = SharedExchange(memory, aggregator, hosting, worker, processes)
         model = Model(dtype)

@@ -8,6 +8,7 @@ import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange
 from streamtrain.aggregate.exchange.join import Participant, Seat
@@ -56,7 +57,11 @@ class Joiner:
     def make_aggregator(self, worker: int, workers: int) -> Aggregator:
         self.shares.append((worker, workers))
         return Aggregator(
-            self.layout, Descent.of(self.job), batch_size=8, total_steps=3, worker=worker, workers=workers
+            self.layout,
+            Descent.of(self.job),
+            rate_of=LearningRate(self.job.schedule, 8, 3),
+            worker=worker,
+            workers=workers,
         )
 
 

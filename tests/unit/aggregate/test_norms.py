@@ -11,6 +11,7 @@ import torch
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.norms import StepNorms
 from streamtrain.aggregate.descent.rules import CHUNK, Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.moments import write_moments
@@ -55,7 +56,12 @@ def exchanged(workers: int, descent: Descent) -> list[Update]:
         processes = dict.fromkeys(range(workers), os.getpid())
         hosting = hosting_of(LANES, workers)
         aggregator = Aggregator(
-            layout, descent, batch_size=15, total_steps=STEPS, worker=worker, workers=workers, norms_every=EVERY
+            layout,
+            descent,
+            rate_of=LearningRate(descent.schedule, 15, STEPS),
+            worker=worker,
+            workers=workers,
+            norms_every=EVERY,
         )
         exchange = SharedExchange(memory, aggregator, hosting, worker, processes)
         net = model()

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import CHUNK, Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.moments import write_moments
@@ -196,7 +197,7 @@ def trained(descent: Descent) -> tuple[State, Layout]:
     layout = layout_of(model)
     memory = private_memory(layout, descent, Capacity(LANES))
     memory.states[0].begin(layout, {**dict(model.named_parameters()), **dict(model.named_buffers())}, scaled=False)
-    aggregator = Aggregator(layout, descent, batch_size=32, total_steps=STEPS, worker=0, workers=1)
+    aggregator = Aggregator(layout, descent, rate_of=LearningRate(descent.schedule, 32, STEPS), worker=0, workers=1)
     exchange = SharedExchange(memory, aggregator, [range(LANES)], 0, {0: os.getpid()})
     for step in range(STEPS):
         for place in layout.parameters:

@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler as scheduler
 from streamtrain.aggregate.descent import schedule as schedule_module
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Descent
-from streamtrain.aggregate.descent.schedule import check_schedule, schedule_factor
+from streamtrain.aggregate.descent.schedule import LearningRate, check_schedule, schedule_factor
 from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.vector import layout_of
 from streamtrain.errors import ConfigError, JobError
@@ -147,7 +147,7 @@ def test_promise_10_of_very_many_steps_some_are_tried_and_a_bad_one_stops_the_ru
     bad = Descent(SGD(lr=0.5), schedule=lambda step: -1.0 if step == 5 else 1.0)
     check_schedule(bad.schedule, 9)
     layout = layout_of(torch.nn.Linear(2, 2))
-    aggregator = Aggregator(layout, bad, batch_size=1, total_steps=9, worker=0, workers=1)
+    aggregator = Aggregator(layout, bad, rate_of=LearningRate(bad.schedule, 1, 9), worker=0, workers=1)
     assert aggregator.rate(4) == 0.5
     with pytest.raises(JobError, match="schedule, at step 5: expected a finite factor .*, found -1.0"):
         aggregator.rate(5)

@@ -21,7 +21,7 @@ def test_last_minibatch_is_short() -> None:
     assert order.steps == 3
     last = order.minibatch(Position(0, 2))
     assert last.parts == (LanePart(0, 4, 6), LanePart(1, 10, 11))
-    assert last.examples == 3 and order.smallest_part() == 1
+    assert last.examples == 3 and order.smallest().smallest_part == 1
 
 
 def test_a_lane_may_be_empty_in_the_last_minibatch() -> None:

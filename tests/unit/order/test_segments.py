@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamtrain.order.minibatch import Order
-from streamtrain.order.segments import SegmentedOrder
+from streamtrain.order.minibatches.minibatch import Order
+from streamtrain.order.minibatches.segments import SegmentedOrder
 from streamtrain.values import Position
 
 
@@ -30,7 +30,7 @@ def test_promise_3_and_7_each_example_once_segment_after_segment(sizes: list[int
         assert order.examples_before(order.position(step)) == before
         before += len(minibatch)
     assert order.examples_before(order.position(order.steps)) == order.used == sum(sizes)
-    assert order.smallest_part() == min(
+    assert order.smallest().smallest_part == min(
         part.examples
         for step in range(order.steps)
         for part in order.minibatch(order.position(step)).parts

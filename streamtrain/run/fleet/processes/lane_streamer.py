@@ -52,7 +52,7 @@ class WorkersStreamer:
         self._streamer = Streamer(
             reader,
             plan.selections(lanes, step) if share is None else share.of(plan.selections(lanes, step)),
-            largest=order.batch_size // order.lanes,
+            largest=order.largest // order.lanes,
             address=address,
             augmentation=plan.augmentation,
         )

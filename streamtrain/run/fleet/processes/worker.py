@@ -292,8 +292,7 @@ class Worker:
         aggregator = TimedAggregator(
             self._gradient.layout,
             Descent.of(job),
-            batch_size=job.batch_size,
-            total_steps=self._plan.total_steps,
+            rate_of=lambda optimizer, step: self._plan.rate_of(optimizer, step),  # the plan changes
             worker=worker,
             workers=workers,
             norms_every=job.tracking.log_every if job.tracking.diagnostics else 0,
