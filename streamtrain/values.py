@@ -117,6 +117,11 @@ class Norms(Stored):
     layers: dict[str, LayerNorms]
 
     @property
+    def whole(self) -> float:
+        """Of the whole mean gradient."""
+        return self.total.gradient
+
+    @property
     def total(self) -> LayerNorms:
         """Of all parameters together."""
         layers = self.layers.values()
@@ -125,6 +130,14 @@ class Norms(Stored):
             math.fsum(layer.parameters for layer in layers),
             math.fsum(layer.update for layer in layers),
         )
+
+
+@dataclass(frozen=True)
+class OwnNorms(Stored):
+    """Squared norms of a step in the optimizer's own norm: ``lanes`` as in `Norms`, and the whole mean gradient's."""
+
+    lanes: tuple[tuple[float, float], ...]
+    whole: float
 
 
 @dataclass(frozen=True)
@@ -138,7 +151,7 @@ class Update(Stored):
     from the parameters at which the gradient was computed, mean over the lanes; 0 but with `Stale`. ``loss_scale``:
     what losses were multiplied by, 0 where they are not; ``overflowed``: skipped since it was too large. ``late``: the
     parts, as (step, lane), that it did not wait for; none but with backup lanes.
-    ``norms`` is there at some steps only, and not at skipped ones.
+    ``norms`` and ``own`` are there at some steps only, and not at skipped ones.
     """
 
     step: int
@@ -153,6 +166,7 @@ class Update(Stored):
     loss_scale: float = 0.0
     overflowed: bool = False
     norms: Norms | None = None
+    own: OwnNorms | None = None
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class DeviceSlot:
     counters: torch.Tensor
     used: torch.Tensor
     moments: torch.Tensor
-    squared_norm: torch.Tensor
+    squared_norms: torch.Tensor
     adds: bool = False
     waits: bool = False
     lefts: tuple[torch.Tensor, ...] = ()
@@ -126,8 +126,9 @@ class Slot:
     """Where one lane's worker leaves its contribution.
 
     ``gradient`` is the sum over the lane's examples; ``used[i]`` is 1 where parameter ``i`` has one;
-    ``moments`` are those of the losses, then of the errors, see `moments`; ``squared_norm`` is the gradient's,
-    at the steps that the diagnostics ask for it. All but the gradient are in the host's memory.
+    ``moments`` are those of the losses, then of the errors, see `moments`; ``squared_norms`` are the gradient's,
+    Euclidean and in the optimizer's own norm, at the steps that ask for them. All but the gradient are in the host's
+    memory.
     A slot that ``waits`` keeps its gradient for the next lane's, its sibling, which ``adds`` to it. The sum, or the
     lane's gradient, is added to each of ``lefts``, vectors with the sums of lanes before, one after the other; only
     the last sum is written, to ``gradient``, which is the last of ``lefts``. With ``early`` each parameter's gradient
@@ -139,7 +140,7 @@ class Slot:
     counters: torch.Tensor
     used: NDArray[np.uint8]
     moments: NDArray[np.float64]
-    squared_norm: NDArray[np.float64]
+    squared_norms: NDArray[np.float64]
     adds: bool = False
     waits: bool = False
     lefts: tuple[torch.Tensor, ...] = ()

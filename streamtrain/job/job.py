@@ -273,8 +273,23 @@ class Job:
         do = 'say how the rate goes with the size, e.g. scale_lr="root" for one of Adam\'s kind'
         known = not of_library or batch_size.scale_lr is not None
         require(known, "batch_size.scale_lr", "linear, root or none with st.Torch", batch_size.scale_lr, do)
-        follow = batch_size.follow
-        require(follow is None, "batch_size.follow", "nothing in this version", follow, "give sizes by examples")
+        if batch_size.follow is not None:
+            self._check_following(batch_size.follow)
+
+    def _check_following(self, follow: str) -> None:
+        """Whether the gradient's noise can be measured: between lanes, in a norm that the optimizer names."""
+        where, do = "batch_size.follow", "set lanes, e.g. to 8"
+        require(self.lane_count > 1, where, f"at least 2 lanes, between which {follow} is measured", 1, do)
+        do = "leave aggregation as it is by default, or give sizes by examples used"
+        require(not self.pooled, where, "updates that wait for all lanes", self.aggregation, do)
+        parts = () if self.optimizer is None else self.optimizer.parts()
+        unknown = next((type(part).__name__ for part in parts if not part.has_norm), None)
+        expected = "an optimizer with a norm of its own to measure it in (SGD, Adam, AdamW, RMSprop, Adagrad)"
+        require(unknown is None, where, expected, unknown, "use one, or give sizes by examples used")
+        clips = (self.clip, *(group.clip for group in self.groups))
+        clipped = any(clip.value or clip.adaptive for clip in clips)
+        do = "clip by norm, or give sizes by examples used"
+        require(not clipped, where, "no clipping by value or by unit, which changes the noise", self.clip, do)
 
     def _check_places(self) -> None:
         places = ("pack", "spread")

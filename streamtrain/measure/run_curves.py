@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Self
@@ -186,21 +187,16 @@ class RunCurves:
         length = max(self.measures.diagnostics.trajectory.length, distance)  # no way is shorter
         return _points({"trajectory/length": length, "trajectory/distance": distance}, step - 1, now)
 
-    def end(
-        self, kept: tuple[int, int], noise: Noise | None, test: Risk | None, step: int, now: float
-    ) -> list[Reading]:
-        """Of a run that stops after ``step`` updates.
-
-        Args:
-            kept: updates that were best, and the size of the minibatches there. noise: there.
-        """
+    def end(self, best: int, size: int, noise: Noise | None, test: Risk | None, step: int) -> list[Reading]:
+        """Of a run that stops now, after ``step`` updates, and keeps the best ones, of minibatches of this ``size``."""
+        now = time.time()
         last = step - 1
         values: dict[str, float] = {
             "stop/minibatch_gradient_norm": self.measures.norms.mean,
-            "stop/best_step": kept[0],
+            "stop/best_step": best,
         }
         if noise is not None:
-            values |= risk_gradient_values("stop/gradient", noise, kept[1])
+            values |= risk_gradient_values("stop/gradient", noise, size)
         readings = minibatch_readings(self.measures.minibatch.rest(), now) + _points(values, last, now)
         return readings if test is None else readings + risk_readings("test_risk", test, last, now)
 

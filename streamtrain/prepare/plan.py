@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from streamtrain.aggregate.descent.rules import with_optimizer
@@ -159,6 +159,11 @@ def grown(plan: Plan) -> Plan | None:
     if examples == plan.order.examples:
         return None
     return dataclasses.replace(plan, manifest=manifest, order=_order(plan.job, manifest, examples, plan.order.later))
+
+
+def resized(plan: Plan, later: Sequence[tuple[int, int]]) -> Plan:
+    """The plan of the same run with these batch sizes after the first."""
+    return dataclasses.replace(plan, order=_order(plan.job, plan.manifest, plan.order.used, tuple(later)))
 
 
 def _order(job: Job, manifest: Manifest, used: int, later: Later) -> Order | SegmentedOrder:

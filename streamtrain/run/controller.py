@@ -17,7 +17,7 @@ from streamtrain.measure.gap import Parts
 from streamtrain.measure.risk import pooled
 from streamtrain.measure.run_curves import RunCurves, Stint
 from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
-from streamtrain.prepare.plan import Plan
+from streamtrain.prepare.plan import Plan, resized
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.fleet.protocol import Fleet
 from streamtrain.run.folder import OptionalFiles, RunFolder
@@ -25,6 +25,7 @@ from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.saving import save_parameters, save_result
 from streamtrain.run.outcome.wording import describe
 from streamtrain.run.watching.following import wait_for_growth
+from streamtrain.run.watching.growing import decided_before, following
 from streamtrain.run.watching.loader_health import LoaderHealth
 from streamtrain.run.watching.probing import Probes
 from streamtrain.run.watching.status import LiveStatus
@@ -56,6 +57,7 @@ class Controller:
         self._folder = RunFolder(folder)
         self._keeper = keeper
         self._is_online = isinstance(plan.job.mode, Online)
+        self._followed = following(plan.job)
         self._workers = 0
         self._bits = ""
         self._traced = False
@@ -71,6 +73,8 @@ class Controller:
         self._progress.fingerprint = self._fleet.likeness.fingerprint
         self._curves.measures = self._progress.measures
         self._loader = LoaderHealth(self._plan, self._tracker, self._folder, self._progress.bad, self._terminal.line)
+        if self._followed is not None and self._plan.order.later != tuple(self._progress.growth.later):
+            self._resize()  # workers are ahead of the checkpoint
 
     def run(self) -> Result:
         """Trains to the end that the mode sets; begins anew from the last checkpoint where all workers were lost.
@@ -178,6 +182,7 @@ class Controller:
             until = min(target, self._progress.step + max(FIRST_STINT, int(rate * STINT_SECONDS)))
             until = min(until, (self._progress.step // every + 1) * every) if every else until
             until = self._probes.before(until, self._progress.step)
+            until = decided_before(self._followed, until, self._progress.step)
             started = time.monotonic()
             done = self._fleet.advance(until)
             seconds = time.monotonic() - started
@@ -195,6 +200,24 @@ class Controller:
             if self._plan.job.profile and not self._traced:
                 self._keep_trace()
             self._probes.take(self._fleet.snapshot, self._progress)
+            self._grow(done)
+
+    def _grow(self, done: Sequence[Update]) -> None:
+        """Doubles the batch where it follows the gradient's noise, and that allows it."""
+        if self._followed is None:
+            return
+        step = self._progress.step
+        growth = self._progress.growth
+        growth.add(done)
+        self._tracker.log(growth.readings(self._followed, self._plan.order, step, time.time()))
+        if growth.decide(self._followed, self._plan.order, step):
+            self._resize()
+            self._terminal.line(f"minibatches of {self._plan.order.size(step):,} examples from step {step:,} on")
+
+    def _resize(self) -> None:
+        """Goes on with the batch sizes that were decided."""
+        self._plan = resized(self._plan, self._progress.growth.later)
+        self._fleet.extend(self._plan, self._progress.step)
 
     def _asked_about(self, done: Sequence[Update], seconds: float) -> Stint:
         """What the workers have to say of the steps that they have just trained."""
@@ -317,8 +340,8 @@ class Controller:
         has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
         test = self._pooled(self._risks_on_all("test")) if has_test else None
         order = self._plan.order
-        kept = chosen.step, order.size(max(0, chosen.step - 1))
-        self._tracker.log(self._curves.end(kept, chosen.noise, test, progress.step, time.time()))
+        size = order.size(max(0, chosen.step - 1))
+        self._tracker.log(self._curves.end(chosen.step, size, chosen.noise, test, progress.step))
         used = progress.evaluations[-1].examples_used
         return Result(
             mode="online" if self._is_online else "epochs",

@@ -119,6 +119,7 @@ def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal, *
         ConfigError, DataError: with what was found.
     """
     from streamtrain.prepare.plan import plan as plan_of
+    from streamtrain.prepare.plan import resized
     from streamtrain.prepare.surroundings import check_process, check_run_folders, room_for_ray, usable_cpus
     from streamtrain.prepare.trial import check_cpus, preflight
     from streamtrain.run.checkpoints.progress import Progress
@@ -138,7 +139,10 @@ def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal, *
     plan = plan_of(job)
     if last is not None and earlier is not None:
         check_settings(last.settings, fixed_settings(plan), earlier.path)
-        plan = dataclasses.replace(plan, left_out=Progress.from_json(dict(last.progress)).left_out)
+        progress = Progress.from_json(dict(last.progress))
+        plan = dataclasses.replace(plan, left_out=progress.left_out)
+        if progress.growth.later:
+            plan = resized(plan, progress.growth.later)
     if inline or _will_start_ray():
         check_cpus(job, usable_cpus())
     return _Prepared(plan, preflight(plan), earlier, last, inline)

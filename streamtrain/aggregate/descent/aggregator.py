@@ -35,6 +35,7 @@ class Aggregator:
         rate_of: the learning rate of an optimizer at a global step.
         worker, workers: whose share it is.
         norms_every: steps from one update with `Norms` to the next; 0 for never.
+        own_every: the same for `OwnNorms`.
         scaled: losses are scaled, see `scaler`.
 
     Attributes:
@@ -57,6 +58,7 @@ class Aggregator:
         worker: int,
         workers: int,
         norms_every: int = 0,
+        own_every: int = 0,
         scaled: bool = False,
     ) -> None:
         self.layout = layout
@@ -65,7 +67,7 @@ class Aggregator:
         self.pieces = cut_pieces(descent, layout)
         self.blocks = take_share(self.pieces, worker, workers)
         self.bounds = {piece.rule.clipped_with: piece.rule.clip.norm for piece in self.pieces}
-        self.norms = StepNorms(layout, self.pieces, norms_every)
+        self.norms = StepNorms(layout, self.pieces, norms_every, own_every)
         self._rate_of = rate_of
         self._optimizer = descent.optimizer.fitted(layout)
         self._counts_updates = any(piece.rule.optimizer.counts_updates() for piece in self.pieces)
@@ -153,6 +155,8 @@ class Aggregator:
         if decision.skipped:
             skip(old, new, block.place)
             return
+        if self.norms.is_weighed(decision.step):
+            self.norms.note_own(block, mean, old, changes)
         scale = decision.scales[block.rule.clipped_with] if decision.scales else 1.0
         if scale != 1.0:
             mean.mul_(scale)
@@ -164,7 +168,7 @@ class Aggregator:
         if self.descent.average.is_kept:
             before, after = old.at(block.place), new.at(block.place)
             follow(self.descent.average, before, after, decision.averaged, takes_in=decision.averages)
-        if self.norms.is_due(decision.step):
+        if self.norms.is_shown(decision.step):
             self.norms.note_change(block, old, new, mean, changes)
 
     @staticmethod

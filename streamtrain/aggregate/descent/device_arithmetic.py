@@ -13,6 +13,7 @@ from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.average import follow_on_device
 from streamtrain.aggregate.descent.clip import clip_block, clip_scales
 from streamtrain.aggregate.descent.decision import DeviceDecision, judge
+from streamtrain.aggregate.descent.norms import CHANGES, change_span
 from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.moments import device_loss
 from streamtrain.aggregate.state import AVERAGE, PARAMETERS, State
@@ -103,10 +104,10 @@ class DeviceArithmetic:
     def note_change(block: Block, old: State, new: State, changes: torch.Tensor) -> None:
         """Leaves a block's squared norms in ``changes``: of the parameters before the update, and of their change."""
         before = old.at(block.place)
-        end = 2 * (block.first + len(block.pieces))
+        first, end = change_span(block)
         change = new.at(block.place)[PARAMETERS] - before[PARAMETERS]
-        changes[2 * block.first : end : 2] = _squared_norms(block, before[PARAMETERS])
-        changes[2 * block.first + 1 : end : 2] = _squared_norms(block, change)
+        changes[first:end:CHANGES] = _squared_norms(block, before[PARAMETERS])
+        changes[first + 1 : end : CHANGES] = _squared_norms(block, change)
 
 
 def _squared_norms(block: Block, vector: torch.Tensor) -> torch.Tensor:

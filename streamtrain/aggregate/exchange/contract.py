@@ -14,7 +14,7 @@ import torch
 
 from streamtrain.aggregate.exchange.barrier import Barrier
 from streamtrain.aggregate.state import DeviceSlot, Slot, State
-from streamtrain.values import Norms, Update
+from streamtrain.values import Norms, OwnNorms, Update
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Pending:
     rate: float
     numbers: torch.Tensor
     norms: Norms | None
+    own: OwnNorms | None = None
 
 
 class Exchange(ABC):

@@ -94,25 +94,28 @@ class DeviceExchange(Exchange):
         arithmetic = self._arithmetic
         step = self._step
         old, new = self.state, self.next_state
-        self._aggregator.norms.note_lanes(step, self._mine)
+        norms = self._aggregator.norms
+        norms.note_lanes(step, self._mine, old)
         for gradients in self._subtrees:
             tree_sum_(gradients)
         with lost_workers(f"in step {step}"):
             totals = self._gather(old)
-        lanes = self._aggregator.norms.read_lanes(step, memory.slots)
+        lanes = norms.read_lanes(step, memory.slots)
         decision = arithmetic.decide(step, totals, memory.norms, old)
         used = memory.used.amax(0) > 0
         for block, mean in self._means:
+            if norms.is_weighed(step):
+                norms.note_own(block, mean, old, memory.changes)
             arithmetic.descend(block, decision, mean, used, (old, new))
-            if lanes:
+            if norms.is_shown(step):
                 arithmetic.note_change(block, old, new, memory.changes)
         update_buffers_on_device(memory.slots, used, decision, old, new, scaled=self._aggregator.scaled)
-        norms = self._aggregator.norms.gather(lanes, memory.norms, memory.changes) if lanes else None
+        shown, own = norms.gather(step, lanes, memory.norms, memory.changes) if lanes else (None, None)
         flags = decision.goes, decision.overflowed, decision.stopped
         rest = torch.stack([decision.norm, torch.stack(decision.scales).amin(), *(flag.double() for flag in flags)])
         numbers = torch.cat([totals, rest, old.scaler[:1]])
         self._commit(writes=True)
-        return Pending(step, decision.rate, numbers, norms)
+        return Pending(step, decision.rate, numbers, shown, own)
 
     def _gather(self, old: State) -> torch.Tensor:
         """Means and norms of all pieces; returns the minibatch's moments."""
@@ -149,9 +152,9 @@ def settle(meetings: Sequence[Update | Pending]) -> list[Update]:
         if stopped:
             check_weights(each.step, (loss, error))
             raise NonFiniteError(each.step, each.rate, norm, loss.mean)
-        update = Update(
-            each.step, loss, error, each.rate, norm, clip_scale, skipped=not goes, norms=each.norms if goes else None
-        )
+        update = Update(each.step, loss, error, each.rate, norm, clip_scale, skipped=not goes)
+        if goes:
+            update = replace(update, norms=each.norms, own=each.own)
         if not goes and loss.count:
             update = replace(update, clip_scale=0.0)
         updates.append(replace(update, overflowed=bool(overflowed), loss_scale=loss_scale))

@@ -14,6 +14,7 @@ from streamtrain.aggregate.vector import Layout
 
 LINE = 64
 MOMENTS = 2 * NUMBERS
+NORMS = 2
 
 
 def row_bytes(layout: Layout) -> int:
@@ -24,7 +25,7 @@ def row_bytes(layout: Layout) -> int:
 def view_slots(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[Slot, ...]:
     """Every lane's slot: views of its row, shape (row bytes,) of uint8, and its gradient."""
     norm_at = MOMENTS * 8
-    buffers_at = (MOMENTS + 1) * 8
+    buffers_at = (MOMENTS + NORMS) * 8
     counters_at = buffers_at + 8 * layout.buffer_size
     return tuple(
         Slot(
@@ -33,7 +34,7 @@ def view_slots(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Ten
             counters=row[counters_at : _used_at(layout)].view(torch.int64),
             used=row[_used_at(layout) : _used_at(layout) + len(layout.parameters)].numpy(),
             moments=row[:norm_at].view(torch.float64).numpy(),
-            squared_norm=row[norm_at:buffers_at].view(torch.float64).numpy(),
+            squared_norms=row[norm_at:buffers_at].view(torch.float64).numpy(),
         )
         for row, gradient in zip(rows, gradients, strict=True)
     )
@@ -42,7 +43,7 @@ def view_slots(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Ten
 def view_device_slots(layout: Layout, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[DeviceSlot, ...]:
     """The same of rows that are on a device."""
     norm_at = MOMENTS * 8
-    buffers_at = (MOMENTS + 1) * 8
+    buffers_at = (MOMENTS + NORMS) * 8
     used_at = _used_at(layout)
     counters_at = buffers_at + 8 * layout.buffer_size
     return tuple(
@@ -52,7 +53,7 @@ def view_device_slots(layout: Layout, rows: torch.Tensor, gradients: Sequence[to
             counters=row[counters_at:used_at].view(torch.int64),
             used=row[used_at : used_at + len(layout.parameters)],
             moments=row[:norm_at].view(torch.float64),
-            squared_norm=row[norm_at:buffers_at].view(torch.float64),
+            squared_norms=row[norm_at:buffers_at].view(torch.float64),
         )
         for row, gradient in zip(rows, gradients, strict=True)
     )
@@ -70,4 +71,4 @@ def view_used(layout: Layout, rows: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _used_at(layout: Layout) -> int:
-    return 8 * (MOMENTS + 1 + layout.buffer_size + layout.counter_size)
+    return 8 * (MOMENTS + NORMS + layout.buffer_size + layout.counter_size)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streamtrain.aggregate.descent.norms import CHANGES
 from streamtrain.aggregate.descent.rules import Descent, count_numbers, cut_pieces, vectors_of
 from streamtrain.aggregate.exchange.barrier import CACHE_LINE, WORDS_A_LINE, check_machine
 from streamtrain.aggregate.exchange.lane_rows import (
@@ -89,7 +90,7 @@ def _sections(layout: Layout, descent: Descent, capacity: Capacity) -> Iterator[
     yield "claims", capacity.slots * 4, torch.int64
     pieces = len(cut_pieces(descent, layout))
     yield "norms", 2 * pieces, torch.float64
-    yield "changes", 2 * pieces, torch.float64
+    yield "changes", CHANGES * pieces, torch.float64
 
 
 def block_size(layout: Layout, descent: Descent, capacity: Capacity) -> int:
@@ -116,7 +117,7 @@ class Memory:
         claims: of the `Pool`, shape (slots, 4).
         used: all slots' ``used``, shape (slots, parameters).
         norms: two squared norms a `Piece`; see `Aggregator.clip`.
-        changes: two more; see `StepNorms.note_change`.
+        changes: more of them; see `StepNorms.note_change`.
     """
 
     def __init__(self, layout: Layout, descent: Descent, capacity: Capacity, block: mmap.mmap) -> None:
@@ -189,7 +190,7 @@ class DeviceMemory:
         self.used = view_device_used(layout, self.rows)
         pieces = len(cut_pieces(descent, layout))
         self.norms = torch.zeros(2 * pieces, dtype=torch.float64, device=device)
-        self.changes = torch.zeros(2 * pieces, dtype=torch.float64, device=device)
+        self.changes = torch.zeros(CHANGES * pieces, dtype=torch.float64, device=device)
 
 
 def private_block(size: int) -> mmap.mmap:

@@ -132,7 +132,7 @@ class Pool:
 
     def finish(self, claim: Claim) -> bool:
         """Notes that ``claim.slot`` is filled; ``False`` where its minibatch went on without it."""
-        self._aggregator.norms.note_lanes(claim.step, [claim.slot])
+        self._aggregator.norms.note_lanes(claim.step, [claim.slot], claim.state)
         if self._own is not None and not self._brought(claim):
             return False
         with self._locked():

@@ -62,7 +62,7 @@ class SharedExchange(Exchange):
 
     def slot(self, lane: int) -> Slot:
         """Where the lane's contribution goes; in an audited step each to a place of its own."""
-        return self._memory.slots[lane] if self._step == self.apart_at else self._sums.slot(self._step, lane)
+        return self._memory.slots[lane] if self._step == self.apart_at else self._sums.slot(self._step, lane, self.state)
 
     def meet(self) -> Update:
         """The contract's, in two or three waits.
@@ -78,7 +78,7 @@ class SharedExchange(Exchange):
         memory = self._memory
         aggregator = self._aggregator
         old, new = self.state, self.next_state
-        self._sums.end(self._step, apart=self._step == self.apart_at)
+        self._sums.end(self._step, old, apart=self._step == self.apart_at)
         self._barrier.wait()  # every lane's contribution is there
         totals = add_moments(memory.slots)
         weight = add_weights(memory.slots)
@@ -145,39 +145,40 @@ class LaneSums:
         self._lefts = {lane: self._left_vectors(lane) for lane in self._nodes}
         self._noted: int | None = None
 
-    def slot(self, step: int, lane: int) -> Slot:
-        """Of the lane that comes next.
+    def slot(self, step: int, lane: int, state: State) -> Slot:
+        """Of the lane that comes next, at the state before the update.
 
         Siblings are added while the second is fresh from backward, and so is all that waits for them: in fewer trips
         through memory. Where every lane's norm is wanted, each goes to a vector of its own first.
         """
         if not self._norms.is_due(step):
             return self._added[lane]
-        self._add_noted(step)
+        self._add_noted(step, state)
         self._noted = lane
         return self._single[lane]
 
-    def end(self, step: int, *, apart: bool) -> None:
+    def end(self, step: int, state: State, *, apart: bool) -> None:
         """All lanes are there: each subtree's sum is in its first lane's slot then.
 
         Args:
+            state: before the update.
             apart: whether every lane is in its own slot.
         """
         if apart:
-            self._norms.note_lanes(step, [self._slots[lane] for lane in self._nodes])
+            self._norms.note_lanes(step, [self._slots[lane] for lane in self._nodes], state)
             for start, stop in dict.fromkeys(self._nodes.values()):
                 tree_sum_([slot.gradient for slot in self._slots[start:stop]])
         elif self._norms.is_due(step):
-            self._add_noted(step)
+            self._add_noted(step, state)
             self._scratch.give_back()
         self._noted = None
 
-    def _add_noted(self, step: int) -> None:
+    def _add_noted(self, step: int, state: State) -> None:
         """Notes the norm of the lane before, and adds up what is complete with it."""
         lane = self._noted
         if lane is None:
             return
-        self._norms.note_lanes(step, [self._single[lane]])
+        self._norms.note_lanes(step, [self._single[lane]], state)
         total = self._single[lane].gradient
         for left in self._lefts[lane]:
             total = left.add_(total)

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import torch
 
+from streamtrain.aggregate.optimizers.adam import inverse_root
 from streamtrain.aggregate.state import PARAMETERS
 from streamtrain.checks import require_finite
 from streamtrain.job.update.optimizer import Optimizer
@@ -31,6 +32,7 @@ class Adagrad(Optimizer):
     """Added to the root of the sum."""
 
     scaling: ClassVar[Literal["linear", "root"]] = "root"
+    has_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,6 +47,14 @@ class Adagrad(Optimizer):
     def counts_updates(self) -> bool:
         """Only for the decay of the rate."""
         return self.lr_decay > 0
+
+    def norm_weights(
+        self,
+        old: Mapping[str, torch.Tensor],
+        updates: int | torch.Tensor,  # noqa: ARG002  # of the contract
+    ) -> torch.Tensor:
+        """``1 / (√s + eps)``."""
+        return inverse_root(old[SUM] + self.initial_accumulator_value, self.eps)
 
     def move(
         self,

@@ -31,6 +31,7 @@ class Adam(Optimizer):
     """Divide by the root of the largest mean square so far, not of the last."""
 
     scaling: ClassVar[Literal["linear", "root"]] = "root"
+    has_norm: ClassVar[bool] = True
     decoupled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -42,6 +43,11 @@ class Adam(Optimizer):
     def vectors(self) -> tuple[str, ...]:
         """The running means, and the largest of the second."""
         return (MEAN, SQUARE, LARGEST) if self.amsgrad else (MEAN, SQUARE)
+
+    def norm_weights(self, old: Mapping[str, torch.Tensor], updates: int | torch.Tensor) -> torch.Tensor:
+        """``1 / (√v̂ + eps)``."""
+        root = (1 - self.betas[1] ** updates) ** 0.5
+        return inverse_root(old[LARGEST if self.amsgrad else SQUARE], self.eps * root) * root
 
     def move(
         self,
@@ -74,3 +80,8 @@ class Adam(Optimizer):
             torch.sub(before, new[MEAN] / size * step, out=new[PARAMETERS])
         else:
             torch.addcdiv(before, new[MEAN], size, value=-step, out=new[PARAMETERS])
+
+
+def inverse_root(square: torch.Tensor, eps: float | torch.Tensor) -> torch.Tensor:
+    """``1 / (√square + eps)``, and 0 where nothing was squared yet."""
+    return torch.where(square > 0, 1 / (square.sqrt() + eps), 0.0)

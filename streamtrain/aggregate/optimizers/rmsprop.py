@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import torch
 
+from streamtrain.aggregate.optimizers.adam import inverse_root
 from streamtrain.aggregate.optimizers.sgd import MOMENTUM
 from streamtrain.aggregate.state import PARAMETERS
 from streamtrain.checks import require_finite, require_part
@@ -34,6 +35,7 @@ class RMSprop(Optimizer):
     """Divide by the gradient's standard deviation, not by its root mean square."""
 
     scaling: ClassVar[Literal["linear", "root"]] = "root"
+    has_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +51,15 @@ class RMSprop(Optimizer):
     def counts_updates(self) -> bool:
         """Nothing is corrected for the start."""
         return False
+
+    def norm_weights(
+        self,
+        old: Mapping[str, torch.Tensor],
+        updates: int | torch.Tensor,  # noqa: ARG002  # of the contract
+    ) -> torch.Tensor:
+        """``1 / (√s + eps)``."""
+        square = old[SQUARE]
+        return inverse_root((square - old[MEAN].square()).clamp_(min=0) if self.centered else square, self.eps)
 
     def move(
         self,

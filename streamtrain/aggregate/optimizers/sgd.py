@@ -31,6 +31,7 @@ class SGD(Optimizer):
     """Coefficient of the L2 penalty, added to the clipped gradient."""
 
     takes_halves: ClassVar[bool] = True
+    has_norm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

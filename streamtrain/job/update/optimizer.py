@@ -41,6 +41,7 @@ class Optimizer(ABC):
         together: what `move` is given at once: any elements, flat; or one whole parameter, in its shape; or the vectors
             of the whole model, and the `numbers`.
         takes_halves: whether it is right for parameters of 16 bits, in whose arithmetic 0.999 · x is x.
+        has_norm: whether `norm_weights` says in which norm it takes gradients; a batch that follows noise needs it.
     """
 
     lr: float = 0.01
@@ -52,6 +53,7 @@ class Optimizer(ABC):
     scaling: ClassVar[Literal["linear", "root"]] = "linear"
     together: ClassVar[Literal["elements", "parameter", "model"]] = "elements"
     takes_halves: ClassVar[bool] = False
+    has_norm: ClassVar[bool] = False
 
     def __new__(cls, *_: object, **settings: object) -> Self:
         """Refuses what once was set here."""
@@ -89,6 +91,21 @@ class Optimizer(ABC):
     def counts_updates(self) -> bool:
         """Whether `move` looks at ``updates``; if not, it may be given anything."""
         return True
+
+    def norm_weights(
+        self,
+        old: Mapping[str, torch.Tensor],  # noqa: ARG002  # of the contract
+        updates: int | torch.Tensor,  # noqa: ARG002
+    ) -> torch.Tensor | None:
+        """Weights ``w`` of its own norm, ``|g|² = Σ w·g²``: what it multiplies each element of a gradient by.
+
+        To first order an update of rate ε then lowers the loss by ``ε·|g|²``. 0 for elements that had no gradient yet.
+        ``None`` where all are 1.
+
+        Args:
+            old, updates: as in `move`.
+        """
+        return None
 
     @abstractmethod
     def move(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 
-from streamtrain.measure.diagnostics.noise_scale import Noise
+from streamtrain.measure.diagnostics.noise_scale import CLEARLY, Noise
 
 FACTORS = (1, 2, 4, 8)
+MOST_COST = 0.1
+"""Of the progress per example, that twice the batch may cost."""
 
 
 def efficiencies(noise: Noise, examples: int) -> dict[int, float]:
@@ -20,3 +22,18 @@ def efficiencies(noise: Noise, examples: int) -> dict[int, float]:
     if math.isnan(inverse):
         return {}
     return {factor: 1 / (1 + factor * examples * max(inverse, 0.0)) for factor in FACTORS}
+
+
+def cost_of_doubling(examples: int, inverse_scale: float) -> float:
+    """The part of the progress per example that minibatches twice as large as ``examples`` cost.
+
+    ``1 − (1 + n/B) / (1 + 2n/B)``: 0 where n is far below B, a half where it is far above.
+    """
+    ratio = max(examples * inverse_scale, 0.0)
+    return ratio / (1 + 2 * ratio)
+
+
+def may_double(noise: Noise, examples: int) -> bool:
+    """Whether twice the batch costs less than `MOST_COST`, also where 1/B is two standard errors higher than found."""
+    highest = noise.inverse_scale + CLEARLY * noise.inverse_error
+    return math.isfinite(highest) and cost_of_doubling(examples, highest) < MOST_COST

@@ -14,6 +14,9 @@ may be anything: so what has a finite error is 1/B, and B is only said to be abo
 r = Σ w G² / Σ w S, the standard error of r is that of a ratio (Cochran 1977, equation 2.46),
 ``√(Σ w² (G² − r S)²) / Σ w S``, from the spread of the steps' own estimates.
 
+All of it holds in any norm ``Σ w·g²`` with the same weights for all: in an optimizer's own (`Optimizer.norm_weights`)
+it is the noise scale of a descent whose steps are multiplied by w.
+
 Takes one lane's examples for independent. They are drawn without replacement, which lowers the variance by the
 factor ``1 − N/examples``; dropout's noise is part of Σ.
 """
@@ -25,7 +28,7 @@ from dataclasses import dataclass
 
 from streamtrain.plus_minus import student_factor
 from streamtrain.stored import Stored
-from streamtrain.values import Norms
+from streamtrain.values import Norms, OwnNorms
 
 FADE = 0.98
 """Largest weight of the past at a new estimate: a memory of about 50 estimates, and shorter while there are fewer."""
@@ -76,12 +79,12 @@ class Noise(Stored):
         return norm, max(math.sqrt(squared + error) - norm, norm - math.sqrt(max(squared - error, 0.0)))
 
 
-def noise_of(norms: Norms) -> Noise | None:
+def noise_of(norms: Norms | OwnNorms) -> Noise | None:
     """One step's unbiased estimates, without errors; ``None`` with fewer than two lanes that have examples."""
     if len(norms.lanes) < 2:
         return None
     examples = sum(n for n, _ in norms.lanes)
-    whole = norms.total.gradient
+    whole = norms.whole
     trace = (sum(n * squared for n, squared in norms.lanes) - examples * whole) / (len(norms.lanes) - 1)
     return Noise(trace, whole - trace / examples, math.nan, math.nan)
 
@@ -107,7 +110,7 @@ class NoiseScale(Stored):
     trace2: float = 0.0
     squared_weights2: float = 0.0
 
-    def add(self, norms: Norms) -> Noise | None:
+    def add(self, norms: Norms | OwnNorms) -> Noise | None:
         """The averages with this step's; ``None`` where it gives no estimate."""
         one = noise_of(norms)
         if one is None:

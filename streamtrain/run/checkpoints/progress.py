@@ -15,6 +15,7 @@ from streamtrain.measure.early_stopping import EarlyStopping
 from streamtrain.measure.run_curves import Measures
 from streamtrain.order import Unused, without
 from streamtrain.run.outcome.result import Evaluation
+from streamtrain.run.watching.growing import Growth
 from streamtrain.stored import Stored
 from streamtrain.values import Fingerprint, Lane, LanePart, Skip, Update
 
@@ -34,6 +35,7 @@ class Progress(Stored):
         since: step from which the present part of the data is trained on; 0 unless it grows.
         bad: examples that were passed over, by split and stored number.
         unused: training examples that were offered and are in no update.
+        growth: of a batch that follows the gradient's noise.
         fingerprint: of the workers that the run began with.
         evaluations, best: so far; ``best`` has the parameters that many passes would return.
     """
@@ -49,6 +51,7 @@ class Progress(Stored):
     best: Evaluation | None = None
     fingerprint: Fingerprint | None = None
     unused: Unused = field(default_factory=Unused)
+    growth: Growth = field(default_factory=Growth)
 
     @property
     def left_out(self) -> dict[int, Skip]:

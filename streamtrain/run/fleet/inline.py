@@ -92,7 +92,7 @@ class InlineFleet:
         return self.worker.evaluate(split, slices)
 
     def extend(self, plan: Plan, step: int) -> None:  # noqa: ARG002 - the worker is at it
-        """Goes on with a data set that has grown, from global ``step``."""
+        """Goes on with a data set that has grown, or with other batch sizes, from global ``step``."""
         self._plan = plan
         self.worker.extend(plan)
 

@@ -23,7 +23,7 @@ class Fleet(Protocol):
         """Risk on each slice, in the order of ``slices``, whoever computed it."""
 
     def extend(self, plan: Plan, step: int) -> None:
-        """Goes on with a data set that has grown, from global ``step``."""
+        """Goes on with a data set that has grown, or with other batch sizes from here on, from global ``step``."""
 
     def loading(self) -> Loading:
         """What reading has cost all workers so far."""

@@ -150,7 +150,7 @@ class CollectiveExchange(Exchange):
     def _add_up(self) -> None:
         """The whole subtrees of this worker, then its share of those of the host."""
         self._ahead.end()
-        self._aggregator.norms.note_lanes(self._step, self._mine)
+        self._aggregator.norms.note_lanes(self._step, self._mine, self.state)
         if self._alone:
             return  # each bucket's just before it goes
         for gradients in self._subtrees:

@@ -146,15 +146,21 @@ class RayFleet:
         return self._insist(evaluate)
 
     def extend(self, plan: Plan, step: int) -> None:
-        """Goes on with a data set that has grown, from global ``step``; streamers first: workers read from them."""
+        """Goes on with more data, or other minibatches, from global ``step``; streamers first: workers read from them.
+
+        Where somebody is lost meanwhile, the others do it all again.
+        """
+        plan = replace(plan, left_out={**plan.left_out, **self._plan.left_out})
         self._recruiter.plan = plan
         self._recruiter.dismiss(self._members)
         placed = ray.put(plan)
-        self._tell_streamers(placed)
-        streams = self._recruiter.open_streams(self._members, step)
-        self._formation.gather(
-            [m.worker.extend.remote(placed, own) for m, own in zip(self._members, streams, strict=True)]
-        )
+
+        def extend() -> None:
+            self._tell_streamers(placed)
+            streams = self._recruiter.open_streams(self._members, step)
+            self._each([m.worker.extend.remote(placed, own) for m, own in zip(self._members, streams, strict=True)])
+
+        self._insist(extend)
         self._recruiter.call_others(self._members)
 
     def loading(self) -> Loading:

@@ -25,6 +25,7 @@ from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.moments import NoWeight, WrongWeight
 from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.state import State
+from streamtrain.job import BatchSize
 from streamtrain.model.device import prepare_process
 from streamtrain.model.fingerprint import take_fingerprint
 from streamtrain.model.gradient import Gradient, build_model
@@ -39,6 +40,8 @@ from streamtrain.stream.ahead.copies import batches_of
 from streamtrain.stream.ahead.streamer import StreamHandle
 from streamtrain.values import Arrays, Fingerprint, Loading, Risk, Selection, Skip, StepTimes, Update
 
+MEASURED = 5
+"""Steps of a block, in one of which a batch that follows the gradient's noise has it measured."""
 SPARSE = 4
 """Shards behind a URL are fetched in parts where an evaluation uses less than one example in so many."""
 
@@ -133,7 +136,7 @@ class Worker:
         self._supply.leave_out(plan)
 
     def extend(self, plan: Plan, streams: Sequence[StreamHandle] = ()) -> None:
-        """Goes on with a data set that has grown; ``streams`` as in ``join``, from the present step on."""
+        """Goes on with a data set that has grown, or other batch sizes; ``streams`` as in ``join``, from here on."""
         self._plan = plan
         self._supply.extend(plan)
         if isinstance(self._exchange, Exchange):
@@ -296,6 +299,7 @@ class Worker:
             worker=worker,
             workers=workers,
             norms_every=job.tracking.log_every if job.tracking.diagnostics else 0,
+            own_every=MEASURED if isinstance(job.batch_size, BatchSize) and job.batch_size.follow else 0,
             scaled=job.precision == "fp16",
         )
         aggregator.clock = self._clock
