@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tyro
 
+from streamtrain.checks import require, require_count
 from streamtrain.cli.flags import parse, with_mode, with_optimizer_named
 from streamtrain.errors import ConfigError, TrackingError, complaint
 from streamtrain.job import RUNS, Job
@@ -40,6 +41,7 @@ PROBE_EXAMPLES = """\
 streamtrain probe runs/mnist-epochs-20260102-101500
 streamtrain probe runs/mnist-epochs-20260102-101500/checkpoints/000000004000.safetensors --log
 streamtrain probe best.safetensors --job jobs/mnist.py
+streamtrain probe runs/mnist-epochs-20260102-101500 --batch-size    # half, the same and twice the batch
 """
 
 
@@ -52,14 +54,20 @@ class ProbeArguments:
     job: Path | None = None
     """The job file with which they were trained, where `streamtrain train` did not begin the run. It finds its own
     jobs by the command in the run's journal, with the flags that were given; start it where that was."""
-    examples: int = 2000
-    """Training examples that the loss is the mean over."""
+    examples: int | None = None
+    """Training examples that the loss is the mean over, 2000 by default. With --batch-size those that each branch uses
+    each time, by default 16 minibatches of twice the batch."""
     iterations: int = 40
     """Products with the Hessian, at most; each costs about two gradients."""
     figure: Path | None = None
     """PNG to write; probe.png in the run's folder by default."""
     log: bool = False
     """Add the numbers, the figure and the words to the run in MLflow."""
+    batch_size: bool = False
+    """Find out whether the batch size is right, in place of the loss surface: branch from the run's last checkpoint
+    with half, the same and twice the batch, over the same examples, and measure their progress per example."""
+    repeats: int = 4
+    """With --batch-size: how often, each time over other examples."""
     json: bool = False
     """Print as JSON."""
 
@@ -156,13 +164,28 @@ def run_probe(words: Sequence[str]) -> None:
     folder = RunFolder.of(given.run)
     file, flags = (str(given.job), []) if given.job is not None else command_of(folder)
     job = declared_job(file, resume_of(flags)[1])
-    found = probe(job, given.run, examples=given.examples, iterations=given.iterations)
+    if given.batch_size:
+        print_batch_probe(job, given)
+        return
+    found = probe(job, given.run, examples=given.examples or 2000, iterations=given.iterations)
     print(json.dumps(found.summary()) if given.json else found.words)
     save(found.figure(), given.figure or folder.probe_figure)
     if given.log:
         with folder.alone("--log"):
             journal_probe(found, folder)
         raise_for([sync(folder.path, None)])
+
+
+def print_batch_probe(job: Job, given: ProbeArguments) -> None:
+    """``streamtrain probe --batch-size``."""
+    from streamtrain.run.watching.branching import probe_batch_size
+
+    for name, value in (("--log", given.log or None), ("--figure", given.figure)):
+        require(value is None, name, "nothing with --batch-size, which only prints", value, "leave it out")
+    for name, count in (("--examples", given.examples), ("--repeats", given.repeats)):
+        require_count(name, count)
+    found = probe_batch_size(job, given.run, examples=given.examples, repeats=given.repeats)
+    print(json.dumps(found.summary()) if given.json else found.words)
 
 
 def run_compare(words: Sequence[str]) -> None:

@@ -71,12 +71,16 @@ class CheckpointFiles:
 
     def newest(self) -> Checkpoint | None:
         """The last good one."""
-        for number in reversed(self._numbers()):
-            try:
-                return self._read(number)
-            except (DataError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-                self._warn(f"checkpoint {self._place}/{number}.json is passed over: {one_line(error)}")
-        return None
+        found = (self.at(number) for number in reversed(self._numbers()))
+        return next((each for each in found if each is not None), None)
+
+    def at(self, number: str) -> Checkpoint | None:
+        """The one whose files have this name, where it is good."""
+        try:
+            return self._read(number)
+        except (DataError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            self._warn(f"checkpoint {self._place}/{number}.json is passed over: {one_line(error)}")
+            return None
 
     def write(self, checkpoint: Checkpoint) -> bool:
         """Writes one, and removes those that are too old; false where it could not be written."""
