@@ -23,7 +23,7 @@ usage: streamtrain COMMAND [--help]
   pack SOURCE DEST         raw data -> shuffled WebDataset shards and a manifest; --append adds to them
   inspect DEST             what a data set holds; its checksums; one example's way
   train JOB.py             train a job, with any setting as a flag
-  probe RUN                the loss surface around a run's parameters, or a checkpoint's
+  probe RUN                the loss surface around a run's parameters, or a checkpoint's; or its batch size
   compare RUN RUN          two runs, or two groups of them, at equal numbers of updates
   submit JOB.py            train a job on a Ray cluster; logs and stop are for those that were submitted
   status [RUN]             how far runs are, here or on a cluster

@@ -23,12 +23,16 @@ from PIL import Image
 import streamtrain as st
 from streamtrain.errors import ShardError, WorkerLost
 from streamtrain.packing import PackOptions, pack
-from streamtrain.prepare.plan import plan
+from streamtrain.prepare.plan import Plan, plan
+from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.run.controller import Controller
 from streamtrain.run.fleet.actors.members import Member
 from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from streamtrain.run.fleet.actors.recruiting import Recruiter
 from streamtrain.run.fleet.cluster.placing import check_resources
 from streamtrain.run.fleet.cluster.room import Bundle
+from streamtrain.track.terminal import Terminal
+from streamtrain.track.tracker import NoTracker
 from streamtrain.values import Skip, Update
 from tests.support.datasets import digits, pack_digits
 from tests.support.fleet import PlainFleet
@@ -198,6 +202,35 @@ def test_promise_5_others_go_on_without_a_killed_worker_and_the_bits_stay(exchan
     with RayFleet(plans) as fleet:
         fleet.advance(steps + 50)
         assert digest(fleet.snapshot()) == found
+
+
+def test_promise_5_a_batch_follows_the_noise_and_a_worker_is_killed_as_it_doubles(tmp_path: Path) -> None:
+    """Over Ray by two workers, in this process by one: the same sizes from the same examples on, and the same bits."""
+    pack_digits(tmp_path / "digits", examples=600)
+    batch = st.BatchSize(16, most=64, follow="noise_scale", every=10)  # BatchNorm wants two examples of a lane
+    mode = st.Epochs(max_passes=6, patience=6)
+    job = job_on(tmp_path / "digits", tmp_path, mode=mode, lanes=8)
+    job = dataclasses.replace(job, batch_size=batch, optimizer=st.AdamW(lr=2e-3))
+    kept = Keeper(job, {})
+    alone = PlainFleet(plan(dataclasses.replace(job, workers=1)))
+    expected = Controller(alone.plans, alone, NoTracker(), Terminal(quiet=True), tmp_path, kept).run()
+    later = alone.worker._plan.order.later
+    assert later, "it doubles"
+
+    class Killing(RayFleet):
+        killed = 0
+
+        def extend(self, plan: Plan, step: int) -> None:
+            if not self.killed:
+                self.killed = self._all("process_number")[0]
+                os.kill(self.killed, signal.SIGKILL)
+            super().extend(plan, step)
+
+    plans = plan(job)
+    with Killing(plans) as fleet:
+        found = Controller(plans, fleet, NoTracker(), Terminal(quiet=True), tmp_path, Keeper(job, {})).run()
+        assert fleet.killed and fleet._plan.order.later == later
+    assert digest(found.parameters) == digest(expected.parameters)
 
 
 @ray.remote(num_cpus=1)
