@@ -359,4 +359,5 @@ class Controller:
             parameters=parameters,
             folder=self._folder.path,
             error_unit=self._plan.job.unit_of_error,
+            batch_sizes=((0, order.batch_size), *order.later),
         )

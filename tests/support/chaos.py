@@ -63,7 +63,7 @@ job = st.Job(
     optimizer=SoftSign(lr=0.01),
     schedule=lambda step: 1 / (1 + 0.001 * step),
     clip=st.Clip(norm=1.0),
-    batch_size=20,
+    batch_size=st.BatchSize({{0: 20, 2000: 40, 3000: 80, 4500: 20}}),
     workers={workers},
     lanes=4,
     checkpoints=st.Checkpoints(seconds=1.0),

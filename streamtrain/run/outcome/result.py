@@ -78,6 +78,7 @@ class Result:
         left: one line that says what MLflow has not taken; ``None`` where it has everything.
         examples_unused: those that came too late for their minibatch, in online mode with `backup`.
         error_unit: of the error as people read it; ``%`` of a fraction, which is shown in per cent.
+        batch_sizes: of minibatches, each from a number of examples used on.
     """
 
     mode: Literal["online", "epochs"]
@@ -97,6 +98,7 @@ class Result:
     progressive_passes: tuple[Risk, ...] = ()
     examples_unused: int = 0
     error_unit: str = ""
+    batch_sizes: tuple[tuple[int, int], ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -143,6 +145,7 @@ class Result:
             "examples_used": self.examples_used,
             "examples_unused": self.examples_unused,
             "examples_per_second": self.examples_per_second,
+            "batch_sizes": [{"examples_used": used, "batch_size": size} for used, size in self.batch_sizes],
             "empirical_risk": figures(at.empirical),
             "generalization_risk": figures(at.generalization),
             "gap": {

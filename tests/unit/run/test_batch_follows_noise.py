@@ -56,6 +56,8 @@ def alone(job: st.Job, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, t
     result, fleet = run(job, tmp_path_factory.mktemp("alone"), notebook)
     later = fleet.worker._plan.order.later
     assert [size for _, size in later] == [16], "it doubles on the way"
+    assert result.batch_sizes == ((0, 8), *later)
+    assert result.summary()["batch_sizes"][1] == {"examples_used": later[0][0], "batch_size": 16}
     return digest(result.parameters), later, notebook
 
 
