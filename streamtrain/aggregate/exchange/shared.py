@@ -62,7 +62,9 @@ class SharedExchange(Exchange):
 
     def slot(self, lane: int) -> Slot:
         """Where the lane's contribution goes; in an audited step each to a place of its own."""
-        return self._memory.slots[lane] if self._step == self.apart_at else self._sums.slot(self._step, lane, self.state)
+        if self._step == self.apart_at:
+            return self._memory.slots[lane]
+        return self._sums.slot(self._step, lane, self.state)
 
     def meet(self) -> Update:
         """The contract's, in two or three waits.

@@ -166,7 +166,7 @@ class _Gains:
 
     repeats: tuple[float, ...]
     parts: tuple[float, ...]
-    weights: tuple[int, ...]
+    weights: tuple[float, ...]
 
     def minus(self, other: _Gains, factor: float) -> _Gains:
         """Less ``factor`` times another's, on the same examples."""
@@ -194,7 +194,7 @@ class _Gains:
 def _gains(before: Sequence[Risk], ended: Sequence[Sequence[Risk]], lengths: Sequence[int]) -> _Gains:
     start = Parts.of(before)
     ends = [Parts.of(each) for each in ended]
-    weights = start.examples
+    weights = start.weights_of("loss")
     by_part = [
         [(a - b) / length for a, b in zip(start.means["loss"], end.means["loss"], strict=True)]
         for end, length in zip(ends, lengths, strict=True)
