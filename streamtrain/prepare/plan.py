@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from streamtrain.aggregate.descent.rules import with_optimizer
 from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.errors import ConfigError, ManifestError, complaint
-from streamtrain.job import BatchSize, Epochs, Job, Online, Optimizer
+from streamtrain.job import BatchSize, Epochs, Job, Online
 from streamtrain.order import Later, Order, Passes, Reshuffle, SegmentedOrder, passes_of, select_lanes
 from streamtrain.shards import Manifest
 from streamtrain.store import local_path, masked
@@ -53,10 +54,11 @@ class Plan:
         """Of the longest possible run, if all its minibatches were of the first size: schedules count these."""
         return self.order.steps_of_size(self.total_steps, self.job.first_batch_size)
 
-    def rate_of(self, optimizer: Optimizer, step: int) -> float:
-        """The learning rate of the update that comes after ``step`` others."""
+    @functools.cached_property
+    def rate_of(self) -> LearningRate:
+        """The learning rate of an optimizer's update that comes after so many others."""
         job = self.job
-        return LearningRate(job.schedule, job.batch_size, self.scheduled_steps, self.order)(optimizer, step)
+        return LearningRate(job.schedule, job.batch_size, self.scheduled_steps, self.order)
 
     def reader(self, split: str, *, lanes: bool = False) -> Reader:
         """A reader of the job's fields of one split; ``lanes`` is for the one that a worker's lanes are read with."""

@@ -21,6 +21,7 @@ from streamtrain.aggregate.exchange.memory import (
     private_memory,
 )
 from streamtrain.aggregate.exchange.shared import SharedExchange
+from streamtrain.aggregate.optimizers.adamw import AdamW
 from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.state import State
 from streamtrain.errors import NonFiniteError
@@ -75,7 +76,7 @@ def job_of(descent: Descent, **others: object) -> Job:
     return dataclasses.replace(job, **others)  # type: ignore[arg-type]
 
 
-def trained(job: Job, device: str | None, bad: tuple[int, ...] = ()) -> tuple[list[Update], State]:
+def trained(job: Job, device: str | None, bad: tuple[int, ...] = (), own_every: int = 0) -> tuple[list[Update], State]:
     """All steps on one worker: on a device, or with ``None`` by the shared exchange."""
     gradient = Gradient(job if device is None else dataclasses.replace(job, device=device))
     scaled = job.precision == "fp16"
@@ -86,6 +87,7 @@ def trained(job: Job, device: str | None, bad: tuple[int, ...] = ()) -> tuple[li
         rate_of=LearningRate(job.schedule, job.batch_size, STEPS),
         worker=0,
         workers=1,
+        own_every=own_every,
         scaled=scaled,
     )
     exchange: Exchange
@@ -129,6 +131,17 @@ def test_on_a_device_updates_are_those_of_the_shared_exchange(name: str, micro_b
         torch.testing.assert_close(part, theirs.parts[name], rtol=1e-11, atol=1e-13)
     for part in ("counters", "uses"):
         assert torch.equal(getattr(ours, part), getattr(theirs, part)), part
+
+
+def test_on_a_device_norms_in_the_optimizers_own_are_those_of_the_shared_exchange() -> None:
+    job = job_of(Descent(AdamW(lr=0.01), clip=Clip(norm=0.1)))
+    expected, found = (trained(job, device, own_every=2)[0] for device in (None, "cpu"))
+    assert sum(update.own is not None for update in expected) == STEPS // 2
+    for one, other in zip(found, expected, strict=True):
+        assert (one.own is None) == (other.own is None) and one.norms is None
+        if one.own is not None and other.own is not None:
+            assert one.own.whole == pytest.approx(other.own.whole, rel=1e-9)
+            assert one.own.lanes == tuple((n, pytest.approx(squared, rel=1e-9)) for n, squared in other.own.lanes)
 
 
 def test_on_a_device_a_gradient_that_is_not_finite_stops_with_the_state_before_it() -> None:
