@@ -16,6 +16,7 @@ from streamtrain.errors import ConfigError
 NEEDED: dict[type, dict[str, Any]] = {
     st.Job: {"data": st.Data("data/x"), "model": lambda: None},
     st.Data: {"url": "data/x"},
+    st.BatchSize: {"sizes": {0: 64}},
 }
 DECLARATIONS = [
     st.Job,
@@ -25,6 +26,7 @@ DECLARATIONS = [
     st.Clip,
     st.Schedule,
     st.Average,
+    st.BatchSize,
     st.Evaluate,
     st.Checkpoints,
     st.Tracking,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
-from streamtrain.checks import require, require_count
+from streamtrain.checks import require, require_count, require_declared
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job.settings import OneSetting
 
@@ -39,9 +39,7 @@ class BatchSize(OneSetting):
     default as the optimizer has it (`Optimizer.scaling`)."""
 
     def __post_init__(self) -> None:
-        kinds = ("linear", "root", "none")
-        known = self.scale_lr is None or self.scale_lr in kinds
-        require(known, "batch_size.scale_lr", "linear, root or none", self.scale_lr, "choose one, or leave it out")
+        require_declared(self, "batch_size.")
         require_count("batch_size.every", self.every)
         if self.follow is None:
             require(self.most is None, "batch_size.most", "none without follow", self.most, 'set follow="noise_scale"')
@@ -63,8 +61,6 @@ class BatchSize(OneSetting):
         require(rising, "batch_size", "numbers of examples used that rise from 0", used, "put them in order, 0 first")
 
     def _check_following(self) -> None:
-        do = "leave follow out, or set it so"
-        require(self.follow == "noise_scale", "batch_size.follow", "noise_scale", self.follow, do)
         do = 'e.g. st.BatchSize(64, most=1024, follow="noise_scale")'
         require(isinstance(self.sizes, int), "batch_size", "one first size with follow", self.sizes, do)
         require_count("batch_size", self.first)

@@ -131,7 +131,13 @@ REFUSED = {
     "expected numbers of examples used that rise from 0, found [0, 9, 5]": ({0: 64, 9: 128, 5: 256},),
     "batch_size, examples used: expected a whole number of at least 0, found -5": ({-5: 64, 0: 64},),
     "batch_size, once 9 examples are used: expected a whole number of at least 1, found 0": ({0: 64, 9: 0},),
-    "expected linear, root or none, found 'sqrt'; choose one": ({0: 64}, None, None, 50, "sqrt"),
+    "batch_size.scale_lr: expected one of linear, root, none or None, found 'sqrt'; choose one": (
+        {0: 64},
+        None,
+        None,
+        50,
+        "sqrt",
+    ),
     "batch_size.most: expected none without follow, found 128": ({0: 64}, 128),
 }
 
