@@ -161,18 +161,24 @@ def probe_batch_size(job: Job, run: Path, *, examples: int | None = None, repeat
 
 
 @dataclass(frozen=True)
-class _Gains:
-    """Of one size: by repeat, and by part of the held-out examples (mean over the repeats), both per example used."""
+class Gains:
+    """What branches of one size gain for each example used.
+
+    Attributes:
+        repeats: each one's.
+        parts: on each part of the held-out examples, mean over the repeats.
+        weights: of these parts.
+    """
 
     repeats: tuple[float, ...]
     parts: tuple[float, ...]
     weights: tuple[float, ...]
 
-    def minus(self, other: _Gains, factor: float) -> _Gains:
+    def minus(self, other: Gains, factor: float) -> Gains:
         """Less ``factor`` times another's, on the same examples."""
         repeats = tuple(mine - factor * its for mine, its in zip(self.repeats, other.repeats, strict=True))
         parts = tuple(mine - factor * its for mine, its in zip(self.parts, other.parts, strict=True))
-        return _Gains(repeats, parts, self.weights)
+        return Gains(repeats, parts, self.weights)
 
     @property
     def mean(self) -> float:
@@ -191,7 +197,7 @@ class _Gains:
         return math.hypot(held_out, student_factor(count) * math.sqrt(squares / (count - 1) / count))
 
 
-def _gains(before: Sequence[Risk], ended: Sequence[Sequence[Risk]], lengths: Sequence[int]) -> _Gains:
+def _gains(before: Sequence[Risk], ended: Sequence[Sequence[Risk]], lengths: Sequence[int]) -> Gains:
     start = Parts.of(before)
     ends = [Parts.of(each) for each in ended]
     weights = start.weights_of("loss")
@@ -202,10 +208,10 @@ def _gains(before: Sequence[Risk], ended: Sequence[Sequence[Risk]], lengths: Seq
     whole = sum(weights)
     repeats = [math.fsum(w * d for w, d in zip(weights, row, strict=True)) / whole for row in by_part]
     parts = [math.fsum(column) / len(by_part) for column in zip(*by_part, strict=True)]
-    return _Gains(tuple(repeats), tuple(parts), weights)
+    return Gains(tuple(repeats), tuple(parts), weights)
 
 
-def _branch(size: int, steps: int, gains: _Gains, same: _Gains) -> Branch:
+def _branch(size: int, steps: int, gains: Gains, same: Gains) -> Branch:
     """With its cost ``c = 1 − x/x₀`` against the present size, whose error is that of ``x − (1 − c)·x₀`` over x₀."""
     ratio = gains.mean / same.mean if same.mean else math.nan
     error = gains.minus(same, ratio).standard_error / abs(same.mean) if same.mean else math.nan

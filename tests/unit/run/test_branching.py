@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ import streamtrain as st
 from streamtrain.cli.run_commands import run_probe
 from streamtrain.errors import ConfigError
 from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
-from streamtrain.run.watching.branching import BatchProbe, Branch, probe_batch_size
+from streamtrain.run.watching.branching import BatchProbe, Branch, Gains, probe_batch_size
 from tests.support.datasets import pack_digits
 from tests.unit.run.checkpoints.test_going_on import stopped
 from tests.unit.run.test_growing_batch import model
@@ -120,6 +121,20 @@ def test_promise_10_nothing_to_branch_from(job: st.Job, run_folder: Path, tmp_pa
         probe_batch_size(dataclasses.replace(job, batch_size=32), run_folder)
     with pytest.raises(ConfigError, match="probe --batch-size: expected 16,000 examples left .*, found 1,664; name an"):
         probe_batch_size(job, run_folder, examples=16_000)
+
+
+@pytest.mark.parametrize(("of_repeats", "of_parts"), [(1.0, 0.1), (0.1, 1.0), (0.5, 1.0)])
+def test_promise_16_an_error_covers_the_truth_as_often_as_it_says(of_repeats: float, of_parts: float) -> None:
+    """Known answer: what a repeat gains differs, and what a part of the held-out examples shows of it."""
+    generator = np.random.default_rng(5)
+    covered = 0
+    for _ in range(1000):
+        repeats = generator.normal(0, of_repeats, (4, 1))
+        parts = generator.normal(0, of_parts * 8, (1, 64))
+        rows = 1.0 + repeats + parts
+        gains = Gains(tuple(rows.mean(1)), tuple(rows.mean(0)), (10.0,) * 64)
+        covered += abs(gains.mean - 1.0) < gains.standard_error
+    assert 0.64 < covered / 1000 < 0.75
 
 
 def probed(twice: tuple[float, float], same: tuple[float, float] = (1.0, 0.01)) -> str:
