@@ -78,7 +78,9 @@ def job_of(descent: Descent, **others: object) -> Job:
 
 def trained(job: Job, device: str | None, bad: tuple[int, ...] = (), own_every: int = 0) -> tuple[list[Update], State]:
     """All steps on one worker: on a device, or with ``None`` by the shared exchange."""
-    gradient = Gradient(job if device is None else dataclasses.replace(job, device=device))
+    placed = dataclasses.replace(job)
+    object.__setattr__(placed, "device", device or "cpu")  # "meta" is none that a job may have
+    gradient = Gradient(placed)
     scaled = job.precision == "fp16"
     layout, members = gradient.layout, Membership(0, (range(LANES),))
     aggregator = Aggregator(
