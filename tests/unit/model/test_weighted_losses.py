@@ -16,6 +16,7 @@ import streamtrain as st
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.descent.rules import Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.collective.group import Membership
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange, settle
 from streamtrain.aggregate.exchange.memory import Capacity, DeviceMemory, private_memory
@@ -38,7 +39,8 @@ def one_step(
     )
     gradient = Gradient(made)
     layout, descent = gradient.layout, Descent.of(made)
-    aggregator = Aggregator(layout, descent, batch_size=lanes, total_steps=2, worker=0, workers=1, norms_every=1)
+    rate = LearningRate(descent.schedule, lanes, 2)
+    aggregator = Aggregator(layout, descent, rate_of=rate, worker=0, workers=1, norms_every=1)
     exchange: SharedExchange | DeviceExchange
     if device:
         on = torch.device(device)
