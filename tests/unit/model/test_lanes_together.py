@@ -9,6 +9,7 @@ import torch
 
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.memory import Capacity, Memory, private_memory
 from streamtrain.aggregate.exchange.shared import LaneSums
 from streamtrain.job import Data, Job
@@ -68,10 +69,11 @@ def lanes_filled(job: Job, together: int | None, added: bool = False) -> tuple[G
     if together is not None:
         gradient._companions = lambda part: together - 1  # type: ignore[method-assign]
     descent = Descent.of(job)
-    aggregator = Aggregator(gradient.layout, descent, batch_size=2, total_steps=1, worker=0, workers=1)
+    rate = LearningRate(descent.schedule, 2, 1)
+    aggregator = Aggregator(gradient.layout, descent, rate_of=rate, worker=0, workers=1)
     sums = LaneSums(aggregator, memory.slots, [(0, 5)])
     parts = [Part(lane, {} if lane == 2 else arrays(3 + lane, seed=lane), seed=8 * lane) for lane in range(5)]
-    gradient.lanes(iter(parts), lambda lane: sums.slot(0, lane) if added else memory.slots[lane])
+    gradient.lanes(iter(parts), lambda lane: sums.slot(0, lane, memory.states[0]) if added else memory.slots[lane])
     return gradient, memory
 
 
