@@ -37,8 +37,9 @@ class Data:
     """
     inputs: tuple[str, ...] = ("image",)
     """Fields that the model is called with, in this order; those that `map` makes count too."""
-    target: str = "label"
-    """Field that the loss and the error compare the model's output with; one that `map` makes counts too."""
+    target: str | tuple[str, ...] = "label"
+    """Field that the loss and the error compare the model's output with, or several, of which they get a dict; one that
+    `map` makes counts too."""
     extra: tuple[str, ...] = ()
     """Further fields to read, for `map`, `augment` and `transform`. Where `map` makes inputs or the target: the stored
     fields that it takes; all of them by default."""
@@ -80,18 +81,17 @@ class Data:
         do = "name one data set's folder or URL"
         require(bool(self.url) and isinstance(self.url, str | os.PathLike), "data.url", "a folder", self.url, do)
         require_count("data.cache_bytes", self.cache_bytes)
-        do = 'name the model\'s input fields, e.g. inputs=("image",)'
-        require(bool(self.inputs), "data.inputs", "at least one field", self.inputs, do)
         for name in ("inputs", "extra"):
             value = getattr(self, name)
             names = isinstance(value, tuple | list) and all(isinstance(each, str) for each in value)
             require(names, f"data.{name}", "a tuple of fields' names", value, do)
-        do = "name one field, and put others that the loss needs together in data.transform"
-        require(isinstance(self.target, str), "data.target", "the name of a field", self.target, do)
         for name in ("transform", "map", "augment", "augment_batch"):
             value = getattr(self, name)
             do = "give the function itself, or leave it out"
             require(value is None or callable(value), f"data.{name}", "a function", value, do)
+        do = 'name a field, or several, e.g. target=("class", "box")'
+        named = isinstance(self.target, str | tuple | list) and all(isinstance(each, str) for each in self.targets)
+        require(named, "data.target", "the name of a field, or names", self.target, do)
         require_declared(self, "data.")  # after what can be said better
         require_count("data.decode_threads", self.decode_threads)
         require_count("data.streamers", self.streamers)
@@ -103,9 +103,14 @@ class Data:
             require_count("data.image_size", side)
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the target's fields."""
+        return (self.target,) if isinstance(self.target, str) else tuple(self.target)
+
+    @property
     def fields_used(self) -> tuple[str, ...]:
-        """What the model and the loss take, each once."""
-        return tuple(dict.fromkeys((*self.inputs, self.target)))
+        """What the model and the loss take, each once; none where an objective takes the batch."""
+        return tuple(dict.fromkeys((*self.inputs, *self.targets)))
 
     def fields_read(self, stored: Iterable[str]) -> tuple[str, ...]:
         """Fields that are read, each once; of a data set that has the ``stored`` ones.

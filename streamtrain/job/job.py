@@ -16,7 +16,7 @@ from streamtrain.job.checkpoints import Checkpoints
 from streamtrain.job.data import Data
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.mode import Epochs, Online
-from streamtrain.job.objective import Evaluate, Measure, OfMeans
+from streamtrain.job.objective import Evaluate, Measure, OfMeans, Value, check_measures, check_objective
 from streamtrain.job.settings import MayChange
 from streamtrain.job.tracking import Tracking
 from streamtrain.job.update import Average, BatchSize, Clip, Group, Optimizer, Schedule, first_size, needs_last_step
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     import torch
 
     Model = Callable[[], torch.nn.Module]
+    Objective = Callable[[Any, dict[str, torch.Tensor]], Mapping[str, Value]]
     Factor = Callable[[int], float]
 else:  # only names for the type checker and for the flags: a job is declared without importing torch
-    Model = Factor = Callable[..., Any]
+    Model = Factor = Objective = Callable[..., Any]
 
 
 FRACTION = "%"
@@ -51,6 +52,10 @@ class Job:
     default % for zero_one, and none for other functions."""
     metrics: Mapping[str, Measure | OfMeans] = field(default_factory=dict)
     """What else is measured with both risks: name -> function in the same form, or st.OfMeans."""
+    objective: Objective | None = None
+    """In place of data.inputs, data.target, loss and error: (model, batch) -> {"loss": …, "error": …, "my_metric": …},
+    each of shape (examples,) or st.Weighted; the error is the loss by default. The batch has all fields of numbers, or
+    data.extra's."""
     mode: Online | Epochs = field(default_factory=Epochs)
     optimizer: Optimizer | None = None
     """How the parameters move: st.SGD(…), st.AdamW(…) and so on, or one of your own; st.SGD() by default."""
@@ -151,39 +156,25 @@ class Job:
         self._check_bits()
         do = "lower it, or raise lanes"
         require(self.backup < lanes, "aggregation.backup", f"fewer than the {lanes} lanes", self.backup, do)
-        for name in ("model", "loss", "error"):
-            value = getattr(self, name)
-            require(
-                value is None or isinstance(value, str) or callable(value), name, "a function", value, "see its help"
-            )
-        if isinstance(self.loss, str):
-            require(
-                self.loss in ("cross_entropy", "mse"),
-                "loss",
-                "cross_entropy or mse",
-                self.loss,
-                "choose one, or give a function",
-            )
-        if isinstance(self.error, str):
-            require(self.error == "zero_one", "error", "zero_one", self.error, "choose it, or give a function")
+        require(callable(self.model), "model", "a function", self.model, "see its help")
+        self._check_measures()
         self._check_error_unit()
-        for name, metric in self.metrics.items():
-            free = re.fullmatch(r"[\w.\- ]+", name) is not None and name not in ("loss", "error")
-            free = free and not name.endswith("_standard_error")
-            expected = "a name of letters, digits, _, -, . and spaces that is not taken"
-            require(free, "metrics", expected, name, "rename it")
-            function = callable(metric) or isinstance(metric, OfMeans)
-            require(function, f"metrics, {name!r}", "a function", metric, "see its help")
-            self._check_means(name, metric)
 
-    def _check_means(self, name: str, metric: Measure | OfMeans) -> None:
-        """Whether the metrics that a function of means names are there, and means."""
-        plain = {"loss", "error", *(n for n, m in self.metrics.items() if not isinstance(m, OfMeans))}
-        plain |= {"soft_error", "margin"} if self.loss == "cross_entropy" else set()
-        for each in metric.measures if isinstance(metric, OfMeans) else ():
-            known = not isinstance(each, str) or each in plain
-            do = f"name one of {', '.join(sorted(plain))}, or give a function"
-            require(known, f"metrics, {name!r}", "names of metrics that are means", each, do)
+    def _check_measures(self) -> None:
+        if self.objective is None:
+            do = 'name the model\'s input fields, e.g. inputs=("image",)'
+            require(bool(self.data.inputs), "data.inputs", "at least one field", self.data.inputs, do)
+            do = 'name a field, e.g. target="label"'
+            require(bool(self.data.targets), "data.target", "at least one field", self.data.target, do)
+            check_measures(self.loss, self.error, self.metrics)
+            return
+        others = {
+            "data.inputs": (self.data.inputs, Data.inputs),
+            "data.target": (self.data.target, Data.target),
+            "loss": (self.loss, type(self).loss),
+            "error": (self.error, None),
+        }
+        check_objective(self.objective, others, self.metrics)
 
     def _check_error_unit(self) -> None:
         unit = self.error_unit
@@ -324,7 +315,8 @@ class Job:
     @property
     def _errs_by_classes(self) -> bool:
         """Whether the error is the built-in 0-1 error."""
-        return self.error == "zero_one" or (self.error is None and self.loss == "cross_entropy")
+        by_default = self.error is None and self.loss == "cross_entropy" and self.objective is None
+        return self.error == "zero_one" or by_default
 
     @property
     def least_workers(self) -> int:

@@ -123,7 +123,7 @@ class Surface:
 
     def _summed(self, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the losses, with its graph, and what they weigh."""
-        losses = self._gradient.losses(self._gradient.output(batch), batch)[0]
+        losses = self._gradient.objective.losses(self._gradient.output(batch), batch)[0]
         if isinstance(losses, Weighted):
             return losses.sums.sum(), float(losses.weights.sum())
         return losses.sum(), len(losses)

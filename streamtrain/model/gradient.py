@@ -17,16 +17,16 @@ from streamtrain.aggregate.state import DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job, Weighted
-from streamtrain.model.device import choose_autocast, choose_image_layout, make_callable, place_model
+from streamtrain.model.device import make_callable, place_model
 from streamtrain.model.gradient_sums import LaneGradients, add_up, densify
 from streamtrain.model.lanes_together import count_kept, must_go_apart
 from streamtrain.model.modes import Modes
-from streamtrain.model.objective import Measured, loss_and_error, metrics_of, risk_of, take_metrics
+from streamtrain.model.objective import Batch as Batch
+from streamtrain.model.objective import Objective, risk_of
 from streamtrain.model.tensors import Buffers
 from streamtrain.stream.examples.batch_augmentation import augment_batch
 from streamtrain.values import Arrays, Moments, Risk
 
-Batch = dict[str, torch.Tensor]
 Gradients = tuple[torch.Tensor | None, ...]
 TOGETHER_BYTES = 2**23
 """Most that lanes hold that go together, examples included: a few times what a core's cache holds."""
@@ -66,6 +66,7 @@ class Gradient:
         layout: where its tensors lie in the vectors.
         parameters: the trainable ones, in the layout's order.
         modes: of its parts.
+        objective: what is measured of its output.
     """
 
     def __init__(self, job: Job) -> None:
@@ -73,12 +74,9 @@ class Gradient:
         self.layout: Layout = layout_of(self.model)
         self._data = job.data
         self._device = torch.device(job.device)
-        self._loss, self._error = loss_and_error(job)
-        self._metrics = metrics_of(job)
-        self._autocast = choose_autocast(job)
+        self.objective = Objective(job)
         self._call = make_callable(self.model, job)
         self._scaled = job.precision == "fp16"
-        self._laid_out = choose_image_layout(job)
         parameters = dict(self.model.named_parameters())
         self.parameters = [parameters[place.name] for place in self.layout.parameters]
         self._buffers = Buffers(self.model, self.layout)
@@ -160,13 +158,7 @@ class Gradient:
         # Not inference_mode: what a forward keeps for later (tables of positions) must be fit for a backward.
         with torch.no_grad():
             batch = self.batch(arrays)
-            return risk_of(self.measures(self.output(batch), batch))
-
-    def measures(self, output: Any, batch: Batch) -> dict[str, Measured]:
-        """Loss, error and every metric of each example, by name."""
-        found = dict(zip(("loss", "error"), self.losses(output, batch), strict=True))
-        with self._autocast():
-            return found | take_metrics(self._metrics, output, batch[self._data.target], found)
+            return risk_of(self.objective.measures(self.output(batch), batch))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the loaded state: copies on the CPU."""
@@ -181,23 +173,9 @@ class Gradient:
                 batch = dict(self._data.transform(batch))
         return {name: self._in_type(name, tensor) for name, tensor in batch.items()}
 
-    def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        """What the model is called with."""
-        return tuple(self._laid_out(batch[name]) for name in self._data.inputs)
-
     def output(self, batch: Batch) -> Any:
-        """What the model returns for these examples."""
-        with self._autocast(), users_code("the model's forward"):
-            return self._call(*self.inputs(batch))
-
-    def losses(self, output: Any, batch: Batch) -> Values:
-        """Loss and error of each example, shape (examples,); the latter without a graph."""
-        target = batch[self._data.target]
-        with self._autocast(), users_code("the loss"):
-            losses = self._loss(output, target)
-        with torch.no_grad(), users_code("the error"):
-            errors = losses if self._error is self._loss else self._error(output, target)
-        return losses, errors
+        """What the model returns for these examples, or the job's own objective."""
+        return self.objective.output(self._call, batch)
 
     def _in_type(self, name: str, tensor: Any) -> torch.Tensor:
         """A field as the model takes it."""
@@ -267,7 +245,7 @@ class Gradient:
             self._seed(part.seed)
             self._load_buffers()
             for piece in self._pieces(batch):
-                yield self.losses(self.output(piece), piece)
+                yield self.objective.losses(self.output(piece), piece)
 
     def _backward(
         self, first: Values | None, others: Iterator[Values], slot: Slot | DeviceSlot, seed: int
@@ -294,7 +272,7 @@ class Gradient:
 
     def _pieces(self, batch: Batch) -> Iterator[Batch]:
         """The examples, in pieces of at most ``micro_batch``."""
-        examples = len(batch[self._data.target])
+        examples = len(next(iter(batch.values())))
         most = self._micro_batch
         if most is None or examples <= most:
             yield batch

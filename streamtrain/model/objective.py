@@ -1,17 +1,19 @@
-"""What is measured of each example: the built-in losses, errors and metrics, and which of them a job asks for."""
+"""What is measured of each example: by functions of output and target, built-in ones, or a job's objective."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import torch
 
-from streamtrain.aggregate.moments import take_joint, take_moments
+from streamtrain.aggregate.moments import Values, take_joint, take_moments
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job, Measure, OfMeans, Value
+from streamtrain.model.device import choose_autocast, choose_image_layout
 from streamtrain.values import Moments, Risk
 
+Batch = dict[str, torch.Tensor]
 Measured = Value | tuple[Value, ...]
 """One number of each example, shape (examples,); of a function of means several."""
 
@@ -72,10 +74,77 @@ def margin(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (right - others.amax(1, keepdim=True)).squeeze(1)
 
 
+class Objective:
+    """How a job measures a batch.
+
+    Args:
+        job: whose functions these are.
+
+    Attributes:
+        is_own: whether the job's own function calls the model; what it returns is then the output.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._data = job.data
+        self._function = job.objective
+        self.is_own = job.objective is not None
+        self._loss, self._error = loss_and_error(job)
+        self._metrics = metrics_of(job)
+        self._autocast = choose_autocast(job)
+        self._laid_out = choose_image_layout(job)
+
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """What the model is called with; nothing where the job's own function calls it."""
+        return () if self.is_own else tuple(self._laid_out(batch[name]) for name in self._data.inputs)
+
+    def output(self, model: Callable[..., Any], batch: Batch) -> Any:
+        """What the model returns for these examples, or the job's own function.
+
+        Raises:
+            JobError: the function fails, or returns something else than measures by name, a loss among them.
+        """
+        if self._function is None:
+            with self._autocast(), users_code("the model's forward"):
+                return model(*self.inputs(batch))
+        with self._autocast(), users_code("the objective"):
+            found = self._function(model, {name: self._laid_out(tensor) for name, tensor in batch.items()})
+        if not isinstance(found, Mapping) or "loss" not in found:
+            what = f"a dict of {', '.join(map(str, found)) or 'nothing'}" if isinstance(found, Mapping) else repr(found)
+            do = "return each example's loss by that name"
+            raise JobError(complaint("objective", expected='a dict with "loss"', found=what[:100], do=do))
+        return found
+
+    def losses(self, output: Any, batch: Batch) -> Values:
+        """Loss and error of each example, shape (examples,); the latter without a graph."""
+        if self.is_own:
+            return output["loss"], output.get("error", output["loss"])
+        target = self.target(batch)
+        with self._autocast(), users_code("the loss"):
+            losses = self._loss(output, target)
+        with torch.no_grad(), users_code("the error"):
+            return losses, losses if self._error is self._loss else self._error(output, target)
+
+    def measures(self, output: Any, batch: Batch) -> dict[str, Measured]:
+        """Loss, error and every metric of each example, by name."""
+        found = dict(zip(("loss", "error"), self.losses(output, batch), strict=True))
+        if self.is_own:
+            named = found | {name: values for name, values in output.items() if name not in found}
+            return named | take_metrics(self._metrics, None, None, named)
+        with self._autocast():
+            return found | take_metrics(self._metrics, output, self.target(batch), found)
+
+    def target(self, batch: Batch) -> Any:
+        """What the loss compares an output with: one field, or a dict of several; ``None`` of an own objective."""
+        target = self._data.target
+        if self.is_own:
+            return None
+        return batch[target] if isinstance(target, str) else {name: batch[name] for name in target}
+
+
 def metrics_of(job: Job) -> dict[str, Measure | OfMeans]:
     """What is measured beside loss and error: the job's own functions; with cross-entropy soft error and margin."""
     built_in: dict[str, Measure | OfMeans] = {}
-    if job.loss == "cross_entropy":
+    if job.loss == "cross_entropy" and job.objective is None:
         built_in = {"soft_error": soft_error, "margin": margin}
     return built_in | dict(job.metrics)
 
@@ -86,19 +155,25 @@ def take_metrics(
     """Every metric of each example.
 
     Args:
-        found: loss and error of each, by those names.
+        found: loss and error of each, and what else there is, by name.
+
+    Raises:
+        JobError: a function of means names what there is not.
     """
     values: dict[str, Value] = dict(found)
     for name, metric in metrics.items():
         if not isinstance(metric, OfMeans):
             values[name] = _call(name, metric, output, target)
-    several = {
-        name: tuple(
-            values[each] if isinstance(each, str) else _call(name, each, output, target) for each in metric.measures
-        )
-        for name, metric in metrics.items()
-        if isinstance(metric, OfMeans)
-    }
+    several: dict[str, Measured] = {}
+    for name, metric in metrics.items():
+        if isinstance(metric, OfMeans):
+            for each in metric.measures:
+                if isinstance(each, str) and each not in values:
+                    where, do = f"metrics, {name!r}", f"name one of {', '.join(values)}"
+                    raise JobError(complaint(where, expected="names of what is measured", found=each, do=do))
+            several[name] = tuple(
+                values[each] if isinstance(each, str) else _call(name, each, output, target) for each in metric.measures
+            )
     return {name: several[name] if name in several else values[name] for name in metrics}
 
 

@@ -23,12 +23,12 @@ OF_HALVES = 5e-2
 """The same under autocast."""
 
 
-def check_examples_apart(gradient: Gradient, batch: Batch, output: Any, target: str, *, halves: bool) -> None:
+def check_examples_apart(gradient: Gradient, batch: Batch, output: Any, *, halves: bool) -> None:
     """Tries the model in evaluation mode, then the loss, the error and the metrics.
 
     Args:
-        batch: some examples, transformed. target: the field of it that the loss takes.
-        output: the model's for all of them.
+        batch: some examples, transformed.
+        output: the model's for all of them, or what the job's own objective returns.
         halves: forward passes are in half precision.
 
     Raises:
@@ -42,11 +42,11 @@ def check_examples_apart(gradient: Gradient, batch: Batch, output: Any, target: 
         outputs = [gradient.output(piece) for piece in pieces]
         _check_outputs(output, outputs, parts, of_a_model)
         sliced = [_rows(output, examples, start, stop) for start, stop in parts]
-        exact = all(found for found, _ in sliced)
+        exact = all(found for found, _ in sliced) and not gradient.objective.is_own
         given = [own for _, own in sliced] if exact else outputs
-        whole = tensors_of(gradient.measures(output, batch))
-        each = [tensors_of(gradient.measures(one, piece)) for one, piece in zip(given, pieces, strict=True)]
-        hint = _shapes(output, batch[target])
+        whole = tensors_of(gradient.objective.measures(output, batch))
+        each = [tensors_of(gradient.objective.measures(one, piece)) for one, piece in zip(given, pieces, strict=True)]
+        hint = _shapes(output, gradient.objective.target(batch))
         for name, values in whole.items():
             most = OF_A_LOSS if exact else 10 * of_a_model
             _check_values(name, values, [own[name] for own in each], parts, most=most, hint=hint)
@@ -108,9 +108,10 @@ def _check_values(
             raise JobError(complaint(name, expected="of each example a value of its own", found=found, do=do))
 
 
-def _shapes(output: Any, target: torch.Tensor) -> str:
+def _shapes(output: Any, target: Any) -> str:
     """What broadcasting makes of output and target, where it makes something."""
-    if not isinstance(output, torch.Tensor) or output.shape == target.shape:
+    both = isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor)
+    if not both or output.shape == target.shape:
         return ""
     try:
         together = np.broadcast_shapes(tuple(output.shape), tuple(target.shape))

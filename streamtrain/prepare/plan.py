@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from streamtrain.aggregate.descent.rules import with_optimizer
 from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.errors import ConfigError, ManifestError, complaint
+from streamtrain.images.kinds import is_image
 from streamtrain.job import BatchSize, Epochs, Job, Online
 from streamtrain.order import Later, Order, Passes, Reshuffle, SegmentedOrder, passes_of, select_lanes
 from streamtrain.shards import Manifest
@@ -138,12 +139,25 @@ def plan(job: Job) -> Plan:
         )
     later = job.batch_size.later if isinstance(job.batch_size, BatchSize) else ()
     order = _order(job, manifest, wanted or examples, later)
+    if job.objective is not None:
+        job = _reads_all(job, manifest)
     names = job.data.fields_read(field.name for field in manifest.fields)
     fields = [manifest.field_named(name) for name in names]
     encoded = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
     by_example = encoded or job.data.map is not None or job.data.augment is not None
     streamed = by_example and not job.pooled  # of a pool nobody knows ahead who reads what
     return Plan(job, place, manifest, order, streamed)
+
+
+def _reads_all(job: Job, manifest: Manifest) -> Job:
+    """The job that reads all fields of numbers or images, and with a `map` all, unless it names some."""
+    numbers = (
+        each.name
+        for each in manifest.fields
+        if each.dtype is not None or is_image(each.member) or job.data.map is not None
+    )
+    read = job.data.extra or tuple(numbers)
+    return dataclasses.replace(job, data=dataclasses.replace(job.data, inputs=(), target=(), extra=read))
 
 
 def grown(plan: Plan) -> Plan | None:

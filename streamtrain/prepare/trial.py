@@ -17,6 +17,7 @@ from streamtrain.aggregate.optimizers.torch_optim import FittedTorch
 from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
+from streamtrain.job.objective import check_names
 from streamtrain.model.gradient import Batch, Gradient, build_model
 from streamtrain.model.objective import risk_of
 from streamtrain.prepare.augmented import first_augmented, first_tried, try_augmented_batch
@@ -86,9 +87,7 @@ def _try(plan: Plan) -> Trial:
     gradient.modes.evaluate()
     with torch.no_grad():
         output = gradient.output(batch)
-        raw = arrays.get(job.data.target)
-        if raw is not None and np.array_equal(batch[job.data.target].numpy(), raw):
-            _check_labels(plan, output)
+        _check_labels(plan, output, arrays, batch)
         _check_losses(gradient, output, batch, examples)
     _check_smallest_part(rehearsal, plan, training)
     rehearsal.run(arrays, training)
@@ -96,10 +95,10 @@ def _try(plan: Plan) -> Trial:
     with torch.no_grad():
         output = gradient.output(batch)
         halves = job.precision in ("bf16", "fp16")
-        check_examples_apart(gradient, batch, output, job.data.target, halves=halves)
+        check_examples_apart(gradient, batch, output, halves=halves)
     unlogged = _try_logging(job, gradient)
     otherwise = tuple(gradient.modes.differing())
-    return Trial(*_signature(gradient.inputs(batch), output), unlogged, otherwise)
+    return Trial(*_signature(gradient.objective.inputs(batch), output), unlogged, otherwise)
 
 
 def _signature(inputs: Sequence[torch.Tensor], output: Any) -> tuple[tuple[NDArray[Any], ...], NDArray[Any] | None]:
@@ -212,7 +211,8 @@ def _check_arrays(arrays: Arrays) -> None:
 
 
 def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) -> None:
-    measured = gradient.measures(output, batch)
+    measured = gradient.objective.measures(output, batch)
+    check_names([name for name in measured if name not in ("loss", "error")])
     for name, values in tensors_of(measured).items():
         shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
         if shape != (examples,):
@@ -227,9 +227,16 @@ def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) 
     risk_of(measured)  # refuses wrong weights
 
 
-def _check_labels(plan: Plan, output: Any) -> None:
-    """All labels against the model's classes, for the built-in cross-entropy, from the manifest alone."""
-    field = plan.manifest.field_named(plan.job.data.target)
+def _check_labels(plan: Plan, output: Any, arrays: Arrays, batch: Batch) -> None:
+    """All labels against the model's classes, for the built-in cross-entropy, from the manifest alone.
+
+    Args:
+        arrays, batch: some examples as they were read, and as they are transformed: labels that are still the same.
+    """
+    target = plan.job.data.target
+    if not isinstance(target, str) or target not in arrays or not np.array_equal(batch[target].numpy(), arrays[target]):
+        return
+    field = plan.manifest.field_named(target)
     if plan.job.loss != "cross_entropy" or field is None or field.high is None:
         return
     if not isinstance(output, torch.Tensor) or output.dim() < 2:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 import streamtrain as st
 from streamtrain.order import Order
 from streamtrain.prepare.plan import plan
+from streamtrain.prepare.trial import preflight
+from tests.support.datasets import digits
 from tests.support.tokens import NO_TOKEN, Language, language_job, pack_sequences, token_error, token_losses
 
 PASSES, EXAMPLES, LANES = 2, 200, 4
@@ -123,3 +126,127 @@ def test_a_negative_weight_is_refused_by_step_and_key(
         st.train(job_of(tokens, loss=loss, error=None), inline=True, quiet=True)
     said = str(found.value)
     assert said.startswith("step ") and f"weights: expected numbers from 0 on, found -1 of {key}; " in said
+
+
+class Output(dict[str, torch.Tensor]):
+    """As a model returns that computes its own loss."""
+
+
+class Heads(torch.nn.Module):
+    """Takes keywords, returns an object, with a head for the class and one for the brightness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Linear(64, 16)
+        self.of_class = torch.nn.Linear(16, 10)
+        self.of_light = torch.nn.Linear(16, 1)
+
+    def forward(self, pixels: torch.Tensor, labels: torch.Tensor | None = None) -> Output:
+        found = self.body(pixels).tanh()
+        output = Output(logits=self.of_class(found), light=self.of_light(found)[:, 0])
+        if labels is not None:
+            output["losses"] = torch.nn.functional.cross_entropy(output["logits"], labels, reduction="none")
+        return output
+
+
+def both_losses(output: Output, target: dict[str, torch.Tensor]) -> torch.Tensor:
+    of_class = torch.nn.functional.cross_entropy(output["logits"], target["label"], reduction="none")
+    return of_class + 0.1 * (output["light"] - target["light"]).square()
+
+
+def is_wrong(output: Output, target: dict[str, torch.Tensor]) -> torch.Tensor:
+    return (output["logits"].argmax(1) != target["label"]).float()
+
+
+def objective(model: Heads, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    output = model(pixels=batch["pixels"], labels=batch["label"])
+    of_light = (output["light"] - batch["light"]).square()
+    wrong = (output["logits"].argmax(1) != batch["label"]).float()
+    return {"loss": output["losses"] + 0.1 * of_light, "error": wrong, "of light": of_light}
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("heads")
+    images, labels = digits(300)
+    pixels = images.reshape(300, 64).astype(np.float32) / 255
+    np.savez(folder / "d.npz", pixels=pixels, label=labels, light=pixels.mean(1))
+    st.pack(str(folder / "d.npz"), folder / "d", st.PackOptions(splits=(0.8, 0.1, 0.1), seed=1))
+    return str(folder / "d")
+
+
+def heads_job(url: str, **settings: Any) -> st.Job:
+    given = {"precision": "float64", "batch_size": 32, "lanes": 2, "tracking": st.Tracking(enabled=False), **settings}
+    compared = st.Data(url, inputs=("pixels",), target=("label", "light"))
+    data = st.Data(url) if "objective" in settings else compared
+    return st.Job(data, Heads, mode=st.Epochs(max_passes=2, patience=2), **given)
+
+
+def test_several_heads_are_the_textbooks_and_an_objective_has_their_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heads: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = heads_job(heads, loss=both_losses, error=is_wrong)
+    by_targets = st.train(job, inline=True, quiet=True)
+    read = plan(job).reader("train")
+    batch = {name: torch.from_numpy(each) for name, each in read.read(0, len(read)).items()}
+    batch = {name: each.double() if each.is_floating_point() else each for name, each in batch.items()}
+    torch.manual_seed(job.seed)
+    model = Heads().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    order = Order(len(batch["label"]), 2, 32)
+    for step in range(2 * order.steps):
+        parts = order.minibatch(order.position(step)).parts
+        rows = [row for part in parts for row in range(part.start, part.stop)]
+        optimizer.zero_grad()
+        target = {name: batch[name][rows] for name in ("label", "light")}
+        both_losses(model(batch["pixels"][rows]), target).mean().backward()
+        optimizer.step()
+    for name, expected in model.state_dict().items():
+        torch.testing.assert_close(by_targets.parameters[name], expected, rtol=1e-9, atol=1e-9)
+    own = heads_job(heads, objective=objective, metrics={"rms": st.OfMeans(math.sqrt, "of light")})
+    by_objective = st.train(own, inline=True, quiet=True)
+    assert digest(by_targets) == digest(by_objective)
+    one, other = (each.evaluations[-1].generalization for each in (by_targets, by_objective))
+    assert (one.loss, one.error) == (other.loss, other.error)
+    light = other.metrics["of light"]
+    assert other.metrics["rms"].mean == pytest.approx(math.sqrt(light.mean))
+    assert set(st.compare(by_objective, by_objective).differences) == {"loss", "error", "of light", "rms"}
+    assert st.probe(own, by_objective.folder, examples=40, iterations=4).gradient_norm > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            {"objective": lambda model, batch: {"nll": batch["light"]}},
+            'objective: expected a dict with "loss", found a ',
+        ),
+        ({"objective": lambda model, batch: model(batch["pixels"])["light"]}, 'objective: expected a dict with "loss"'),
+        ({"objective": lambda m, b: {"loss": m(b["pixels"])["light"].mean()}}, "loss: expected one value an example"),
+        ({"objective": lambda m, b: m(b["nothing"])}, "the objective failed: KeyError: 'nothing'"),
+        (
+            {"objective": objective, "metrics": {"x": st.OfMeans(math.exp, "heavy")}},
+            "metrics, 'x': expected names of what is measured, found heavy; name one of loss, error, of light",
+        ),
+        (
+            {"objective": lambda m, b: {**objective(m, b), "a/b": b["light"]}},
+            "metrics: expected a name of letters, digits, _, -, . and spaces that is not taken, found 'a/b'; rename it",
+        ),
+        ({"loss": both_losses, "error": lambda output, target: target["light"].sum()}, "error: expected one value an"),
+    ],
+)
+def test_a_wrong_objective_is_refused_by_the_trial(heads: str, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(st.ConfigError) as found:
+        preflight(plan(heads_job(heads, **settings)))
+    assert str(found.value).startswith(says), found.value
+
+
+def test_what_an_objective_takes_the_place_of_is_refused(heads: str) -> None:
+    for given, name in (({"loss": "mse"}, "loss"), ({"error": is_wrong}, "error")):
+        with pytest.raises(st.ConfigError, match=f"{name}: expected none beside an objective"):
+            heads_job(heads, objective=objective, **given)
+    with pytest.raises(st.ConfigError, match="data.target: expected none beside an objective, found 'light'"):
+        st.Job(st.Data(heads, target="light"), Heads, objective=objective)
+    with pytest.raises(st.ConfigError, match="metrics, 'm': expected st.OfMeans of names that the objective returns"):
+        heads_job(heads, objective=objective, metrics={"m": is_wrong})

@@ -1,7 +1,18 @@
 """What is minimized, and what is measured: losses and metrics with their weights, and when they are taken."""
 
+from streamtrain.job.objective.checks import check_measures, check_names, check_objective
 from streamtrain.job.objective.evaluate import Evaluate
 from streamtrain.job.objective.of_means import Measure, OfMeans, functions_in
 from streamtrain.job.objective.weighted import Value, Weighted
 
-__all__ = ["Evaluate", "Measure", "OfMeans", "Value", "Weighted", "functions_in"]
+__all__ = [
+    "Evaluate",
+    "Measure",
+    "OfMeans",
+    "Value",
+    "Weighted",
+    "check_measures",
+    "check_names",
+    "check_objective",
+    "functions_in",
+]
