@@ -28,6 +28,7 @@ NUMBERS = 7
 IS_RATIO = 6
 """Of them: whether the others are a ratio's."""
 LOSS, ERROR = slice(0, NUMBERS), slice(NUMBERS, 2 * NUMBERS)
+LOOK = "look at the weights of the st.Weighted that the loss, the error or a metric returns"
 
 
 class NoWeight(JobError):
@@ -65,10 +66,9 @@ class WrongWeight(JobError):
         self.weight = weight
         self.lane = lane
         self.step = step
-        do = "look at the weights of the st.Weighted that the loss, the error or a metric returns"
         what = "weights" if step < 0 else f"step {step}, weights"
         found = f"{weight:g} of {where or f'example {index} of those given'}"
-        super().__init__(complaint(what, expected="numbers from 0 on", found=found, do=do))
+        super().__init__(complaint(what, expected="numbers from 0 on", found=found, do=LOOK))
 
     def of_lane(self, lane: int, step: int = -1) -> WrongWeight:
         """The same error, saying of which lane and step."""
@@ -177,13 +177,17 @@ def lane_weights(slots: Sequence[Slot | DeviceSlot]) -> list[tuple[float, float]
 
 
 def check_weights(step: int, totals: Sequence[Moments]) -> None:
-    """Refuses a minibatch with examples whose weights are all 0.
+    """Refuses a minibatch with examples whose weights are all 0, or, on a device, one of them no weight.
 
     Raises:
-        NoWeight: it is one.
+        NoWeight, JobError: it is one.
     """
-    if any(each.count and each.joint is not None and not each.weight > 0 for each in totals):
-        raise NoWeight(step)
+    for weight in (each.weight for each in totals if each.count and each.joint is not None):
+        if math.isnan(weight):
+            found, do = "one that is negative or not finite", LOOK
+            raise JobError(complaint(f"step {step}, weights", expected="numbers from 0 on", found=found, do=do))
+        if weight == 0:
+            raise NoWeight(step)
 
 
 def moments_of(numbers: Sequence[float]) -> Moments:

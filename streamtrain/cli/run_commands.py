@@ -146,7 +146,7 @@ def resume_of(flags: Iterable[str]) -> tuple[bool | str, list[str]]:
 
 def _begin_again_portably() -> None:
     """Begins this command anew where the libraries' switches are not set: they are read before the first import."""
-    from streamtrain.model.portable import portable_environment
+    from streamtrain.model.machine.portable import portable_environment
 
     wanted = portable_environment()
     if any(os.environ.get(name) != value for name, value in wanted.items()):

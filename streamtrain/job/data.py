@@ -81,6 +81,7 @@ class Data:
         do = "name one data set's folder or URL"
         require(bool(self.url) and isinstance(self.url, str | os.PathLike), "data.url", "a folder", self.url, do)
         require_count("data.cache_bytes", self.cache_bytes)
+        do = 'name fields, e.g. inputs=("image",)'
         for name in ("inputs", "extra"):
             value = getattr(self, name)
             names = isinstance(value, tuple | list) and all(isinstance(each, str) for each in value)

@@ -56,6 +56,9 @@ class Job:
     """In place of data.inputs, data.target, loss and error: (model, batch) -> {"loss": …, "error": …, "my_metric": …},
     each of shape (examples,) or st.Weighted; the error is the loss by default. The batch has all fields of numbers, or
     data.extra's."""
+    loss_over: Literal["examples", "minibatch"] = "examples"
+    """Whether each example's loss is its own, or depends on the whole minibatch, over all lanes and workers: in-batch
+    negatives. Then the model is called twice, and the loss once in every worker, with what it gave for all examples."""
     mode: Online | Epochs = field(default_factory=Epochs)
     optimizer: Optimizer | None = None
     """How the parameters move: st.SGD(…), st.AdamW(…) and so on, or one of your own; st.SGD() by default."""
@@ -161,6 +164,11 @@ class Job:
         self._check_error_unit()
 
     def _check_measures(self) -> None:
+        if self.loss_over == "minibatch":
+            do = 'leave it out with loss_over="minibatch", whose lanes are not computed apart'
+            require(self.objective is None, "objective", "a loss of (output, target)", self.objective, do)
+            require(not self.pooled, "aggregation", "st.Synchronous()", self.aggregation, do)
+            require(self.audit_every is None, "audit_every", "none", self.audit_every, do)
         if self.objective is None:
             do = 'name the model\'s input fields, e.g. inputs=("image",)'
             require(bool(self.data.inputs), "data.inputs", "at least one field", self.data.inputs, do)

@@ -17,9 +17,9 @@ from streamtrain.aggregate.state import DeviceSlot, Slot, State
 from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job, Weighted
-from streamtrain.model.device import make_callable, place_model
 from streamtrain.model.gradient_sums import LaneGradients, add_up, densify
 from streamtrain.model.lanes_together import count_kept, must_go_apart
+from streamtrain.model.machine.device import make_callable, place_model
 from streamtrain.model.modes import Modes
 from streamtrain.model.objective import Batch as Batch
 from streamtrain.model.objective import Objective, risk_of

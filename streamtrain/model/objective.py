@@ -10,7 +10,7 @@ import torch
 from streamtrain.aggregate.moments import Values, take_joint, take_moments
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job, Measure, OfMeans, Value
-from streamtrain.model.device import choose_autocast, choose_image_layout
+from streamtrain.model.machine.device import choose_autocast, choose_image_layout
 from streamtrain.values import Moments, Risk
 
 Batch = dict[str, torch.Tensor]
@@ -118,7 +118,10 @@ class Objective:
         """Loss and error of each example, shape (examples,); the latter without a graph."""
         if self.is_own:
             return output["loss"], output.get("error", output["loss"])
-        target = self.target(batch)
+        return self.compared(output, self.target(batch))
+
+    def compared(self, output: Any, target: Any) -> Values:
+        """Loss and error of each example, from output and target."""
         with self._autocast(), users_code("the loss"):
             losses = self._loss(output, target)
         with torch.no_grad(), users_code("the error"):

@@ -22,17 +22,22 @@ Fewer runs than 128 show in the standard error where the loss differs much along
 
 
 def evaluation_slices(
-    ranges: Sequence[Lane], wanted: int, slice_size: int, seed: int = 0
+    ranges: Sequence[Lane], wanted: int, slice_size: int, seed: int = 0, *, whole: bool = False
 ) -> tuple[tuple[int, int], ...]:
     """Disjoint ``(start, stop)`` inside ``ranges``, each of at most ``slice_size`` examples.
 
     They hold ``wanted`` examples in all, or every example of the ranges once where these have no more. ``seed`` draws
     the places; where all are wanted there is nothing to draw.
+
+    Args:
+        whole: all of ``slice_size`` examples, as far as these go into the ranges: for measures of whole minibatches.
     """
     examples = sum(r.stop - r.start for r in ranges)
     wanted = min(wanted, examples)
     if not wanted:
         return ()
+    if whole:
+        return _groups(ranges, wanted, slice_size, seed)
     if wanted == examples:
         return _whole(ranges, examples, slice_size)
     count = -(-wanted // min(slice_size, -(-wanted // RUNS)))
@@ -51,6 +56,18 @@ def evaluation_slices(
     return tuple(slices)
 
 
+def _groups(ranges: Sequence[Lane], wanted: int, size: int, seed: int) -> tuple[tuple[int, int], ...]:
+    """Neighbours of one number, one drawn of each of as many rooms as there are groups wanted; at least one."""
+    starts = [start for r in ranges for start in range(r.start, r.stop - size + 1, size)]
+    if not starts:  # of fewer updates than lanes: the longest range is all that there is of one piece
+        longest = max(ranges, key=lambda r: r.stop - r.start)
+        return ((longest.start, longest.stop),)
+    count = min(len(starts), max(1, round(wanted / size)))
+    rooms = (lane(len(starts), count, index) for index in range(count))
+    chosen = (starts[room.start + lane_seed(seed, room.index, count) % (room.stop - room.start)] for room in rooms)
+    return tuple((start, start + size) for start in chosen)
+
+
 def _whole(ranges: Sequence[Lane], examples: int, slice_size: int) -> tuple[tuple[int, int], ...]:
     """All examples once."""
     count = -(-examples // slice_size)
@@ -58,11 +75,16 @@ def _whole(ranges: Sequence[Lane], examples: int, slice_size: int) -> tuple[tupl
     return tuple(piece for room in rooms for piece in _inside(ranges, room.start, room.stop))
 
 
-def evaluation_slice(examples: int) -> int:
+def evaluation_slice(examples: int, minibatch: int | None = None) -> int:
     """Examples of a slice, so that ``examples`` make at least 50 of them, as far as they reach, and none is too large.
 
     Two measurements on the same examples are compared slice by slice, which takes some dozens of them.
+
+    Args:
+        minibatch: examples of one, where a loss is over whole ones: slices are about as large, all alike.
     """
+    if minibatch is not None:
+        return -(-examples // max(1, round(examples / minibatch)))
     return max(1, min(LARGEST_SLICE, -(-examples // PARTS)))
 
 

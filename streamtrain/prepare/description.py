@@ -7,7 +7,7 @@ import importlib.metadata
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -80,6 +80,8 @@ def show(setting: Setting) -> str:
     if isinstance(value, functools.partial):
         named = [f"{name}={_plain(each)}" for name, each in value.keywords.items()]
         return f"{_plain(value.func)}({', '.join([*map(_plain, value.args), *named])})"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_plain(each)}" for name, each in value.items())
     return _plain(value) if callable(value) else masked(str(value))
 
 

@@ -20,6 +20,7 @@ from streamtrain.job import Job
 from streamtrain.job.objective import check_names
 from streamtrain.model.gradient import Batch, Gradient, build_model
 from streamtrain.model.objective import risk_of
+from streamtrain.model.whole_minibatch import make_gradient
 from streamtrain.prepare.augmented import first_augmented, first_tried, try_augmented_batch
 from streamtrain.prepare.draws import try_twice
 from streamtrain.prepare.jobfile import check_functions_travel, why_not_logged
@@ -71,7 +72,7 @@ def _try(plan: Plan) -> Trial:
     check_functions_travel(plan.job)
     check_schedule(plan.job.schedule, plan.scheduled_steps)
     job = dataclasses.replace(plan.job, device="cpu", compile=False)
-    gradient = Gradient(job)
+    gradient = make_gradient(job)
     match_rules(Descent.of(job), gradient.layout)
     optimizer = Descent.of(job).optimizer.fitted(gradient.layout)
     if isinstance(optimizer, FittedTorch) and gradient.layout.size * gradient.layout.dtype.itemsize <= MOST_UPDATED:
@@ -95,7 +96,7 @@ def _try(plan: Plan) -> Trial:
     with torch.no_grad():
         output = gradient.output(batch)
         halves = job.precision in ("bf16", "fp16")
-        check_examples_apart(gradient, batch, output, halves=halves)
+        check_examples_apart(gradient, batch, output, halves=halves, losses=job.loss_over == "examples")
     unlogged = _try_logging(job, gradient)
     otherwise = tuple(gradient.modes.differing())
     return Trial(*_signature(gradient.objective.inputs(batch), output), unlogged, otherwise)

@@ -293,7 +293,7 @@ class Controller:
         held_out = self._plan.manifest.splits["validation"].examples
         used = progress.used_examples(self._plan)
         drawn = lane_seed(self._plan.job.seed, progress.step, 0)
-        slices = evaluation_slices(used, held_out, evaluation_slice(held_out), drawn)
+        slices = evaluation_slices(used, held_out, self._slice(held_out), drawn, whole=self._group is not None)
         population = sum(each.stop - each.start for each in used)
         empirical = self._pooled(self._fleet.evaluate("train", slices)).out_of(population)
         parts = self._risks_on_all("validation")
@@ -320,13 +320,23 @@ class Controller:
     def _affords_evaluation(self) -> bool:
         return not self._progress.evaluations or self._progress.measures.evaluating.affords(self._progress.seconds)
 
+    @property
+    def _group(self) -> int | None:
+        """Examples that a loss is over, where it is over whole minibatches."""
+        return self._plan.job.batch_size if self._plan.job.loss_over == "minibatch" else None
+
+    def _slice(self, examples: int) -> int:
+        return evaluation_slice(examples, self._group)
+
     def _pooled(self, slices: Sequence[Risk]) -> Risk:
-        return pooled(slices, self._plan.manifest.order, functions_in(self._plan.job.metrics))
+        # losses of one group tell about one another, as neighbours of unknown order do: their spread shows how much
+        order = self._plan.manifest.order if self._group is None else "unknown"
+        return pooled(slices, order, functions_in(self._plan.job.metrics))
 
     def _risks_on_all(self, split: str) -> list[Risk]:
         """Slice by slice."""
         examples = self._plan.manifest.splits[split].examples
-        slices = evaluation_slices([Lane(0, 0, examples)], examples, evaluation_slice(examples))
+        slices = evaluation_slices([Lane(0, 0, examples)], examples, self._slice(examples))
         return self._fleet.evaluate(split, slices)
 
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from streamtrain.model.device import keep_freed_memory
+from streamtrain.model.machine.device import keep_freed_memory
 from tests.benchmarks.models import BATCH, LR, MODELS, MOMENTUM, ROUND_STEPS, tensors
 
 WORKERS = 2

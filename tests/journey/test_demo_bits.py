@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamtrain.model.portable import NEEDED, cpu_flags
+from streamtrain.model.machine.portable import NEEDED, cpu_flags
 from streamtrain.packing import PackOptions
 from tests.support.datasets import pack_digits
 

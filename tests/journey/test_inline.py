@@ -16,7 +16,7 @@ import torch
 
 import streamtrain as st
 from streamtrain.errors import ConfigError, Interrupted
-from streamtrain.model.fingerprint import take_fingerprint
+from streamtrain.model.machine.fingerprint import take_fingerprint
 from tests.support.datasets import pack_digits
 
 JOB = """

@@ -11,10 +11,11 @@ import ray
 import torch
 
 import streamtrain as st
-from streamtrain.order import Order
+from streamtrain.order import Order, lanes_of
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import preflight
 from tests.support.datasets import digits
+from tests.support.pairs import Towers, contrastive, pack_pairs, pairs_job
 from tests.support.tokens import NO_TOKEN, Language, language_job, pack_sequences, token_error, token_losses
 
 PASSES, EXAMPLES, LANES = 2, 200, 4
@@ -103,8 +104,10 @@ def test_a_token_loss_is_the_textbooks_over_ray(
     monkeypatch.chdir(tmp_path)
     two = st.train(job_of(tokens, workers=2), quiet=True)
     check(two, job_of(tokens))
-    three = st.train(job_of(tokens, workers=3), quiet=True)
-    assert digest(two) == digest(three) == digest(st.train(job_of(tokens), inline=True, quiet=True))
+    wired = st.train(job_of(tokens, workers=3, exchange="collective"), quiet=True)
+    pooled = st.train(job_of(tokens, workers=2, aggregation=st.Stale(0)), quiet=True)
+    inline = st.train(job_of(tokens), inline=True, quiet=True)
+    assert digest(two) == digest(wired) == digest(pooled) == digest(inline)
 
 
 def test_a_negative_weight_is_refused_by_step_and_key(
@@ -250,3 +253,69 @@ def test_what_an_objective_takes_the_place_of_is_refused(heads: str) -> None:
         st.Job(st.Data(heads, target="light"), Heads, objective=objective)
     with pytest.raises(st.ConfigError, match="metrics, 'm': expected st.OfMeans of names that the objective returns"):
         heads_job(heads, objective=objective, metrics={"m": is_wrong})
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return pack_pairs(tmp_path_factory.mktemp("pairs") / "d", EXAMPLES)
+
+
+def contrastive_textbook(job: st.Job, steps: int) -> dict[str, torch.Tensor]:
+    reader = plan(job).reader("train")
+    arrays = {name: torch.from_numpy(each).double() for name, each in reader.read(0, len(reader)).items()}
+    torch.manual_seed(job.seed)
+    model = Towers().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    order = Order(len(arrays["y"]), job.lane_count, job.batch_size)
+    for step in range(steps):
+        parts = order.minibatch(order.position(step)).parts
+        rows = [row for part in parts for row in range(part.start, part.stop)]
+        optimizer.zero_grad()
+        contrastive(model(arrays["a"][rows], arrays["b"][rows]), arrays["y"][rows]).mean().backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 8])
+def test_a_contrastive_loss_is_the_textbooks_inline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: str, lanes: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = pairs_job(pairs, lanes=lanes, batch_size=8, mode=st.Epochs(max_passes=PASSES, patience=PASSES))
+    result = st.train(job, inline=True, quiet=True)
+    for name, expected in contrastive_textbook(job, result.chosen.step).items():
+        torch.testing.assert_close(result.parameters[name], expected, rtol=1e-9, atol=1e-9)
+    model = Towers().double()
+    model.load_state_dict(result.parameters)
+    reader = plan(job).reader("validation")
+    losses = []
+    for room in lanes_of(len(reader), 8):  # of 60 held-out pairs 8 groups are the nearest to minibatches of 8
+        read = reader.read(room.start, room.stop)
+        group = {name: torch.from_numpy(each).double() for name, each in read.items()}
+        with torch.no_grad():
+            losses.append(contrastive(model(group["a"], group["b"]), group["y"]))
+    last = result.chosen
+    assert last.generalization.loss.count == len(reader) == 60 and last.empirical.loss.count == 64
+    assert last.generalization.loss.mean == pytest.approx(torch.cat(losses).mean().item(), rel=1e-9)
+
+
+def test_a_contrastive_loss_has_the_same_bits_on_any_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: str, local_ray: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def trained(workers: int, *, inline: bool = False, **settings: Any) -> st.Result:
+        mode = st.Epochs(max_passes=PASSES, patience=PASSES)
+        job = pairs_job(pairs, lanes=4, workers=workers, mode=mode, **settings)
+        return st.train(job, inline=inline, quiet=True)
+
+    inline, three, wired = trained(1, inline=True), trained(3), trained(2, exchange="collective")
+    assert digest(inline) == digest(three) == digest(wired)
+    assert inline.evaluations[-1].generalization == three.evaluations[-1].generalization
+
+
+def test_losses_over_the_minibatch_are_refused_where_they_cannot_be(pairs: str) -> None:
+    with pytest.raises(st.ConfigError, match=r"aggregation: expected st.Synchronous\(\), found Stale"):
+        pairs_job(pairs, aggregation=st.Stale(1))
+    with pytest.raises(st.ConfigError, match="loss: expected of each example a value of its own"):
+        preflight(plan(pairs_job(pairs, loss_over="examples")))

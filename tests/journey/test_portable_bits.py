@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamtrain.model.portable import NEEDED, cpu_flags, portable_environment
+from streamtrain.model.machine.portable import NEEDED, cpu_flags, portable_environment
 from streamtrain.values import Fingerprint
 from tests.support.steps import MODELS
 
@@ -33,8 +33,8 @@ SWITCHES = {
 }
 FINGERPRINT = """
 import json
-from streamtrain.model.device import prepare_process
-from streamtrain.model.fingerprint import take_fingerprint
+from streamtrain.model.machine.device import prepare_process
+from streamtrain.model.machine.fingerprint import take_fingerprint
 from tests.support.steps import PLAIN, job_of
 prepare_process(job_of("mlp", PLAIN))
 print(json.dumps(take_fingerprint(job_of("mlp", PLAIN)).to_json()))
@@ -84,7 +84,7 @@ def test_a_process_that_does_not_have_the_switches_is_refused_in_one_line() -> N
 
 def test_a_cpu_without_avx2_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from streamtrain.errors import ConfigError
-    from streamtrain.model import portable
+    from streamtrain.model.machine import portable
 
     (tmp_path / "cpuinfo").write_text("vendor_id\t: GenuineIntel\nflags\t\t: fpu sse4_2 avx f16c\n")
     monkeypatch.setattr(portable, "CPU_FACTS", tmp_path / "cpuinfo")

@@ -222,6 +222,7 @@ FLAGS = [
     "--help",
     "--json",
     "--lanes",
+    "--loss-over",
     "--lost-after",
     "--micro-batch",
     "--mode",

@@ -11,7 +11,7 @@ from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.saved import collect_tensors
 from streamtrain.errors import ConfigError
-from streamtrain.model.device import prepare_process
+from streamtrain.model.machine.device import prepare_process
 from tests.support.steps import FULL, LANES, MODELS, Member, job_of
 
 STEPS = 20

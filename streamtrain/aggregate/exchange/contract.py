@@ -7,7 +7,7 @@ exchanges is how the slots reach the aggregators; the sums, their order and the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,17 @@ class Exchange(ABC):
             WorkerLost: a peer died or gave up; the state stays as it was.
         """
 
+    @abstractmethod
+    def gather(self, mine: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
+        """What every lane gives, in lane order, the same in every worker; before the step's first `slot`.
+
+        Args:
+            mine: of each lane that this worker hosts, bytes: uint8 of shape (n,), of any n.
+
+        Raises:
+            WorkerLost: a peer died or gave up.
+        """
+
     def abandon(self) -> None:
         """This worker gives up; the others will raise `WorkerLost` instead of waiting for it."""
         self._barrier.abandon()
@@ -93,3 +104,34 @@ class Exchange(ABC):
         self._step += 1
         if writes:
             self._words[0] = self._step
+
+
+def gather_in_memory(
+    slots: Sequence[Slot], gaps: torch.Tensor, barrier: Barrier, mine: Mapping[int, torch.Tensor]
+) -> list[torch.Tensor]:
+    """The workers of one memory give each other bytes through the lanes' slots, which nobody uses before backward.
+
+    So it takes no memory of its own: what is longer than a gradient goes in several rounds, each between two waits.
+
+    Args:
+        gaps: indices of a gradient that are to be 0; of this worker's slots they are so afterwards.
+        mine: by the slot's index, what this worker puts into it; those of others come from them.
+    """
+    for index, data in mine.items():
+        slots[index].moments[0] = data.numel()
+    barrier.wait()  # all sizes are there
+    sizes = [int(slot.moments[0]) for slot in slots]
+    found = [torch.empty(size, dtype=torch.uint8) for size in sizes]
+    room = slots[0].gradient.nbytes
+    for start in range(0, max(sizes), room):
+        for index, data in mine.items():
+            part = data[start : start + room]
+            slots[index].gradient.view(torch.uint8)[: len(part)] = part
+        barrier.wait()  # this round's bytes are there
+        for slot, whole in zip(slots, found, strict=True):
+            part = whole[start : start + room]
+            part.copy_(slot.gradient.view(torch.uint8)[: len(part)])
+        barrier.wait()  # and everybody has them
+    for index in mine:
+        slots[index].gradient.index_fill_(0, gaps, 0)
+    return found

@@ -8,7 +8,7 @@ Written for CUDA and NCCL, tested on the CPU, and on PyTorch's "meta" device, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,7 @@ from streamtrain.aggregate.descent.device_arithmetic import DeviceArithmetic
 from streamtrain.aggregate.exchange.barrier import Alone
 from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut
 from streamtrain.aggregate.exchange.collective.group import Membership, leave_group, lost_workers, send
+from streamtrain.aggregate.exchange.collective.outputs import swap
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.memory import DeviceMemory
 from streamtrain.aggregate.moments import (
@@ -61,6 +62,7 @@ class DeviceExchange(Exchange):
         self._arithmetic = arithmetic
         self._memory = memory
         self._lanes = members.lanes
+        self._members = members
         self._others = members.workers > 1
         mine = members.hosting[members.worker]
         gradients = [slot.gradient for slot in memory.slots]
@@ -79,6 +81,14 @@ class DeviceExchange(Exchange):
     def slot(self, lane: int) -> DeviceSlot:
         """Where the lane's contribution goes, on the device."""
         return self._memory.slots[lane]
+
+    def gather(self, mine: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
+        """The contract's, on the device; waits for it, since how many bytes come is to be known."""
+        if not self._others:
+            return list(mine.values())
+        with lost_workers(f"in step {self._step}"):
+            found = swap(send, self._members, list(mine.values())) | dict(mine)
+        return [found[lane] for lane in range(self._lanes)]
 
     def abandon(self) -> None:
         """Leaves the group, so that the others notice."""

@@ -18,12 +18,12 @@ from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.decision import Decision
 from streamtrain.aggregate.descent.rules import Block
 from streamtrain.aggregate.exchange.barrier import make_barrier
-from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.contract import Exchange, gather_in_memory
 from streamtrain.aggregate.exchange.memory import Memory, Scratch
 from streamtrain.aggregate.moments import add_moments, add_weights
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import Node, left_nodes, right_turns, take_mean, tree_sum_, whole_subtrees
-from streamtrain.aggregate.vector import ALIGNMENT
+from streamtrain.aggregate.vector import ALIGNMENT, gaps_of
 from streamtrain.values import Update
 
 
@@ -57,6 +57,7 @@ class SharedExchange(Exchange):
             (block, mean, {node: slots[node[0]].gradient[block.place] for each in nodes for node in each})
             for block, mean in zip(aggregator.blocks, means, strict=True)
         ]
+        self._gaps = gaps_of(aggregator.layout)
         self._leads = worker == 0
         self._clips_by_norm = aggregator.clips_by_norm
 
@@ -65,6 +66,12 @@ class SharedExchange(Exchange):
         if self._step == self.apart_at:
             return self._memory.slots[lane]
         return self._sums.slot(self._step, lane, self.state)
+
+    def gather(self, mine: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
+        """The contract's; a worker by itself has all."""
+        if len(mine) == len(self._memory.slots):
+            return list(mine.values())
+        return gather_in_memory(self._memory.slots, self._gaps, self._barrier, mine)
 
     def meet(self) -> Update:
         """The contract's, in two or three waits.

@@ -39,6 +39,12 @@ class OfMeans:
             require(fits, where, "functions of (output, target), or names of metrics", each, do)
         self.function = function
         self.measures = measures
+        names = (each if isinstance(each, str) else _name(each) for each in measures)
+        self.__name__ = f"{_name(function)} of {' and '.join(names)}"
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def functions_in(metrics: Mapping[str, Measure | OfMeans]) -> dict[str, Callable[..., float]]:

@@ -13,8 +13,8 @@ from streamtrain.aggregate.moments import NUMBERS
 from streamtrain.aggregate.saved import collect_tensors
 from streamtrain.errors import JobError
 from streamtrain.job import Data, Job
-from streamtrain.model.device import prepare_process
 from streamtrain.model.gradient import Gradient
+from streamtrain.model.machine.device import prepare_process
 from streamtrain.model.objective import cross_entropy, mse, zero_one
 from streamtrain.values import Arrays
 

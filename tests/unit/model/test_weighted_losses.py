@@ -22,7 +22,9 @@ from streamtrain.aggregate.exchange.device_exchange import DeviceExchange, settl
 from streamtrain.aggregate.exchange.memory import Capacity, DeviceMemory, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.moments import NoWeight, WrongWeight, take_moments
+from streamtrain.job.settings import settings_of
 from streamtrain.model.gradient import Gradient, Part
+from streamtrain.prepare.description import show
 from streamtrain.values import Arrays, Update
 from tests.support.tokens import LONGEST, Language, language_job, sequences, token_loss, token_losses
 
@@ -96,6 +98,12 @@ def test_a_device_makes_the_same_step() -> None:
     with pytest.raises(NoWeight, match="step 0, weights: expected weights above 0 in a minibatch, found only 0"):
         one_step(sequences([0, 0, 0]), 3, None, "cpu")
 
+    def negative(output: torch.Tensor, target: torch.Tensor) -> st.Weighted:
+        return st.Weighted(output.mean((1, 2)), torch.full((len(output),), -1.0))
+
+    with pytest.raises(st.JobError, match="step 0, weights: expected numbers from 0 on, found one that is negative"):
+        one_step(arrays, 3, None, "cpu", loss=negative, error=None)
+
 
 def test_a_minibatch_without_any_weight_is_refused_by_its_step() -> None:
     with pytest.raises(NoWeight, match="step 0, weights: expected weights above 0 in a minibatch, found only 0"):
@@ -151,3 +159,25 @@ def test_half_precision_leaves_weights_alone() -> None:
     gradient.lane(sequences([3, 5]), memory.slots[0], 1)
     assert memory.slots[0].moments[2] == 8 and torch.isfinite(memory.slots[0].gradient).all()
     assert token_loss(torch.zeros(1, LONGEST, 11), torch.zeros(1, LONGEST, dtype=torch.int64)).weights.item() == 9
+
+
+def test_metrics_are_shown_alike_in_every_process() -> None:
+    """A resumed run compares them with those that it began with."""
+
+    def wrong(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return output
+
+    def shown() -> dict[str, str]:
+        metrics = {"m": lambda output, target: output, "p": st.OfMeans(math.exp, "loss", wrong)}
+        return {each.name: show(each) for each in settings_of(language_job("unused", metrics=metrics))}
+
+    assert shown()["metrics"] == shown()["metrics"] == "m: <lambda>, p: exp of loss and wrong"
+
+
+def test_what_cannot_be_a_function_of_means_is_refused() -> None:
+    with pytest.raises(st.ConfigError, match="st.OfMeans: expected what the means are of, after the function"):
+        st.OfMeans(math.exp)
+    with pytest.raises(st.ConfigError, match="st.OfMeans: expected a function of the means first, found 'loss'"):
+        st.OfMeans("loss")  # type: ignore[arg-type]
+    with pytest.raises(st.ConfigError, match="metrics, 'p': expected names of metrics that are means, found 'nll'"):
+        language_job("unused", metrics={"p": st.OfMeans(math.exp, "nll")})

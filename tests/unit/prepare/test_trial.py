@@ -207,7 +207,7 @@ def test_promise_15_a_function_that_cannot_travel_is_refused_by_its_setting(url:
     ("make", "message"),
     [
         (lambda: st.Data(("a", "b")), r"data.url: expected a folder, found \('a', 'b'\); name one data set's"),
-        (lambda: st.Data("a", target={"y": "label"}), "data.target: expected the name of a field, found {'y'"),
+        (lambda: st.Data("a", target={"y": "label"}), "data.target: expected the name of a field, or names, found"),
         (lambda: st.Data("a", inputs="image"), "data.inputs: expected a tuple of fields' names, found 'image'"),
         (
             lambda: st.Job(st.Data("a"), nn.Identity, optimizer=torch.optim.AdamW),

@@ -22,8 +22,9 @@ from streamtrain.aggregate.exchange.barrier import make_barrier
 from streamtrain.aggregate.exchange.collective.ahead import Ahead
 from streamtrain.aggregate.exchange.collective.bucket import Bucket, cut, goes_ahead
 from streamtrain.aggregate.exchange.collective.group import Membership, lost_workers
+from streamtrain.aggregate.exchange.collective.outputs import swap
 from streamtrain.aggregate.exchange.collective.wire import Wire
-from streamtrain.aggregate.exchange.contract import Exchange
+from streamtrain.aggregate.exchange.contract import Exchange, gather_in_memory
 from streamtrain.aggregate.exchange.memory import Memory
 from streamtrain.aggregate.moments import add_moments, add_weights
 from streamtrain.aggregate.state import Slot, State
@@ -67,6 +68,8 @@ class CollectiveExchange(Exchange):
         self._aggregator = aggregator
         self._memory = memory
         self._lanes = hosts.lanes
+        self._hosts = hosts
+        self._hosted = hosts.hosting[hosts.worker]
         self._wire = wire
         gradients = [slot.gradient for slot in memory.slots]
         mine = crew.hosting[crew.worker]
@@ -117,6 +120,24 @@ class CollectiveExchange(Exchange):
         self._ahead.close()
         if self._wire is not None:
             self._wire.close()
+
+    def gather(self, mine: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
+        """The contract's: within a host by its memory, between hosts by their first workers."""
+        slots = self._memory.slots
+        hosted = self._hosted
+        if self._alone:
+            own = list(mine.values())
+        else:
+            at = {lane - hosted.start: data for lane, data in mine.items()}
+            own = gather_in_memory(slots[hosted.start : hosted.stop], self._gaps, self._barrier, at)
+        others: dict[int, torch.Tensor] = {}
+        if self._wire is not None:
+            with lost_workers(f"in step {self._step}"):
+                others = swap(self._wire.send, self._hosts, own)
+        if self._alone:
+            return [own[lane - hosted.start] if lane in hosted else others[lane] for lane in range(self._lanes)]
+        found = gather_in_memory(slots, self._gaps, self._barrier, others)
+        return [*found[: hosted.start], *own, *found[hosted.stop :]]
 
     def meet(self) -> Update:
         """The contract's, in two waits of a host's workers, around what their first one sends and receives.

@@ -11,7 +11,7 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.errors import WorkerLost
-from streamtrain.model.portable import portable_environment
+from streamtrain.model.machine.portable import portable_environment
 from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.actors.members import Arrivals, Member, gather, kill

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from streamtrain.errors import StreamtrainError
-from streamtrain.model.device import prepare_process
-from streamtrain.model.gradient import Gradient
+from streamtrain.model.machine.device import prepare_process
+from streamtrain.model.whole_minibatch import make_gradient
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.processes.audit import private_lane
 from streamtrain.values import Selection
@@ -30,7 +30,7 @@ class Examiner:
     def __init__(self, plan: Plan, parameters: Mapping[str, torch.Tensor]) -> None:
         prepare_process(plan.job)
         self._plan = plan
-        self._gradient = Gradient(plan.job)
+        self._gradient = make_gradient(plan.job)
         self._reader = plan.reader("train")
         memory = private_lane(self._gradient, plan)
         self._gradient.write(memory.states[0], parameters)

@@ -26,9 +26,10 @@ from streamtrain.aggregate.moments import NoWeight, WrongWeight
 from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.state import State
 from streamtrain.job import BatchSize
-from streamtrain.model.device import prepare_process
-from streamtrain.model.fingerprint import take_fingerprint
-from streamtrain.model.gradient import Gradient, build_model
+from streamtrain.model.gradient import build_model
+from streamtrain.model.machine.device import prepare_process
+from streamtrain.model.machine.fingerprint import take_fingerprint
+from streamtrain.model.whole_minibatch import WholeMinibatchGradient, make_gradient
 from streamtrain.order import lane_seed
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.processes.audit import Audit, checksum, private_lane
@@ -70,7 +71,7 @@ class Worker:
         prepare_process(plan.job)
         self._plan = plan
         self._start = start
-        self._gradient = Gradient(plan.job)
+        self._gradient = make_gradient(plan.job)
         self._supply = Supply(plan)
         self._participant = Participant(
             plan.job,
@@ -146,6 +147,8 @@ class Worker:
         """Makes the loop that `advance` drives, from the exchange's step on."""
         plan = self._plan
         lanes = self._seat.lanes
+        if isinstance(self._gradient, WholeMinibatchGradient):
+            self._gradient.gather = lambda mine: self._clock.time_meeting(exchange.gather, mine)
         arrays = self._clock.time_waiting(self._supply.begin(lanes, exchange.step, streams))
         batches = batches_of(arrays, torch.device(plan.job.device))
         self._updates = self._traced(

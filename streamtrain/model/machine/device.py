@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from streamtrain.job import Job
-from streamtrain.model.portable import check_portable
+from streamtrain.model.machine.portable import check_portable
 from streamtrain.model.tensors import cast_up, check_tensors
 
 Batch = dict[str, Any]

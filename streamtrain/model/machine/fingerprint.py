@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from streamtrain.job import Job
-from streamtrain.model.portable import cpu_flags, cpu_kind, mkl_branch
+from streamtrain.model.machine.portable import cpu_flags, cpu_kind, mkl_branch
 from streamtrain.values import Fingerprint
 
 SWITCHES = (

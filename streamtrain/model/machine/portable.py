@@ -61,7 +61,7 @@ def check_portable() -> None:
     capability = torch.backends.cpu.get_cpu_capability()
     branch = mkl_branch()
     if capability != "AVX2":
-        do = "begin the process with the environment that streamtrain.model.portable names"
+        do = "begin the process with the environment that streamtrain.model.machine.portable names"
         raise ConfigError(complaint(where, expected="PyTorch's AVX2 kernels", found=capability, do=do))
     if branch not in (None, AVX2_BRANCH):
         do = "MKL follows MKL_CBWR on Intel's CPUs only: use hosts with those, or --bits same on hosts of one kind"
