@@ -342,6 +342,11 @@ class Job:
         return self.lanes or self.most_workers
 
     @property
+    def loss_group(self) -> int | None:
+        """Examples that a held-out loss is over, where it is over whole minibatches: the first ones' size."""
+        return self.first_batch_size if self.loss_over == "minibatch" else None
+
+    @property
     def first_batch_size(self) -> int:
         """Examples of the first minibatch."""
         return first_size(self.batch_size)

@@ -293,7 +293,8 @@ class Controller:
         held_out = self._plan.manifest.splits["validation"].examples
         used = progress.used_examples(self._plan)
         drawn = lane_seed(self._plan.job.seed, progress.step, 0)
-        slices = evaluation_slices(used, held_out, self._slice(held_out), drawn, whole=self._group is not None)
+        grouped = self._plan.job.loss_group is not None
+        slices = evaluation_slices(used, held_out, self._slice(held_out), drawn, whole=grouped)
         population = sum(each.stop - each.start for each in used)
         empirical = self._pooled(self._fleet.evaluate("train", slices)).out_of(population)
         parts = self._risks_on_all("validation")
@@ -320,17 +321,12 @@ class Controller:
     def _affords_evaluation(self) -> bool:
         return not self._progress.evaluations or self._progress.measures.evaluating.affords(self._progress.seconds)
 
-    @property
-    def _group(self) -> int | None:
-        """Examples that a loss is over, where it is over whole minibatches."""
-        return self._plan.job.batch_size if self._plan.job.loss_over == "minibatch" else None
-
     def _slice(self, examples: int) -> int:
-        return evaluation_slice(examples, self._group)
+        return evaluation_slice(examples, self._plan.job.loss_group)
 
     def _pooled(self, slices: Sequence[Risk]) -> Risk:
         # losses of one group tell about one another, as neighbours of unknown order do: their spread shows how much
-        order = self._plan.manifest.order if self._group is None else "unknown"
+        order = self._plan.manifest.order if self._plan.job.loss_group is None else "unknown"
         return pooled(slices, order, functions_in(self._plan.job.metrics))
 
     def _risks_on_all(self, split: str) -> list[Risk]:
