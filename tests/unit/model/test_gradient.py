@@ -238,7 +238,8 @@ def test_channels_last_is_a_layout_of_memory_and_the_gradient_the_same() -> None
         assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
         assert weight.untyped_storage().data_ptr() == memory.states[0].parameters.untyped_storage().data_ptr()
         assert (
-            gradient.inputs(gradient.batch(images))[0].is_contiguous(memory_format=torch.channels_last) == channels_last
+            gradient.objective.inputs(gradient.batch(images))[0].is_contiguous(memory_format=torch.channels_last)
+            == channels_last
         )
         saved = {**collect_tensors(gradient.layout, memory.states[0]), **gradient.state_dict()}
         torch.manual_seed(JOB.seed)
