@@ -12,6 +12,7 @@ import torch
 import streamtrain as st
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Descent
+from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.contract import gather_in_memory
 from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
@@ -27,7 +28,8 @@ def one_step(examples: int, lanes: int, micro_batch: int | None) -> tuple[torch.
     made = pairs_job("unused", optimizer=st.SGD(lr=0.5), batch_size=lanes, lanes=lanes, micro_batch=micro_batch)
     gradient = make_gradient(made)
     layout, descent = gradient.layout, Descent.of(made)
-    aggregator = Aggregator(layout, descent, batch_size=lanes, total_steps=2, worker=0, workers=1)
+    rate = LearningRate(descent.schedule, lanes, 2)
+    aggregator = Aggregator(layout, descent, rate_of=rate, worker=0, workers=1)
     exchange = SharedExchange(
         private_memory(layout, descent, Capacity(lanes)), aggregator, [range(lanes)], 0, {0: os.getpid()}
     )

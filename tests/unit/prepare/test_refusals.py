@@ -175,7 +175,7 @@ def test_batch_norm_passes_where_every_part_has_two_examples(digits: Path) -> No
     [
         ({"batch_size": 63, "workers": 2}, "batch_size: expected a multiple of the 2 lanes, found 63; use 62 or 64"),
         ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, found 0"),
-        ({"batch_size": 1.5}, "batch_size: expected a whole number, found 1.5"),
+        ({"batch_size": 1.5}, "batch_size: expected a whole number of at least 1, found 1.5"),
         ({"workers": 4, "lanes": 2}, "workers: expected at most 2, the number of lanes, found 4; raise lanes"),
         ({"workers": (2, 1)}, r"workers: expected the fewest before the most, found \(2, 1\); turn them round"),
         ({"workers": (0, 1)}, "workers: expected a whole number of at least 1, found 0"),
