@@ -11,7 +11,7 @@ from streamtrain.job.settings import MayChange, settings_of
 MAY_CHANGE = {
     *("workers", "placement", "streamers", "threads", "exchange", "device", "profile", "bits", "audit_every"),
     *("probe_every", "probe_examples", "error_unit", "evaluate.max_fraction_of_time"),
-    *("data.url", "data.verify", "data.cache", "data.cache_bytes", "data.decode_threads"),
+    *("data.url", "data.verify", "data.cache", "data.cache_bytes", "data.decode_threads", "data.streamers"),
     *(
         f"{part}.{each.name}"
         for part in ("tracking", "checkpoints")

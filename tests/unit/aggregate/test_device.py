@@ -102,7 +102,7 @@ def trained(job: Job, device: str | None, bad: tuple[int, ...] = (), own_every: 
         there = DeviceMemory(layout, Descent.of(job), LANES, range(LANES), place)
         gradient.write(there.states[0], gradient.model.state_dict())
         if device == "meta":
-            gradient._autocast = contextlib.nullcontext
+            gradient.objective._autocast = contextlib.nullcontext
         arithmetic = DeviceArithmetic(aggregator, place)
         exchange = DeviceExchange(layout, aggregator, arithmetic, there, members)
     made = []

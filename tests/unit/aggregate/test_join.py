@@ -100,7 +100,9 @@ def test_parts_that_nobody_owns_are_taken_from_a_pool(aggregation: Stale | Synch
 
 
 def test_a_worker_with_a_device_has_its_memory_there() -> None:
-    joiner = Joiner(dataclasses.replace(JOB, device="meta"))
+    placed = dataclasses.replace(JOB)
+    object.__setattr__(placed, "device", "meta")  # none that a job may have
+    joiner = Joiner(placed)
     exchange = joiner.participant.join(ALONE, joiner.make_aggregator)
     assert isinstance(exchange, DeviceExchange) and exchange.state.parameters.device.type == "meta"
 
