@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/ready data  ## environment, data, both modes, where to look
 	$(BIN)/python jobs/demo.py
 
-test: $(VENV)/ready  ## the tests, as CI runs them: three files at once, the long ones first; they wait more than they compute
+test: $(VENV)/ready  ## the tests, as CI runs them: three files at once, in the order of the tree: journeys, which wait more than they compute, come early
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 chapter8: $(VENV)/ready data/mnist.npz  ## Deep Learning's chapter 8, reproduced: ten jobs, one page

@@ -156,6 +156,8 @@ def _begin_again_portably() -> None:
 def run_probe(words: Sequence[str]) -> None:
     """``streamtrain probe``."""
     given = parse(ProbeArguments, words, "streamtrain probe", PROBE_EXAMPLES)
+    for name, count in (("--examples", given.examples), ("--repeats", given.repeats)):
+        require_count(name, count)
     from streamtrain.run.folder import RunFolder
     from streamtrain.run.watching.probing import command_of, journal_probe, probe
     from streamtrain.track.figures import save
@@ -167,7 +169,8 @@ def run_probe(words: Sequence[str]) -> None:
     if given.batch_size:
         print_batch_probe(job, given)
         return
-    found = probe(job, given.run, examples=given.examples or 2000, iterations=given.iterations)
+    examples = 2000 if given.examples is None else given.examples
+    found = probe(job, given.run, examples=examples, iterations=given.iterations)
     print(json.dumps(found.summary()) if given.json else found.words)
     save(found.figure(), given.figure or folder.probe_figure)
     if given.log:
@@ -182,8 +185,6 @@ def print_batch_probe(job: Job, given: ProbeArguments) -> None:
 
     for name, value in (("--log", given.log or None), ("--figure", given.figure)):
         require(value is None, name, "nothing with --batch-size, which only prints", value, "leave it out")
-    for name, count in (("--examples", given.examples), ("--repeats", given.repeats)):
-        require_count(name, count)
     found = probe_batch_size(job, given.run, examples=given.examples, repeats=given.repeats)
     print(json.dumps(found.summary()) if given.json else found.words)
 

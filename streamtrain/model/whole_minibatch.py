@@ -44,7 +44,7 @@ class WholeMinibatchGradient(Gradient):
         self.modes.train()
         mine = [(part, self._own(self.training_batch(part))) for part in parts]
         given = {part.lane: self._outputs(part, batch) for part, batch in mine}
-        found = self.gather({lane: _packed(tensors) for lane, (_, tensors) in given.items()})
+        found = self.gather({lane: _packed(tensors, self._device) for lane, (_, tensors) in given.items()})
         form = next((each for each in given.values() if each[1]), None)
         if form is None:  # none of these lanes has an example
             for part, _ in mine:
@@ -168,10 +168,10 @@ def rebuild(form: Any, tensors: Iterator[torch.Tensor]) -> Any:
     return type(form)(*parts) if hasattr(form, "_fields") else type(form)(parts)
 
 
-def _packed(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Their bytes, one after the other."""
+def _packed(tensors: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Their bytes, one after the other, on the device where they are."""
     if not tensors:
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device=device)
     return torch.cat([tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors])
 
 

@@ -46,11 +46,15 @@ def summed_loss(net: torch.nn.Module, step: int, lane: int) -> torch.Tensor:
     return loss
 
 
-def exchanged(workers: int, descent: Descent) -> list[Update]:
+def exchanged(
+    workers: int, descent: Descent, *, norms_every: int = EVERY, own_every: int = 0
+) -> tuple[list[Update], list[list[torch.Tensor]]]:
+    """Updates, and of every step each lane's summed gradient as one vector without gaps."""
     layout = layout_of(model())
     memory = private_memory(layout, descent, Capacity(LANES, workers))
     write(layout.parameters, dict(model().named_parameters()), memory.states[0].parameters)
     updates: list[Update] = []
+    flat: list[list[torch.Tensor]] = [[torch.empty(0)] * LANES for _ in range(STEPS)]
 
     def work(worker: int) -> None:
         processes = dict.fromkeys(range(workers), os.getpid())
@@ -61,7 +65,8 @@ def exchanged(workers: int, descent: Descent) -> list[Update]:
             rate_of=LearningRate(descent.schedule, 15, STEPS),
             worker=worker,
             workers=workers,
-            norms_every=EVERY,
+            norms_every=norms_every,
+            own_every=own_every,
         )
         exchange = SharedExchange(memory, aggregator, hosting, worker, processes)
         net = model()
@@ -71,6 +76,7 @@ def exchanged(workers: int, descent: Descent) -> list[Update]:
             for lane in hosting[worker]:
                 slot = exchange.slot(lane)
                 gradients = torch.autograd.grad(summed_loss(net, step, lane), list(net.parameters()))
+                flat[step][lane] = torch.cat([each.flatten() for each in gradients])
                 vector = torch.zeros(layout.size, dtype=layout.dtype)
                 for place, gradient in zip(layout.parameters, gradients, strict=True):
                     place.view(vector).copy_(gradient)
@@ -87,7 +93,7 @@ def exchanged(workers: int, descent: Descent) -> list[Update]:
         thread.start()
     for thread in threads:
         thread.join()
-    return updates
+    return updates, flat
 
 
 def squares(tensors: list[torch.Tensor]) -> float:
@@ -122,7 +128,7 @@ def textbook(descent: Descent) -> list[Norms]:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_norms_are_those_of_a_plain_loop(workers: int) -> None:
     descent = Descent(SGD(lr=0.01, momentum=0.9, weight_decay=0.1), clip=Clip(norm=1.0, value=0.2))
-    updates = exchanged(workers, descent)
+    updates = exchanged(workers, descent)[0]
     assert layout_of(model()).size > 2 * CHUNK, "the first weight must be cut at chunk borders"
     due = StepNorms(layout_of(model()), (), EVERY).is_due
     assert [update.norms is not None for update in updates] == [due(step) for step in range(STEPS)]
@@ -139,7 +145,7 @@ def test_norms_are_those_of_a_plain_loop(workers: int) -> None:
 
 
 def test_norms_have_the_same_bits_for_any_number_of_workers() -> None:
-    runs = [exchanged(workers, Descent(SGD(lr=0.01))) for workers in (1, 2, 3)]
+    runs = [exchanged(workers, Descent(SGD(lr=0.01)))[0] for workers in (1, 2, 3)]
     assert runs[0] == runs[1] == runs[2]
     assert sum(update.norms is not None for update in runs[0]) == STEPS // EVERY
 

@@ -1,35 +1,26 @@
 """Norms of gradients in the optimizer's own norm, against its definition in float64, with several workers."""
 
 import math
-import os
-import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.norms import StepNorms
 from streamtrain.aggregate.descent.rules import Descent
-from streamtrain.aggregate.descent.schedule import LearningRate
-from streamtrain.aggregate.exchange.memory import Capacity, private_memory
-from streamtrain.aggregate.exchange.shared import SharedExchange
-from streamtrain.aggregate.moments import write_moments
 from streamtrain.aggregate.optimizers.adagrad import Adagrad
 from streamtrain.aggregate.optimizers.adam import Adam
 from streamtrain.aggregate.optimizers.adamw import AdamW
 from streamtrain.aggregate.optimizers.rmsprop import RMSprop
 from streamtrain.aggregate.optimizers.sgd import SGD
-from streamtrain.aggregate.vector import layout_of, write
+from streamtrain.aggregate.vector import layout_of
 from streamtrain.job import Clip, Group, Optimizer
 from streamtrain.measure.diagnostics.batch_efficiency import cost_of_doubling, may_double
 from streamtrain.measure.diagnostics.noise_scale import Noise, NoiseScale, noise_of
-from streamtrain.order import hosting_of
-from streamtrain.values import Moments, OwnNorms, Update
-from tests.unit.aggregate.test_norms import COUNTS, LANES, model, summed_loss
+from streamtrain.values import OwnNorms
+from tests.unit.aggregate.test_norms import COUNTS, exchanged, model
 
-STEPS = len(COUNTS)
 OPTIMIZERS: dict[str, tuple[Optimizer, Callable[[torch.Tensor], torch.Tensor]]] = {
     "sgd": (SGD(lr=0.01, momentum=0.9), lambda grads: torch.ones_like(grads[0])),
     "adam": (Adam(lr=1e-3), lambda grads: 1 / (decayed(grads, 0.999, corrected=True).sqrt() + 1e-8)),
@@ -65,52 +56,13 @@ def decayed(grads: torch.Tensor, decay: float, *, corrected: bool = False) -> to
     return averaged(grads.square(), decay) / (1 - decay ** len(grads) if corrected else 1)
 
 
-def exchanged(workers: int, descent: Descent) -> tuple[list[Update], list[list[torch.Tensor]]]:
-    """Updates, and of every step each lane's summed gradient as one vector without gaps."""
-    layout = layout_of(model())
-    memory = private_memory(layout, descent, Capacity(LANES, workers))
-    write(layout.parameters, dict(model().named_parameters()), memory.states[0].parameters)
-    updates: list[Update] = []
-    flat: list[list[torch.Tensor]] = [[torch.empty(0)] * LANES for _ in range(STEPS)]
-
-    def work(worker: int) -> None:
-        hosting = hosting_of(LANES, workers)
-        rate = LearningRate(descent.schedule, 15, STEPS)
-        aggregator = Aggregator(layout, descent, rate_of=rate, worker=worker, workers=workers, own_every=1)
-        exchange = SharedExchange(memory, aggregator, hosting, worker, dict.fromkeys(range(workers), os.getpid()))
-        net = model()
-        for step in range(STEPS):
-            for place in layout.parameters:
-                net.get_parameter(place.name).data = place.view(exchange.state.parameters)
-            for lane in hosting[worker]:
-                slot = exchange.slot(lane)
-                gradients = torch.autograd.grad(summed_loss(net, step, lane), list(net.parameters()))
-                flat[step][lane] = torch.cat([each.flatten() for each in gradients])
-                for place, gradient in zip(layout.parameters, gradients, strict=True):
-                    view = place.view(slot.gradient)
-                    view.add_(gradient) if slot.adds else view.copy_(gradient)
-                slot.used.fill(1)
-                count = COUNTS[step][lane]
-                write_moments(slot, Moments(count, 1.0, 0.0), Moments(count, 0.0, 0.0))
-            update = exchange.meet()
-            if worker == 0:
-                updates.append(update)
-
-    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return updates, flat
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_own_norms_are_those_of_their_definition(name: str) -> None:
     """Clipping by norm comes after them; the part of the rate that a group has is a weight too."""
     optimizer, weights_of = OPTIMIZERS[name]
     groups = (Group("*.bias", lr_factor=3.0),)
     descent = Descent(optimizer, clip=Clip(norm=1e9), groups=groups)
-    updates, flat = exchanged(2, descent)
+    updates, flat = exchanged(2, descent, norms_every=0, own_every=1)
     factor = torch.cat(
         [torch.full((p.numel(),), 3.0 if n.endswith("bias") else 1.0) for n, p in model().named_parameters()]
     )
@@ -129,7 +81,7 @@ def test_own_norms_are_those_of_their_definition(name: str) -> None:
 
 
 def test_promise_5_own_norms_have_the_same_bits_for_any_number_of_workers() -> None:
-    runs = [exchanged(workers, Descent(AdamW(lr=1e-3)))[0] for workers in (1, 2, 3)]
+    runs = [exchanged(workers, Descent(AdamW(lr=1e-3)), norms_every=0, own_every=1)[0] for workers in (1, 2, 3)]
     assert runs[0] == runs[1] == runs[2]
 
 

@@ -311,6 +311,7 @@ COMMANDS = [
         3,
         "train: *nowhere/manifest.json: expected a data set's manifest, found no such file; run *",
     ),
+    (["probe", "runs/a", "--examples", "0"], 2, "probe: --examples: expected a whole number of at least 1, found 0; *"),
     (["pack", "none.csv", "out"], 3, "pack: none.csv: expected a folder of images*found no such file or folder; *"),
     (["inspect", "nowhere"], 3, "inspect: *nowhere/manifest.json: expected a data set's manifest*"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 import zlib
 
 import numpy as np
@@ -33,8 +34,6 @@ def test_they_are_those_of_the_whole(cuts: list[int], piece: int, behind: int) -
 
 
 def test_discarded_ones_leave_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     monkeypatch.setattr(checksums, "BEHIND", 1)
     sums = Checksums(100)
     sums.add(CONTENT)

@@ -66,7 +66,7 @@ def p_value(values: NDArray[np.generic], statistic: Statistic, approximate: floa
 def _orders(values: NDArray[np.generic], generator: np.random.Generator) -> Iterator[NDArray[np.generic]]:
     """Uniformly random orders of the values, each in the same array as the one before or in its own.
 
-    Where most values are the same one, only the places of the others are drawn: a seventh of the time.
+    Where most values are the same one, only the places of the others are drawn: a fifth of the time.
     """
     kinds, counts = np.unique(values, return_counts=True)
     common = kinds[counts.argmax()]
