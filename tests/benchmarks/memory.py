@@ -57,7 +57,7 @@ def train_ours(optimizer: str, width: int, data: str) -> Iterator[None]:
     from streamtrain.prepare.plan import plan
     from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     job = st.Job(
         st.Data(data, transform=scaled),
         lambda: model(width),

@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=600)
     given = parser.parse_args()
-    ray.init(num_cpus=2 * WORKERS, include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2 * WORKERS, include_dashboard=False, logging_level="ERROR")
     found = measure(given.rounds)
     ray.shutdown()
     print(json.dumps(found) if given.json else "\n".join(f"{name}: {value}" for name, value in found.items()))

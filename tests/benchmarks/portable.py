@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     given = parser.parse_args()
-    ray.init(num_cpus=2 * len(KINDS), include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2 * len(KINDS), include_dashboard=False, logging_level="ERROR")
     found = measure(given.models, given.rounds)
     ray.shutdown()
     print(json.dumps(found) if given.json else "\n".join(f"{name}: {value}" for name, value in found.items()))

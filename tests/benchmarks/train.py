@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--raytrain", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # Ray's own spelling; as when streamtrain starts Ray; the peers are not niced either
-    ray.init(num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ratios: dict[str, float] = {}
     rates: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:

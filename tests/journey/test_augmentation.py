@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=8, include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

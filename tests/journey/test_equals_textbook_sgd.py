@@ -28,7 +28,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[st.Job]:
     folder = tmp_path_factory.mktemp("data") / "digits"
     pack_digits(folder, wide=True)
     demo = st.load_job(ROOT / "jobs" / "mnist.py")
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
     yield dataclasses.replace(
         demo,
         data=dataclasses.replace(demo.data, url=str(folder)),

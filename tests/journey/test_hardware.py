@@ -41,7 +41,7 @@ def fault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     file = tmp_path_factory.mktemp("fault") / "fault"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FAULT, str(file))
-        ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
+        ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
         yield file
         ray.shutdown()
 

@@ -81,6 +81,11 @@ WORKING = [
         {"TMPDIR": LONG},
         after=">&-",
     ),
+    Surroundings(
+        "another Ray on the machine",
+        "mkdir ray; echo 127.0.0.1:1 >ray/ray_current_cluster;",
+        variables={"RAY_TMPDIR": "$PWD"},
+    ),
     Surroundings("closed standard streams", words="inspect d", after="<&- >&- 2>&-"),
 ]
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may make these namespaces, mounts and users")

@@ -15,7 +15,7 @@ from tests.support.wheel import build_wheel, install_in_new_environment
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
 WRONG = """
-job.batch_size + "text"
+job.seed + "text"
 job.no_such_setting
 st.Epochs(patience="three")
 """

@@ -46,6 +46,7 @@ def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
             say(room.note)
         with _for_us_alone():
             ray.init(
+                "local",  # not the cluster that somebody has started here, which would be joined without a word
                 logging_level=logging.ERROR,
                 include_dashboard=False,
                 job_config=callers_paths(),
