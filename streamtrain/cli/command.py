@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 a wrong flag, setting or job file; 3 bad data; 4 a run tha
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except StreamtrainError as error:
         fail(f"streamtrain {words[0]}: {error}", error.exit_code)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends the process at once, without a traceback
         fail(f"streamtrain {words[0]}: interrupted; {INTERRUPTED.get(words[0], 'nothing was changed')}", 130)
 
 

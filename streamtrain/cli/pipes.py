@@ -13,8 +13,11 @@ import sys
 from typing import TextIO, TypeGuard
 
 
-class UntilClosed(io.FileIO):
-    """A file descriptor that takes bytes for as long as anybody reads them, and then drops them.
+class UntilClosed(io.TextIOWrapper):
+    """A stream that takes text for as long as anybody reads it, and then drops it.
+
+    It wraps the text and not the bytes' writing: a Ctrl-C in a write of ours, once the bytes are out and before their
+    buffer knows, would have them written again.
 
     Attributes:
         is_closed: whether it has dropped some.
@@ -22,15 +25,28 @@ class UntilClosed(io.FileIO):
 
     is_closed = False
 
-    def write(self, data: object, /) -> int:
-        """How many bytes were taken or dropped."""
-        if self.is_closed:
-            return memoryview(data).nbytes  # type: ignore[arg-type]
+    def write(self, text: str, /) -> int:
+        """How many characters were taken or dropped."""
         try:
-            return super().write(data)  # type: ignore[arg-type]
+            return super().write(text)
         except BrokenPipeError:
-            self.is_closed = True
-            return memoryview(data).nbytes  # type: ignore[arg-type]
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        """Hands on what is buffered."""
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        """What is still buffered, and all that comes, goes where nobody reads."""
+        self.is_closed = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        super().flush()
 
 
 def survive_closed_pipes() -> None:
@@ -43,8 +59,7 @@ def survive_closed_pipes() -> None:
 
 def nobody_reads(stream: TextIO) -> bool:
     """Whether the reader of a stream is known to have left."""
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    return isinstance(raw, UntilClosed) and raw.is_closed
+    return isinstance(stream, UntilClosed) and stream.is_closed
 
 
 def _is_pipe(stream: TextIO | None) -> TypeGuard[TextIO]:
@@ -54,10 +69,8 @@ def _is_pipe(stream: TextIO | None) -> TypeGuard[TextIO]:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-def _outliving(stream: TextIO) -> io.TextIOWrapper:
+def _outliving(stream: TextIO) -> UntilClosed:
     stream.flush()
-    raw = UntilClosed(stream.fileno(), "w", closefd=False)
+    raw = io.FileIO(stream.fileno(), "w", closefd=False)
     by_line = bool(getattr(stream, "line_buffering", False))
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=by_line
-    )
+    return UntilClosed(io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=by_line)

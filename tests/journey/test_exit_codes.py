@@ -228,14 +228,16 @@ def started(folder: Path, *words: str) -> "subprocess.Popen[str]":
     )
 
 
-def signalled(process: "subprocess.Popen[str]", number: signal.Signals) -> tuple[int, list[str]]:
-    """A run that gets a signal once it trains; its exit code and what it said."""
+def signalled(
+    process: "subprocess.Popen[str]", number: signal.Signals, at: tuple[str, ...] = ("first steps after",)
+) -> tuple[int, list[str]]:
+    """A run that gets a signal once it trains, or at every line that begins so; its exit code and what it said."""
     assert process.stderr is not None
     said = []
     try:
         for line in process.stderr:
             said.append(line)
-            if line.startswith("first steps after"):
+            if line.startswith(at):
                 process.send_signal(number)
         return process.wait(SECONDS), said
     finally:
@@ -265,6 +267,14 @@ def test_130_ctrl_c(folder: Path) -> None:
     )
     assert code == 130, said
     assert said[-1].startswith("streamtrain train: interrupted; ") and "Traceback" not in "".join(said)
+
+
+def test_130_ctrl_c_again_while_it_ends(folder: Path) -> None:
+    """The second ends the process at once, as a shell's 130, and still without a traceback."""
+    words = ("train", "job.py", "--tracking.run-name", "interrupted", *ENDLESS)
+    at = ("first steps after", "interrupted: ", "streamtrain train: interrupted; ")
+    code, said = signalled(started(folder, *words), signal.SIGINT, at)
+    assert code in (130, -signal.SIGINT) and "Traceback" not in "".join(said), said
 
 
 class served:  # noqa: N801 - used like a function

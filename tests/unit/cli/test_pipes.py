@@ -1,6 +1,7 @@
 """``| head``: a reader that leaves early stops no command, and no traceback says that it left."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,38 @@ def test_a_long_listing_into_head(folder: Path) -> None:
     )
     done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout == "{\n0\n" and not done.stderr
+
+
+COUNTING = """
+import signal, sys
+from streamtrain.cli.pipes import survive_closed_pipes
+
+def interrupt(*_):
+    if printing:
+        raise KeyboardInterrupt
+
+printing = False
+survive_closed_pipes()
+signal.signal(signal.SIGINT, interrupt)
+for number in range(3000):
+    try:
+        printing = True
+        print(number, flush=True)
+        printing = False
+    except KeyboardInterrupt:
+        pass
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end of the process is not what is tested
+"""
+
+
+def test_a_line_whose_printing_is_interrupted_is_printed_once() -> None:
+    """Who reads it sends Ctrl-C, which may come before the write has returned."""
+    process = subprocess.Popen([sys.executable, "-c", COUNTING], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    lines = list[str]()
+    for line in process.stdout:
+        lines.append(line)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    assert process.wait() == 0
+    assert len(lines) > 100 and len(set(lines)) == len(lines)
