@@ -1,4 +1,4 @@
-"""What the training benchmarks train: three models, their data and the settings of SGD."""
+"""What the training benchmarks train: three models, their data and the settings of the optimizers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
 BATCH = 256
 EXAMPLES = 20_000
 LR, MOMENTUM = 0.01, 0.9
+ADAMW_LR = 1e-3
 ROUND_STEPS = {"mlp": 300, "mlp3m": 36, "cnn": 12}
 """About a second, as a run's stints are: a call to the workers costs milliseconds."""
 

@@ -3,12 +3,12 @@
     python -m tests.benchmarks.train [--json] [--models mlp mlp3m cnn] [--rounds 12]
 
 Peers: a plain loop in one process and DDP with gloo in two, on tensors in memory; Ray Train with DDP and WebDataset,
-from the same shards as ours. One thread a process everywhere; SGD with momentum. Ours reads packed shards, through
-`RayFleet`. The limit is two plain loops, each on its half of every minibatch, that never meet: what the cores do in two
-processes when reading and meeting cost nothing, though each makes the whole update. Bare are two that meet as ours do,
-and do nothing else (`bare`). A ratio is of examples/s, the first over the second, ours where one alone is named: the
-median of alternating rounds. Ray Train's own start takes too long for rounds: ours runs alone just before it and just
-after.
+from the same shards as ours. One thread a process everywhere; SGD with momentum, and AdamW for the middle model (ours,
+and DDP with PyTorch's fused one). Ours reads packed shards, through `RayFleet`. The limit is two plain loops, each on
+its half of every minibatch, that never meet: what the cores do in two processes when reading and meeting cost nothing,
+though each makes the whole update. Bare are two that meet as ours do, and do nothing else (`bare`). A ratio is of
+examples/s, the first over the second, ours where one alone is named: the median of alternating rounds. Ray Train's own
+start takes too long for rounds: ours runs alone just before it and just after.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,11 +35,24 @@ from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from tests.benchmarks.bare import bare_loop
-from tests.benchmarks.models import BATCH, LR, MODELS, MOMENTUM, ROUND_STEPS, images, mlp, tensors
+from tests.benchmarks.models import ADAMW_LR, BATCH, LR, MODELS, MOMENTUM, ROUND_STEPS, images, mlp, tensors
 from tests.benchmarks.rounds import Processes, alternate, machine, ratio
 
+OURS = {"sgd": st.SGD(lr=LR, momentum=MOMENTUM), "adamw": st.AdamW(lr=ADAMW_LR)}
+THEIRS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": functools.partial(torch.optim.SGD, lr=LR, momentum=MOMENTUM),
+    "adamw": functools.partial(torch.optim.AdamW, lr=ADAMW_LR, fused=True),
+}
 
-def plain_loop(pipe: Connection, rank: int, world: int, name: str, rendezvous: str) -> None:  # type: ignore[type-arg]
+
+def plain_loop(
+    pipe: Connection,  # type: ignore[type-arg]
+    rank: int,
+    world: int,
+    name: str,
+    rendezvous: str,
+    rule: str = "sgd",
+) -> None:
     """A plain loop over tensors in memory; with DDP where there is a rendezvous."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -46,7 +60,7 @@ def plain_loop(pipe: Connection, rank: int, world: int, name: str, rendezvous: s
     if rendezvous:
         torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world)
         model = torch.nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    optimizer = THEIRS[rule](model.parameters())
     x, y = (each[rank::world] for each in tensors())
     size, start = BATCH // world, 0
     pipe.send("ready")
@@ -70,12 +84,12 @@ def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 class Ours:
     """A `RayFleet` that goes on by some steps a call."""
 
-    def __init__(self, folder: Path, name: str, lanes: int) -> None:
+    def __init__(self, folder: Path, name: str, lanes: int, rule: str = "sgd") -> None:
         job = st.Job(
             st.Data(str(folder), transform=scaled),
             MODELS[name],
             mode=st.Epochs(max_passes=10**6),
-            optimizer=st.SGD(lr=LR, momentum=MOMENTUM),
+            optimizer=OURS[rule],
             batch_size=BATCH,
             workers=2,
             lanes=lanes,
@@ -164,6 +178,8 @@ def race(name: str, folder: Path, memory: Path, rounds: int) -> tuple[dict[str, 
     }
     if name == "mlp3m":
         del starts["ours_lanes8"], starts["bare_lanes8"]
+        starts["ours_adamw"] = functools.partial(Ours, folder, name, 2, "adamw")
+        starts["ddp_adamw"] = functools.partial(Processes, plain_loop, 2, name, f"{rendezvous}-adamw", "adamw")
     contestants: dict[str, Any] = {who: start() for who, start in starts.items()}
     try:
         seconds = alternate(contestants, rounds)
@@ -176,6 +192,9 @@ def race(name: str, folder: Path, memory: Path, rounds: int) -> tuple[dict[str, 
     if "ours_lanes8" in seconds:
         ratios[f"{name}_lanes8_vs_ddp"] = ratio(seconds["ddp"], seconds["ours_lanes8"])
         ratios[f"{name}_bare_lanes8_vs_ddp"] = ratio(seconds["ddp"], seconds["bare_lanes8"])
+    if "ours_adamw" in seconds:
+        ratios[f"{name}_adamw_vs_ddp"] = ratio(seconds["ddp_adamw"], seconds["ours_adamw"])
+        ratios[f"{name}_adamw_vs_sgd"] = ratio(seconds["ours"], seconds["ours_adamw"])
     examples = BATCH * ROUND_STEPS[name]
     rates = {f"{name}_{who}": examples / statistics.median(each) for who, each in seconds.items()}
     return ratios, rates | {f"{name}_{who}_best": examples / min(each) for who, each in seconds.items()}

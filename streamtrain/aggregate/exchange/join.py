@@ -27,6 +27,7 @@ from streamtrain.aggregate.exchange.collective.hosts import find_memberships
 from streamtrain.aggregate.exchange.collective.wire import connect
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange
+from streamtrain.aggregate.exchange.frozen import Frozen
 from streamtrain.aggregate.exchange.memory import (
     Capacity,
     DeviceMemory,
@@ -99,6 +100,7 @@ class Participant:
         pass_steps: steps of a pass.
         fill: writes the state that the run begins with for this worker.
         parameters: the model's, in the layout's order.
+        frozen: the model's others.
     """
 
     def __init__(
@@ -110,13 +112,17 @@ class Participant:
         pass_steps: int,
         fill: Callable[[State], None],
         parameters: Sequence[torch.Tensor],
+        frozen: Frozen,
     ) -> None:
         self._job = job
         self._descent = Descent.of(job)
         self._layout = layout
         self._fill = fill
         in_flight = job.aggregation.bound + 1 if isinstance(job.aggregation, Stale) else 1
-        self._capacity = Capacity(lanes, job.most_workers, in_flight, job.backup)
+        self._alone = job.most_workers == 1 and not job.pooled
+        self._frozen = frozen
+        shared = () if self._alone else frozen.sizes
+        self._capacity = Capacity(lanes, job.most_workers, in_flight, job.backup, shared)
         self._pass_steps = pass_steps if isinstance(job.mode, Epochs) else 0
         # with micro-batches or a scaled loss, what backward makes is not yet the lane's gradient: nothing goes ahead
         self._sent_ahead = () if job.micro_batch or job.precision == "fp16" else parameters
@@ -147,10 +153,12 @@ class Participant:
         """
         if self._memory is None:
             size = block_size(self._layout, self._descent, self._capacity)
-            alone = self._job.most_workers == 1 and not self._job.pooled
-            block, self._handle = (private_block(size), None) if alone else shared_block(size)
+            block, self._handle = (private_block(size), None) if self._alone else shared_block(size)
             memory = Memory(self._layout, self._descent, self._capacity, block)
             self._carry_over(memory.states[step % len(memory.states)])
+            if not self._alone:
+                self._frozen.write(memory.frozen)
+                self._frozen.share(memory.frozen)
             self._memory = memory
         self._memory.reset(step)
         return self._handle
@@ -227,6 +235,7 @@ class Participant:
             assert handle is not None
             block, self._handle = keep_block(handle)
             self._memory = Memory(self._layout, self._descent, self._capacity, block)
+            self._frozen.share(self._memory.frozen)
         return self._memory
 
     def _begin_alone(self, memory: Memory | DeviceMemory) -> None:

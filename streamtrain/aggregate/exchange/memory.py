@@ -51,12 +51,14 @@ class Capacity:
         workers: that may meet in it.
         in_flight: minibatches that may be worked on at once.
         backup: parts of each that may have been put back by the one before.
+        frozen: bytes of each frozen parameter that lies in it.
     """
 
     lanes: int
     workers: int = 1
     in_flight: int = 1
     backup: int = 0
+    frozen: tuple[int, ...] = ()
 
     @property
     def slots(self) -> int:
@@ -91,6 +93,8 @@ def _sections(layout: Layout, descent: Descent, capacity: Capacity) -> Iterator[
     pieces = len(cut_pieces(descent, layout))
     yield "norms", 2 * pieces, torch.float64
     yield "changes", CHANGES * pieces, torch.float64
+    for number, size in enumerate(capacity.frozen):
+        yield f"frozen.{number}", size, torch.uint8
 
 
 def block_size(layout: Layout, descent: Descent, capacity: Capacity) -> int:
@@ -118,6 +122,7 @@ class Memory:
         used: all slots' ``used``, shape (slots, parameters).
         norms: two squared norms a `Piece`; see `Aggregator.clip`.
         changes: more of them; see `StepNorms.note_change`.
+        frozen: the model's parameters that do not move, as bytes.
     """
 
     def __init__(self, layout: Layout, descent: Descent, capacity: Capacity, block: mmap.mmap) -> None:
@@ -143,6 +148,7 @@ class Memory:
         self.claims = parts["claims"].view(slots, 4)
         self.norms: NDArray[np.float64] = parts["norms"].numpy()
         self.changes: NDArray[np.float64] = parts["changes"].numpy()
+        self.frozen = [parts[f"frozen.{number}"] for number in range(len(capacity.frozen))]
 
     def own_slot(self) -> tuple[Slot, torch.Tensor]:
         """A slot in this process's own memory, and its row."""

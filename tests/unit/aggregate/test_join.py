@@ -11,12 +11,14 @@ from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange
+from streamtrain.aggregate.exchange.frozen import Frozen
 from streamtrain.aggregate.exchange.join import Participant, Seat
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.optimizers.sgd import SGD
 from streamtrain.aggregate.state import State
 from streamtrain.aggregate.vector import layout_of
+from streamtrain.errors import JobError
 from streamtrain.job import Average, Data, Job, Stale, Synchronous
 from streamtrain.order import hosting_of
 
@@ -33,10 +35,21 @@ JOB = Job(
 ALONE = Seat(0, hosting_of(LANES, 1), step=0, meeting=None, processes=HERE)
 
 
+class HalfFrozen(torch.nn.Module):
+    """Parameters that do not move, of two types, beside one that does."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((3, 5), value), requires_grad=False)
+        self.halves = torch.nn.Parameter(torch.full((), value, dtype=torch.bfloat16), requires_grad=False)
+        self.trained = torch.nn.Parameter(torch.full((3,), value))
+
+
 class Joiner:
     """A participant whose run begins with ones, and that counts how often it began."""
 
-    def __init__(self, job: Job = JOB) -> None:
+    def __init__(self, job: Job = JOB, frozen: float = 1.0) -> None:
+        self.frozen = HalfFrozen(frozen)
         self.layout = layout_of(torch.nn.Linear(3, 2))
         self.filled, self.shares = 0, list[tuple[int, int]]()
         self.job = job
@@ -47,6 +60,7 @@ class Joiner:
             pass_steps=3,
             fill=self.fill,
             parameters=list(torch.nn.Linear(3, 2).parameters()),
+            frozen=Frozen(self.frozen),
         )
 
     def fill(self, state: State) -> None:
@@ -88,6 +102,52 @@ def test_workers_of_one_host_share_the_block_that_one_of_them_offers() -> None:
     first.participant.exchange.state.parameters.fill_(5)
     assert (second.participant.exchange.state.parameters == 5).all() and second.filled == 0
     assert first.participant.writes_state and not second.participant.writes_state
+
+
+def test_frozen_parameters_lie_once_on_a_host() -> None:
+    """A write to one worker's is seen in the other's; what trains stays apart, and a single worker keeps its own."""
+    job = dataclasses.replace(JOB, workers=2)
+    joiners = [Joiner(job), Joiner(job)]
+    hosting, processes = hosting_of(LANES, 2), {0: os.getpid(), 1: os.getpid()}
+
+    def meet() -> None:
+        handle = joiners[0].participant.offer_memory(0)
+        for index, joiner in enumerate(joiners):
+            joiner.participant.join(Seat(index, hosting, 0, handle, processes), joiner.make_aggregator)
+
+    meet()
+    for joiner in joiners:
+        assert (joiner.frozen.weight == 1).all() and joiner.frozen.halves == 1
+    first, second = (joiner.frozen for joiner in joiners)
+    first.weight[1, 1] = 7
+    first.halves.fill_(8)
+    assert second.weight[1, 1] == 7 and second.halves == 8
+    with torch.no_grad():
+        first.trained.fill_(9)
+    assert (second.trained == 1).all()
+    for joiner in joiners:  # another formation, in another block
+        joiner.participant.forget()
+    meet()
+    first.weight[0, 0] = 3
+    assert second.weight[0, 0] == 3 and second.weight[1, 1] == 7
+    alone = Joiner()
+    before = alone.frozen.weight.data_ptr()
+    alone.participant.offer_memory(0)
+    alone.participant.join(ALONE, alone.make_aggregator)
+    assert alone.frozen.weight.data_ptr() == before
+
+
+def test_frozen_parameters_that_differ_from_worker_to_worker_are_refused_by_name() -> None:
+    job = dataclasses.replace(JOB, workers=2)
+    first, second = Joiner(job), Joiner(job, frozen=2.0)
+    handle = first.participant.offer_memory(0)
+    with pytest.raises(
+        JobError, match="model: expected frozen parameters that are the same.*found other values of weight"
+    ):
+        second.participant.join(
+            Seat(1, hosting_of(LANES, 2), 0, handle, {0: os.getpid(), 1: os.getpid()}), second.make_aggregator
+        )
+    assert (first.frozen.weight == 1).all()
 
 
 @pytest.mark.parametrize("aggregation", [Stale(bound=2), Synchronous(backup=1)], ids=["stale", "backup"])

@@ -19,6 +19,7 @@ from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.collective.group import Address
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.device_exchange import settle
+from streamtrain.aggregate.exchange.frozen import Frozen
 from streamtrain.aggregate.exchange.join import Participant, Seat
 from streamtrain.aggregate.exchange.memory import Handle
 from streamtrain.aggregate.exchange.pool import Pool
@@ -80,6 +81,7 @@ class Worker:
             pass_steps=plan.order.steps,
             fill=self._fill,
             parameters=self._gradient.parameters,
+            frozen=Frozen(self._gradient.model),
         )
         self._audit = Audit(self._gradient.layout)
         self._clock = Clock()
