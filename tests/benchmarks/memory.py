@@ -3,10 +3,11 @@
     python -m tests.benchmarks.memory [--json]
 
 The model is a perceptron of 20 million parameters in 21 layers, minibatch 256, float32; SGD with momentum, and AdamW
-(DDP's is `fused`). Counted is the proportional set size (Linux, PSS) of all processes of a run, driver, streamers and
-Ray's own included, while it trains: the most of the sums that were read every 20 ms over some steps. A page that
-several processes share counts once in such a sum. Of it goes what the same processes take with a model of 30 thousand
-parameters, read in the same way: interpreters, libraries, data. The rest is divided by the number of parameters.
+(DDP's is `fused`); and SGD where all layers but the last are frozen, as where a model is tuned. Counted is the
+proportional set size (Linux, PSS) of all processes of a run, driver, streamers and Ray's own included, while it
+trains: the most of the sums that were read every 20 ms over some steps. A page that several processes share counts
+once in such a sum. Of it goes what the same processes take with a model of 30 thousand parameters, read in the same
+way: interpreters, libraries, data. The rest is divided by the number of parameters.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ WARM_UP, STEPS = 3, 8
 LOOK_SECONDS = 0.02
 
 
-def model(width: int) -> torch.nn.Module:
-    """784 inputs, 19 square layers, 10 outputs."""
+WAYS = ("sgd", "adamw", "frozen")
+
+
+def model(width: int, way: str = "sgd") -> torch.nn.Module:
+    """784 inputs, 19 square layers, 10 outputs; perhaps only the last layer trains."""
     hidden = [layer for _ in range(HIDDEN) for layer in (Linear(width, width), ReLU())]
-    return Sequential(Flatten(), Linear(784, width), ReLU(), *hidden, Linear(width, 10))
+    below = Sequential(Flatten(), Linear(784, width), ReLU(), *hidden).requires_grad_(way != "frozen")
+    return Sequential(below, Linear(width, 10))
 
 
 def parameters(width: int) -> int:
@@ -49,7 +54,7 @@ def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**batch, "image": batch["image"].float().div_(255)}
 
 
-def train_ours(optimizer: str, width: int, data: str) -> Iterator[None]:
+def train_ours(way: str, width: int, data: str) -> Iterator[None]:
     """A step a turn, on a fleet of Ray's workers."""
     import ray
 
@@ -60,9 +65,9 @@ def train_ours(optimizer: str, width: int, data: str) -> Iterator[None]:
     ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     job = st.Job(
         st.Data(data, transform=scaled),
-        lambda: model(width),
+        lambda: model(width, way),
         mode=st.Epochs(max_passes=10**6),
-        optimizer=st.SGD(lr=LR, momentum=MOMENTUM) if optimizer == "sgd" else st.AdamW(lr=1e-4),
+        optimizer=st.SGD(lr=LR, momentum=MOMENTUM) if way != "adamw" else st.AdamW(lr=1e-4),
         batch_size=BATCH,
         workers=WORKERS,
         lanes=LANES,
@@ -73,13 +78,13 @@ def train_ours(optimizer: str, width: int, data: str) -> Iterator[None]:
             yield
 
 
-def train_ddp(optimizer: str, width: int, data: str) -> Iterator[None]:
+def train_ddp(way: str, width: int, data: str) -> Iterator[None]:
     """A step a turn, in two processes with tensors in memory."""
     context = torch.multiprocessing.get_context("forkserver")
     pipes = []
     for rank in range(WORKERS):
         mine, theirs = context.Pipe()
-        arguments = theirs, rank, optimizer, width, f"{data}/rendezvous-{optimizer}-{width}"
+        arguments = theirs, rank, way, width, f"{data}/rendezvous-{way}-{width}"
         context.Process(target=ddp_loop, args=arguments, daemon=True).start()
         pipes.append(mine)
     while True:
@@ -90,15 +95,15 @@ def train_ddp(optimizer: str, width: int, data: str) -> Iterator[None]:
         yield
 
 
-def ddp_loop(pipe: Connection, rank: int, optimizer: str, width: int, rendezvous: str) -> None:  # type: ignore[type-arg]
+def ddp_loop(pipe: Connection, rank: int, way: str, width: int, rendezvous: str) -> None:  # type: ignore[type-arg]
     """One of its processes."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=WORKERS)
-    ddp = torch.nn.parallel.DistributedDataParallel(model(width))
-    if optimizer == "sgd":
-        optim: torch.optim.Optimizer = torch.optim.SGD(ddp.parameters(), lr=LR, momentum=MOMENTUM)
+    ddp = torch.nn.parallel.DistributedDataParallel(model(width, way))
+    if way == "adamw":
+        optim: torch.optim.Optimizer = torch.optim.AdamW(ddp.parameters(), lr=1e-4, fused=True)
     else:
-        optim = torch.optim.AdamW(ddp.parameters(), lr=1e-4, fused=True)
+        optim = torch.optim.SGD(ddp.parameters(), lr=LR, momentum=MOMENTUM)
     x, y = (each[rank::WORKERS] for each in tensors())
     size, start = BATCH // WORKERS, 0
     while step_is_wanted(pipe):
@@ -120,9 +125,9 @@ def step_is_wanted(pipe: Connection) -> bool:  # type: ignore[type-arg]
 SIDES = {"ours": train_ours, "ddp": train_ddp}
 
 
-def measure(side: str, optimizer: str, width: int, data: Path) -> int:
+def measure(side: str, way: str, width: int, data: Path) -> int:
     """Bytes of all processes of a run."""
-    words = [sys.executable, "-m", "tests.benchmarks.memory", "--run", side, optimizer, str(width), str(data)]
+    words = [sys.executable, "-m", "tests.benchmarks.memory", "--run", side, way, str(width), str(data)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdin is not None and run.stdout is not None
         if run.stdout.readline() != "warm\n":
@@ -147,9 +152,9 @@ def resident(process: int) -> int:
     return found
 
 
-def run_side(side: str, optimizer: str, width: int, data: str) -> None:
+def run_side(side: str, way: str, width: int, data: str) -> None:
     """In a process of its own: says when it is warm, and when it has made its steps; ends when told."""
-    steps = SIDES[side](optimizer, width, data)
+    steps = SIDES[side](way, width, data)
     for _ in range(WARM_UP):
         next(steps)
     print("warm", flush=True)
@@ -163,8 +168,8 @@ def run_side(side: str, optimizer: str, width: int, data: str) -> None:
 def main() -> None:
     """Prints bytes a parameter, and ratios."""
     if sys.argv[1:2] == ["--run"]:
-        side, optimizer, width, data = sys.argv[2:]
-        run_side(side, optimizer, int(width), data)
+        side, way, width, data = sys.argv[2:]
+        run_side(side, way, int(width), data)
         return
     as_json = wants_json(__doc__)
     from streamtrain.packing import PackOptions, pack
@@ -178,14 +183,13 @@ def main() -> None:
         for side in SIDES:
             before = measure(side, "sgd", WIDTHS["small"], data)
             figures[f"{side}_before_mb"] = before / 1e6
-            for optimizer in ("sgd", "adamw"):
-                found = measure(side, optimizer, WIDTHS["large"], data)
-                figures[f"{optimizer}_{side}_mb"] = found / 1e6
-                figures[f"{optimizer}_{side}_bytes_a_parameter"] = (found - before) / parameters(WIDTHS["large"])
+            for way in WAYS:
+                found = measure(side, way, WIDTHS["large"], data)
+                figures[f"{way}_{side}_mb"] = found / 1e6
+                figures[f"{way}_{side}_bytes_a_parameter"] = (found - before) / parameters(WIDTHS["large"])
     ratios = {
-        f"{optimizer}_memory_vs_ddp": figures[f"{optimizer}_ours_bytes_a_parameter"]
-        / figures[f"{optimizer}_ddp_bytes_a_parameter"]
-        for optimizer in ("sgd", "adamw")
+        f"{way}_memory_vs_ddp": figures[f"{way}_ours_bytes_a_parameter"] / figures[f"{way}_ddp_bytes_a_parameter"]
+        for way in WAYS
     }
     about = f"memory of training {parameters(WIDTHS['large']):,} parameters, {LANES} lanes on {WORKERS} workers"
     report(about, figures, ratios, as_json=as_json)
