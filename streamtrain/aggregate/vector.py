@@ -1,6 +1,6 @@
 """A model's trainable parameters as one flat vector, and its buffers as two more.
 
-Tied parameters appear once; frozen ones not at all (`exchange/frozen.py`).
+Tied parameters appear once; frozen ones not at all (`exchange/memory/frozen.py`).
 Every parameter starts at a multiple of 256 bytes in the vector, so that arithmetic on any run of parameters takes
 whole vector registers and has the same bits wherever a run is cut; the gaps stay zero.
 """

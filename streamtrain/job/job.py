@@ -20,6 +20,7 @@ from streamtrain.job.objective import Evaluate, Measure, OfMeans, Value, check_m
 from streamtrain.job.settings import MayChange
 from streamtrain.job.tracking import Tracking
 from streamtrain.job.update import Average, BatchSize, Clip, Group, Optimizer, Schedule, first_size, needs_last_step
+from streamtrain.job.update.fitting import check_batch_size
 from streamtrain.job.update.optimizer import refuse_moved
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     Model = Callable[[], torch.nn.Module]
     Objective = Callable[[Any, dict[str, torch.Tensor]], Mapping[str, Value]]
     Factor = Callable[[int], float]
+    Listener = Callable[[Any], object]
 else:  # only names for the type checker and for the flags: a job is declared without importing torch
-    Model = Factor = Objective = Callable[..., Any]
+    Model = Factor = Objective = Listener = Callable[..., Any]
 
 
 FRACTION = "%"
@@ -120,6 +122,10 @@ class Job:
     aggregation: Synchronous | Stale = field(default_factory=Synchronous)
     """Whether workers wait for each other in every step."""
     evaluate: MayChange[Evaluate] = field(default_factory=Evaluate)
+    listeners: MayChange[tuple[Listener, ...]] = ()
+    """Functions that hear of each evaluation (st.Evaluation); the run ends where one returns a reason, or True."""
+    on_listener_error: MayChange[Literal["stop", "go_on"]] = "stop"
+    """Whether a listener that raises ends the run, or is told in a line."""
     probe_every: MayChange[int | None] = None
     """Updates from one probe of the loss surface to the next; none by default, since workers wait for each."""
     probe_examples: MayChange[int] = 1000
@@ -143,7 +149,7 @@ class Job:
         require(self.lost_after >= 1, "lost_after", "at least 1", self.lost_after, do)
         self._check_workers()
         lanes = self.lane_count
-        self._check_batch_size()
+        check_batch_size(self)
         endless = isinstance(self.mode, Online) and self.mode.follow
         ends = needs_last_step(self.schedule)
         do = "use a schedule that needs no last step, or leave mode.follow off"
@@ -213,9 +219,19 @@ class Job:
             )
             require(isinstance(value, kind), name, expected, value, do)
         self._check_update()
+        self._check_listeners()
         made = not isinstance(self.model, type) and hasattr(self.model, "state_dict")
         do = "give the class, or lambda: Network(...): every worker makes its own"
         require(not made, "model", "a function that returns a new model", type(self.model).__name__ + "(…)", do)
+
+    def _check_listeners(self) -> None:
+        """Whether each can be called, and measurements are asked for in one place."""
+        given = isinstance(self.listeners, tuple | list)
+        do = "give a tuple of functions, e.g. listeners=(told,)"
+        require(given and all(map(callable, self.listeners)), "listeners", "functions", self.listeners, do)
+        twice = isinstance(self.mode, Online) and self.mode.evaluate_every and self.evaluate.every
+        do = "leave one of them out"
+        require(not twice, "evaluate.every", "none with mode.evaluate_every", self.evaluate.every, do)
 
     def _check_update(self) -> None:
         """Whether optimizer, groups and clipping fit each other, and the schedule is one."""
@@ -251,44 +267,6 @@ class Job:
         lanes = self.lane_count
         do = "raise lanes or lower workers"
         require(both[1] <= lanes, "workers", f"at most {lanes}, the number of lanes", both[1], do)
-
-    def _check_batch_size(self) -> None:
-        batch_size = self.batch_size
-        lanes = self.lane_count
-        if isinstance(batch_size, BatchSize):
-            self._check_changing(batch_size)
-        else:
-            require_count("batch_size", batch_size)
-        for size in batch_size.all if isinstance(batch_size, BatchSize) else (batch_size,):
-            do = f"use {size - size % lanes or lanes} or {size + -size % lanes}"
-            require(size % lanes == 0, "batch_size", f"a multiple of the {lanes} lanes", size, do)
-
-    def _check_changing(self, batch_size: BatchSize) -> None:
-        """Whether a batch size that changes fits the rest."""
-        again = self.backup > 0 and isinstance(self.mode, Epochs)
-        expected, do = "none with a batch size that changes, but online", "leave one of them out"
-        require(not again, "aggregation.backup", expected, self.backup, do)
-        of_library = self.optimizer is not None and self.optimizer.together == "model"
-        do = 'say how the rate goes with the size, e.g. scale_lr="root" for one of Adam\'s kind'
-        known = not of_library or batch_size.scale_lr is not None
-        require(known, "batch_size.scale_lr", "linear, root or none with st.Torch", batch_size.scale_lr, do)
-        if batch_size.follow is not None:
-            self._check_following(batch_size.follow)
-
-    def _check_following(self, follow: str) -> None:
-        """Whether the gradient's noise can be measured: between lanes, in a norm that the optimizer names."""
-        where, do = "batch_size.follow", "set lanes, e.g. to 8"
-        require(self.lane_count > 1, where, f"at least 2 lanes, between which {follow} is measured", 1, do)
-        do = "leave aggregation as it is by default, or give sizes by examples used"
-        require(not self.pooled, where, "updates that wait for all lanes", self.aggregation, do)
-        parts = () if self.optimizer is None else self.optimizer.parts()
-        unknown = next((type(part).__name__ for part in parts if not part.has_norm), None)
-        expected = "an optimizer with a norm of its own to measure it in (SGD, Adam, AdamW, RMSprop, Adagrad)"
-        require(unknown is None, where, expected, unknown, "use one, or give sizes by examples used")
-        clips = (self.clip, *(group.clip for group in self.groups))
-        clipped = any(clip.value or clip.adaptive for clip in clips)
-        do = "clip by norm, or give sizes by examples used"
-        require(not clipped, where, "no clipping by value or by unit, which changes the noise", self.clip, do)
 
     def _check_places(self) -> None:
         places = ("pack", "spread")

@@ -12,6 +12,8 @@ from streamtrain.stored import Stored
 class EarlyStopping(Stored):
     """State after some measurements, each at a place in the run that is counted in passes or in examples.
 
+    Passes may be counted in part.
+
     Attributes:
         patience: how far the run may go without a better error, in that unit.
         min_delta: how much lower an error must be to count as better.
@@ -22,10 +24,10 @@ class EarlyStopping(Stored):
     patience: int
     min_delta: float = 0.0
     best_error: float = math.inf
-    best_at: int = 0
-    at: int = 0
+    best_at: float = 0
+    at: float = 0
 
-    def after(self, at: int, error: float) -> EarlyStopping:
+    def after(self, at: float, error: float) -> EarlyStopping:
         """The state after validation ``error`` was measured at ``at``, further on than before."""
         if error < self.best_error - self.min_delta:
             return EarlyStopping(self.patience, self.min_delta, error, at, at)

@@ -111,8 +111,8 @@ class Stint:
 class RunCurves:
     """Points of a run out of what the controller hears.
 
-    Every method returns its points at Unix time ``now``. A curve of the updates stands at the step of the last update
-    that is in the point, from 0; one of a whole pass, at the pass, from 1.
+    Every method returns its points at Unix time ``now``. All curves have one axis: the global step, from 0, of the last
+    update that is in the point.
 
     Attributes:
         measures: those so far; the controller puts a checkpoint's in their place where it begins again.
@@ -174,8 +174,10 @@ class RunCurves:
         now: float,
     ) -> list[Reading]:
         """Of both risks and their gap after ``step`` updates, and of the time that it took to measure them."""
-        at = step - 1 if self._is_online else order.position(step).pass_index
+        at = step - 1
+        passes = order.examples_before(order.position(step)) / order.used
         return [
+            *_points({"evaluation/passes": passes}, at, now),
             *cost_readings("evaluation", self.measures.evaluating, training_seconds, step - 1, now),
             *risk_readings("empirical_risk", empirical, at, now),
             *risk_readings("generalization_risk", generalization, at, now),
@@ -215,7 +217,7 @@ class RunCurves:
             measures.norms.add(update)
         if not self._is_online and order.ends_pass(update.step):
             ended = measures.passes.end()
-            readings += risk_readings("progressive_pass", ended, len(measures.passes.whole), now)
+            readings += risk_readings("progressive_pass", ended, update.step, now)
         return readings
 
     def _aggregation(self, updates: Sequence[Update], order: Order | SegmentedOrder) -> dict[str, float]:

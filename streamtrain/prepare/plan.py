@@ -126,6 +126,11 @@ def plan(job: Job) -> Plan:
             found = ", ".join(f"{name} {s.examples:,}" for name, s in manifest.splits.items())
             do = "pack it with a validation split, e.g. --splits 0.8 0.1 0.1"
             raise ConfigError(complaint(place, expected=f"examples in the {split} split", found=found, do=do))
+    held_out = manifest.splits["validation"].examples
+    if job.evaluate.examples is not None and job.evaluate.examples > held_out:
+        expected = f"at most the {held_out:,} validation examples of {place}"
+        do = "lower it or leave it out"
+        raise ConfigError(complaint("evaluate.examples", expected=expected, found=f"{job.evaluate.examples:,}", do=do))
     examples = manifest.splits["train"].examples
     wanted = job.mode.max_examples if isinstance(job.mode, Online) else None
     if wanted is not None and wanted > examples:

@@ -7,16 +7,13 @@ class over a `Fleet`, so it is tested without Ray.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamtrain.errors import NonFiniteError, WorkerLost
-from streamtrain.job import Epochs, Online, functions_in
-from streamtrain.measure.gap import Parts
-from streamtrain.measure.risk import pooled
+from streamtrain.job import Epochs, Online
 from streamtrain.measure.run_curves import RunCurves, Stint
-from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
 from streamtrain.prepare.plan import Plan, resized
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.fleet.protocol import Fleet
@@ -24,8 +21,10 @@ from streamtrain.run.folder import OptionalFiles, RunFolder
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.saving import save_parameters, save_result
 from streamtrain.run.outcome.wording import describe
+from streamtrain.run.watching.evaluating import Evaluator
 from streamtrain.run.watching.following import wait_for_growth
 from streamtrain.run.watching.growing import decided_before, following
+from streamtrain.run.watching.listening import Listeners
 from streamtrain.run.watching.loader_health import LoaderHealth
 from streamtrain.run.watching.probing import Probes
 from streamtrain.run.watching.status import LiveStatus
@@ -34,7 +33,7 @@ from streamtrain.store import write_whole
 from streamtrain.track.system import SystemMetrics
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker
-from streamtrain.values import Lane, Risk, Update, known
+from streamtrain.values import Update, known
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +47,14 @@ class Controller:
     """One run, from its first step to its result; see the module."""
 
     def __init__(
-        self, plan: Plan, fleet: Fleet, tracker: Tracker, terminal: Terminal, folder: Path, keeper: Keeper
+        self,
+        plan: Plan,
+        fleet: Fleet,
+        tracker: Tracker,
+        terminal: Terminal,
+        folder: Path,
+        keeper: Keeper,
+        listeners: Listeners | None = None,
     ) -> None:
         self._plan = plan
         self._fleet = fleet
@@ -58,6 +64,9 @@ class Controller:
         self._keeper = keeper
         self._is_online = isinstance(plan.job.mode, Online)
         self._followed = following(plan.job)
+        self._evaluator = Evaluator(fleet)
+        self._listeners = listeners or Listeners()
+        self._ended: str | None = None  # by a listener
         self._workers = 0
         self._bits = ""
         self._traced = False
@@ -109,7 +118,11 @@ class Controller:
 
     def _online(self, mode: Online) -> Result:
         self._online_to_the_end(mode)
-        while mode.follow and (grown := wait_for_growth(self._plan, mode.idle_timeout, self._terminal, self._keep)):
+        while (
+            mode.follow
+            and not self._ended
+            and (grown := wait_for_growth(self._plan, mode.idle_timeout, self._terminal, self._keep))
+        ):
             self._plan = grown
             self._fleet.extend(grown, self._progress.step)
             self._progress.since = self._progress.step
@@ -119,15 +132,15 @@ class Controller:
         reason = part if order.used < order.examples else "the training split is used up"
         if mode.follow:
             reason = f"no new segment in {mode.idle_timeout:g} s"
-        return self._finish(reason, self._progress.evaluations[-1], self._fleet.snapshot())
+        return self._finish(self._ended or reason, self._progress.evaluations[-1], self._fleet.snapshot())
 
     def _online_to_the_end(self, mode: Online) -> None:
         """Trains on what is there and not used, and evaluates on the way."""
         order = self._plan.order
         since = self._progress.since
         used = order.examples_before(order.position(since))
-        every = mode.evaluate_every or -(-(order.used - used) // 10)
-        while used < order.used:
+        every = self._plan.job.evaluate.every or mode.evaluate_every or -(-(order.used - used) // 10)
+        while used < order.used and not self._ended:
             wanted = min(used + every, order.used)
             is_new = self._plan.order.step_reaching(wanted) > self._progress.step
             if is_new:  # a run that goes on has been at the others
@@ -140,12 +153,13 @@ class Controller:
         progress = self._progress
         of_passes = mode.patience_examples is None
         reason = f"mode.max_passes = {mode.max_passes} reached"
-        for passes in range(self._passes_before(progress.step) + 1, mode.max_passes + 1):
-            self._advance_to(passes * self._plan.order.used)
-            if passes < mode.max_passes and not self._affords_evaluation():
+        last = mode.max_passes * self._plan.order.used
+        for examples in self._measured_at(last):
+            self._advance_to(examples)
+            if examples < last and not self._affords_evaluation():
                 continue
             evaluation = self._evaluate()
-            at = passes if of_passes else evaluation.examples_used
+            at = evaluation.passes if of_passes else evaluation.examples_used
             progress.stopping = progress.stopping.after(at, evaluation.generalization.error.mean)
             if progress.stopping.improved or progress.best is None:
                 progress.best = evaluation
@@ -154,11 +168,23 @@ class Controller:
                     save_parameters(file, self._best)
             if progress.stopping.should_stop:
                 unit = "passes" if of_passes else "examples"
-                kept = f"pass {self._passes_before(progress.best.step)}"
+                kept = f"pass {progress.best.passes:.4g}"
                 reason = f"no better validation error in {progress.stopping.patience:,} {unit}; best was {kept}"
+                break
+            if self._ended:
+                reason = self._ended
                 break
         assert progress.best is not None
         return self._finish(reason, progress.best, self._best)
+
+    def _measured_at(self, last: int) -> Iterator[int]:
+        """Examples used, at which many passes are still to be measured: ends of passes, or as evaluate.every says."""
+        order = self._plan.order
+        every = self._plan.job.evaluate.every or order.used
+        used = order.examples_before(order.position(self._progress.step))
+        for examples in (*range((used // every + 1) * every, last, every), last):
+            if self._plan.order.step_reaching(examples) > self._progress.step:
+                yield examples
 
     def _keep(self) -> None:
         """A checkpoint where it is time for one; with audits, of a state that has just been audited."""
@@ -285,29 +311,12 @@ class Controller:
             self._tracker.tag("bits", self._bits)
 
     def _evaluate(self) -> Evaluation:
-        """Both risks at the current parameters: all of the validation split, as many of the used training examples."""
+        """Both risks at the current parameters, told to whoever listens."""
         started = time.monotonic()
         progress = self._progress
         measures = self._progress.measures
         order = self._plan.order
-        held_out = self._plan.manifest.splits["validation"].examples
-        used = progress.used_examples(self._plan)
-        drawn = lane_seed(self._plan.job.seed, progress.step, 0)
-        grouped = self._plan.job.loss_group is not None
-        slices = evaluation_slices(used, held_out, self._slice(held_out), drawn, whole=grouped)
-        population = sum(each.stop - each.start for each in used)
-        empirical = self._pooled(self._fleet.evaluate("train", slices)).out_of(population)
-        parts = self._risks_on_all("validation")
-        evaluation = Evaluation(
-            step=progress.step,
-            examples_used=progress.used,
-            empirical=empirical,
-            generalization=self._pooled(parts),
-            passes=order.examples_before(order.position(progress.step)) / order.used,
-            progressive=measures.progressive.recent if progress.step <= order.steps else None,
-            held_out=Parts.of(parts, functions_in(self._plan.job.metrics)),
-            noise=self._curves.noise,
-        )
+        evaluation = self._evaluator.measure(self._plan, progress, self._curves.noise)
         progress.evaluations.append(evaluation)
         measures.evaluating.spend(time.monotonic() - started)
         if self._plan.job.tracking.diagnostics:
@@ -316,24 +325,11 @@ class Controller:
         self._tracker.log(self._curves.evaluation(*risks, progress.step, order, progress.seconds, time.time()))
         unit = self._plan.job.unit_of_error
         self._terminal.line(describe(evaluation, self._progress.seconds, unit))
+        self._ended = self._listeners.hear(evaluation)
         return evaluation
 
     def _affords_evaluation(self) -> bool:
         return not self._progress.evaluations or self._progress.measures.evaluating.affords(self._progress.seconds)
-
-    def _slice(self, examples: int) -> int:
-        return evaluation_slice(examples, self._plan.job.loss_group)
-
-    def _pooled(self, slices: Sequence[Risk]) -> Risk:
-        # losses of one group tell about one another, as neighbours of unknown order do: their spread shows how much
-        order = self._plan.manifest.order if self._plan.job.loss_group is None else "unknown"
-        return pooled(slices, order, functions_in(self._plan.job.metrics))
-
-    def _risks_on_all(self, split: str) -> list[Risk]:
-        """Slice by slice."""
-        examples = self._plan.manifest.splits[split].examples
-        slices = evaluation_slices([Lane(0, 0, examples)], examples, self._slice(examples))
-        return self._fleet.evaluate(split, slices)
 
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
@@ -343,8 +339,7 @@ class Controller:
         measures = self._progress.measures
         self._fleet.restore(parameters)
         self._probes.end(parameters)
-        has_test = "test" in self._plan.manifest.splits and self._plan.manifest.splits["test"].examples
-        test = self._pooled(self._risks_on_all("test")) if has_test else None
+        test = self._evaluator.measure_all(self._plan, "test")
         order = self._plan.order
         size = order.size(max(0, chosen.step - 1))
         self._tracker.log(self._curves.end(chosen.step, size, chosen.noise, test, progress.step))

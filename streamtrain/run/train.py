@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamtrain.errors import ConfigError, Interrupted, complaint, one_line
 from streamtrain.job import Job, Online
@@ -95,13 +95,17 @@ def train(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A job that may start. ``folder`` and ``last``: of the run that goes on, where there is one."""
+    """A job that may start. ``folder`` and ``last``: of the run that goes on, where there is one.
+
+    ``listeners`` are the job's, which the plan's has no more: they stay in this process, whatever they hold.
+    """
 
     plan: Plan
     trial: Trial
     folder: RunFolder | None
     last: Checkpoint | None
     inline: bool
+    listeners: tuple[Callable[[Any], object], ...]
 
 
 def _start_ray(plan: Plan, terminal: Terminal) -> None:
@@ -129,6 +133,8 @@ def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal, *
     check_run_folders(job)
     if not inline and _will_start_ray():
         room_for_ray(job.least_workers)
+    listeners = tuple(job.listeners)
+    job = dataclasses.replace(job, listeners=())
     earlier, last = _earlier(job, run_name, resume, terminal)
     if last is not None and job.lanes is None:  # they fix the bits; workers may be others
         job = dataclasses.replace(job, lanes=int(last.settings["lanes"]))
@@ -145,7 +151,7 @@ def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal, *
             plan = resized(plan, progress.growth.later)
     if inline or _will_start_ray():
         check_cpus(job, usable_cpus())
-    return _Prepared(plan, preflight(plan), earlier, last, inline)
+    return _Prepared(plan, preflight(plan), earlier, last, inline, listeners)
 
 
 def _will_start_ray() -> bool:
@@ -207,6 +213,7 @@ def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Track
     from streamtrain.run.checkpoints.keeper import Keeper
     from streamtrain.run.checkpoints.resuming import fixed_settings
     from streamtrain.run.controller import Controller
+    from streamtrain.run.watching.listening import Listeners
     from streamtrain.run.watching.status import FirstSteps
     from streamtrain.track.tracker import Trackers
 
@@ -225,7 +232,8 @@ def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Track
         workers(plan, keeper, terminal, ended) as fleet,
     ):
         watchers = [tracker, FirstSteps(began, terminal)] + ([] if prepared.inline else [_ray_metrics(run_name)])
-        result = Controller(plan, fleet, Trackers(*watchers), terminal, folder.path, keeper).run()
+        listeners = Listeners(prepared.listeners, job.on_listener_error, terminal.line)
+        result = Controller(plan, fleet, Trackers(*watchers), terminal, folder.path, keeper, listeners).run()
     for problem in _keep(plan, prepared.trial, run_name, result, tracker):
         terminal.line(problem)
     return result

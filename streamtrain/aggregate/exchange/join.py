@@ -27,10 +27,10 @@ from streamtrain.aggregate.exchange.collective.hosts import find_memberships
 from streamtrain.aggregate.exchange.collective.wire import connect
 from streamtrain.aggregate.exchange.contract import Exchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange
-from streamtrain.aggregate.exchange.frozen import Frozen
 from streamtrain.aggregate.exchange.memory import (
     Capacity,
     DeviceMemory,
+    Frozen,
     Handle,
     Memory,
     block_size,

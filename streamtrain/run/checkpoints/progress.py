@@ -105,6 +105,6 @@ class Progress(Stored):
         return without(plan.order.used_before(self.step), out)
 
 
-def _place(evaluation: Evaluation, mode: Epochs) -> int:
+def _place(evaluation: Evaluation, mode: Epochs) -> float:
     """Where a measurement was made, as patience counts."""
-    return round(evaluation.passes) if mode.patience_examples is None else evaluation.examples_used
+    return evaluation.passes if mode.patience_examples is None else evaluation.examples_used

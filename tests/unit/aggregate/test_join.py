@@ -11,8 +11,8 @@ from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange
-from streamtrain.aggregate.exchange.frozen import Frozen
 from streamtrain.aggregate.exchange.join import Participant, Seat
+from streamtrain.aggregate.exchange.memory import Frozen
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.optimizers.sgd import SGD

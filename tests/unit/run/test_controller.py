@@ -77,7 +77,9 @@ def test_epochs_stop_early_and_keep_the_best(job: st.Job, tmp_path: Path) -> Non
     assert result.chosen is result.evaluations[best]
     assert result.passes == len(errors) == best + 1 + 2 < 30
     assert result.stop_reason == f"no better validation error in 2 passes; best was pass {best + 1}"
-    assert [step for step, _ in notebook.named("gap/error")] == list(range(1, len(errors) + 1))
+    ends = [29 * passes - 1 for passes in range(1, len(errors) + 1)]
+    assert [step for step, _ in notebook.named("gap/error")] == ends
+    assert notebook.named("evaluation/passes") == [(end, passes) for passes, end in enumerate(ends, 1)]
     kept = safetensors.torch.load_file(tmp_path / "best.safetensors")
     assert all(torch.equal(kept[name], tensor) for name, tensor in result.parameters.items())
     # the fleet was given the kept parameters back, and measured on the test split with them
@@ -204,7 +206,7 @@ def test_metrics_of_the_user_are_measured_with_both_risks(job: st.Job, tmp_path:
     measured = result.chosen.generalization.metrics["mean label"]
     assert measured.mean == pytest.approx(labels.mean()) and measured.count == 180
     assert measured.standard_error == pytest.approx(labels.std(ddof=1) / 180**0.5)
-    assert notebook.named("generalization_risk/mean label") == [(1, measured.mean), (2, measured.mean)]
+    assert notebook.named("generalization_risk/mean label") == [(28, measured.mean), (57, measured.mean)]
     twin = model()
     twin.load_state_dict(result.parameters)
     arrays = fleet.worker._plan.reader("validation").read(0, 180)
@@ -247,3 +249,68 @@ def test_a_bound_on_measuring_leaves_out_all_but_the_first_and_last(job: st.Job,
         result, _ = run(dataclasses.replace(job, mode=mode, evaluate=bound), tmp_path)
         last = 4.0 if first == 1.0 else 1.0
         assert [evaluation.passes for evaluation in result.evaluations] == [first, last]
+
+
+def test_many_passes_are_measured_within_passes_on_a_part(job: st.Job, tmp_path: Path) -> None:
+    """At every so many examples and at the end, on the same random part each time; the parameters do not notice."""
+    job = dataclasses.replace(job, mode=st.Epochs(max_passes=2))
+    measured = dataclasses.replace(job, evaluate=st.Evaluate(every=1000, examples=60))
+    result, fleet = run(measured, tmp_path)
+    assert [each.examples_used for each in result.evaluations] == [1000, 2038, 2876]
+    assert [round(each.passes, 3) for each in result.evaluations] == [round(n / 1438, 3) for n in (1000, 2038, 2876)]
+    for each in result.evaluations:
+        assert each.generalization.loss.count == each.empirical.loss.count == 60
+    parts = [each.held_out for each in result.evaluations]
+    assert all(each is not None and each.examples == parts[0].examples for each in parts)  # type: ignore[union-attr]
+    assert len(fleet.updates) == 58 and result.stop_reason == "mode.max_passes = 2 reached"
+    _, unmeasured = run(job, tmp_path)
+    assert [u.loss for u in fleet.updates] == [u.loss for u in unmeasured.updates]
+
+
+def test_a_part_larger_than_the_split_is_refused(job: st.Job, tmp_path: Path) -> None:
+    with pytest.raises(st.ConfigError, match=r"evaluate.examples: expected at most the 180 validation .* found 181;"):
+        run(dataclasses.replace(job, evaluate=st.Evaluate(examples=181)), tmp_path)
+    with pytest.raises(
+        st.ConfigError, match="evaluate.every: expected none with mode.evaluate_every, found 9; leave one"
+    ):
+        dataclasses.replace(job, mode=st.Online(evaluate_every=9), evaluate=st.Evaluate(every=9))
+
+
+@pytest.mark.parametrize("mode", [st.Epochs(max_passes=5), st.Online(evaluate_every=300)], ids=["epochs", "online"])
+def test_a_listener_hears_each_evaluation_and_ends_the_run(
+    job: st.Job, tmp_path: Path, mode: st.Epochs | st.Online
+) -> None:
+    heard = list[st.Evaluation]()
+
+    def told(evaluation: st.Evaluation) -> str | None:
+        heard.append(evaluation)
+        return "enough" if len(heard) == 2 else None
+
+    result = st.train(dataclasses.replace(job, mode=mode, listeners=(told,), tracking=quiet(tmp_path)), inline=True)
+    assert tuple(heard) == result.evaluations and len(heard) == 2
+    assert result.stop_reason.startswith("listener ") and result.stop_reason.endswith("told ended it: enough")
+    assert result.chosen in heard
+
+
+def test_a_listener_that_raises_is_told_with_its_place(
+    job: st.Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: st.Evaluation) -> None:
+        raise ValueError("no room")
+
+    job = dataclasses.replace(job, mode=st.Epochs(max_passes=2), listeners=[broken], tracking=quiet(tmp_path))
+    said = (
+        r"listener .*broken failed: ValueError: no room \(.*test_controller.py:\d+\); repair it, and go on by --resume"
+    )
+    with pytest.raises(st.JobError, match=said):
+        st.train(job, inline=True)
+    result = st.train(dataclasses.replace(job, on_listener_error="go_on"), inline=True)
+    assert len(result.evaluations) == 2
+    assert capsys.readouterr().err.count("--resume; the run goes on\n") == 2
+    with pytest.raises(st.ConfigError, match="listeners: expected functions, found 3; give a tuple"):
+        dataclasses.replace(job, listeners=3)
+
+
+def quiet(folder: Path) -> st.Tracking:
+    """The run's folder there, and no MLflow."""
+    return st.Tracking(enabled=False, folder=str(folder / "runs"))

@@ -19,9 +19,8 @@ from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.exchange.collective.group import Address
 from streamtrain.aggregate.exchange.contract import Exchange, Pending
 from streamtrain.aggregate.exchange.device_exchange import settle
-from streamtrain.aggregate.exchange.frozen import Frozen
 from streamtrain.aggregate.exchange.join import Participant, Seat
-from streamtrain.aggregate.exchange.memory import Handle
+from streamtrain.aggregate.exchange.memory import Frozen, Handle
 from streamtrain.aggregate.exchange.pool import Pool
 from streamtrain.aggregate.moments import NoWeight, WrongWeight
 from streamtrain.aggregate.saved import collect_tensors, restore

@@ -1,14 +1,8 @@
-"""One block of memory that holds a run's state and the workers' contributions, private or shared.
-
-Shared memory is an unnamed file of the kernel (`memfd_create`): peers open it through its creator's
-process entry, and it is gone when the last process that holds it is, however that process ends. So
-nothing is left in ``/dev/shm``, and a container's small ``/dev/shm`` is no limit. Linux only.
-"""
+"""What lies in the block: a run's state and the workers' contributions, as typed views."""
 
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,28 +12,17 @@ from numpy.typing import NDArray
 
 from streamtrain.aggregate.descent.norms import CHANGES
 from streamtrain.aggregate.descent.rules import Descent, count_numbers, cut_pieces, vectors_of
-from streamtrain.aggregate.exchange.barrier import CACHE_LINE, WORDS_A_LINE, check_machine
-from streamtrain.aggregate.exchange.lane_rows import (
+from streamtrain.aggregate.exchange.barrier import CACHE_LINE, WORDS_A_LINE
+from streamtrain.aggregate.exchange.memory.lane_rows import (
     row_bytes,
     view_device_slots,
     view_device_used,
     view_slots,
     view_used,
 )
+from streamtrain.aggregate.exchange.memory.mapped import private_block
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.vector import Layout
-from streamtrain.processes import open_lent
-
-MAP_NORESERVE = 0x4000
-"""Of Linux: mmap(2)."""
-
-
-@dataclass(frozen=True)
-class Handle:
-    """Names a shared block to a process of the same host."""
-
-    process: int
-    descriptor: int
 
 
 @dataclass(frozen=True)
@@ -199,46 +182,9 @@ class DeviceMemory:
         self.changes = torch.zeros(CHANGES * pieces, dtype=torch.float64, device=device)
 
 
-def private_block(size: int) -> mmap.mmap:
-    """Zeroed memory of this process alone; what is never written to costs nothing."""
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
-
-
 def private_memory(layout: Layout, descent: Descent, capacity: Capacity) -> Memory:
     """A block of this process alone."""
     return Memory(layout, descent, capacity, private_block(block_size(layout, descent, capacity)))
-
-
-def shared_block(size: int) -> tuple[mmap.mmap, Handle]:
-    """Zeroed memory that other processes of this host can open by the handle while this one lives.
-
-    Raises:
-        ConfigError: not on this kind of machine.
-    """
-    check_machine()
-    descriptor = os.memfd_create("streamtrain", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, size)
-    return mmap.mmap(descriptor, size), Handle(os.getpid(), descriptor)
-
-
-def open_file(handle: Handle) -> int:
-    """A descriptor of this process's own for the block that ``handle`` names; locks on it are this process's."""
-    return open_lent(handle.process, handle.descriptor)
-
-
-def open_block(handle: Handle) -> mmap.mmap:
-    """The block that ``handle`` names."""
-    descriptor = open_file(handle)
-    try:
-        return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
-    finally:
-        os.close(descriptor)
-
-
-def keep_block(handle: Handle) -> tuple[mmap.mmap, Handle]:
-    """The block, and this process's own handle for it: it stays to be found when its maker has died."""
-    descriptor = open_file(handle)
-    return mmap.mmap(descriptor, os.fstat(descriptor).st_size), Handle(os.getpid(), descriptor)
 
 
 def _bytes(elements: int, dtype: torch.dtype) -> int:
