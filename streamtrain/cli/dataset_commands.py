@@ -24,6 +24,7 @@ PACK_EXAMPLES = """\
 streamtrain pack photos/ data/photos --splits 0.8 0.1 0.1 --seed 1
 streamtrain pack tables/ data/tables --tasks 8 --memory-bytes 8000000000      # over Ray
 streamtrain pack newer.parquet data/tables --append --splits 1 0 0
+streamtrain pack texts/ data/tokens --tokens 1024 --tokenizer tokenizer.json  # a folder of texts, or a table's column
 """
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +24,13 @@ from streamtrain.packing.shuffling.blocks import block_size, loose_block_size
 from streamtrain.packing.shuffling.column_moments import column_moments, training_means
 from streamtrain.packing.shuffling.encoded import first_encoders
 from streamtrain.packing.shuffling.gather import Gather, Made, ShardPlan, shard_plans
+from streamtrain.packing.shuffling.phases import Phases
 from streamtrain.packing.shuffling.runs import bad_examples
 from streamtrain.packing.shuffling.runs.held_examples import RowTypes
 from streamtrain.packing.shuffling.runs.sorted_runs import Runs, run_folder
-from streamtrain.packing.shuffling.scatter import Done, Scatter, finished_runs, ranges
+from streamtrain.packing.shuffling.scatter import Scatter
 from streamtrain.packing.sources.source import Source
 from streamtrain.packing.splitting import Assigned, assigned, split_counts, without_field
-from streamtrain.packing.spread import Here, Spread
 from streamtrain.shards.codec import FieldEncoder
 from streamtrain.shards.manifest import FRACTIONS, SPLITS, Field, Manifest, Segment, Split
 from streamtrain.shards.origins import origins_file, write_origins
@@ -43,9 +42,6 @@ PROCESS_BYTES = 192 << 20
 MOST_SHARDS = 16
 """Shards of one part."""
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with the phase, examples done in it, and examples in all where that is known."""
-
 
 class DatasetMaker:
     """Makes what the options say out of ``source``, in ``folder``; ``before`` is the data set that it is added to."""
@@ -56,17 +52,13 @@ class DatasetMaker:
         options: PackOptions,
         before: Manifest | None,
         folder: Path,
-        spread: Spread,
-        progress: Progress,
+        phases: Phases,
     ) -> None:
         self._source = source
         self._options = options
         self._before = before
         self._folder = folder
-        self._spread = spread
-        self._progress = progress
-        self._tasks = options.tasks or 1
-        self._memory_bytes = max(1, options.memory_bytes // self._tasks)
+        self._phases = phases
         self._assigned: Assigned | None = None
         self._bad: bad_examples.Bad = ()
 
@@ -95,7 +87,7 @@ class DatasetMaker:
             encoders,
             folder=self._folder / "data",
             marks=self._folder / "shards",
-            memory_bytes=self._memory_bytes,
+            memory_bytes=self._phases.task_bytes,
             types=types,
             block=block,
             first_key=0 if self._before is None else self._before.examples,
@@ -121,25 +113,18 @@ class DatasetMaker:
     def _scatter(self, encoders: dict[str, FieldEncoder], types: RowTypes) -> Runs:
         """All examples as runs; the encoders then have seen them."""
         folder = self._folder / "runs"
-        folder.mkdir(exist_ok=True)
-        stop = self._options.on_bad_example == "stop"
         scatter = Scatter(
             self._source,
             encoders,
             folder,
             self._options.seed,
-            self._memory_bytes,
+            self._phases.task_bytes,
             types,
             assigned=self._assigned_file(),
-            most_bad=bad_examples.MOST if stop else None,
+            most_bad=bad_examples.MOST if self._options.on_bad_example == "stop" else None,
         )
-        parts = ranges(self._source, self._tasks, self._memory_bytes)
-        there = sum(run.stop - run.start for part in parts for run in finished_runs(folder, part))
-        self._in_parts("reading", scatter, parts, there, self._source.count)
-        runs = [run for part in parts for run in finished_runs(folder, part)]
-        self._bad = [bad for run in runs for bad in run.bad]
-        if self._bad and stop:
-            raise bad_examples.RefusedExamples(self._bad)
+        runs = self._phases.scatter("reading", scatter)
+        self._bad = [*self._source.left_out, *(bad for run in runs for bad in run.bad)]
         for run in runs:
             for name, encoder in encoders.items():
                 encoder.absorb(run.seen[name])
@@ -205,6 +190,7 @@ class DatasetMaker:
             bad=len(self._bad),
             shown=bad_examples.shown(self._bad, without)[:SHOWN],
             listed=left_out_file(number) if self._bad else "",
+            counted=self._source.counted,
         )
         (self._folder / "data" / report_file(number)).write_bytes(to_json(report))
 
@@ -235,25 +221,10 @@ class DatasetMaker:
         plans = shard_plans(gather, counts, self._options, first_shards)
         left = [plan for plan in plans if gather.made(plan) is None]
         there = gather.runs.examples - sum(plan.stop - plan.start for plan in left)
-        size = max(1, min(MOST_SHARDS, len(left) // (8 * self._tasks)))
+        size = max(1, min(MOST_SHARDS, len(left) // (8 * self._phases.tasks)))
         parts = [left[start : start + size] for start in range(0, len(left), size)]
-        self._in_parts("writing", gather, parts, there, gather.runs.examples)
+        self._phases("writing", gather, parts, there, gather.runs.examples)
         return {split: _split(gather, [plan for plan in plans if plan.split == split]) for split in counts}
-
-    def _in_parts(
-        self, phase: str, function: Callable[[Any, Done], None], parts: Sequence[Any], there: int, total: int | None
-    ) -> None:
-        """A phase, of which ``there`` examples are done already."""
-        finished = there
-        self._progress(phase, finished, total)
-
-        def done(examples: int) -> None:
-            nonlocal finished
-            finished += examples
-            self._progress(phase, finished, total)
-
-        (self._spread if min(len(parts), self._tasks) > 1 else Here())(function, parts, self._tasks, done)
-        self._progress(phase, finished, finished)
 
 
 def _split(gather: Gather, plans: Sequence[ShardPlan]) -> Split:

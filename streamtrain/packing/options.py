@@ -61,6 +61,11 @@ class PackOptions:
     """Kind that images are brought to, with image-size; stored: the kind that each has, 16 bits and alpha kept."""
     image_background: tuple[int, int, int] = (255, 255, 255)
     """Red, green and blue of what alpha is laid on where image-mode is grey or rgb."""
+    tokens: int | None = None
+    """Tokens of a row, with tokenizer: SOURCE's texts, shuffled and laid end to end, become rows of this length. Texts
+    are the files of a folder, or the column `text`, or the one that columns names."""
+    tokenizer: str | None = None
+    """File tokenizer.json of the library tokenizers, which makes tokens of texts."""
     blocks: bool | None = None
     """Many examples in one sample of the tar, as column arrays; by default where they are small and of one shape."""
     memory_bytes: int = 1 << 30
@@ -81,6 +86,7 @@ class PackOptions:
         if self.image_size is None and self.image_mode != "stored":
             do = "set image_size too, or set data.image_mode when you train: files are stored as they are"
             raise ConfigError(complaint("image_mode", expected="an image_size", found="none", do=do))
+        self._check_tokens()
         for word in self.types:
             if word.rpartition("=")[2] not in TYPES or "=" not in word:
                 expected, do = f"NAME=TYPE, of {', '.join(TYPES)}", "write e.g. --types zip=text"
@@ -104,6 +110,21 @@ class PackOptions:
         if len(ways) > 1:
             expected, do = "one way to split", "leave the others out"
             raise ConfigError(complaint("splits", expected=expected, found=" and ".join(ways), do=do))
+
+    def _check_tokens(self) -> None:
+        given = [name for name in ("tokens", "tokenizer") if getattr(self, name) is not None]
+        if not given:
+            return
+        if len(given) == 1:
+            expected = "both tokens, the length of a row, and tokenizer, a file"
+            do = "e.g. --tokens 1024 --tokenizer tokenizer.json"
+            raise ConfigError(complaint("tokens", expected=expected, found=f"{given[0]} alone", do=do))
+        if self.tokens is not None and self.tokens < 2:
+            expected, do = "at least 2, one token and the next", "set e.g. --tokens 1024"
+            raise ConfigError(complaint("tokens", expected=expected, found=str(self.tokens), do=do))
+        if len(self.columns) > 1:
+            found, do = ", ".join(self.columns), "name one, e.g. --columns text"
+            raise ConfigError(complaint("columns", expected="one column, of the texts", found=found, do=do))
 
     @property
     def fractions(self) -> tuple[float, float, float]:

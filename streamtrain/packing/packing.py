@@ -12,13 +12,14 @@ from pathlib import Path
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.packing import append as growing
-from streamtrain.packing.making import DatasetMaker, Progress
+from streamtrain.packing.making import DatasetMaker
 from streamtrain.packing.options import PackOptions
+from streamtrain.packing.shuffling.phases import Here, Phases, Progress, Spread
 from streamtrain.packing.shuffling.runs import bad_examples
 from streamtrain.packing.shuffling.scratch import check_new, command_digest, scratch_folder
 from streamtrain.packing.sources import open_source
 from streamtrain.packing.sources.sized_images import with_sized_images
-from streamtrain.packing.spread import Here, Spread
+from streamtrain.packing.tokens import in_token_rows, texts_to_tokenize
 from streamtrain.shards.manifest import Manifest
 
 
@@ -90,7 +91,9 @@ def _make(
     named = () if options.split_column is None else (options.split_column,)  # it becomes no field
     columns = tuple(name for name in options.columns if name not in named)
     wanted = dataclasses.replace(options, label=label, columns=columns, drop=(*options.drop, *named))
-    opened = with_sized_images(open_source(source, wanted, before), options)
+    opened = with_sized_images(open_source(source, wanted, None if options.tokens else before), options)
+    texts = texts_to_tokenize(opened, options, before)
+    opened = opened if texts is None else texts.source
     if before is not None:
         opened = growing.continued(opened, before, dest)
     spread = spread or Here()
@@ -98,8 +101,10 @@ def _make(
     refused = dest.with_name(f"{dest.name}.bad_examples.jsonl")
     try:
         with scratch_folder(dest, command_digest(opened, options, before)) as folder:
-            maker = DatasetMaker(opened, options, before, folder, spread, progress or (lambda *_: None))
-            manifest = maker.make(dest)
+            phases = Phases(spread, options.tasks or 1, options.memory_bytes, progress or (lambda *_: None))
+            if texts is not None:
+                opened, options = in_token_rows(texts, options, folder, phases)
+            manifest = DatasetMaker(opened, options, before, folder, phases).make(dest)
             growing.publish(folder / "data", dest, manifest, before)
     except bad_examples.RefusedExamples as error:
         raise error.with_list(refused) from None

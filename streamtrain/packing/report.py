@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamtrain.errors import ManifestError, complaint, one_line
@@ -35,6 +35,7 @@ class Report:
         repeated: examples that were left out since an earlier one has the same content.
         bad: examples that could not be taken and were left out; ``shown``: the first of them, with the reasons.
         listed: the file in the data set's folder that names them all, a line of JSON each.
+        counted: what else was counted, by name: texts and tokens, where rows of tokens were made of them.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Report:
     bad: int = 0
     shown: tuple[tuple[str, str], ...] = ()
     listed: str = ""
+    counted: Mapping[str, int] = field(default_factory=dict)
 
 
 def report_file(segment: int) -> str:
@@ -97,6 +99,7 @@ def parse_report(entry: Mapping[str, Any]) -> Report:
         bad=int(entry["bad"]),
         shown=tuple((str(place), str(reason)) for place, reason in entry["shown"]),
         listed=str(entry.get("listed", "")),
+        counted={str(name): int(count) for name, count in entry.get("counted", {}).items()},
     )
 
 
@@ -108,6 +111,8 @@ def as_text(report: Report) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     parts = ", ".join(f"{name} {count:,}" for name, count in report.examples.items())
     lines += [f"split: {report.split_by}: {parts}"]
+    if report.counted:
+        lines += ["counted: " + ", ".join(f"{count:,} {name}" for name, count in report.counted.items())]
     if report.repeated:
         lines += [f"left out: {report.repeated:,} examples that repeat an earlier one"]
     if report.bad:

@@ -102,7 +102,7 @@ def _as_given(source: Source) -> Assigned:
         raise SourceError(complaint(source.name, expected=expected, found=found, do=do))
     numbers = np.array([SPLITS.index(split) for _, split, _ in named if split is not None], np.uint8)
     sizes = np.diff([0, *(stop for *_, stop in named)])
-    return Assigned(np.repeat(numbers, sizes), "as the source has them")
+    return Assigned(np.repeat(numbers, sizes), source.split_by)
 
 
 def _by_names(source: Source, name: str) -> Assigned:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from streamtrain.errors import SourceError, complaint
+from streamtrain.errors import ConfigError, SourceError, complaint
 from streamtrain.packing.options import PackOptions
 from streamtrain.packing.sources.source import Source
 from streamtrain.shards.manifest import Manifest
@@ -12,6 +13,8 @@ from streamtrain.shards.manifest import Manifest
 KINDS = (
     "a folder of images, sounds or texts by class, .csv, .parquet, .arrow, .npz, .npy, .tar, hf:NAME or module:function"
 )
+TEXT = "text"
+"""Column of the texts that become tokens, where no other is named."""
 
 
 def open_source(source: str, options: PackOptions | None = None, like: Manifest | None = None) -> Source:
@@ -30,7 +33,7 @@ def open_source(source: str, options: PackOptions | None = None, like: Manifest 
     from streamtrain.packing.sources.tables.reading import hub, table_files
 
     path = Path(source)
-    options = options or PackOptions()
+    options = _of_texts(options or PackOptions())
     label = options.label
     suffix = path.suffix.lower()
     if not path.exists():
@@ -56,7 +59,7 @@ def open_source(source: str, options: PackOptions | None = None, like: Manifest 
 
 
 def _folder(path: Path, options: PackOptions, like: Manifest | None) -> Source:
-    from streamtrain.packing.sources import arrays, class_folders, tars
+    from streamtrain.packing.sources import arrays, class_folders, tars, text_files
     from streamtrain.packing.sources.tables import table
     from streamtrain.packing.sources.tables.reading import hub, table_files
 
@@ -73,9 +76,32 @@ def _folder(path: Path, options: PackOptions, like: Manifest | None) -> Source:
     if tables:
         found_table = table_files.from_files(tables, tuple(options.type_of), path, markers)
         return table.from_table(found_table, options, like)
+    if options.tokens is not None:
+        return text_files.from_text_files(path)
     if suffixes == {".npy"}:
         return arrays.from_arrays(path, label)
     if any(file.is_dir() for file in found):
         return class_folders.from_class_folders(path, label)
     there = f"a folder of {', '.join(sorted(suffixes))}"
     raise SourceError(complaint(str(path), expected=KINDS, found=there, do="sort it out or use module:function"))
+
+
+def _of_texts(options: PackOptions) -> PackOptions:
+    """The options with which a table gives its column of texts alone, as texts, where texts become tokens.
+
+    Raises:
+        ConfigError: an option that is of no use then.
+    """
+    if options.tokens is None:
+        return options
+    no_use = [name for name in ("label", "types", "categories", "mask", "image_size") if getattr(options, name)]
+    if no_use:
+        expected, found = "texts that become tokens, and nothing else", " and ".join(no_use)
+        raise ConfigError(complaint("tokens", expected=expected, found=found, do="leave it out"))
+    name = text_field(options)
+    return dataclasses.replace(options, columns=(name,), drop=(), types=(f"{name}=text",), categories=())
+
+
+def text_field(options: PackOptions) -> str:
+    """The column or field of the texts that become tokens."""
+    return options.columns[0] if options.columns else TEXT

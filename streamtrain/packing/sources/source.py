@@ -78,6 +78,9 @@ class Source:
         columns: what became of every column, where the source has some.
         splits: the splits that it has, in its order: each one's name, and the number of examples up to its end.
         column: the values of one column of all examples, some at a time, where that is cheaper than all fields are.
+        split_by: how its splits were made, in words.
+        left_out: place and reason of each of what could not be taken when these examples were made.
+        counted: what else was counted on the way to them, by name.
     """
 
     name: str
@@ -93,6 +96,9 @@ class Source:
     columns: tuple[Column, ...] = ()
     splits: tuple[tuple[str, int], ...] = ()
     column: Callable[[str], Iterator[list[Any] | NDArray[Any]]] | None = None
+    split_by: str = "as the source has them"
+    left_out: tuple[tuple[str, str], ...] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
 
 
 def values_at(values: Values, rows: NDArray[np.int64]) -> Values:

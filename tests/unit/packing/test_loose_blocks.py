@@ -20,7 +20,7 @@ from streamtrain.inspect.card import inspect_dataset
 from streamtrain.inspect.card import report as card_report
 from streamtrain.packing import PackOptions, pack
 from streamtrain.packing.packing import append
-from streamtrain.packing.spread import Here
+from streamtrain.packing.shuffling.phases import Here
 from streamtrain.shards import Manifest, read_manifest, stored_order
 from tests.support.packing import AnyOrder, files
 

@@ -163,6 +163,11 @@ class Window:
             done += count
         return Ragged(content, np.concatenate([np.diff(ends) for ends in edges]))
 
+    def lengths(self, name: str) -> NDArray[np.int64]:
+        """Bytes of one field's member of each example, in stored order."""
+        edges = [_slice(span.run / f"{name}.ends", span.first - 1, span.last, LENGTH) for span in self.spans]
+        return np.concatenate([np.diff(ends) for ends in edges])[self.order]
+
     def sizes(self, name: Literal["encoded", "in_tar"]) -> NDArray[np.int64]:
         """Bytes of the examples in stored order."""
         parts = [_slice(span.run / name, span.first, span.last, LENGTH) for span in self.spans]

@@ -86,7 +86,9 @@ def _resolved(table: Table, options: PackOptions) -> tuple[PackOptions, str | No
         found = ", ".join(map(str, names))
         raise SourceError(complaint(table.name, expected=f"a column {name!r}", found=found, do=f"set --{option}"))
 
-    label = options.label or next((name for name in names if name == "label"), None)
+    usual = next((name for name in names if name == "label"), None) if options.tokens is None else None
+    label = options.label or usual
+    columns = tuple(named(name, "columns") for name in options.columns)
     types = {
         name if name == FEATURES and name not in names else named(name, "types"): kind
         for name, kind in options.type_of.items()
@@ -94,7 +96,7 @@ def _resolved(table: Table, options: PackOptions) -> tuple[PackOptions, str | No
     return (
         dataclasses.replace(
             options,
-            columns=tuple(named(name, "columns") for name in options.columns),
+            columns=columns,
             drop=tuple(named(name, "drop") for name in options.drop),
             categories=None
             if options.categories is None

@@ -9,8 +9,8 @@ from typing import Any
 from streamtrain.errors import StreamtrainError, WorkerLost, one_line
 from streamtrain.packing import PackOptions
 from streamtrain.packing import pack as pack_with
-from streamtrain.packing.making import Progress
 from streamtrain.packing.packing import append as append_with
+from streamtrain.packing.shuffling.phases import Progress
 from streamtrain.packing.shuffling.scatter import Done
 from streamtrain.shards import Manifest
 
