@@ -15,6 +15,7 @@ from streamtrain.aggregate.descent.rules import with_optimizer
 from streamtrain.aggregate.optimizers import known_optimizers
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import BatchSize, Epochs, Job, Online, Schedule
+from streamtrain.job.objective import OfMeans
 
 Parsed = TypeVar("Parsed")
 SPELLED = tyro.constructors.ConstructorRegistry()
@@ -34,6 +35,14 @@ def _spell_batch_size(
         is_instance=lambda value: isinstance(value, int | BatchSize),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+@SPELLED.struct_rule
+def _leave_functions_of_means(of: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+    """No flags: what a metric is made of are functions, and stays as the job says."""
+    if not isinstance(of.default, OfMeans):
+        return None
+    return tyro.constructors.StructConstructorSpec(instantiate=lambda: of.default, fields=())
 
 
 def parse(

@@ -1,0 +1,25 @@
+"""Flags out of the declaration: what has no words, such as a function, stays as the job's file says."""
+
+import math
+from pathlib import Path
+
+import streamtrain as st
+from streamtrain.cli.run_commands import declared_job
+
+JOB = """
+import math, streamtrain as st
+
+def rate(step):
+    return 1.0
+
+perplexity = st.OfMeans(math.exp, "loss")
+job = st.Job(st.Data("data"), print, metrics={"perplexity": perplexity, "own": min}, schedule=rate)
+"""
+
+
+def test_functions_stay_where_a_flag_is_set(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(JOB)
+    job = declared_job(str(tmp_path / "job.py"), ["--batch-size", "7"])
+    assert job.batch_size == 7 and job.metrics["own"] is min
+    perplexity = job.metrics["perplexity"]
+    assert isinstance(perplexity, st.OfMeans) and perplexity.function is math.exp and perplexity.measures == ("loss",)
