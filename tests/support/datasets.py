@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from streamtrain.packing import PackOptions, pack
 from streamtrain.shards import Manifest
@@ -13,6 +12,8 @@ from streamtrain.shards import Manifest
 
 def digits(examples: int = 1797, *, wide: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images, uint8 (n, 8, 8) or (n, 28, 28), and labels, int64 (n,)."""
+    from sklearn.datasets import load_digits  # late: whoever trains a test's job imports this file
+
     loaded = load_digits()
     images = (loaded.images[:examples] * 15).astype(np.uint8)
     if wide:

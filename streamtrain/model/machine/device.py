@@ -48,7 +48,10 @@ def prepare_process(job: Job) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         # costs a pass over memory, and nothing here reads what it did not write
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(job.deterministic)
+    if job.compile:
+        torch.use_deterministic_algorithms(job.deterministic)
+    else:  # the same for all kernels, without the compiler's setting, for which that imports it: a second of every start
+        torch.set_deterministic_debug_mode("error" if job.deterministic else "default")
     torch.backends.cudnn.benchmark = not job.deterministic  # else which kernel is fastest differs from run to run
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -146,7 +147,7 @@ class _Before:
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()
-        self._deterministic = torch.are_deterministic_algorithms_enabled()
+        self._deterministic = torch.get_deterministic_debug_mode()
         self._fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
         self._tries = torch.backends.cudnn.benchmark
         self._random = torch.get_rng_state()
@@ -154,7 +155,9 @@ class _Before:
     def put_back(self) -> None:
         torch.set_num_threads(self._threads)
         torch.set_flush_denormal(False)
-        torch.use_deterministic_algorithms(self._deterministic)
+        if "torch._inductor" in sys.modules:  # it has a setting of its own, and is not imported for that alone
+            torch.use_deterministic_algorithms(self._deterministic > 0, warn_only=self._deterministic == 1)
+        torch.set_deterministic_debug_mode(self._deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = self._fills  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = self._tries
         torch.set_rng_state(self._random)

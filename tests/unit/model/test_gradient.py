@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from streamtrain.model.gradient import Gradient
 from streamtrain.model.machine.device import prepare_process
 from streamtrain.model.objective import cross_entropy, mse, zero_one
 from streamtrain.values import Arrays
+from tests.support.command import ROOT
 
 
 class Network(torch.nn.Module):
@@ -272,6 +275,23 @@ def test_a_compiled_model_has_the_same_parameters_in_every_state(monkeypatch: py
     assert 0 < len(graphs) <= 3, "one for the first size, one for all sizes"
     assert gradient.evaluate(images) == plain.evaluate(images)
     assert set(gradient.state_dict()) == set(plain.state_dict())
+
+
+def test_a_worker_starts_without_the_compiler_unless_it_compiles() -> None:
+    """It takes a second to import, in every process."""
+    code = """
+import sys
+import torch
+import streamtrain as st
+from streamtrain.model.machine.device import prepare_process
+job = st.Job(st.Data("none"), torch.nn.Identity)
+prepare_process(job)
+assert not {"torch._inductor", "torch._dynamo", "sympy"} & set(sys.modules)
+import dataclasses
+prepare_process(dataclasses.replace(job, compile=True, deterministic=True))
+assert "torch._inductor" in sys.modules and torch.are_deterministic_algorithms_enabled()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_an_operation_without_a_deterministic_kernel_is_refused_by_name() -> None:
