@@ -17,9 +17,9 @@ from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from streamtrain.run.fleet.cluster.placing import check_resources, living_nodes
 from streamtrain.run.fleet.cluster.room import NODE_LABEL, Place, Room
-from tests.journey.test_real_runs import digest, model, scaled
 from tests.support.datasets import digits
 from tests.support.fleet import PlainFleet
+from tests.support.small_job import digest, model, scaled
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,13 +1,8 @@
-"""Whole runs on real Ray: images through streamers, other people's shards, BatchNorm and dropout, a killed worker."""
+"""Whole runs on real Ray: images through streamers, other people's shards, BatchNorm and dropout, every exchange."""
 
 import dataclasses
-import hashlib
-import os
-import re
-import signal
 import subprocess
 import tarfile
-import threading
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -21,21 +16,16 @@ import webdataset
 from PIL import Image
 
 import streamtrain as st
-from streamtrain.errors import ShardError, WorkerLost
+from streamtrain.errors import ShardError
 from streamtrain.packing import PackOptions, pack
-from streamtrain.prepare.plan import Plan, plan
-from streamtrain.run.checkpoints.keeper import Keeper
-from streamtrain.run.controller import Controller
+from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors.members import Member
 from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from streamtrain.run.fleet.actors.recruiting import Recruiter
 from streamtrain.run.fleet.cluster.placing import check_resources
 from streamtrain.run.fleet.cluster.room import Bundle
-from streamtrain.track.terminal import Terminal
-from streamtrain.track.tracker import NoTracker
-from streamtrain.values import Skip, Update
 from tests.support.datasets import digits, pack_digits
-from tests.support.fleet import PlainFleet
+from tests.support.small_job import job_on, model
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,38 +33,6 @@ def local_ray() -> Iterator[None]:
     ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
     yield
     ray.shutdown()
-
-
-def digest(parameters: dict[str, torch.Tensor]) -> str:
-    return hashlib.sha256(b"".join(parameters[name].numpy().tobytes() for name in sorted(parameters))).hexdigest()
-
-
-def model() -> torch.nn.Module:
-    return torch.nn.Sequential(
-        torch.nn.Flatten(),
-        torch.nn.Linear(64, 64),
-        torch.nn.BatchNorm1d(64),
-        torch.nn.ReLU(),
-        torch.nn.Dropout(0.2),
-        torch.nn.Linear(64, 10),
-    )
-
-
-def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {**batch, "image": batch["image"].float() / 255}
-
-
-def job_on(folder: Path, runs: Path, **settings: object) -> st.Job:
-    return st.Job(
-        st.Data(str(folder), transform=scaled),
-        model,
-        mode=settings.pop("mode", st.Epochs(max_passes=3)),  # type: ignore[arg-type]
-        optimizer=st.SGD(lr=0.2, momentum=0.9),
-        batch_size=48,
-        workers=2,
-        tracking=st.Tracking(uri=f"sqlite:///{runs / 'mlflow.db'}", folder=str(runs / "runs")),
-        **settings,  # type: ignore[arg-type]
-    )
 
 
 def test_images_through_streamers_give_what_arrays_in_the_worker_give(tmp_path: Path) -> None:
@@ -170,129 +128,6 @@ def test_training_on_shards_that_others_wrote(writer: str, tmp_path: Path) -> No
             subprocess.run(command, check=True)
     result = st.train(job_on(tmp_path / "foreign", tmp_path), quiet=True)
     assert result.examples_used == 1200 and result.chosen.generalization.error.mean < 0.3
-
-
-def killed_soon(process: int) -> threading.Timer:
-    kill = threading.Timer(0.1, os.kill, (process, signal.SIGKILL))
-    kill.start()
-    return kill
-
-
-@pytest.mark.parametrize("exchange", ["shared", "collective"])
-def test_promise_5_others_go_on_without_a_killed_worker_and_the_bits_stay(exchange: str, tmp_path: Path) -> None:
-    """The one dies who made what the others meet in."""
-    pack_digits(tmp_path / "digits")
-    job = job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), lanes=4, exchange=exchange)
-    plans, steps = plan(job), 1200
-    with RayFleet(plans) as fleet:
-        fleet.advance(5)
-        kill = killed_soon(fleet._all("process_number")[0])
-        made = fleet.advance(steps)
-        kill.join()
-        assert [update.step for update in made] == list(range(5, steps)), "each once"
-        (recovery,) = fleet.recovered()
-        assert recovery.workers == 1 and "\n" not in recovery.lost
-        while fleet.workers < 2:  # until somebody has the free seat
-            fleet._welcome()
-        assert fleet.workers == 2
-        fleet.advance(steps + 50)
-        saved, found = fleet.save(), digest(fleet.snapshot())
-        fleet.restart((saved, steps + 50))
-        assert digest(fleet.snapshot()) == found
-    with RayFleet(plans) as fleet:
-        fleet.advance(steps + 50)
-        assert digest(fleet.snapshot()) == found
-
-
-def test_promise_5_a_batch_follows_the_noise_and_a_worker_is_killed_as_it_doubles(tmp_path: Path) -> None:
-    """Over Ray by two workers, in this process by one: the same sizes from the same examples on, and the same bits."""
-    pack_digits(tmp_path / "digits", examples=600)
-    batch = st.BatchSize(16, most=64, follow="noise_scale", every=10)  # BatchNorm wants two examples of a lane
-    mode = st.Epochs(max_passes=6, patience=6)
-    job = job_on(tmp_path / "digits", tmp_path, mode=mode, lanes=8)
-    job = dataclasses.replace(job, batch_size=batch, optimizer=st.AdamW(lr=2e-3))
-    kept = Keeper(job, {})
-    alone = PlainFleet(plan(dataclasses.replace(job, workers=1)))
-    expected = Controller(alone.plans, alone, NoTracker(), Terminal(quiet=True), tmp_path, kept).run()
-    later = alone.worker._plan.order.later
-    assert later, "it doubles"
-
-    class Killing(RayFleet):
-        killed = 0
-
-        def extend(self, plan: Plan, step: int) -> None:
-            if not self.killed:
-                self.killed = self._all("process_number")[0]
-                os.kill(self.killed, signal.SIGKILL)
-            super().extend(plan, step)
-
-    plans = plan(job)
-    with Killing(plans) as fleet:
-        found = Controller(plans, fleet, NoTracker(), Terminal(quiet=True), tmp_path, Keeper(job, {})).run()
-        assert fleet.killed and fleet._plan.order.later == later
-    assert digest(found.parameters) == digest(expected.parameters)
-
-
-@ray.remote(num_cpus=1)
-class Occupant:
-    """Has a CPU that workers wait for."""
-
-
-@pytest.mark.parametrize("exchange", ["shared", "collective"])
-def test_promise_5_workers_join_when_there_is_room_and_leave_and_the_bits_stay(exchange: str, tmp_path: Path) -> None:
-    pack_digits(tmp_path / "digits")
-    job = job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), lanes=4, exchange=exchange)
-    occupants = [Occupant.remote() for _ in range(3)]
-    ray.get([each.__ray_ready__.remote() for each in occupants])
-    sizes, step, updates = [], 10, []
-    with RayFleet(plan(dataclasses.replace(job, workers=(1, 3)))) as fleet:
-        updates += fleet.advance(step)
-        sizes.append(fleet.workers)
-        for occupant in occupants[:2]:
-            ray.kill(occupant)
-            while fleet.workers == sizes[-1]:
-                step += 10
-                updates += fleet.advance(step)
-            sizes.append(fleet.workers)
-        found = digest(fleet.save())
-    ray.kill(occupants[2])
-    assert sizes == [1, 2, 3] and [update.step for update in updates] == list(range(step)), "each once"
-    with RayFleet(plan(dataclasses.replace(job, workers=4, exchange="shared"))) as fleet:
-        assert fleet.advance(step) == updates
-        assert digest(fleet.save()) == found
-
-
-def test_an_example_that_ends_workers_is_found_and_left_out(tmp_path: Path) -> None:
-    pack_digits(tmp_path / "digits")
-    job = job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), lanes=4)
-    key = plan(job).reader("train").where(40)
-    pixels = torch.from_numpy(plan(job).reader("train").read(40, 41)["image"].copy())
-
-    def lethal(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if (batch["image"] == pixels).flatten(1).all(1).any():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return scaled(batch)
-
-    data = dataclasses.replace(job.data, transform=lethal, on_bad_example="skip")
-    with RayFleet(plan(dataclasses.replace(job, data=data))) as fleet:
-        updates = train(fleet, 60)
-        assert {place: skip.example for place, skip in fleet.skipped().items()} == {("train", 40): key}
-        found = digest(fleet.snapshot())
-    plain = PlainFleet(dataclasses.replace(plan(dataclasses.replace(job, workers=1)), left_out={40: Skip("", "")}))
-    assert plain.advance(60) == updates and digest(plain.snapshot()) == found
-    told = f"{re.escape(key)}: expected an example that can be used, found one that ends every worker"
-    job = dataclasses.replace(job, workers=1, data=dataclasses.replace(data, on_bad_example="stop"))
-    with RayFleet(plan(job)) as fleet, pytest.raises(ShardError, match=told):
-        fleet._leave_out_fatal(range(10))
-
-
-def train(fleet: RayFleet, steps: int) -> list[Update]:
-    """Advances from the start as the controller does, also where all are lost."""
-    while True:
-        try:
-            return fleet.advance(steps)
-        except WorkerLost:
-            fleet.restart(None)
 
 
 def test_a_damaged_example_stops_the_run_by_name(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def prepare_process(job: Job) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if job.compile:
         torch.use_deterministic_algorithms(job.deterministic)
-    else:  # the same for all kernels, without the compiler's setting, for which that imports it: a second of every start
+    else:  # the same for all kernels; the compiler has a setting of its own, and is a second of every start to import
         torch.set_deterministic_debug_mode("error" if job.deterministic else "default")
     torch.backends.cudnn.benchmark = not job.deterministic  # else which kernel is fastest differs from run to run
 
