@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         OfMeans,
         Online,
         Optimizer,
+        Pad,
         Schedule,
         Stale,
         Synchronous,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from streamtrain.run.outcome.result import Evaluation, Result
     from streamtrain.run.train import train
     from streamtrain.run.watching.probing import probe
-    from streamtrain.stream.batches import open  # noqa: A004  # `st.open` says what it does
+    from streamtrain.stream.loops.opened import open  # noqa: A004  # `st.open` says what it does
     from streamtrain.track.tracker import Tracker
 
 _ERRORS = (
@@ -68,7 +69,7 @@ _ERRORS = (
 )
 _DECLARATIONS = (
     *("Average", "BatchSize", "Checkpoints", "Clip", "Data", "Epochs", "Evaluate", "Group"),
-    *("Job", "OfMeans", "Online", "Optimizer", "Schedule", "Stale", "Synchronous", "Tracking", "Weighted"),
+    *("Job", "OfMeans", "Online", "Optimizer", "Pad", "Schedule", "Stale", "Synchronous", "Tracking", "Weighted"),
 )
 _OPTIMIZERS = {
     name: f"streamtrain.aggregate.optimizers.{name.lower()}"
@@ -81,7 +82,7 @@ _LATE = {
     "Torch": "streamtrain.aggregate.optimizers.torch_optim",
     "PackOptions": "streamtrain.packing.options",
     "pack": "streamtrain.run.fleet.cluster.pack_tasks",
-    "open": "streamtrain.stream.batches",
+    "open": "streamtrain.stream.loops.opened",
     "load_job": "streamtrain.prepare.jobfile",
     "Probe": "streamtrain.landscape.probe",
     "probe": "streamtrain.run.watching.probing",
@@ -122,6 +123,7 @@ __all__ = [
     "Online",
     "Optimizer",
     "PackOptions",
+    "Pad",
     "Probe",
     "RMSprop",
     "Result",

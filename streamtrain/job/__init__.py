@@ -1,7 +1,7 @@
 """What a user declares: a `Job` and its parts, a file a subject, each validated where it is made."""
 
 from streamtrain.job.checkpoints import Checkpoints
-from streamtrain.job.data import CACHE_BYTES, Data
+from streamtrain.job.data import CACHE_BYTES, Collate, Data, Pad
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.job import FRACTION, Job
 from streamtrain.job.mode import Epochs, Online
@@ -17,6 +17,7 @@ __all__ = [
     "BatchSize",
     "Checkpoints",
     "Clip",
+    "Collate",
     "Data",
     "Epochs",
     "Evaluate",
@@ -26,6 +27,7 @@ __all__ = [
     "OfMeans",
     "Online",
     "Optimizer",
+    "Pad",
     "Schedule",
     "Stale",
     "Synchronous",

@@ -169,10 +169,11 @@ def rebuild(form: Any, tensors: Iterator[torch.Tensor]) -> Any:
 
 
 def _packed(tensors: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Their bytes, one after the other, on the device where they are."""
+    """Their sizes and their bytes, one after the other, on the device where they are; nothing of no tensor."""
     if not tensors:
         return torch.empty(0, dtype=torch.uint8, device=device)
-    return torch.cat([tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors])
+    sizes = torch.tensor([size for tensor in tensors for size in tensor.shape], dtype=torch.int64, device=device)
+    return torch.cat([tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (sizes, *tensors)])
 
 
 def _examples_in(data: torch.Tensor, form: Sequence[torch.Tensor]) -> int:
@@ -181,16 +182,29 @@ def _examples_in(data: torch.Tensor, form: Sequence[torch.Tensor]) -> int:
     Raises:
         JobError: they are of another form.
     """
-    row = sum(tensor.element_size() * tensor[0].numel() for tensor in form)
-    if data.numel() % row:
-        where, do = "the model's output", "pad to one size in data.map"
-        raise JobError(complaint(where, expected="one form for all lanes", found="another in each", do=do))
-    return data.numel() // row
+    if not data.numel():
+        return 0
+    head = _head_bytes(form)
+    sizes = iter(data[:head].clone().view(torch.int64).tolist())
+    found = [tuple(itertools.islice(sizes, tensor.dim())) for tensor in form]
+    rows = sum(tensor.element_size() * tensor[0].numel() for tensor in form)
+    examples = int(found[0][0])
+    expected = [(examples, *tensor.shape[1:]) for tensor in form]
+    if found != expected or data.numel() != head + examples * rows:
+        where, do = "the model's output and the target", "pad to one size in data.map, or let the model pool"
+        one, other = (", ".join(str(shape[1:]) for shape in shapes) for shapes in (expected, found))
+        raise JobError(complaint(where, expected=f"one form for all lanes, as {one}", found=f"{other} in one", do=do))
+    return examples
+
+
+def _head_bytes(form: Sequence[torch.Tensor]) -> int:
+    """Bytes of their sizes."""
+    return 8 * sum(tensor.dim() for tensor in form)
 
 
 def _unpacked(data: torch.Tensor, examples: int, form: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     found = []
-    start = 0
+    start = _head_bytes(form)
     for tensor in form:
         size = examples * tensor.element_size() * tensor[0].numel()
         part = data[start : start + size].clone()  # a view's start may not fit the type

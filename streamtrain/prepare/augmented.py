@@ -1,5 +1,6 @@
 """The trial of `data.augment` and `data.augment_batch`: that they draw where they may, and keep an example's form.
 
+Where examples are collated, their sizes may change, but not their type and number of axes.
 Training examples of another form or type than evaluation's would be trained on without an error, and measured as
 something else.
 """
@@ -79,12 +80,13 @@ def _check_form(function: str, plan: Plan, before: Arrays, after: Arrays) -> Non
             expected, found = f"a field {name!r}", ", ".join(sorted(after))
             raise JobError(complaint(function, expected=expected, found=found, do="return it too"))
     for name in before.keys() & after.keys():
-        forms = [_form(each[name]) for each in (before, after)]
+        forms = [_form(each[name], sizes=data.collate is None) for each in (before, after)]
         if forms[0] != forms[1]:
             do = "bring examples to their form in data.map, which evaluation calls too, and keep it here"
             where = f"{function}, field {name!r}"
             raise JobError(complaint(where, expected=f"{forms[0]}, as it was given", found=forms[1], do=do))
 
 
-def _form(array: np.ndarray[Any, Any]) -> str:
-    return f"{array.dtype} of shape {array.shape[1:]}"
+def _form(array: np.ndarray[Any, Any], *, sizes: bool) -> str:
+    """An example's in words; without its sizes where these may differ."""
+    return f"{array.dtype} of shape {array.shape[1:]}" if sizes else f"{array.dtype} with {array.ndim - 1} axes"

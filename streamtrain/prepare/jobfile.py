@@ -49,6 +49,7 @@ def check_functions_travel(job: Job) -> None:
     named: dict[str, object] = {"model": job.model, "loss": job.loss, "error": job.error, "schedule": job.schedule}
     named["objective"] = job.objective
     named |= {"data.map": job.data.map, "data.transform": job.data.transform, "optimizer": job.optimizer}
+    named |= {"data.augment": job.data.augment, "data.collate": job.data.collate}
     named |= {f"metrics, {name!r}": metric for name, metric in job.metrics.items()}
     for name, function in named.items():
         try:

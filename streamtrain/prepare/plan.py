@@ -72,6 +72,7 @@ class Plan:
             data.on_bad_example,
             data.image_mode,
             data.image_background,
+            data.collate,
         )
         reader = Reader(files, self.manifest, split, self.fields, decoding)
         if split == "train":
@@ -149,18 +150,16 @@ def plan(job: Job) -> Plan:
     names = job.data.fields_read(field.name for field in manifest.fields)
     fields = [manifest.field_named(name) for name in names]
     encoded = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
-    by_example = encoded or job.data.map is not None or job.data.augment is not None
+    functions = job.data.map, job.data.augment, job.data.collate
+    by_example = encoded or any(each is not None for each in functions)
     streamed = by_example and not job.pooled  # of a pool nobody knows ahead who reads what
     return Plan(job, place, manifest, order, streamed)
 
 
 def _reads_all(job: Job, manifest: Manifest) -> Job:
-    """The job that reads all fields of numbers or images, and with a `map` all, unless it names some."""
-    numbers = (
-        each.name
-        for each in manifest.fields
-        if each.dtype is not None or is_image(each.member) or job.data.map is not None
-    )
+    """The job that reads all fields of numbers or images, and all for a function of examples, unless it names some."""
+    all_fields = job.data.map is not None or callable(job.data.collate)
+    numbers = (each.name for each in manifest.fields if each.dtype is not None or is_image(each.member) or all_fields)
     read = job.data.extra or tuple(numbers)
     return dataclasses.replace(job, data=dataclasses.replace(job.data, inputs=(), target=(), extra=read))
 

@@ -136,7 +136,9 @@ def _first_examples(plan: Plan) -> Arrays:
     def read() -> Arrays:
         return reader.select(first_tried(plan)) or first
 
-    arrays = dict(read() if plan.job.data.map is None else try_twice("data.map", read))
+    data = plan.job.data
+    functions = [name for name in ("map", "collate") if callable(getattr(data, name))]
+    arrays = dict(try_twice(" or ".join(f"data.{name}" for name in functions), read) if functions else read())
     _check_arrays(arrays)
     return arrays
 
@@ -148,7 +150,8 @@ def _check_made(plan: Plan, batch: Mapping[str, Any], augmented: Set[str]) -> No
         if name in batch:
             continue
         expected, found = f"a field {name!r}", ", ".join(sorted(batch))
-        last = "data.transform" if data.transform is not None else "data.map"
+        functions = [function for function in ("transform", "collate") if callable(getattr(data, function))]
+        last = f"data.{functions[0]}" if functions else "data.map"
         do = "return it too"
         if name in augmented:
             last, do = "data.map", "make it there too: evaluation does not call data.augment"
@@ -162,19 +165,21 @@ def _check_fields(plan: Plan) -> None:
             found = ", ".join(f.name for f in plan.manifest.fields)
             do = "set data.inputs, data.target and data.extra, or make it in data.map"
             raise ConfigError(complaint(plan.place, expected=f"a field {name!r}", found=found, do=do))
-        if plan.job.data.map is not None:
+        if plan.job.data.map is not None or callable(plan.job.data.collate):
             continue
         if is_image(field.member):
             _check_images(plan, field)
             continue
-        if field.dtype is None or field.shape is None:
+        is_padded = any(pad.field == name for pad in plan.job.data.pads)
+        if field.dtype is None or (field.shape is None and not is_padded):
             kind = "text, JSON or bytes" if field.dtype is None else "arrays whose shape varies"
+            pad = "" if field.dtype is None else f"data.collate=st.Pad({name!r}), "
             raise ConfigError(
                 complaint(
                     f"{plan.place}, field {name!r}",
                     expected="arrays of one shape",
                     found=kind,
-                    do="set data.map, pack them in one shape, or leave the field out",
+                    do=f"set data.map, {pad}pack them in one shape, or leave the field out",
                 )
             )
 

@@ -325,4 +325,5 @@ def _model_card(plan: Plan, trial: Trial, result: Result) -> ModelCard:
 
     model = build_model(plan.job)
     model.load_state_dict(result.parameters)
-    return ModelCard(model.eval(), trial.inputs, trial.output, plan.job.tracking.register, result.chosen.step)
+    any_size = plan.job.data.collate is not None
+    return ModelCard(model.eval(), trial.inputs, trial.output, plan.job.tracking.register, result.chosen.step, any_size)

@@ -6,6 +6,7 @@ opening makes, and one decoding an example.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtrain.errors import ConfigError, ShardError, complaint
+from streamtrain.job import Collate
 from streamtrain.shards.manifest import Field, Manifest
 from streamtrain.shards.shard_list import Shard
 from streamtrain.stream.columns.open_rows import OpenRows
@@ -94,10 +96,14 @@ class Reader:
             arrays = {name: read(start - begin, stop - begin) for name, read in columns}
             self._bytes_read += sum([array.nbytes for array in arrays.values()])
             return arrays
+        return self._assembler.collated(self._read(start, stop, augmentation))
+
+    def _read(self, start: int, stop: int, augmentation: PassAugmentation | None) -> Arrays:
+        """The same, not yet collated."""
         if not 0 <= start < stop <= len(self):
             raise IndexError(f"examples [{start}, {stop}) of {len(self)}")
         if len(self._left_out) and ((start <= self._left_out) & (self._left_out < stop)).any():
-            return self.take(np.arange(start, stop), augmentation)
+            return self._take(np.arange(start, stop), augmentation)
         return _joined([self._rows(*piece, augmentation) for piece in self._shards.pieces(start, stop)])
 
     def _rows(self, number: int, first: int, last: int, augmentation: PassAugmentation | None) -> Arrays:
@@ -140,13 +146,27 @@ class Reader:
         self._opened.extend(self._shards)
 
     def select(self, selection: Selection, augmentation: Augmentation | None = None) -> Arrays:
-        """A selection's examples, in its order, augmented as in its pass; as `read` otherwise."""
+        """A selection's examples, in its order, augmented as in its pass, collated together; as `read` otherwise."""
         of_pass = None if augmentation is None else augmentation.in_pass(selection.pass_index)
         if selection.numbers is not None:
             return self.take(selection.numbers, of_pass)
         if len(selection.runs) == 1:
             return self.read(*selection.runs[0], of_pass)
-        return _joined([self.read(start, stop, of_pass) for start, stop in selection.runs])
+        read = self._read if self.collates else self.read
+        return self._assembler.collated(_joined([read(start, stop, of_pass) for start, stop in selection.runs]))
+
+    @property
+    def collates(self) -> bool:
+        """Whether examples may differ in shape, and batches with them."""
+        return self._decoding.collate is not None
+
+    def collating(self, collate: Collate | None) -> Reader:
+        """A reader of the same open shards, which notes the same skips, and collates so."""
+        other = copy.copy(self)
+        other._decoding = replace(self._decoding, collate=collate)
+        other._assembler = Assembler(other._decoding)
+        other._near = (0, 0, [])
+        return other
 
     @property
     def skips(self) -> dict[tuple[str, int], Skip]:
@@ -161,6 +181,10 @@ class Reader:
 
     def take(self, numbers: NDArray[np.int64], augmentation: PassAugmentation | None = None) -> Arrays:
         """The same for any examples, in the order of ``numbers``."""
+        return self._assembler.collated(self._take(numbers, augmentation))
+
+    def _take(self, numbers: NDArray[np.int64], augmentation: PassAugmentation | None) -> Arrays:
+        """The same, not yet collated."""
         numbers = numbers[~np.isin(numbers, self._left_out)]
         shards = np.array([self._shards.holding(number) for number in numbers.tolist()])
         pieces = []
@@ -218,8 +242,8 @@ class Reader:
         return self._shards[index], row, opened.key(number - begin)
 
     def _by_example(self, augmentation: PassAugmentation | None) -> bool:
-        """Whether a user's function has to see every example by itself."""
-        return self._decoding.map is not None or augmentation is not None
+        """Whether something has to see every example by itself."""
+        return self._decoding.map is not None or augmentation is not None or self.collates
 
     def _decoded(
         self,

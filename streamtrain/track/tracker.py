@@ -45,7 +45,7 @@ class ModelCard:
     """A trained model on the CPU, with a few inputs as it is called with, and its output for them.
 
     ``output`` is ``None`` where it is not one array. ``register``: the name under which the model is registered.
-    ``step``: updates in its parameters.
+    ``step``: updates in its parameters. ``any_size``: it takes inputs of other sizes too.
     """
 
     model: torch.nn.Module
@@ -53,6 +53,7 @@ class ModelCard:
     output: np.ndarray[Any, Any] | None
     register: str | None = None
     step: int = 0
+    any_size: bool = False
 
 
 class Tracker(Protocol):

@@ -16,7 +16,16 @@ from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import preflight
 from tests.support.datasets import digits
 from tests.support.pairs import Towers, contrastive, pack_pairs, pairs_job
-from tests.support.tokens import NO_TOKEN, Language, language_job, pack_sequences, token_error, token_losses
+from tests.support.tokens import (
+    NO_TOKEN,
+    PADS,
+    Language,
+    language_job,
+    pack_ragged,
+    pack_sequences,
+    token_error,
+    token_losses,
+)
 
 PASSES, EXAMPLES, LANES = 2, 200, 4
 
@@ -24,6 +33,11 @@ PASSES, EXAMPLES, LANES = 2, 200, 4
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(pack_sequences(tmp_path_factory.mktemp("data") / "d", EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def ragged(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(pack_ragged(tmp_path_factory.mktemp("data") / "r", EXAMPLES))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +59,7 @@ def textbook(job: st.Job) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     torch.manual_seed(job.seed)
     model = Language().double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-    order = Order(len(tokens), LANES, job.batch_size)
+    order = Order(len(tokens), job.lane_count, job.batch_size)
     for step in range(PASSES * order.steps):
         parts = order.minibatch(order.position(step)).parts
         rows = [row for part in parts for row in range(part.start, part.stop)]
@@ -77,7 +91,7 @@ def check(result: st.Result, job: st.Job) -> None:
 def job_of(url: str, **settings: object) -> st.Job:
     perplexity = {"perplexity": st.OfMeans(math.exp, "loss")}
     passes = st.Epochs(max_passes=PASSES, patience=PASSES)
-    return language_job(url, mode=passes, metrics=perplexity, lanes=LANES, **settings)
+    return language_job(url, **{"mode": passes, "metrics": perplexity, "lanes": LANES, **settings})
 
 
 def digest(result: st.Result) -> bytes:
@@ -108,6 +122,30 @@ def test_a_token_loss_is_the_textbooks_over_ray(
     pooled = st.train(job_of(tokens, workers=2, aggregation=st.Stale(0)), quiet=True)
     inline = st.train(job_of(tokens), inline=True, quiet=True)
     assert digest(two) == digest(wired) == digest(pooled) == digest(inline)
+
+
+@pytest.mark.parametrize(("lanes", "micro_batch"), [(1, None), (3, None), (8, 2)])
+def test_a_token_loss_on_padded_sequences_is_the_textbooks_inline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ragged: str, lanes: int, micro_batch: int | None
+) -> None:
+    """Which has the whole global minibatch, padded to one length, whatever the lanes are padded to."""
+    monkeypatch.chdir(tmp_path)
+    job = job_of(ragged, data={"collate": PADS}, lanes=lanes, micro_batch=micro_batch)
+    result = st.train(job, inline=True, quiet=True)
+    check(result, job)
+    assert result.evaluations[-1].generalization.loss.count == 20
+
+
+def test_padded_sequences_have_the_same_bits_on_any_number_of_workers_and_streamers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ragged: str, local_ray: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inline, one, three = (
+        st.train(job_of(ragged, data={"collate": PADS, **data}, workers=workers), inline=inline, quiet=True)
+        for data, workers, inline in (({}, 1, True), ({}, 1, False), ({"streamers": 3}, 2, False))
+    )
+    assert digest(inline) == digest(one) == digest(three)
+    assert inline.evaluations == one.evaluations == three.evaluations
 
 
 def test_a_negative_weight_is_refused_by_step_and_key(

@@ -153,6 +153,7 @@ PUBLIC = tuple(
             "Online",
             "Optimizer",
             "PackOptions",
+            "Pad",
             "Probe",
             "RMSprop",
             "Result",

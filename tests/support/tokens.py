@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,28 @@ def pack_sequences(folder: Path, examples: int) -> Path:
     return folder / "tokens"
 
 
-def language_job(url: str, **settings: Any) -> st.Job:
+def pack_ragged(folder: Path, examples: int, options: st.PackOptions | None = None) -> Path:
+    """The same sequences, each as long as it is."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    lengths = np.random.default_rng(5).integers(0, LONGEST + 1, examples).tolist()
+    folder.mkdir(parents=True)
+    found = sequences(lengths)
+    columns = {
+        name: pa.array([row[:length] for row, length in zip(each, lengths, strict=True)], pa.list_(pa.int64()))
+        for name, each in found.items()
+    }
+    table = pa.table({**columns, "word": [f"{number}" for number in range(examples)], "label": range(examples)})
+    pa.parquet.write_table(table, folder / "tokens.parquet")
+    st.pack(folder / "tokens.parquet", folder / "tokens", options or st.PackOptions(splits=(0.8, 0.1, 0.1), seed=1))
+    return folder / "tokens"
+
+
+PADS = st.Pad("tokens", multiple_of=4), st.Pad("next", value=NO_TOKEN, multiple_of=4)
+
+
+def language_job(url: str, data: Mapping[str, Any] | None = None, **settings: Any) -> st.Job:
     """Trains it in float64."""
     given = {
         "loss": token_loss,
@@ -78,4 +99,5 @@ def language_job(url: str, **settings: Any) -> st.Job:
         "tracking": st.Tracking(enabled=False),
         **settings,
     }
-    return st.Job(st.Data(url, inputs=("tokens",), target="next"), Language, **given)
+    chosen = {"inputs": ("tokens",), "target": "next", **(data or {})}
+    return st.Job(st.Data(url, **chosen), Language, **given)

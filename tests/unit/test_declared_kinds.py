@@ -17,6 +17,7 @@ NEEDED: dict[type, dict[str, Any]] = {
     st.Job: {"data": st.Data("data/x"), "model": lambda: None},
     st.Data: {"url": "data/x"},
     st.BatchSize: {"sizes": {0: 64}},
+    st.Pad: {"field": "tokens"},
     st.Torch: {"make": lambda parameters: parameters},
 }
 OTHERWISE = {st.Optimizer, st.Group, st.Weighted}
@@ -30,6 +31,7 @@ DECLARATIONS = [
     st.Schedule,
     st.Average,
     st.BatchSize,
+    st.Pad,
     st.Evaluate,
     st.Checkpoints,
     st.Tracking,

@@ -3,25 +3,32 @@
 One writer, one reader. The writer fills slot ``n mod depth`` and counts up ``filled``; the reader
 copies it out and counts up ``taken``. Waiting is a short sleep; a dead or failed writer is noticed.
 Beside its batches the writer leaves what they have cost.
+
+A slot begins with the batch's number of examples and the sizes of one of them. Where a slot lies, the ring's head says:
+a batch that is larger than its slot gets a larger one behind all others, and the old one's memory is given back.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import mmap
 import os
 import select
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamtrain.errors import WorkerLost
 from streamtrain.processes import open_lent, watch
 from streamtrain.values import Arrays, Loading
 
 LINE = 64
+WORD = 8
 COUNTS = 2
 """Where the writer's line holds the counts of `Loading`, after its two words."""
 SLEEP_SECONDS = 100e-6
@@ -30,36 +37,70 @@ LOOK_EVERY = 50
 
 @dataclass(frozen=True)
 class RingShape:
-    """What a ring holds: ``depth`` slots of at most ``examples`` examples of these fields (dtype, shape of one)."""
+    """What a ring holds: ``depth`` slots of at most ``examples`` examples of these fields (dtype, shape of one).
+
+    Where it ``varies``, a batch's examples may have other sizes than these, along as many axes.
+    """
 
     depth: int
     examples: int
     fields: Mapping[str, tuple[str, tuple[int, ...]]]
+    varies: bool = False
 
     @property
-    def slot_bytes(self) -> int:
-        """Bytes of one slot, its count included."""
-        return LINE + sum(_padded(self._field_bytes(name)) for name in self.fields)
+    def sizes(self) -> list[int]:
+        """Of one example: its fields' axes, field after field."""
+        return [size for _, shape in self.fields.values() for size in shape]
+
+    def sizes_of(self, arrays: Arrays) -> list[int]:
+        """The same of a batch's examples."""
+        return [size for name in self.fields for size in arrays[name].shape[1:]] if arrays else self.sizes
 
     @property
-    def size(self) -> int:
-        """Bytes of the whole ring."""
-        return 2 * LINE + self.depth * self.slot_bytes
+    def head_bytes(self) -> int:
+        """Bytes before the first slot: the writer's line, the reader's, and for each slot where it lies."""
+        return _paged(LINE * (2 + self.depth))
 
-    def views(self, block: mmap.mmap, slot: int) -> tuple[NDArray[np.int64], Arrays]:
-        """The slot's number of examples, shape (1,), and its arrays at full length."""
-        offset = 2 * LINE + slot * self.slot_bytes
-        count = np.frombuffer(block, np.int64, 1, offset)
-        offset += LINE
-        arrays: Arrays = {}
+    def slot_bytes(self, examples: int, sizes: Sequence[int]) -> int:
+        """Bytes of a slot that holds so many examples of these sizes."""
+        arrays = self.forms(examples, sizes)
+        return _padded(WORD * (1 + len(sizes))) + sum(_bytes(dtype, shape) for _, dtype, shape in arrays)
+
+    def forms(self, examples: int, sizes: Sequence[int]) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+        """Name, type and shape of every field's array."""
+        left = iter(sizes)
         for name, (dtype, shape) in self.fields.items():
-            arrays[name] = np.ndarray((self.examples, *shape), dtype, buffer=block, offset=offset)
-            offset += _padded(self._field_bytes(name))
-        return count, arrays
+            yield name, np.dtype(dtype), (examples, *itertools.islice(left, len(shape)))
 
-    def _field_bytes(self, name: str) -> int:
-        dtype, shape = self.fields[name]
-        return self.examples * int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+
+class Slot:
+    """One slot's memory: the sizes of the batch in it, then its arrays."""
+
+    def __init__(self, shape: RingShape, descriptor: int, offset: int, size: int) -> None:
+        self.offset = offset
+        self.size = size
+        self.memory = mmap.mmap(descriptor, size, offset=offset)
+        self._shape = shape
+        self._head = np.frombuffer(self.memory, np.int64, 1 + len(shape.sizes))
+        self._seen: list[int] = []
+        self._views: Arrays = {}
+
+    def lay_out(self, head: list[int]) -> Arrays:
+        """Arrays to write a batch into: ``head`` is its number of examples, and the sizes of one."""
+        self._head[:] = head
+        return self.views()
+
+    def views(self) -> Arrays:
+        """The arrays of the batch that is in it; made anew only where its sizes are others than the last one's."""
+        head = self._head.tolist()
+        if head != self._seen:
+            offset = self._shape.slot_bytes(0, head[1:])
+            self._views = {}
+            for name, dtype, shape in self._shape.forms(head[0], head[1:]):
+                self._views[name] = np.ndarray(shape, dtype, buffer=self.memory, offset=offset)
+                offset += _bytes(dtype, shape)
+            self._seen = head
+        return self._views if head[0] else {}
 
 
 @dataclass(frozen=True)
@@ -76,31 +117,64 @@ class RingWriter:
 
     def __init__(self, shape: RingShape) -> None:
         descriptor = os.memfd_create("streamtrain-ring", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, shape.size)
-        self._block = mmap.mmap(descriptor, shape.size)
-        self._shape = shape
-        self._words = memoryview(self._block).cast("q")
-        self._slots = [shape.views(self._block, slot) for slot in range(shape.depth)]
         self.handle = RingHandle(os.getpid(), descriptor, shape)
+        self._shape = shape
+        self._end = shape.head_bytes
+        os.ftruncate(descriptor, self._end)
+        self._words = memoryview(mmap.mmap(descriptor, self._end)).cast("q")
+        self._lock = threading.Lock()
+        self._closed = False
+        first = shape.slot_bytes(shape.examples, shape.sizes)
+        self._slots = [self._make_slot(number, first) for number in range(shape.depth)]
 
     def close(self) -> None:
         """No other process can open it any more; who has, reads on."""
-        os.close(self.handle.descriptor)
+        with self._lock:
+            self._closed = True
+            os.close(self.handle.descriptor)
 
     def put(self, arrays: Arrays, stopped: Callable[[], bool]) -> bool:
         """Waits for a free slot and fills it; ``False`` if ``stopped()`` came true first."""
         filled = self._words[0]
-        while filled - self._words[LINE // 8] >= self._shape.depth:
+        while filled - self._words[LINE // WORD] >= self._shape.depth:
             if stopped():
                 return False
             time.sleep(SLEEP_SECONDS)
-        count, views = self._slots[filled % self._shape.depth]
         examples = len(next(iter(arrays.values()))) if arrays else 0
+        sizes = self._shape.sizes_of(arrays)
+        slot = self._slot_for(filled % self._shape.depth, examples, sizes)
+        if slot is None:
+            return False
+        views = slot.lay_out([examples, *sizes])
         for name, array in arrays.items():
-            views[name][:examples] = array
-        count[0] = examples
+            views[name][...] = array
         self._words[0] = filled + 1
         return True
+
+    def _slot_for(self, number: int, examples: int, sizes: Sequence[int]) -> Slot | None:
+        """A slot, made larger where it has to be; none where the ring was closed before."""
+        slot = self._slots[number]
+        if not self._shape.varies:
+            return slot
+        with self._lock:  # another file might have the descriptor's number once it is closed
+            room = self._shape.slot_bytes(examples, sizes)
+            if room <= slot.size:
+                return slot
+            if self._closed:
+                return None
+            slot.memory.madvise(mmap.MADV_REMOVE)  # nobody reads it: the slot is free
+            self._slots[number] = self._make_slot(number, room)
+            return self._slots[number]
+
+    def _make_slot(self, number: int, room: int) -> Slot:
+        """A slot behind all others, and a word to the reader where it lies."""
+        size = _paged(room)
+        os.ftruncate(self.handle.descriptor, self._end + size)
+        slot = Slot(self._shape, self.handle.descriptor, self._end, size)
+        place = LINE * (2 + number) // WORD
+        self._words[place], self._words[place + 1] = self._end, size
+        self._end += size
+        return slot
 
     def note(self, loading: Loading) -> None:
         """Leaves what reading has cost so far for the worker to see."""
@@ -116,12 +190,10 @@ class RingReader:
     """The worker's end."""
 
     def __init__(self, handle: RingHandle) -> None:
-        descriptor = open_lent(handle.process, handle.descriptor)
-        self._block = mmap.mmap(descriptor, handle.shape.size)
-        os.close(descriptor)
+        self._descriptor = open_lent(handle.process, handle.descriptor)
         self._shape = handle.shape
-        self._words = memoryview(self._block).cast("q")
-        self._slots = [handle.shape.views(self._block, slot) for slot in range(handle.shape.depth)]
+        self._words = memoryview(mmap.mmap(self._descriptor, handle.shape.head_bytes)).cast("q")
+        self._slots: dict[int, Slot] = {}
         self._writer = watch(handle.process)
         self._poll = select.poll()
         self._poll.register(self._writer, select.POLLIN)
@@ -129,6 +201,7 @@ class RingReader:
     def close(self) -> None:
         """Nothing more is taken."""
         os.close(self._writer)
+        os.close(self._descriptor)
 
     def get(self) -> Arrays:
         """The next batch, as arrays of its own; no arrays where all its examples were skipped.
@@ -136,7 +209,7 @@ class RingReader:
         Raises:
             WorkerLost: the streamer failed or died.
         """
-        taken = self._words[LINE // 8]
+        taken = self._words[LINE // WORD]
         sleeps = 0
         while self._words[0] <= taken:
             time.sleep(SLEEP_SECONDS)
@@ -144,16 +217,23 @@ class RingReader:
             gone = self._words[1] or (sleeps % LOOK_EVERY == 0 and self._poll.poll(0))
             if gone and self._words[0] <= taken:  # looked at again: the last batch may have come just before the end
                 raise WorkerLost("the streamer failed or died before its next batch")
-        count, views = self._slots[taken % self._shape.depth]
-        examples = int(count[0])
-        arrays = {name: np.array(view[:examples]) for name, view in views.items()} if examples else {}
-        self._words[LINE // 8] = taken + 1
+        views = self._slot(taken % self._shape.depth).views()
+        arrays = {name: np.array(view) for name, view in views.items()}
+        self._words[LINE // WORD] = taken + 1
         return arrays
+
+    def _slot(self, number: int) -> Slot:
+        """A slot, where it lies by now."""
+        place = LINE * (2 + number) // WORD
+        offset = self._words[place]
+        if number not in self._slots or self._slots[number].offset != offset:
+            self._slots[number] = Slot(self._shape, self._descriptor, offset, self._words[place + 1])
+        return self._slots[number]
 
     @property
     def ahead(self) -> int:
         """Batches that are there and not taken."""
-        return int(self._words[0] - self._words[LINE // 8])
+        return int(self._words[0] - self._words[LINE // WORD])
 
     @property
     def loading(self) -> Loading:
@@ -161,5 +241,15 @@ class RingReader:
         return Loading(0.0, *self._words[COUNTS : COUNTS + len(fields(Loading)) - 1])
 
 
+def _bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    """What an array takes in a slot."""
+    return _padded(math.prod(shape) * dtype.itemsize)
+
+
 def _padded(size: int) -> int:
     return -(-size // LINE) * LINE
+
+
+def _paged(size: int) -> int:
+    """Of whole pages: memory is mapped by these."""
+    return -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY

@@ -21,7 +21,7 @@ from streamtrain.errors import ConfigError, StreamtrainError, TrainingError, Wor
 from streamtrain.stream.ahead.ring import RingReader
 from streamtrain.stream.ahead.streamer import Streamer
 from streamtrain.stream.examples.augmenting import Augmentation
-from streamtrain.stream.own_reader import OwnReader
+from streamtrain.stream.loops.own_reader import OwnReader
 from streamtrain.values import Arrays, Position, Selection
 
 LOOK_SECONDS, START_SECONDS = 0.2, 120.0

@@ -78,7 +78,8 @@ class Streamer:
                 do = "turn it into an array in map, or leave the field out"
                 raise JobError(complaint(f"streamers, field {name!r}", expected="arrays", found="objects", do=do))
         self._form = {name: (array.dtype.str, array.shape[1:]) for name, array in first.items()}
-        shape = RingShape(DEPTH, largest, self._form)
+        self._varies = reader.collates
+        shape = RingShape(DEPTH, largest, self._form, self._varies)
         self._stream = RingWriter(shape) if address is None else WireWriter(shape, address)
         self._reader = reader
         self._tell = tell
@@ -114,18 +115,24 @@ class Streamer:
     def _check_form(self, arrays: Arrays) -> None:
         """Refuses a batch of another form than the first example's: the stream would cut it, or spread it out.
 
+        Where examples are collated, their sizes may be others.
+
         Raises:
             JobError: naming the field.
         """
+        if arrays and arrays.keys() != self._form.keys():
+            expected, found = f"the fields {', '.join(self._form)} as in the first one", ", ".join(arrays)
+            do = "return the same ones from data.map and data.collate"
+            raise JobError(complaint("streamers, a batch", expected=expected, found=found, do=do))
         for name, array in arrays.items():
-            form = array.dtype.str, array.shape[1:]
-            if form != self._form.get(name):
-                expected, found = (
-                    "none" if each is None else f"{np.dtype(each[0])} of shape {each[1]}"
-                    for each in (self._form.get(name), form)
-                )
+            dtype, shape = self._form[name]
+            same = array.ndim == 1 + len(shape) if self._varies else array.shape[1:] == shape
+            if array.dtype.str != dtype or not same:
+                expected = f"with {len(shape)} axes for an example" if self._varies else f"of shape {shape}"
+                expected = f"{np.dtype(dtype)} {expected}"
                 do = "bring all to one form in data.map, or by data.image_size and data.image_mode"
                 where = f"streamers, field {name!r} of a batch"
+                found = f"{array.dtype} of shape {array.shape[1:]}"
                 raise JobError(complaint(where, expected=f"{expected} as in the first example", found=found, do=do))
 
     def _fill(self) -> None:

@@ -2,13 +2,15 @@
 
 The streamer listens at its host's address and sends to the first who has the stream's token. On either side batches
 wait in a queue, between the thread that decodes or trains and the one that sends or receives. Nothing is parsed: a
-batch is a line of integers, then the bytes of its arrays. They travel as they are, unencrypted.
+batch is a line of integers, where shapes vary one of the sizes of an example, then the bytes of its arrays. They travel
+as they are, unencrypted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hmac
+import itertools
 import queue
 import secrets
 import socket
@@ -96,8 +98,10 @@ class WireWriter:
         """What is sent, in this order."""
         examples = len(next(iter(arrays.values()))) if arrays else 0
         parts = [np.array([examples, *astuple(self._loading)[1:]], np.int64)]
-        for name, (dtype, shape) in self._shape.fields.items() if examples else ():
-            parts.append(np.ascontiguousarray(arrays[name], dtype).reshape(examples, *shape))
+        if examples and self._shape.varies:
+            parts.append(np.array(self._shape.sizes_of(arrays), np.int64))
+        for name, (dtype, _) in self._shape.fields.items() if examples else ():
+            parts.append(np.ascontiguousarray(arrays[name], dtype))
         return [part.reshape(-1).view(np.uint8) for part in parts]
 
     def _send(self) -> None:
@@ -178,7 +182,8 @@ class WireReader:
                 self._batches.get(timeout=LOOK_SECONDS)  # the thread may wait for a place
 
     def _fill(self) -> None:
-        with self._connection, contextlib.suppress(OSError):
+        # a size that is none, or for which there is no memory, is not a streamer's
+        with self._connection, contextlib.suppress(OSError, ValueError, MemoryError):
             while True:
                 self._batches.put(self._received())
         self._batches.put(None)
@@ -189,9 +194,13 @@ class WireReader:
         examples = int(line[0])
         if not 0 <= examples <= self._shape.examples:
             raise ConnectionError(f"a batch of {examples} examples")
+        sizes = np.array(self._shape.sizes, np.int64)
+        if examples and self._shape.varies:
+            _receive(self._connection, sizes)
+        left = iter(sizes.tolist())
         arrays: Arrays = {}
         for name, (dtype, shape) in self._shape.fields.items() if examples else ():
-            arrays[name] = np.empty((examples, *shape), dtype)
+            arrays[name] = np.empty((examples, *itertools.islice(left, len(shape))), dtype)
             _receive(self._connection, arrays[name])
         self.loading = Loading(0.0, *map(int, line[1:]))
         return arrays

@@ -20,12 +20,17 @@ from streamtrain.errors import ShardError, StreamtrainError, complaint, one_line
 from streamtrain.images.conversion import ImageForm
 from streamtrain.images.kinds import WHITE, Color, Mode, advised_mode, is_image, kind_of
 from streamtrain.images.pixels import Size
+from streamtrain.job import Collate
 from streamtrain.stream.examples.augmenting import PassAugmentation
+from streamtrain.stream.examples.boxes import boxed, held
+from streamtrain.stream.examples.collating import Example, collator_of
 from streamtrain.stream.examples.decode import Decoder
 from streamtrain.stream.examples.generators import kept_generators
 from streamtrain.values import Arrays, Skip
 
 Map = Callable[[dict[str, Any]], Mapping[str, Any]]
+APART = ""
+"""The only field of examples that are not collated yet: a column of them."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Decoding:
         on_bad_example: stop with its key, or skip it.
         image_mode: the kind that images are brought to.
         image_background: the colour on which alpha is laid where the mode has none.
+        collate: how examples of different shapes become a batch.
     """
 
     map: Map | None = None
@@ -47,6 +53,7 @@ class Decoding:
     on_bad_example: Literal["stop", "skip"] = "stop"
     image_mode: Mode = "stored"
     image_background: Color = WHITE
+    collate: Collate | None = None
 
     @property
     def image_form(self) -> ImageForm:
@@ -93,12 +100,15 @@ class Assembler:
         self._decoding = decoding
         self._form: Form | None = None
         self._augmentation: PassAugmentation | None = None
+        self._collator = collator_of(decoding.collate)
         self._pool = ThreadPoolExecutor(decoding.threads, "decode") if decoding.threads > 1 else None
 
     def batch(
         self, rows: Sequence[Row], augmentation: PassAugmentation | None = None
     ) -> tuple[Arrays, dict[int, Skip]]:
         """All good examples, first axis the example, in the order of ``rows``; and the others by their place there.
+
+        Where they are to be collated, they are not yet: see `collated`.
 
         Args:
             augmentation: changes them last; none where they are to be as they are.
@@ -109,7 +119,7 @@ class Assembler:
         self._augmentation = augmentation
         with kept_generators() if augmentation is not None else contextlib.nullcontext():
             try:
-                arrays, bad = self._all(rows, self._form)
+                arrays, bad = self._all(rows, self._form) if self._collator is None else self._apart(rows)
             except OtherForm:  # allowed between batches, as images of a batch's own size are
                 arrays, bad = self._all(rows, None)
         if len(bad) == len(rows):
@@ -118,6 +128,16 @@ class Assembler:
             good = [number for number in range(len(rows)) if number not in bad]
             arrays = {name: array[good] for name, array in arrays.items()}
         return arrays, bad
+
+    def collated(self, arrays: Arrays) -> Arrays:
+        """What several calls of `batch` gave for examples that go together, joined, as one batch.
+
+        Raises:
+            StreamtrainError: they do not go together, or the user's function fails.
+        """
+        if self._collator is None or not arrays:
+            return arrays
+        return self._collator.batch(arrays[APART].tolist())
 
     def _all(self, rows: Sequence[Row], form: Form | None) -> tuple[Arrays, dict[int, Skip]]:
         """Every row in its place, in arrays of the last batch's form, or of this batch's first good example's."""
@@ -132,16 +152,37 @@ class Assembler:
             self._form = Form(rows[done - 1].where, shapes)
         else:
             arrays = {name: np.empty((len(rows), *shape), dtype) for name, (shape, dtype) in form.shapes.items()}
-        left = iter(range(done, len(rows)))  # each thread takes the next, so that none waits for a slow one
-        if self._pool is None:
-            self._fill(rows, left, arrays, bad)
-        else:
-            count = self._decoding.threads
-            filling = [self._pool.submit(self._fill, rows, left, arrays, bad) for _ in range(count)]
-            wait(filling)
-            for filled in filling:
-                filled.result()
+        self._spread(lambda left: self._fill(rows, left, arrays, bad), range(done, len(rows)))
         return arrays, bad
+
+    def _apart(self, rows: Sequence[Row]) -> tuple[Arrays, dict[int, Skip]]:
+        """Every row in its place, as a column of examples by themselves: their shapes may differ."""
+        assert self._collator is not None
+        prepare = self._collator.prepare
+        column = np.empty(len(rows), object)
+        bad: dict[int, Skip] = {}
+
+        def fill(left: Iterator[int]) -> None:
+            for number in left:
+                row = rows[number]
+                try:
+                    column[number] = prepare(Example(row.where, self._made(row, {})))
+                except StreamtrainError as error:
+                    bad[number] = self._skip(row, error)
+
+        self._spread(fill, range(len(rows)))
+        return {APART: column}, bad
+
+    def _spread(self, fill: Callable[[Iterator[int]], None], numbers: range) -> None:
+        """Has some rows filled in by all threads."""
+        left = iter(numbers)  # each thread takes the next, so that none waits for a slow one
+        if self._pool is None:
+            fill(left)
+            return
+        filling = [self._pool.submit(fill, left) for _ in range(self._decoding.threads)]
+        wait(filling)
+        for filled in filling:
+            filled.result()
 
     def _first(self, rows: Sequence[Row], arrays: Arrays, bad: dict[int, Skip]) -> int:
         """Decodes up to the first good example, whose form is that of the batch; how many came before it."""
@@ -176,6 +217,15 @@ class Assembler:
                     arrays[name][number] = value if arrays[name].dtype.kind != "O" else value[()]
 
     def _values(self, row: Row, slots: Arrays) -> dict[str, NDArray[Any]]:
+        """One example's fields as arrays."""
+        values = self._made(row, slots)
+        if not self._keeps_fields:
+            return {name: held(value) for name, value in values.items()}
+        objects = {name for name, member in row.members.items() if member.varies or isinstance(values[name], list)}
+        return {name: boxed(value) if name in objects else held(value) for name, value in values.items()}
+
+    def _made(self, row: Row, slots: Arrays) -> dict[str, Any]:
+        """One example, decoded, mapped and augmented; images into ``slots`` where nothing else looks at them."""
         values = dict(row.values)
         into: dict[str, Any] = dict(slots) if self._keeps_fields else {}
         for name, member in row.members.items():
@@ -190,10 +240,7 @@ class Assembler:
             values = _mapped(self._decoding.map, values, row.where)
         if self._augmentation is not None:
             values = self._augmentation.augmented(values, row.number, row.where)
-        if not self._keeps_fields:
-            return {name: _held(value) for name, value in values.items()}
-        objects = {name for name, member in row.members.items() if member.varies or isinstance(values[name], list)}
-        return {name: boxed(value) if name in objects else _held(value) for name, value in values.items()}
+        return values
 
     @property
     def _keeps_fields(self) -> bool:
@@ -224,9 +271,9 @@ class Assembler:
     def _to_one_form(self, row: Row, name: str, value: NDArray[Any], slot: NDArray[Any]) -> str:
         """What brings two values of a field to one form."""
         if self._augmentation is not None:
-            return f"return one form from {self._users_function}"
+            return f"return one form from {self._users_function}, or set data.collate"
         if self._decoding.map is not None or name not in row.members or not is_image(row.members[name].extension):
-            return "bring all to one shape: in data.map, or before packing"
+            return "bring all to one shape: in data.map, or before packing; or set data.collate, as st.Pad"
         kinds = {kind_of(value).name, kind_of(slot).name}
         if len(kinds) > 1:
             return advised_mode(sorted(kinds), "data.image_mode")
@@ -241,18 +288,6 @@ class Assembler:
         if self._decoding.on_bad_example == "stop":
             raise error
         return Skip(row.where, str(error))
-
-
-def boxed(value: Any) -> NDArray[Any]:
-    """One object, whatever it is, as an array without axes: its batch is an array of objects."""
-    box = np.empty(1, object)  # with an axis, since an array would be spread over one without
-    box[0] = value
-    return box.reshape(())
-
-
-def _held(value: Any) -> NDArray[Any]:
-    """The value as an array; a text, bytes or a dict stay what they are: numpy would cut their last zeros."""
-    return boxed(value) if isinstance(value, str | bytes | dict) else np.asarray(value)
 
 
 def _room(value: NDArray[Any], rows: int, where: str) -> NDArray[Any]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from streamtrain.track.tracker import ModelCard
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
 
 
 def save_model(card: ModelCard, folder: Path) -> None:
@@ -16,7 +20,6 @@ def save_model(card: ModelCard, folder: Path) -> None:
     input example is written as JSON, which has no complex numbers.
     """
     import mlflow.pytorch
-    from mlflow.models import infer_signature
 
     quieten()
     one = len(card.inputs) == 1
@@ -28,11 +31,28 @@ def save_model(card: ModelCard, folder: Path) -> None:
     mlflow.pytorch.save_model(
         card.model,
         str(folder),
-        signature=None if card.output is None else infer_signature(example, card.output),
+        signature=_signature(card, example),
         input_example=example if has_example else None,
         pip_requirements=needs,
         serialization_format="pickle",
     )
+
+
+def _signature(card: ModelCard, example: Any) -> ModelSignature | None:
+    """Of one output; its sizes and the inputs' only where they are always the same."""
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import Schema, TensorSpec
+
+    if card.output is None:
+        return None
+    found = infer_signature(example, card.output)
+    if not card.any_size:
+        return found
+    inputs, outputs = (
+        Schema([TensorSpec(each.type, (-1,) * len(each.shape), each.name) for each in schema.inputs])
+        for schema in (found.inputs, found.outputs)
+    )
+    return ModelSignature(inputs, outputs)
 
 
 def quieten() -> None:

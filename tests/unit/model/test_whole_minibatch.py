@@ -18,7 +18,7 @@ from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.vector import gaps_of, layout_of
 from streamtrain.model.gradient import Part
-from streamtrain.model.whole_minibatch import flatten, make_gradient, rebuild
+from streamtrain.model.whole_minibatch import _examples_in, _packed, flatten, make_gradient, rebuild
 from streamtrain.order import evaluation_slice, evaluation_slices
 from streamtrain.values import Lane, Update
 from tests.support.pairs import Towers, contrastive, pairs, pairs_job
@@ -145,3 +145,14 @@ def test_evaluations_of_whole_minibatches_have_groups_of_one_size() -> None:
         assert [stop - start for start, stop in drawn] == [25] * 4 and drawn == tuple(sorted(drawn))
         assert all(any(r.start <= start and stop <= r.stop for r in used) for start, stop in drawn)
     assert evaluation_slices([Lane(0, 0, 10)], 100, size, whole=True) == ((0, 10),)
+
+
+def test_lanes_whose_outputs_differ_in_form_are_refused_also_where_their_bytes_go_into_each_other() -> None:
+    """As padded sequences do that are not pooled: one lane's are twice as long."""
+    gradient = make_gradient(pairs_job("unused", lanes=2, batch_size=8))
+    packed = [_packed([torch.zeros(2, length, 3), torch.zeros(2, length)], torch.device("cpu")) for length in (4, 8)]
+    form = [torch.zeros(2, 4, 3), torch.zeros(2, 4)]
+    assert _examples_in(packed[0], form) == 2 and _examples_in(packed[0][:0], form) == 0
+    said = r"expected one form for all lanes, as \(4, 3\), \(4,\), found \(8, 3\), \(8,\) in one; pad to one size"
+    with pytest.raises(st.JobError, match=said):
+        gradient._losses_of_all(packed, (form[0], form[1]), form)

@@ -14,7 +14,7 @@ from streamtrain.packing import PackOptions, pack
 from streamtrain.packing.packing import append
 from streamtrain.shards import Manifest, read_manifest
 from streamtrain.shards.codec import FieldEncoder, ImageFile
-from streamtrain.stream.batches import open as open_dataset
+from streamtrain.stream.loops.opened import open as open_dataset
 from tests.support.foreign import write_tar
 from tests.support.pictures import encoded, picture
 

@@ -8,7 +8,7 @@ import pytest
 from streamtrain.errors import ConfigError, SourceError
 from streamtrain.packing import PackOptions, pack
 from streamtrain.packing.packing import append
-from streamtrain.stream.batches import open as open_dataset
+from streamtrain.stream.loops.opened import open as open_dataset
 from tests.support.pictures import encoded, picture
 
 ALL = PackOptions(splits=(1, 0, 0))

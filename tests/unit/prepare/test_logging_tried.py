@@ -24,6 +24,7 @@ from streamtrain.track.tracker import ModelCard, NoTracker
 from tests.support.fleet import run
 from tests.support.layers import LINE
 from tests.support.models import TRAINED
+from tests.support.tokens import Language
 from tests.support.two_workers import job_of
 
 pytestmark = [
@@ -142,3 +143,13 @@ def test_the_signature_takes_inputs_of_every_type(url: str, tmp_path: Path, dtyp
     expected = torch.zeros(0, dtype=torch.float32 if dtype.is_floating_point else dtype).numpy().dtype
     assert found is not None and found.inputs is not None and trial.inputs[0].dtype == expected
     assert str(found.inputs.inputs[0].type) == str(expected)
+
+
+def test_a_model_of_sequences_is_logged_for_any_length(tmp_path: Path) -> None:
+    tokens = np.zeros((2, 4), np.int64)
+    model = Language()
+    card = ModelCard(model.eval(), (tokens,), model(torch.from_numpy(tokens)).detach().numpy(), any_size=True)
+    save_model(card, tmp_path / "model")
+    found = mlflow.models.Model.load(str(tmp_path / "model")).signature
+    assert found is not None
+    assert [spec.shape for spec in (*found.inputs, *found.outputs)] == [(-1, -1), (-1, -1, -1)]

@@ -14,7 +14,8 @@ from hypothesis import strategies as hs
 import streamtrain as st
 from streamtrain.order import Order, Reshuffle
 from streamtrain.stream.ahead.copies import Copies
-from streamtrain.stream.batches import Batches, Examples
+from streamtrain.stream.loops.batches import Batches
+from streamtrain.stream.loops.opened import Examples
 from streamtrain.values import Position
 from tests.support.datasets import pack_digits
 
@@ -199,7 +200,7 @@ def test_a_position_of_other_batches_is_refused(examples: Examples) -> None:
 def test_as_an_iterable_dataset(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = torch.utils.data.DataLoader(examples.batches(10), batch_size=None)
     assert np.array_equal(flat(list(loader)), flat(list(examples.batches(10))))
-    monkeypatch.setattr("streamtrain.stream.batches.get_worker_info", lambda: "a DataLoader's worker")
+    monkeypatch.setattr("streamtrain.stream.loops.batches.get_worker_info", lambda: "a DataLoader's worker")
     with pytest.raises(st.ConfigError, match="DataLoader: expected no workers"):
         list(examples.batches(10))
 

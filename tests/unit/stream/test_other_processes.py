@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 import streamtrain as st
 from streamtrain.order import Reshuffle
-from streamtrain.stream.batches import Batches, Examples
+from streamtrain.stream.loops.batches import Batches
+from streamtrain.stream.loops.opened import Examples
 from streamtrain.values import Position
 from tests.support.datasets import pack_digits
 from tests.support.servers import needs_nginx, nginx

@@ -10,7 +10,7 @@ import pytest
 
 import streamtrain as st
 from streamtrain.errors import WorkerLost
-from streamtrain.stream.batches import Batches
+from streamtrain.stream.loops.batches import Batches
 from tests.support.augmentations import shifted
 from tests.support.datasets import pack_digits
 

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from streamtrain.checks import require, require_count, require_declared
+from streamtrain.job.data.functions import Augment, AugmentBatch, Collate, Map, Transform
+from streamtrain.job.data.padding import Pad, check_collate, pads_of
 from streamtrain.job.settings import MayChange
-
-if TYPE_CHECKING:
-    import numpy.random
-    import torch
-
-    Batch = dict[str, torch.Tensor]
-    Transform = Callable[[Batch], Batch]
-    Map = Callable[[dict[str, Any]], Mapping[str, Any]]
-    Augment = Callable[[dict[str, Any], numpy.random.Generator], Mapping[str, Any]]
-    AugmentBatch = Callable[[Batch, torch.Generator], Batch]
-else:  # only names for the type checker and for the flags: a job is declared without importing torch
-    Transform = Map = Augment = AugmentBatch = Callable[..., Any]
 
 CACHE_BYTES = 32 * 2**30
 """Bound on the host's cache of fetched shards, unless a job sets another."""
@@ -52,6 +42,10 @@ class Data:
     augment: Augment | None = None
     """Function (example, rng) -> example, after `map` and in training only: random crops, flips, noise, …; `rng` is a
     numpy.random.Generator of (seed, pass, the example's stored number)."""
+    collate: Collate | None = None
+    """How examples of different shapes become a batch, after `map` and `augment`, in training and in evaluation:
+    st.Pad("tokens"), several in a tuple, or a function from a list of examples, dicts, to a batch, a dict of arrays
+    whose first axis is the example; it must not draw."""
     augment_batch: AugmentBatch | None = None
     """Function (batch, generator) -> batch, after `transform` and in training only, on the device: erasing, mixing, …;
     `generator` is a torch.Generator of (seed, step, lane)."""
@@ -90,6 +84,7 @@ class Data:
             value = getattr(self, name)
             do = "give the function itself, or leave it out"
             require(value is None or callable(value), f"data.{name}", "a function", value, do)
+        check_collate("data.collate", self.collate)
         do = 'name a field, or several, e.g. target=("class", "box")'
         named = isinstance(self.target, str | tuple | list) and all(isinstance(each, str) for each in self.targets)
         require(named, "data.target", "the name of a field, or names", self.target, do)
@@ -104,6 +99,11 @@ class Data:
             require_count("data.image_size", side)
 
     @property
+    def pads(self) -> tuple[Pad, ...]:
+        """The fields that `collate` pads; none where it is a function."""
+        return pads_of(self.collate)
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """The names of the target's fields."""
         return (self.target,) if isinstance(self.target, str) else tuple(self.target)
@@ -116,12 +116,15 @@ class Data:
     def fields_read(self, stored: Iterable[str]) -> tuple[str, ...]:
         """Fields that are read, each once; of a data set that has the ``stored`` ones.
 
-        What is used and not stored, `map` makes, out of ``extra`` or else of anything. Where there is no `map`, it is
-        among them all the same: to be refused by name.
+        What is used and not stored, `map` or `collate` makes, out of ``extra`` or else of anything. Where neither is
+        a function, it is among them all the same: to be refused by name.
         """
         there = tuple(stored)
-        missing = [name for name in self.fields_used if name not in there]
-        if self.map is None or not missing:
-            return tuple(dict.fromkeys((*self.fields_used, *self.extra)))
-        used = tuple(name for name in self.fields_used if name in there)
+        padded = [pad.field for pad in self.pads]
+        lengths = {pad.length_field for pad in self.pads}
+        needed = [name for name in dict.fromkeys((*self.fields_used, *padded)) if name in there or name not in lengths]
+        missing = [name for name in needed if name not in there]
+        if (self.map is None and not callable(self.collate)) or not missing:
+            return tuple(dict.fromkeys((*needed, *self.extra)))
+        used = tuple(name for name in needed if name in there)
         return tuple(dict.fromkeys((*used, *self.extra))) if self.extra else there

@@ -9,11 +9,13 @@ Costs a process the opening of its shards, their checksums among it; the manifes
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from streamtrain.job import Collate
 from streamtrain.shards import Manifest
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.opening import files_for_reading, shards_of
@@ -64,6 +66,13 @@ class OwnReader:
         if reader is None:  # the parent's stays as well: to close it would take it from the parent
             reader = self._of_process[os.getpid()] = self._source.reader()
         return reader
+
+    def collating(self, collate: Collate) -> OwnReader:
+        """One whose readers collate so; this process's shares the open shards."""
+        other = copy.copy(self)
+        other._source = replace(self._source, decoding=replace(self._source.decoding, collate=collate))
+        other._of_process = {os.getpid(): self().collating(collate)}
+        return other
 
     def __reduce__(self) -> tuple[type[OwnReader], tuple[ReaderSource]]:
         return OwnReader, (self._source,)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from streamtrain.order import lane
-from streamtrain.stream.own_reader import OwnReader
+from streamtrain.stream.loops.own_reader import OwnReader
 
 SAMPLES_AT_ONCE = 256
 
