@@ -6,6 +6,7 @@ Of a shard behind a URL that others read too, only the rows are fetched that are
 from __future__ import annotations
 
 import bisect
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -35,6 +36,8 @@ class Opened(NamedTuple):
 class OpenRows:
     """Opens rows when they are asked for, and closes those that were used longest ago.
 
+    For several threads: a loop may look at single examples while another thread reads its minibatches ahead.
+
     Args:
         fields: that are read.
 
@@ -50,13 +53,15 @@ class OpenRows:
         self._fields = tuple(fields)
         self.wanted: list[tuple[int, int]] = []
         self._open: OrderedDict[tuple[int, int], Opened] = OrderedDict()
+        self._lock = threading.Lock()
 
     def expect(self, runs: list[tuple[int, int]]) -> None:
         """Closes all; from now on these runs, in order, are wanted."""
-        for opened in self._open.values():
-            self._files.release(opened.rows)
-        self._open.clear()
-        self.wanted = runs
+        with self._lock:
+            for opened in self._open.values():
+                self._files.release(opened.rows)
+            self._open.clear()
+            self.wanted = runs
 
     def extend(self, shards: ShardList) -> None:
         """Goes on with a split that has more shards."""
@@ -64,6 +69,10 @@ class OpenRows:
 
     def find(self, index: int, first: int, last: int) -> tuple[int, int, OpenShard]:
         """What is open with the rows ``[first, last)`` of a shard in it: its examples' begin and end, and columns."""
+        with self._lock:
+            return self._find(index, first, last)
+
+    def _find(self, index: int, first: int, last: int) -> tuple[int, int, OpenShard]:
         start = self._shards.start(index)
         key = self._key(start + first, start + last, index)
         if key is None:

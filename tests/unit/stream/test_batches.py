@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,3 +229,20 @@ def test_a_webdataset_pipeline_reads_from_here(examples: Examples) -> None:
     assert np.array_equal(np.concatenate(labels), examples[0:PRIME]["label"])
     keys = [sample["__key__"] for sample in torch.utils.data.DataLoader(examples.samples(), None, num_workers=2)]
     assert sorted(keys) == [f"{number:02d}" for number in range(PRIME)]
+
+
+def test_a_loop_may_look_at_single_examples_while_a_thread_reads_ahead(tmp_path: Path) -> None:
+    """Both open shards."""
+    count = 101
+    folder = tmp_path / "d"
+    pack_digits(folder, st.PackOptions(splits=(1, 0, 0), shard_examples=1), examples=count)
+    switched = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(2):
+            examples = st.open(folder, verify=False)
+            for step, batch in enumerate(examples.batches(2, ahead=4)):
+                assert np.array_equal(examples[2 * step]["image"], batch["image"][0])
+                assert examples[count - 1 - step]["image"].shape == (8, 8)
+    finally:
+        sys.setswitchinterval(switched)
