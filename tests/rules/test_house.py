@@ -52,6 +52,19 @@ def test_every_module_says_what_it_is(file: Path) -> None:
     assert ast.get_docstring(TREES[file])
 
 
+def test_no_file_of_the_library_is_hidden_from_git() -> None:
+    """A pattern of .gitignore without a leading slash may hide a folder of ours: it would be missing in a clone."""
+    files = [str(file.relative_to(ROOT)) for file in FILES]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin"],
+        cwd=ROOT,
+        input="\n".join(files),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and not done.stdout, "1: none of them is"
+
+
 @pytest.mark.parametrize(
     "folder", sorted({file.parent for file in FILES} - {LIBRARY}), ids=lambda folder: str(folder.relative_to(ROOT))
 )

@@ -4,4 +4,15 @@ from streamtrain.job.data.data import CACHE_BYTES, Data
 from streamtrain.job.data.functions import Augment, AugmentBatch, Collate, Map, Transform
 from streamtrain.job.data.padding import Pad, check_collate, pads_of
 
-__all__ = ["CACHE_BYTES", "Augment", "AugmentBatch", "Collate", "Data", "Map", "Pad", "Transform", "check_collate", "pads_of"]
+__all__ = [
+    "CACHE_BYTES",
+    "Augment",
+    "AugmentBatch",
+    "Collate",
+    "Data",
+    "Map",
+    "Pad",
+    "Transform",
+    "check_collate",
+    "pads_of",
+]

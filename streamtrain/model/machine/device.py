@@ -33,6 +33,13 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def give_back_freed_memory() -> None:
+    """Gives what has been freed so far to the kernel after all: what was needed once, and never in a step."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def prepare_process(job: Job) -> None:
     """This process's threads, memory and choice of kernels; before it computes anything.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.packing.shuffling.runs.bad_examples import RefusedExamples
 from streamtrain.packing.shuffling.encoded import Encoded
+from streamtrain.packing.shuffling.runs.bad_examples import RefusedExamples
 from streamtrain.shards.origins import OriginLog
 
 

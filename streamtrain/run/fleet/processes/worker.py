@@ -27,7 +27,7 @@ from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.state import State
 from streamtrain.job import BatchSize
 from streamtrain.model.gradient import build_model
-from streamtrain.model.machine.device import prepare_process
+from streamtrain.model.machine.device import give_back_freed_memory, prepare_process
 from streamtrain.model.machine.fingerprint import take_fingerprint
 from streamtrain.model.whole_minibatch import WholeMinibatchGradient, make_gradient
 from streamtrain.order import lane_seed
@@ -150,6 +150,8 @@ class Worker:
         lanes = self._seat.lanes
         if isinstance(self._gradient, WholeMinibatchGradient):
             self._gradient.gather = lambda mine: self._clock.time_meeting(exchange.gather, mine)
+        self._gradient.load(exchange.state)
+        give_back_freed_memory()  # the tensors that the model was built with, which the block's have replaced
         arrays = self._clock.time_waiting(self._supply.begin(lanes, exchange.step, streams))
         batches = batches_of(arrays, torch.device(plan.job.device))
         self._updates = self._traced(
