@@ -1,7 +1,7 @@
 """Whether each example is by itself: what a job makes of some together, in two groups and one by one, is the same.
 
 An example's loss that depends on its neighbours (an output of shape (N, 1) against targets (N,), a mean over the
-batch, negatives within the batch) would depend on the lanes, on micro_batch and on how an evaluation is cut.
+batch, negatives within the batch, padding) would depend on the lanes, on micro_batch and on how an evaluation is cut.
 """
 
 from __future__ import annotations
@@ -53,6 +53,29 @@ def check_examples_apart(gradient: Gradient, batch: Batch, output: Any, *, halve
         for name, values in whole.items():
             most = OF_A_LOSS if exact else 10 * of_a_model
             _check_values(name, values, [own[name] for own in each], parts, most=most, hint=hint)
+
+
+def check_apart_from_padding(gradient: Gradient, alone: Sequence[Batch], together: Batch, *, halves: bool) -> None:
+    """Tries the loss, the error and the metrics on examples of different sizes, one by one and as one batch.
+
+    Args:
+        alone: a batch of each, transformed.
+        together: of all of them, in the same order.
+        halves: forward passes are in half precision.
+
+    Raises:
+        JobError: an example's loss depends on what it is padded to.
+    """
+    most = 10 * (OF_HALVES if halves else OF_A_MODEL)
+    whole, *each = (
+        tensors_of(gradient.objective.measures(gradient.output(batch), batch)) for batch in (together, *alone)
+    )
+    for name, values in whole.items():
+        for number, own in enumerate(each):
+            if _differ(values[number : number + 1], own[name], most):
+                expected, found = "the same of an example whatever it is padded to", "another beside a longer one"
+                do = "leave the padding out in the model and here, by the field's lengths that st.Pad adds"
+                raise JobError(complaint(name, expected=expected, found=found, do=do))
 
 
 def tensors_of(measured: Mapping[str, Measured]) -> dict[str, torch.Tensor]:

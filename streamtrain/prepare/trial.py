@@ -24,13 +24,16 @@ from streamtrain.model.whole_minibatch import make_gradient
 from streamtrain.prepare.augmented import first_augmented, first_tried, try_augmented_batch
 from streamtrain.prepare.draws import try_twice
 from streamtrain.prepare.jobfile import check_functions_travel, why_not_logged
-from streamtrain.prepare.mixing import check_examples_apart, tensors_of
+from streamtrain.prepare.mixing import check_apart_from_padding, check_examples_apart, tensors_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.prepare.rehearsal import MOST_UPDATED, Rehearsal
 from streamtrain.shards import Field
 from streamtrain.stream.examples.generators import kept_generators
 from streamtrain.stream.reader import FIRST_LOOKED_AT
-from streamtrain.values import Arrays
+from streamtrain.values import Arrays, Selection
+
+SIZED_EXAMPLES = 16
+"""First examples, of which the smallest is collated with the largest."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def _try(plan: Plan) -> Trial:
         output = gradient.output(batch)
         halves = job.precision in ("bf16", "fp16")
         check_examples_apart(gradient, batch, output, halves=halves, losses=job.loss_over == "examples")
+        if job.data.collate is not None and job.loss_over == "examples":
+            _check_padding(plan, gradient, halves=halves)
     unlogged = _try_logging(job, gradient)
     otherwise = tuple(gradient.modes.differing())
     return Trial(*_signature(gradient.objective.inputs(batch), output), unlogged, otherwise)
@@ -141,6 +146,23 @@ def _first_examples(plan: Plan) -> Arrays:
     arrays = dict(try_twice(" or ".join(f"data.{name}" for name in functions), read) if functions else read())
     _check_arrays(arrays)
     return arrays
+
+
+def _check_padding(plan: Plan, gradient: Gradient, *, halves: bool) -> None:
+    """Whether the smallest and the largest of the first examples are to the job what they are alone."""
+    reader = plan.reader("train")
+    found = []
+    for number in range(min(SIZED_EXAMPLES, len(reader))):
+        arrays = reader.select(Selection(0, ((number, number + 1),)))
+        if arrays:
+            found.append((sum(array.nbytes for array in arrays.values()), number, arrays))
+    found.sort(key=lambda each: each[0])
+    if not found or found[0][0] == found[-1][0]:
+        return
+    chosen = [found[0], found[-1]]
+    together = reader.take(np.array([number for _, number, _ in chosen]))
+    alone = [gradient.batch(arrays) for _, _, arrays in chosen]
+    check_apart_from_padding(gradient, alone, gradient.batch(together), halves=halves)
 
 
 def _check_made(plan: Plan, batch: Mapping[str, Any], augmented: Set[str]) -> None:

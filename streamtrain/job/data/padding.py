@@ -13,7 +13,7 @@ LENGTH = "_length"
 
 @dataclass(frozen=True)
 class Pad(OneSetting):
-    """Pads a field along its first axis, and adds the lengths before as an int64 field, ``tokens_length`` of ``tokens``.
+    """Pads a field along its first axis; adds the lengths before as an int64 field, ``tokens_length`` of ``tokens``.
 
     The padded length is that of the longest example of those that are collated together, a lane's part of a minibatch,
     rounded up to ``multiple_of``: a function of these examples alone, whoever reads them.

@@ -1,5 +1,6 @@
 """The trial of `data.collate`: it takes the very calls of training, and refuses in one line what cannot be collated."""
 
+import dataclasses
 import threading
 from typing import Any
 
@@ -119,6 +120,33 @@ def test_what_cannot_be_is_refused_before_anything_starts(name: str, url: str) -
     with pytest.raises(st.StreamtrainError, match=said) as found:
         tried(url, **data)
     assert "\n" not in str(found.value)
+
+
+class Unmasked(nn.Module):
+    """Knows the mean of all its tokens, padding too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.language = Language()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.language(tokens) + tokens.to(torch.float64).mean(1)[:, None, None] * torch.arange(
+            11
+        )
+        return output
+
+
+def test_a_loss_that_depends_on_the_padding_is_refused(url: str) -> None:
+    """It would depend on the lanes, and on how an evaluation is cut."""
+
+    def mean(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(output.transpose(1, 2), target.relu(), reduction="none").mean(1)
+
+    said = "expected the same of an example whatever it is padded to, found another beside a longer one; leave the"
+    for change in ({"loss": mean, "error": None}, {"model": Unmasked}):
+        job = dataclasses.replace(language_job(url, data={"collate": PADS}), **change)
+        with pytest.raises(st.JobError, match=f"^(loss|loss, sums): {said}"):
+            preflight(plan(job))
 
 
 def test_the_runs_page_shows_how_examples_are_collated(url: str) -> None:
