@@ -44,7 +44,7 @@ class Choice:
     drop_last: bool
     collate: Collate | None
 
-    @property
+    @cached_property  # asked for at every minibatch
     def steps(self) -> int:
         """Minibatches of a pass."""
         return self.order.used // self.order.batch_size if self.drop_last else self.order.steps
