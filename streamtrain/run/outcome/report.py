@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from streamtrain.measure.diagnostics.noise_scale import CLEARLY, Noise
 from streamtrain.measure.verdict import largest_gap
 from streamtrain.run.folder import RunFolder
-from streamtrain.run.outcome.result import Result
 from streamtrain.run.outcome.wording import gap_with_error, in_unit, mean_with_error, why_not_known
+
+if TYPE_CHECKING:
+    from streamtrain.run.outcome.result import Result
 
 ROWS: dict[str, Callable[[Result], str]] = {
     "passes": lambda r: f"{r.passes}",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation(Stored):
     """Both risks of a run at one place on its way, at the same parameters.
 
@@ -45,6 +45,11 @@ class Evaluation(Stored):
     held_out: Parts | None = None
     noise: Noise | None = None
 
+    def __repr__(self) -> str:
+        from streamtrain.run.outcome.notebook import evaluation_in_one_line
+
+        return evaluation_in_one_line(self)
+
     @property
     def gap_of_loss(self) -> Gap:
         """Generalization minus empirical risk, of the surrogate loss."""
@@ -56,7 +61,7 @@ class Evaluation(Stored):
         return gap(self.empirical.error, self.generalization.error)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished run.
 
@@ -99,6 +104,17 @@ class Result:
     examples_unused: int = 0
     error_unit: str = ""
     batch_sizes: tuple[tuple[int, int], ...] = ()
+
+    def __repr__(self) -> str:
+        from streamtrain.run.outcome.notebook import in_one_line
+
+        return in_one_line(self)
+
+    def _repr_html_(self) -> str:
+        """As notebooks show it."""
+        from streamtrain.run.outcome.notebook import as_html
+
+        return as_html(self)
 
     @property
     def verdict(self) -> Verdict:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from streamtrain.job import FRACTION
 from streamtrain.measure.gap import Gap
-from streamtrain.run.outcome.result import Evaluation
 from streamtrain.values import Moments, Risk
+
+if TYPE_CHECKING:
+    from streamtrain.run.outcome.result import Evaluation
 
 LARGE = 1e9
 """From here on numbers are written with a power of ten."""

@@ -311,6 +311,19 @@ def test_a_listener_that_raises_is_told_with_its_place(
         dataclasses.replace(job, listeners=3)
 
 
+def test_a_result_is_shown_in_one_line_and_by_notebooks_as_its_table(job: st.Job, tmp_path: Path) -> None:
+    job = dataclasses.replace(job, mode=st.Epochs(max_passes=2), tracking=quiet(tmp_path))
+    result = st.train(job, inline=True, quiet=True)
+    loss = f"{result.chosen.generalization.loss.mean:.4f}"
+    assert repr(result).startswith("Result(epochs, 2 pass(es), loss held out ") and loss in repr(result)
+    assert repr(result).endswith(f"; mode.max_passes = 2 reached; {result.folder})") and "tensor" not in repr(result)
+    assert repr(result.chosen).startswith("Evaluation(pass ") and loss in repr(result.chosen)
+    shown = result._repr_html_()
+    assert f"<tr><th>loss, held out</th><td>{loss} ± " in shown and 'src="data:image/png;base64,' in shown
+    (result.folder / "risk_loss.png").unlink()
+    assert "<img" not in result._repr_html_()
+
+
 def quiet(folder: Path) -> st.Tracking:
     """The run's folder there, and no MLflow."""
     return st.Tracking(enabled=False, folder=str(folder / "runs"))
