@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,11 +39,18 @@ def killed_soon(process: int) -> threading.Timer:
     return kill
 
 
-@pytest.mark.parametrize("exchange", ["shared", "collective"])
-def test_promise_5_others_go_on_without_a_killed_worker_and_the_bits_stay(exchange: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("exchange", "optimizer"),
+    [("shared", st.Muon(lr=0.01)), ("collective", st.AdamW(lr=2e-3))],
+    ids=["shared-Muon", "collective-AdamW"],
+)
+def test_promise_5_others_go_on_without_a_killed_worker_and_the_bits_stay(
+    exchange: str, optimizer: st.Optimizer, tmp_path: Path
+) -> None:
     """The one dies who made what the others meet in."""
     pack_digits(tmp_path / "digits")
-    job = job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), lanes=4, exchange=exchange)
+    endless = st.Epochs(10**6)
+    job = job_on(tmp_path / "digits", tmp_path, mode=endless, lanes=4, exchange=exchange, optimizer=optimizer)
     plans, steps = plan(job), 1200
     with RayFleet(plans) as fleet:
         fleet.advance(5)
@@ -99,10 +106,21 @@ class Occupant:
     """Has a CPU that workers wait for."""
 
 
-@pytest.mark.parametrize("exchange", ["shared", "collective"])
-def test_promise_5_workers_join_when_there_is_room_and_leave_and_the_bits_stay(exchange: str, tmp_path: Path) -> None:
+def nadam(parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.NAdam(parameters, lr=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "optimizer"),
+    [("shared", st.Torch(nadam)), ("collective", st.SGD(lr=0.2, momentum=0.9))],
+    ids=["shared-NAdam", "collective-SGD"],
+)
+def test_promise_5_workers_join_when_there_is_room_and_leave_and_the_bits_stay(
+    exchange: str, optimizer: st.Optimizer, tmp_path: Path
+) -> None:
     pack_digits(tmp_path / "digits")
-    job = job_on(tmp_path / "digits", tmp_path, mode=st.Epochs(10**6), lanes=4, exchange=exchange)
+    endless = st.Epochs(10**6)
+    job = job_on(tmp_path / "digits", tmp_path, mode=endless, lanes=4, exchange=exchange, optimizer=optimizer)
     occupants = [Occupant.remote() for _ in range(3)]
     ray.get([each.__ray_ready__.remote() for each in occupants])
     sizes, step, updates = [], 10, []

@@ -32,7 +32,7 @@ def job_on(folder: Path, runs: Path, **settings: object) -> st.Job:
         st.Data(str(folder), transform=scaled),
         model,
         mode=settings.pop("mode", st.Epochs(max_passes=3)),  # type: ignore[arg-type]
-        optimizer=st.SGD(lr=0.2, momentum=0.9),
+        optimizer=settings.pop("optimizer", st.SGD(lr=0.2, momentum=0.9)),  # type: ignore[arg-type]
         batch_size=48,
         workers=2,
         tracking=st.Tracking(uri=f"sqlite:///{runs / 'mlflow.db'}", folder=str(runs / "runs")),
