@@ -14,7 +14,7 @@ import tyro
 from streamtrain.aggregate.descent.rules import with_optimizer
 from streamtrain.aggregate.optimizers import known_optimizers
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.job import BatchSize, Epochs, Job, Online, Schedule
+from streamtrain.job import BatchSize, Epochs, Group, Job, Online, Schedule
 from streamtrain.job.objective import OfMeans
 
 Parsed = TypeVar("Parsed")
@@ -38,9 +38,9 @@ def _spell_batch_size(
 
 
 @SPELLED.struct_rule
-def _leave_functions_of_means(of: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
-    """No flags: what a metric is made of are functions, and stays as the job says."""
-    if not isinstance(of.default, OfMeans):
+def _leave_as_declared(of: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+    """No flags for what is made by a call, of functions or of any settings: it stays as the job says."""
+    if not isinstance(of.default, OfMeans | Group):
         return None
     return tyro.constructors.StructConstructorSpec(instantiate=lambda: of.default, fields=())
 
