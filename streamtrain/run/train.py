@@ -105,7 +105,7 @@ class _Prepared:
     folder: RunFolder | None
     last: Checkpoint | None
     inline: bool
-    listeners: tuple[Callable[[Any], object], ...]
+    listeners: tuple[Callable[[Any], object], ...] = ()
 
 
 def _start_ray(plan: Plan, terminal: Terminal) -> None:

@@ -80,7 +80,8 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
         *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
         *(f"--num-cpus={cpus}", f"--temp-dir={folder}", "--include-log-monitor=false"),
-        f"--dashboard-agent-listen-port={free_port()}",  # not the one that every other Ray on this machine takes
+        # not those that every other Ray on this machine takes, or draws too
+        *(f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}"),
     ]
     log = (folder / "head.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -89,7 +90,7 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
         yield Head(f"http://127.0.0.1:{dashboard}", environment, folder)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -10,7 +10,8 @@ from streamtrain.job.settings import MayChange, settings_of
 
 MAY_CHANGE = {
     *("workers", "placement", "streamers", "threads", "exchange", "device", "profile", "bits", "audit_every"),
-    *("probe_every", "probe_examples", "error_unit", "evaluate.max_fraction_of_time"),
+    *("probe_every", "probe_examples", "error_unit", "listeners", "on_listener_error"),
+    *("evaluate.max_fraction_of_time", "evaluate.every", "evaluate.examples"),
     *("data.url", "data.verify", "data.cache", "data.cache_bytes", "data.decode_threads", "data.streamers"),
     *(
         f"{part}.{each.name}"
