@@ -28,7 +28,10 @@ class UntilClosed(io.TextIOWrapper):
     def write(self, text: str, /) -> int:
         """How many characters were taken or dropped."""
         try:
-            return super().write(text)
+            taken = super().write(text)
+            if self.write_through:  # what it writes through to is a buffer of ours
+                super().flush()
+            return taken
         except BrokenPipeError:
             self._drop()
             return len(text)
@@ -72,5 +75,11 @@ def _is_pipe(stream: TextIO | None) -> TypeGuard[TextIO]:
 def _outliving(stream: TextIO) -> UntilClosed:
     stream.flush()
     raw = io.FileIO(stream.fileno(), "w", closefd=False)
-    by_line = bool(getattr(stream, "line_buffering", False))
-    return UntilClosed(io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=by_line)
+    by_line, at_once = (bool(getattr(stream, name, False)) for name in ("line_buffering", "write_through"))
+    return UntilClosed(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=by_line,
+        write_through=at_once,  # python -u, PYTHONUNBUFFERED
+    )
