@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from streamtrain.stored import Stored
 
+ROUNDING = 1e-9
+"""More than what is lost where a place in passes is a rounded quotient, and less than a step."""
+
 
 @dataclass(frozen=True)
 class EarlyStopping(Stored):
@@ -41,4 +44,4 @@ class EarlyStopping(Stored):
     @property
     def should_stop(self) -> bool:
         """Whether patience is used up."""
-        return self.at - self.best_at >= self.patience
+        return self.at - self.best_at >= self.patience - ROUNDING

@@ -118,6 +118,15 @@ def test_patience_in_examples_counts_what_lies_between_measurements() -> None:
     assert seen == [False, False, False, True]
 
 
+@pytest.mark.parametrize("steps", [7, 10, 20, 30])
+def test_patience_in_passes_counts_parts_of_passes_exactly(steps: int) -> None:
+    """Measured after every step: 4.35 passes are 4 after 0.35, whatever binary fractions make of these."""
+    for best in range(1, 8 * steps):
+        state = EarlyStopping(patience=4).after(best / steps, 0.5)
+        assert not state.after((best + 4 * steps - 1) / steps, 0.6).should_stop
+        assert state.after((best + 4 * steps) / steps, 0.6).should_stop
+
+
 def test_early_stopping_never_takes_nan_for_better() -> None:
     state = EarlyStopping(patience=2).after(1, math.nan)
     assert not state.improved and state.after(2, 0.5).improved
