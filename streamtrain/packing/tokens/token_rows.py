@@ -24,7 +24,7 @@ from streamtrain.packing.shuffling.runs.sorted_runs import Runs, run_folder
 from streamtrain.packing.shuffling.scatter import Scatter
 from streamtrain.packing.sources.source import BATCH_BYTES, Batch, Column, Example, Source
 from streamtrain.packing.splitting import Assigned, assigned, split_counts
-from streamtrain.packing.tokens.tokenized_texts import PLACE, STARTS, TOKENS, Texts, token_encoders, tokenized
+from streamtrain.packing.tokens.tokenized_texts import OF_NAMES, PLACE, STARTS, TOKENS, Texts, token_encoders, tokenized
 from streamtrain.shards.codec import FieldNotes
 from streamtrain.shards.manifest import FRACTIONS, SPLITS
 from streamtrain.shards.origins import FOLDER
@@ -97,7 +97,7 @@ class TokenRows:
         def place(number: int) -> str:
             token = begin + number * self.tokens
             text = int(np.searchsorted(borders, token, side="right")) - 1
-            return f"{places[text].decode()}, token {token - int(borders[text])}"
+            return f"{places[text].decode(errors=OF_NAMES)}, token {token - int(borders[text])}"
 
         return Batch({TOKENS: tokens, STARTS: starts.reshape(rows, self.tokens)}, place)
 

@@ -28,6 +28,8 @@ from streamtrain.shards.codec import FieldEncoder, Ragged, Raw
 from streamtrain.shards.manifest import Manifest
 
 TOKENS, STARTS, PLACE = "tokens", "starts", "place"
+OF_NAMES = "surrogateescape"
+"""How bytes of files' names that are no UTF-8 are kept in texts, as Python gives them."""
 BATCH_TEXT = 1 << 20
 """Characters of the texts that are tokenized at once."""
 MOST_TEXTS = 4096
@@ -188,7 +190,7 @@ def _text(value: Any, place: str, most: int) -> str | SourceError:
 
 def _batch(group: _Group, ids: Future[list[NDArray[Any] | SourceError]]) -> Batch:
     found = [group.errors.get(number, each) for number, each in enumerate(ids.result())]
-    places = Ragged.of_bytes([place.encode() for place in group.places])
+    places = Ragged.of_bytes([place.encode(errors=OF_NAMES) for place in group.places])
     good = [each for each in found if not isinstance(each, SourceError)]
     if len(good) < len(found):
         rows: list[Any] = [_named(each, group.place(n)) for n, each in enumerate(found)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -233,6 +234,21 @@ def test_texts_that_cannot_be_read_stop_the_packing_or_are_listed(tmp_path: Path
     listed = [json.loads(line) for line in (tmp_path / "d" / report.listed).read_text().splitlines()]
     assert [entry["example"] for entry in listed] == ["texts/a/00003.txt", "texts/b/00040.txt"]
     assert "UTF-8" in listed[0]["reason"]
+
+
+def test_a_files_name_that_is_no_utf8(tmp_path: Path) -> None:
+    texts = random_texts(40, seed=4)
+    save_texts(tmp_path / "texts", texts)
+    given = options(tmp_path)
+    for number in (3, 33):
+        file = tmp_path / "texts" / ("a" if number < 20 else "b") / f"{number:05d}.txt"
+        os.rename(file, os.fsencode(file.with_suffix("")) + b"\xff.txt")
+    pack(tmp_path / "texts", tmp_path / "d", given)
+    assert stored_rows(tmp_path / "d") == rows_of(texts, TOKENS, (24, 8, 8))
+    manifest = st.open(tmp_path / "d").manifest
+    origins = AllOrigins(str(tmp_path / "d"), manifest)
+    places = [origins.place(split, n) or "" for split, part in manifest.splits.items() for n in range(part.examples)]
+    assert any("00003\udcff.txt, token " in place for place in places)
 
 
 def test_a_text_longer_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
