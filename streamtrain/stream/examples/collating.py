@@ -124,7 +124,11 @@ class ByFunction:
         more = f" and {len(examples) - 1} more" if len(examples) > 1 else ""
         where = f"{examples[0].where}{more}: data.collate"
         with users_code(where, "repair it"):
-            found = {n: _column(v) for n, v in self._function([dict(e.values) for e in examples]).items()}
+            batch: object = self._function([dict(e.values) for e in examples])
+            if not isinstance(batch, Mapping):
+                do, given = "return the batch", type(batch).__name__
+                raise JobError(complaint(where, expected="a dict of fields", found=given, do=do))
+            found = {name: _column(value) for name, value in batch.items()}
         if not found:
             raise JobError(complaint(where, expected="a dict of fields", found="an empty one", do="return the batch"))
         for name, array in found.items():
@@ -174,9 +178,9 @@ def _filling(where: str, pad: Pad, dtype: np.dtype[Any]) -> NDArray[Any]:
         JobError: the type does not hold it.
     """
     exact = np.asarray(pad.value)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         filling = exact.astype(dtype)
-    if dtype.kind in "biu" and filling != exact:
+    if (dtype.kind in "biu" and filling != exact) or bool(np.isfinite(exact) & ~np.isfinite(filling)):
         do = "choose another value, or bring the field to a type that holds it in data.map"
         raise JobError(complaint(f"{where}, st.Pad", expected=f"a value of {dtype}", found=f"{pad.value}", do=do))
     return filling

@@ -140,6 +140,11 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
         st.Pad("tokens", value=-1),
         "field 'tokens', st.Pad: expected a value of uint8, found -1; choose another value",
     ),
+    "a value beyond the type's largest": (
+        mapped(lambda example: {"tokens": example["tokens"].astype(np.float16)}),
+        st.Pad("tokens", value=-1e9),
+        "field 'tokens', st.Pad: expected a value of float16, found -1000000000.0; choose another value",
+    ),
     "no number of whole ones": (
         mapped(lambda example: {}),
         st.Pad("tokens", value=float("nan")),
@@ -163,6 +168,12 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     ),
     "one number": (None, lambda examples: {"tokens": 3}, r"expected 20 along the first axis.*found shape \(\)"),
     "nothing": (None, lambda examples: {}, "data.collate: expected a dict of fields, found an empty one"),
+    "None": (None, lambda examples: None, "data.collate: expected a dict of fields, found NoneType; return"),
+    "a tuple": (
+        None,
+        lambda examples: (1, 2),
+        "data.collate: expected a dict of fields, found tuple; return",
+    ),
     "lists": (None, lambda examples: {"x": [e["tokens"] for e in examples]}, "data.collate failed: ValueError: "),
 }
 
