@@ -124,6 +124,10 @@ def _check_values(where: str, tensor: torch.Tensor) -> None:
     if tensor.is_meta:
         do = "give it values in the model's function"
         raise JobError(complaint(where, expected="values", found="none, on the meta device", do=do))
+    if tensor.is_conj() or tensor.is_neg():
+        found = "a conjugate's view" if tensor.is_conj() else "a negative's view"
+        do = "bring them there by .resolve_conj().resolve_neg() in the model's function"
+        raise JobError(complaint(where, expected="values as they lie in memory", found=found, do=do))
 
 
 def _check_trained(where: str, parameter: torch.nn.Parameter, dtype: torch.dtype) -> None:

@@ -119,6 +119,14 @@ REFUSED: dict[str, tuple[Make, str]] = {
     ),
     "a subclass of tensors": (subclassed, "parameter '1.weight': expected a dense tensor .* found Ours"),
     "frozen sparse": (frozen(lambda: matrix().to_sparse(), lambda w: w.to_dense()), "'held' of its state dict"),
+    "frozen conjugate": (
+        frozen(lambda: torch.ones(16, 16, dtype=torch.complex64).conj(), lambda w: w.real),
+        "parameter 'held': expected values as they lie in memory, found a conjugate's view",
+    ),
+    "a negated buffer": (
+        buffered(lambda: torch.ones(4, dtype=torch.complex64).conj().imag),
+        "buffer 'held': expected values as they lie in memory, found a negative's view",
+    ),
     "lazy": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES)), "parameter '1.weight': expected a shape"),
     "on the meta device": (lambda: mlp().to("meta"), "parameter '1.weight': expected values, found none, on the meta"),
     "quantized": (quantized, "'1.0._packed_params.* of its state dict: expected a tensor"),
