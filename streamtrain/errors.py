@@ -189,4 +189,9 @@ class users_code:  # noqa: N801  # used like `contextlib.suppress`; a class, sin
 
 def one_line(error: BaseException) -> str:
     """An exception's type and message, on one line, without the colours that Ray and others write into theirs."""
-    return " ".join(COLOUR.sub("", f"{type(error).__name__}: {error}").split())
+    return flat(f"{type(error).__name__}: {error}")
+
+
+def flat(text: str) -> str:
+    """A text on one line, without colours."""
+    return " ".join(COLOUR.sub("", text).split())

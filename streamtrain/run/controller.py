@@ -78,6 +78,7 @@ class Controller:
 
     def _take_up(self) -> None:
         """Where the last checkpoint was, or the beginning."""
+        self._ended = None  # what it was about lies ahead again
         self._progress, self._best = self._keeper.begin()
         self._progress.fingerprint = self._fleet.likeness.fingerprint
         self._curves.measures = self._progress.measures
@@ -185,6 +186,8 @@ class Controller:
         for examples in (*range((used // every + 1) * every, last, every), last):
             if self._plan.order.step_reaching(examples) > self._progress.step:
                 yield examples
+        if not self._progress.evaluations:  # it went on behind the last pass, and was never measured
+            yield last
 
     def _keep(self) -> None:
         """A checkpoint where it is time for one; with audits, of a state that has just been audited."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from streamtrain.errors import JobError, users_code
+import numpy as np
+
+from streamtrain.errors import Interrupted, JobError, StreamtrainError, complaint, flat, one_line, users_code
 from streamtrain.run.outcome.result import Evaluation
 
 
@@ -13,7 +16,7 @@ class Listeners:
     """Calls them one after another, in the process that called `streamtrain.train`.
 
     Args:
-        functions: each takes an `Evaluation`; what it returns ends the run where it is true, a string says why.
+        functions: each takes an `Evaluation`; the run ends where it returns True or a text, which says why.
         on_error: whether one that raises ends the run.
         say: takes a line about one that raised while the run goes on.
     """
@@ -32,19 +35,42 @@ class Listeners:
         """Why the run shall end now, in words; ``None`` where it goes on.
 
         Raises:
-            JobError: a listener raised, and ``on_error`` is stop.
+            JobError: a listener raised or answered something else, and ``on_error`` is stop.
         """
         why = None
         for function in self._functions:
             name = getattr(function, "__qualname__", type(function).__name__)
             try:
-                with users_code(f"listener {name}", do="repair it, and go on by --resume"):
-                    wish = function(evaluation)
+                wish = _wish(name, function, evaluation)
             except JobError as error:
                 if self._on_error == "stop":
                     raise
                 self._say(f"{error}; the run goes on")
                 continue
-            if wish and why is None:
-                why = f"listener {name} ended it" + (f": {wish}" if isinstance(wish, str) else "")
+            if wish is not None and why is None:
+                why = f"listener {name} ended it" + (f": {wish}" if wish else "")
         return why
+
+
+def _wish(name: str, function: Callable[[Evaluation], object], evaluation: Evaluation) -> str | None:
+    """Why one listener would end the run, in words or none; ``None`` where it would not.
+
+    Raises:
+        JobError: it raised, or answered something else.
+    """
+    where, do = f"listener {name}", "repair it, and go on by --resume"
+    with users_code(where, do=do):
+        try:
+            answer = function(evaluation)
+        except Interrupted:
+            raise
+        except StreamtrainError as error:  # of what it called, not of this run
+            raise JobError(f"{where} failed: {one_line(error)}; {do}") from error
+    if isinstance(answer, str):
+        return flat(answer) or None
+    if answer is None or isinstance(answer, bool | np.bool_):
+        return "" if answer else None
+    if inspect.iscoroutine(answer):
+        answer.close()  # else Python warns that nobody awaited it
+    expected, do = "None, True, False or a reason", "return one of these, and go on by --resume"
+    raise JobError(complaint(where, expected=expected, found=f"an answer of type {type(answer).__name__}", do=do))

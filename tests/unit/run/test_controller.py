@@ -276,41 +276,6 @@ def test_a_part_larger_than_the_split_is_refused(job: st.Job, tmp_path: Path) ->
         dataclasses.replace(job, mode=st.Online(evaluate_every=9), evaluate=st.Evaluate(every=9))
 
 
-@pytest.mark.parametrize("mode", [st.Epochs(max_passes=5), st.Online(evaluate_every=300)], ids=["epochs", "online"])
-def test_a_listener_hears_each_evaluation_and_ends_the_run(
-    job: st.Job, tmp_path: Path, mode: st.Epochs | st.Online
-) -> None:
-    heard = list[st.Evaluation]()
-
-    def told(evaluation: st.Evaluation) -> str | None:
-        heard.append(evaluation)
-        return "enough" if len(heard) == 2 else None
-
-    result = st.train(dataclasses.replace(job, mode=mode, listeners=(told,), tracking=quiet(tmp_path)), inline=True)
-    assert tuple(heard) == result.evaluations and len(heard) == 2
-    assert result.stop_reason.startswith("listener ") and result.stop_reason.endswith("told ended it: enough")
-    assert result.chosen in heard
-
-
-def test_a_listener_that_raises_is_told_with_its_place(
-    job: st.Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def broken(_: st.Evaluation) -> None:
-        raise ValueError("no room")
-
-    job = dataclasses.replace(job, mode=st.Epochs(max_passes=2), listeners=[broken], tracking=quiet(tmp_path))
-    said = (
-        r"listener .*broken failed: ValueError: no room \(.*test_controller.py:\d+\); repair it, and go on by --resume"
-    )
-    with pytest.raises(st.JobError, match=said):
-        st.train(job, inline=True)
-    result = st.train(dataclasses.replace(job, on_listener_error="go_on"), inline=True)
-    assert len(result.evaluations) == 2
-    assert capsys.readouterr().err.count("--resume; the run goes on\n") == 2
-    with pytest.raises(st.ConfigError, match="listeners: expected functions, found 3; give a tuple"):
-        dataclasses.replace(job, listeners=3)
-
-
 def test_a_result_is_shown_in_one_line_and_by_notebooks_as_its_table(job: st.Job, tmp_path: Path) -> None:
     job = dataclasses.replace(job, mode=st.Epochs(max_passes=2), tracking=quiet(tmp_path))
     result = st.train(job, inline=True, quiet=True)
