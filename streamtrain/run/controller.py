@@ -20,7 +20,7 @@ from streamtrain.run.fleet.protocol import Fleet
 from streamtrain.run.folder import OptionalFiles, RunFolder
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.saving import save_parameters, save_result
-from streamtrain.run.outcome.wording import describe
+from streamtrain.run.outcome.wording import describe, of_pass
 from streamtrain.run.watching.evaluating import Evaluator
 from streamtrain.run.watching.following import wait_for_growth
 from streamtrain.run.watching.growing import decided_before, following
@@ -169,7 +169,7 @@ class Controller:
                     save_parameters(file, self._best)
             if progress.stopping.should_stop:
                 unit = "passes" if of_passes else "examples"
-                kept = f"pass {progress.best.passes:.4g}"
+                kept = f"pass {of_pass(progress.best.passes)}"
                 reason = f"no better validation error in {progress.stopping.patience:,} {unit}; best was {kept}"
                 break
             if self._ended:

@@ -1,6 +1,5 @@
 """A job file, from this machine to a Ray cluster that wants a token: what goes well, and each way to fail."""
 
-import contextlib
 import dataclasses
 import json
 import re
@@ -119,20 +118,22 @@ def test_prometheus_reads_a_running_job_which_leaves_a_checkpoint_when_it_is_sto
     write(job.parent.parent, passes=100_000)
     submission = head.streamtrain("submit", str(job)).stdout.strip()
 
-    def wait_for(done: Callable[[], bool]) -> None:
+    def wait_until_nothing_misses(missing: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not done():
-            assert time.monotonic() < deadline, head.streamtrain("logs", submission).stdout
+        while missed := missing():
+            assert time.monotonic() < deadline, f"{missed}\n{head.streamtrain('logs', submission).stdout}"
             time.sleep(0.2)
 
-    wait_for(lambda: bool(list((job.parent.parent / "runs").glob("*/checkpoints/*.json"))))
+    folder = job.parent.parent / "runs"
+    wait_until_nothing_misses(lambda: "no checkpoint" if not list(folder.glob("*/checkpoints/*.json")) else None)
 
-    def reads_all() -> bool:
-        with contextlib.suppress(OSError):  # the node's agent may not be there yet: a Prometheus asks again
-            return scraped(head.metrics()) >= drawn() - OF_LOSSES
-        return False
+    def not_read() -> object:
+        try:
+            return drawn() - OF_LOSSES - scraped(head.metrics())
+        except OSError as error:  # the node's agent may not be there yet: a Prometheus asks again
+            return error
 
-    wait_for(reads_all)
+    wait_until_nothing_misses(not_read)
     assert scraped(head.metrics()) <= drawn(), "the dashboard has all"
     assert head.streamtrain("stop", submission).stdout.strip() == f"{submission}: asked to stop"
     followed = head.streamtrain("logs", submission, "--follow")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.report import ROWS
-from streamtrain.run.outcome.wording import gap_with_error, mean_with_error
+from streamtrain.run.outcome.wording import gap_with_error, mean_with_error, of_pass
 
 if TYPE_CHECKING:
     from streamtrain.run.outcome.result import Evaluation, Result
@@ -24,7 +24,7 @@ def in_one_line(result: Result) -> str:
 
 def evaluation_in_one_line(evaluation: Evaluation) -> str:
     """Both risks of the loss and their gap."""
-    return f"Evaluation(pass {evaluation.passes:.4g}, step {evaluation.step:,}, {_risks(evaluation)})"
+    return f"Evaluation(pass {of_pass(evaluation.passes)}, step {evaluation.step:,}, {_risks(evaluation)})"
 
 
 def as_html(result: Result) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from streamtrain.measure.comparison import Point, Reuse, reuse, reuse_of_runs
 from streamtrain.measure.comparison.power_law import LEAST_POINTS
+from streamtrain.run.outcome.wording import of_pass
 
 Summary = Mapping[str, Any]
 ON_THE_WAY = (
@@ -33,7 +34,7 @@ class PassesWorth:
     @property
     def table(self) -> str:
         """In Markdown, the sentence first."""
-        rows = [f"| {one.passes:.3g} | {one.times:.2f} ± {one.standard_error:.2f} |" for one in self.each]
+        rows = [f"| {of_pass(one.passes)} | {one.times:.2f} ± {one.standard_error:.2f} |" for one in self.each]
         return "\n".join([self.kept.words, "", "| passes | times the data in one pass |", "| --- | --- |", *rows])
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LARGE = 1e9
 """From here on numbers are written with a power of ten."""
+THREE_DIGITS = 99.95
+"""From here on a number's first three digits are whole ones."""
 NOT_KNOWN = "(± not known)"
 WHY_NOT_KNOWN = "± not known: one example shows no spread; a standard error takes two or more"
 
@@ -62,12 +64,17 @@ def why_not_known(risks: Iterable[Risk | None]) -> str:
     return WHY_NOT_KNOWN if any(map(math.isnan, errors)) else ""
 
 
+def of_pass(passes: float) -> str:
+    """How many passes are through: three digits of a part, whole ones from 100 on, never a power of ten."""
+    return f"{passes:.3g}" if passes < THREE_DIGITS else f"{passes:,.0f}"
+
+
 def describe(evaluation: Evaluation, seconds: float, error_unit: str) -> str:
     """One line about an evaluation, for the terminal."""
     train = evaluation.empirical
     held_out = evaluation.generalization
     return (
-        f"pass {evaluation.passes:4.3g}  "
+        f"pass {of_pass(evaluation.passes):>4}  "
         f"loss: train {in_unit(train.loss.mean)}, "
         f"held out {mean_with_error(held_out.loss)}, "
         f"gap {gap_with_error(evaluation.gap_of_loss)}  "

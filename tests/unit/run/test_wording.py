@@ -16,7 +16,7 @@ from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.compare import compare
 from streamtrain.run.outcome.report import description, figures, table
 from streamtrain.run.outcome.result import Result
-from streamtrain.run.outcome.wording import WHY_NOT_KNOWN, mean_with_error, with_error
+from streamtrain.run.outcome.wording import WHY_NOT_KNOWN, mean_with_error, of_pass, with_error
 from streamtrain.run.watching.status import status_of
 from streamtrain.track.figures import risk_figure
 from streamtrain.track.interactive import risk_page
@@ -182,3 +182,11 @@ def test_what_is_exact_and_what_never_happened() -> None:
     assert mean_with_error(whole) == "0.2500 (exact)" and mean_with_error(whole, "%") == "25.00% (exact)"
     assert mean_with_error(Moments(70_000, 0.0, 0.0), "%") == "0 of 70,000: below 0.0014%"
     assert mean_with_error(Moments(70_000, 0.0, 0.0, population=70_000), "%") == "0.00% (exact)"
+
+
+@pytest.mark.parametrize(
+    ("passes", "read"),
+    [(0.125, "0.125"), (1 / 3, "0.333"), (7, "7"), (12.34, "12.3"), (99.97, "100"), (1180, "1,180"), (20_000.5, "20,000")],
+)
+def test_a_long_run_counts_its_passes_in_whole_numbers(passes: float, read: str) -> None:
+    assert of_pass(passes) == read
