@@ -181,7 +181,7 @@ class RunCurves:
             *cost_readings("evaluation", self.measures.evaluating, training_seconds, step - 1, now),
             *risk_readings("empirical_risk", empirical, at, now),
             *risk_readings("generalization_risk", generalization, at, now),
-            *gap_readings(empirical, generalization, at, now),
+            *gap_readings("gap", empirical, generalization, at, now),
         ]
 
     def trajectory(self, distance: float, step: int, now: float) -> list[Reading]:
@@ -189,18 +189,17 @@ class RunCurves:
         length = max(self.measures.diagnostics.trajectory.length, distance)  # no way is shorter
         return _points({"trajectory/length": length, "trajectory/distance": distance}, step - 1, now)
 
-    def end(self, best: int, size: int, noise: Noise | None, test: Risk | None, step: int) -> list[Reading]:
-        """Of a run that stops now, after ``step`` updates, and keeps the best ones, of minibatches of this ``size``."""
+    def end(self, size: int, noise: Noise | None, step: int) -> list[Reading]:
+        """Of a run that stops now, after ``step`` updates, and keeps parameters with this ``noise``.
+
+        Args:
+            size: of the minibatches before these parameters.
+        """
         now = time.time()
-        last = step - 1
-        values: dict[str, float] = {
-            "stop/minibatch_gradient_norm": self.measures.norms.mean,
-            "stop/best_step": best,
-        }
+        values = {"stop/minibatch_gradient_norm": self.measures.norms.mean}
         if noise is not None:
             values |= risk_gradient_values("stop/gradient", noise, size)
-        readings = minibatch_readings(self.measures.minibatch.rest(), now) + _points(values, last, now)
-        return readings if test is None else readings + risk_readings("test_risk", test, last, now)
+        return minibatch_readings(self.measures.minibatch.rest(), now) + _points(values, step - 1, now)
 
     def _update(self, update: Update, order: Order | SegmentedOrder, now: float) -> list[Reading]:
         """The points that an update completes."""
@@ -273,11 +272,11 @@ def risk_readings(prefix: str, risk: Risk, step: int, now: float) -> list[Readin
     return _with_errors(prefix, means, step, now)
 
 
-def gap_readings(empirical: Risk, generalization: Risk, step: int, now: float) -> list[Reading]:
-    """``gap/loss``, ``gap/loss_standard_error``, and so for every quantity."""
+def gap_readings(prefix: str, empirical: Risk, generalization: Risk, step: int, now: float) -> list[Reading]:
+    """``prefix/loss``, ``prefix/loss_standard_error``, and so for every quantity."""
     held_out: dict[str, Moments] = generalization.quantities
     gaps = {name: gap(moments, held_out[name]) for name, moments in empirical.quantities.items()}
-    return _with_errors("gap", {name: (of.value, of.standard_error) for name, of in gaps.items()}, step, now)
+    return _with_errors(prefix, {name: (of.value, of.standard_error) for name, of in gaps.items()}, step, now)
 
 
 def progressive_readings(progressive: Progressive, step: int, now: float) -> list[Reading]:

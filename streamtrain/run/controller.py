@@ -18,6 +18,7 @@ from streamtrain.prepare.plan import Plan, resized
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.fleet.protocol import Fleet
 from streamtrain.run.folder import OptionalFiles, RunFolder
+from streamtrain.run.outcome.chosen import chosen_readings
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.saving import save_parameters, save_result
 from streamtrain.run.outcome.wording import describe, of_pass
@@ -345,7 +346,7 @@ class Controller:
         test = self._evaluator.measure_all(self._plan, "test")
         order = self._plan.order
         size = order.size(max(0, chosen.step - 1))
-        self._tracker.log(self._curves.end(chosen.step, size, chosen.noise, test, progress.step))
+        self._tracker.log(self._curves.end(size, chosen.noise, progress.step) + chosen_readings(chosen, test))
         used = progress.evaluations[-1].examples_used
         return Result(
             mode="online" if self._is_online else "epochs",

@@ -1,0 +1,69 @@
+"""What MLflow's pages say first of a run: which one is best, whether it generalizes, and what it was made of."""
+
+import dataclasses
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+
+import streamtrain as st
+from streamtrain.run.folder import RunFolder
+from streamtrain.run.outcome.result import Result
+from tests.support.datasets import pack_digits
+
+
+def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**batch, "image": batch["image"].float().flatten(1) / 16}
+
+
+def model() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+
+
+@pytest.fixture
+def job(tmp_path: Path, store_uri: str) -> st.Job:
+    pack_digits(tmp_path / "digits", examples=900)
+    tracking = st.Tracking(uri=store_uri, folder=str(tmp_path / "runs"), log_model=False)
+    data = st.Data(str(tmp_path / "digits"), transform=scaled)
+    return st.Job(data, model, mode=st.Epochs(max_passes=3), batch_size=50, tracking=tracking)
+
+
+def train(job: st.Job, name: str = "digits", *, resume: bool | str = False, **settings: object) -> Result:
+    changed = dataclasses.replace(job, **settings)  # type: ignore[arg-type]
+    return st.train(changed, name=name, inline=True, quiet=True, resume=resume)
+
+
+def test_the_table_of_runs_sorts_by_what_is_kept(job: st.Job, store_uri: str) -> None:
+    rates = {"slow": 0.003, "good": 0.03, "wild": 0.1}  # the last one's error rises in the end
+    results = {name: train(job, name, optimizer=st.SGD(lr=lr)) for name, lr in rates.items()}
+    with _use_tracking_uri(store_uri):
+        table = mlflow.search_runs(experiment_names=["streamtrain"], order_by=["metrics.`chosen/error` ASC"])
+    kept = {f"{name}-epochs": result.chosen.generalization.error.mean for name, result in results.items()}
+    assert list(table["tags.mlflow.runName"]) == sorted(kept, key=kept.__getitem__)
+    assert list(table["metrics.chosen/error"]) == sorted(kept.values())
+    last = {name: result.evaluations[-1].generalization.error.mean for name, result in results.items()}
+    assert results["wild"].chosen.generalization.error.mean < last["wild"], "the last value is not the kept one"
+    for _, row in table.iterrows():
+        result = results[row["tags.mlflow.runName"].removesuffix("-epochs")]
+        at = result.chosen
+        assert row["tags.verdict"] == result.verdict
+        assert row["metrics.chosen/error_standard_error"] == at.generalization.error.standard_error
+        assert row["metrics.chosen/training/loss"] == at.empirical.loss.mean
+        assert row["metrics.chosen/gap/loss"] == pytest.approx(at.gap_of_loss.value)
+        assert row["metrics.chosen/gap/loss_standard_error"] == pytest.approx(at.gap_of_loss.standard_error)
+        assert result.test is not None and row["metrics.chosen/test/error"] == result.test.error.mean
+        assert (row["metrics.chosen/at/passes"], row["metrics.chosen/at/step"]) == (at.passes, at.step)
+
+
+def test_what_is_kept_is_told_once_by_a_run_that_ends_twice(job: st.Job, store_uri: str) -> None:
+    first = train(job, mode=st.Epochs(max_passes=2))
+    RunFolder(first.folder).result.unlink()  # as if killed before it was written
+    again = train(job, mode=st.Epochs(max_passes=2), resume=True)
+    assert again.run_id == first.run_id and again.chosen.step == first.chosen.step
+    client = mlflow.MlflowClient(store_uri)
+    names = [name for name in client.get_run(str(first.run_id)).data.metrics if name.startswith("chosen/")]
+    assert len(names) > 30, names
+    for name in names:
+        assert len(client.get_metric_history(str(first.run_id), name)) == 1, name
