@@ -231,9 +231,9 @@ class RunCurves:
             measures.late_examples += sum(
                 order.minibatch(order.position(step)).parts[lane].examples for step, lane in late
             )
-            values["aggregate/late_lanes"] = measures.late_lanes
+            values["late/lanes"] = measures.late_lanes
             examples = "unused_examples" if self._is_online else "put_back_examples"
-            values[f"aggregate/{examples}"] = measures.late_examples
+            values[f"late/{examples}"] = measures.late_examples
         return values
 
     def _mishaps(self, updates: Sequence[Update]) -> dict[str, float]:
@@ -336,7 +336,7 @@ def update_readings(figures: UpdateFigures | None, update: Update, now: float) -
         values["gradient/standard_deviation"] = deviation
         values["gradient/standard_error"] = error
         for factor, each in efficiencies(figures.noise, examples).items():
-            values["batch_size/efficiency" + (f"_x{factor}" if factor > 1 else "")] = each
+            values["minibatch/efficiency" + (f"_x{factor}" if factor > 1 else "")] = each
     shown = {name: value for name, value in values.items() if value is not None and not math.isnan(value)}
     return _points(shown, update.step, now)
 

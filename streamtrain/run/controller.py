@@ -346,7 +346,8 @@ class Controller:
         test = self._evaluator.measure_all(self._plan, "test")
         order = self._plan.order
         size = order.size(max(0, chosen.step - 1))
-        self._tracker.log(self._curves.end(size, chosen.noise, progress.step) + chosen_readings(chosen, test))
+        ended = self._curves.end(size, chosen.noise, progress.step)
+        self._tracker.log(ended + chosen_readings(chosen, test, self._plan.job))
         used = progress.evaluations[-1].examples_used
         return Result(
             mode="online" if self._is_online else "epochs",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
+from streamtrain.job import Job
 from streamtrain.measure.run_curves import gap_readings, risk_readings
+from streamtrain.model.objective import metrics_of
 from streamtrain.run.outcome.result import Evaluation
 from streamtrain.values import Reading, Risk
 
 
-def chosen_readings(chosen: Evaluation, test: Risk | None) -> list[Reading]:
+def chosen_readings(chosen: Evaluation, test: Risk | None, job: Job) -> list[Reading]:
     """Of the kept parameters, at their last update's step: so a run that ends twice has the same points.
 
     ``chosen/error`` is the held-out error; ``chosen/training/…``, ``chosen/gap/…`` and ``chosen/test/…`` lie beside it.
+    They have loss, error and the job's own metrics: whatever else is measured has curves, and would hide these.
 
     Args:
         test: their risk on the test split, where there is one.
@@ -20,10 +24,16 @@ def chosen_readings(chosen: Evaluation, test: Risk | None) -> list[Reading]:
     now = time.time()
     at = chosen.step - 1
     place = {"passes": chosen.passes, "step": float(chosen.step), "examples_used": float(chosen.examples_used)}
+    built_in = metrics_of(job).keys() - job.metrics.keys()
+    training, held_out = _without(built_in, chosen.empirical), _without(built_in, chosen.generalization)
     return [
-        *risk_readings("chosen", chosen.generalization, at, now),
-        *risk_readings("chosen/training", chosen.empirical, at, now),
-        *gap_readings("chosen/gap", chosen.empirical, chosen.generalization, at, now),
-        *([] if test is None else risk_readings("chosen/test", test, at, now)),
+        *risk_readings("chosen", held_out, at, now),
+        *risk_readings("chosen/training", training, at, now),
+        *gap_readings("chosen/gap", training, held_out, at, now),
+        *([] if test is None else risk_readings("chosen/test", _without(built_in, test), at, now)),
         *(Reading(f"chosen/at/{name}", value, at, now) for name, value in place.items()),
     ]
+
+
+def _without(names: Collection[str], risk: Risk) -> Risk:
+    return Risk(risk.loss, risk.error, {name: each for name, each in risk.metrics.items() if name not in names})

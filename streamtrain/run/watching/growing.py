@@ -55,8 +55,8 @@ class Growth(Stored):
         size = order.size(step)
         highest = noise.inverse_scale + CLEARLY * noise.inverse_error
         values = {
-            "batch_size/cost_of_doubling": cost_of_doubling(size, noise.inverse_scale),
-            "batch_size/cost_of_doubling_at_most": cost_of_doubling(size, highest),
+            "minibatch/cost_of_doubling": cost_of_doubling(size, noise.inverse_scale),
+            "minibatch/cost_of_doubling_at_most": cost_of_doubling(size, highest),
         }
         return [Reading(name, value, step - 1, now) for name, value in values.items() if not math.isnan(value)]
 

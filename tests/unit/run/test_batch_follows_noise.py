@@ -134,7 +134,7 @@ def test_the_sizes_are_seen_over_the_steps(alone: Any) -> None:
     _, later, notebook = alone
     shown = [value for _, value in notebook.named("minibatch/examples")]
     assert shown[0] == 8 and shown == sorted(shown) and shown[-1] == 16
-    costs = notebook.named("batch_size/cost_of_doubling_at_most")
+    costs = notebook.named("minibatch/cost_of_doubling_at_most")
     assert costs and all((step + 1) % 10 == 0 for step, _ in costs)
     below = [value for _, value in costs if value < 0.1]
     assert len(below) == len(later), "each time that it is below 10 %, the batch doubles"

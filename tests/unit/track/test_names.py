@@ -79,3 +79,10 @@ def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
             name,
         )
     }
+
+
+def test_what_is_kept_and_risks_and_gap_open_the_page_of_charts() -> None:
+    """MLflow's sections are what stands before a name's last slash, in the order of their letters."""
+    sections = sorted({name.rpartition("/")[0] for name in documented() if "/" in name})
+    first = ["chosen", "chosen/at", "chosen/gap", "chosen/test", "chosen/training"]
+    assert sections[:10] == [*first, "empirical_risk", "evaluation", "gap", "generalization_risk", "gradient"]

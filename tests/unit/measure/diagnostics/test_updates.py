@@ -71,7 +71,7 @@ def test_each_of_the_first_ten_steps_with_norms_gives_points_and_then_every_tent
     found = {step: update_readings(diagnostics.add(each), each, 0.0) for step, each in with_norms.items()}
     assert [step for step, readings in found.items() if readings] == [*range(4, 50, 5), 99, 149, 199]
     names = {reading.name for reading in found[99]}
-    assert names > {"update/ratio", "gradient/noise_scale", "batch_size/efficiency_x8", "layer_gradient_norm/a"}
+    assert names > {"update/ratio", "gradient/noise_scale", "minibatch/efficiency_x8", "layer_gradient_norm/a"}
     assert diagnostics.trajectory.length == pytest.approx(200)  # each of the forty stands for five
 
 

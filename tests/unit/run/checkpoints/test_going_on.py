@@ -166,12 +166,12 @@ def test_promise_3_and_7_what_is_late_is_in_the_checkpoint(
     found, _ = run(job, tmp_path, tracker, Keeper(job, {}, checkpoints, last))
     assert all(torch.equal(found.parameters[name], tensor) for name, tensor in expected.parameters.items())
     order, late = fleet.plans.order, [part for update in fleet.updates for part in update.late]
-    assert len(late) == tracker.named("aggregate/late_lanes")[-1][1] >= order.steps - 1
+    assert len(late) == tracker.named("late/lanes")[-1][1] >= order.steps - 1
     if mode == "epochs":
         assert found.examples_used == found.passes * order.used and not found.examples_unused
     else:
         assert found.examples_used + found.examples_unused == order.used and found.examples_unused > order.used // 3
-        assert tracker.named("aggregate/unused_examples")[-1][1] == found.examples_unused
+        assert tracker.named("late/unused_examples")[-1][1] == found.examples_unused
 
 
 def no_nines(example: dict[str, Any]) -> dict[str, Any]:
