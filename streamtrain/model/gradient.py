@@ -30,6 +30,8 @@ from streamtrain.values import Arrays, Moments, Risk
 Gradients = tuple[torch.Tensor | None, ...]
 TOGETHER_BYTES = 2**23
 """Most that lanes hold that go together, examples included: a few times what a core's cache holds."""
+LARGE_BYTES = 2**22
+"""Gradients of so much are taken parameter by parameter: of less, backward's call for each costs more than it saves."""
 OF_AUGMENTATION, OF_BACKWARD = 1, 2
 """Bits of a lane's seed that are flipped for its other streams of random numbers than the forward's."""
 
@@ -87,7 +89,8 @@ class Gradient:
         self._views: dict[int, list[torch.Tensor]] = {}
         self._flags: dict[tuple[bool, ...], torch.Tensor] = {}
         # in pieces or scaled, what backward makes is not yet the lane's gradient; a compiled model is left as it is
-        early = not (job.micro_batch or self._scaled or job.compile or job.device != "cpu")
+        whole = not (job.micro_batch or self._scaled or job.compile or job.device != "cpu")
+        early = whole and self.layout.size * self.layout.dtype.itemsize >= LARGE_BYTES
         self._lane_gradients = LaneGradients(self.parameters, self._views_of, early=early)
         self._apart = must_go_apart(self.model, job)
         self._largest_lane = 0

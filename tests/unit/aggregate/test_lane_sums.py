@@ -84,6 +84,7 @@ def test_gradients_are_let_go_while_backward_makes_others(monkeypatch: pytest.Mo
         return gradients
 
     monkeypatch.setattr(torch.autograd, "grad", noted)
+    monkeypatch.setattr("streamtrain.model.gradient.LARGE_BYTES", 0)
     for early in (True, False):
         gradient = Gradient(job)
         if not early:

@@ -46,6 +46,7 @@ def test_promise_17_same_bits_whatever_is_measured_stopped_or_shared_out(
     job = job_of(name, url)
     preflight(plan(job))
     expected = train_alone(job)
+    monkeypatch.setattr("streamtrain.model.gradient.LARGE_BYTES", 0)  # from here on as a large model's: one by one
     assert train_alone(job, evaluations=True) == expected, "the bits depend on how often the risk is measured"
     monkeypatch.setattr("streamtrain.run.controller.FIRST_STINT", 2)  # of 3 steps a pass
     whole = train_by_controller(job, tmp_path)
