@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from streamtrain.job import (
         Average,
+        Balanced,
         BatchSize,
         Checkpoints,
         Clip,
@@ -68,7 +69,7 @@ _ERRORS = (
     *("SourceError", "StoreError", "StreamtrainError", "TrackingError", "TrainingError", "WorkerLost"),
 )
 _DECLARATIONS = (
-    *("Average", "BatchSize", "Checkpoints", "Clip", "Data", "Epochs", "Evaluate", "Group"),
+    *("Average", "Balanced", "BatchSize", "Checkpoints", "Clip", "Data", "Epochs", "Evaluate", "Group"),
     *("Job", "OfMeans", "Online", "Optimizer", "Pad", "Schedule", "Stale", "Synchronous", "Tracking", "Weighted"),
 )
 _OPTIMIZERS = {
@@ -101,6 +102,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Average",
+    "Balanced",
     "BatchSize",
     "Checkpoints",
     "Clip",

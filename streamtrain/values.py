@@ -22,12 +22,14 @@ class Selection(NamedTuple):
     """Examples of the stored order, in the order in which they are used, and the pass that uses them.
 
     ``runs``: ``(start, stop)``, one after the other; ``numbers``: one by one, in place of runs where they lie apart.
+    ``passes``: each example's own, beside ``numbers``, where parts of the data set have passes of their own.
     A tuple, since one is made for every minibatch: a dataclass takes three times as long.
     """
 
     pass_index: int
     runs: tuple[tuple[int, int], ...] = ()
     numbers: NDArray[np.int64] | None = None
+    passes: NDArray[np.int64] | None = None
 
     def each(self) -> NDArray[np.int64]:
         """The stored number of every example."""

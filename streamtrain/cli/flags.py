@@ -14,7 +14,7 @@ import tyro
 from streamtrain.aggregate.descent.rules import with_optimizer
 from streamtrain.aggregate.optimizers import known_optimizers
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.job import BatchSize, Epochs, Group, Job, Online, Schedule
+from streamtrain.job import Balanced, BatchSize, Epochs, Group, Job, Online, Schedule
 from streamtrain.job.objective import OfMeans
 
 Parsed = TypeVar("Parsed")
@@ -33,6 +33,21 @@ def _spell_batch_size(
         metavar="INT|USED:INT,…",
         instance_from_str=lambda words: BatchSize.spelled(words[0]),
         is_instance=lambda value: isinstance(value, int | BatchSize),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@SPELLED.primitive_rule
+def _spell_balance(
+    of: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Balanced | None] | None:
+    if of.type != Balanced | None:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{None}|FIELD",
+        instance_from_str=lambda words: None if words[0] == "None" else Balanced(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, Balanced),
         str_from_instance=lambda value: [str(value)],
     )
 

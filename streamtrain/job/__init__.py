@@ -1,7 +1,7 @@
 """What a user declares: a `Job` and its parts, a file a subject, each validated where it is made."""
 
 from streamtrain.job.checkpoints import Checkpoints
-from streamtrain.job.data import CACHE_BYTES, Collate, Data, Pad
+from streamtrain.job.data import CACHE_BYTES, Balanced, Collate, Data, Pad
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.job import FRACTION, Job
 from streamtrain.job.mode import Epochs, Online
@@ -14,6 +14,7 @@ __all__ = [
     "FRACTION",
     "RUNS",
     "Average",
+    "Balanced",
     "BatchSize",
     "Checkpoints",
     "Clip",

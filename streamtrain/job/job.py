@@ -168,6 +168,7 @@ class Job:
         require(callable(self.model), "model", "a function", self.model, "see its help")
         self._check_measures()
         self._check_error_unit()
+        self._check_balance()
 
     def _check_measures(self) -> None:
         if self.loss_over == "minibatch":
@@ -189,6 +190,18 @@ class Job:
             "error": (self.error, None),
         }
         check_objective(self.objective, others, self.metrics)
+
+    def _check_balance(self) -> None:
+        if self.data.balance is None:
+            return
+        do = "leave it out, or data.balance"
+        whole = self.loss_over == "minibatch"
+        require(not whole, "loss_over", "examples beside data.balance", self.loss_over, do)
+        mode = self.mode
+        of_shards = isinstance(mode, Epochs) and mode.reshuffle == "shards"
+        require(not of_shards, "mode.reshuffle", "stored or examples beside data.balance", "shards", do)
+        follows = isinstance(mode, Online) and mode.follow
+        require(not follows, "mode.follow", "off beside data.balance", True, do)
 
     def _check_error_unit(self) -> None:
         unit = self.error_unit

@@ -43,8 +43,8 @@ class Surface:
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         reader = plan.reader("train")
         self._readers = {"train": reader}
-        slices = evaluation_slices(plan.order.ranges, examples, EVALUATION_SLICE)
-        self._pieces = [self._gradient.batch(reader.read(start, stop)) for start, stop in slices]
+        slices = evaluation_slices(plan.ranges, examples, EVALUATION_SLICE)
+        self._pieces = [self._gradient.batch(reader.select(plan.select("train", *each))) for each in slices]
         self.examples = sum(stop - start for start, stop in slices)
         self._weight: float | None = None
 

@@ -45,5 +45,7 @@ def _joined(selections: Sequence[Selection], pass_index: int) -> Selection:
     if any(selection.numbers is not None for selection in selections):
         import numpy as np
 
-        return Selection(pass_index, numbers=np.concatenate([selection.each() for selection in selections]))
+        numbers = np.concatenate([selection.each() for selection in selections])
+        own = [selection.passes for selection in selections if selection.passes is not None]
+        return Selection(pass_index, numbers=numbers, passes=np.concatenate(own) if own else None)
     return Selection(pass_index, tuple(run for selection in selections for run in selection.runs))

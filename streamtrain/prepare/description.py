@@ -45,6 +45,8 @@ def card_of(plan: Plan, run_name: str, trains_otherwise: Sequence[str] = ()) -> 
         "progressive.new_examples": "all of it" if isinstance(plan.job.mode, Online) else "pass 1",
         "mlflow.source.name": sys.argv[2] if sys.argv[1:2] == ["train"] else sys.argv[0],
     }
+    if plan.parts is not None:
+        tags["risk.minimized"] = f"{shares_in_words(plan)}; risks and gap are measured on examples as they are"
     if plan.job.unit_of_error:
         tags["error.unit"] = plan.job.unit_of_error
     commit = _git_commit()
@@ -65,6 +67,7 @@ def _progressive_estimates(plan: Plan, trains_otherwise: Sequence[str]) -> str:
     job = plan.job
     augmented = job.data.augment is not None or job.data.augment_batch is not None
     otherwise = [
+        *(["balanced classes"] if job.data.balance is not None else []),
         *(["augmentation"] if augmented else []),
         *trains_otherwise,
         *(["averaged parameters"] if job.average.is_kept else []),
@@ -72,6 +75,15 @@ def _progressive_estimates(plan: Plan, trains_otherwise: Sequence[str]) -> str:
     if not otherwise:
         return "the held-out risk on the way, as far as PyTorch's own parts of the model tell"
     return f"the risk on the way as the model trains, not as it is evaluated: {', '.join(otherwise)}"
+
+
+def shares_in_words(plan: Plan) -> str:
+    """Which part has which share of every minibatch, and how often its examples come; of a plan that has parts."""
+    parts = plan.parts
+    assert parts is not None
+    given = parts.given(plan.order.used) / parts.sizes
+    often = " to ".join(dict.fromkeys(f"{times:.3g}" for times in (given.min(), given.max())))
+    return f"{len(parts.sizes)} classes of {plan.job.data.balance} with equal shares, an example {often} times a pass"
 
 
 def show(setting: Setting) -> str:

@@ -12,14 +12,27 @@ from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.errors import ConfigError, ManifestError, complaint
 from streamtrain.images.kinds import is_image
 from streamtrain.job import BatchSize, Epochs, Job, Online
-from streamtrain.order import Later, Order, Passes, Reshuffle, SegmentedOrder, passes_of, select_lanes
+from streamtrain.order import (
+    Later,
+    Order,
+    PartPasses,
+    Parts,
+    Passes,
+    Reshuffle,
+    SegmentedOrder,
+    passes_of,
+    select_lanes,
+    without,
+)
 from streamtrain.shards import Manifest
 from streamtrain.store import local_path, masked
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.examples.augmenting import Augmentation
+from streamtrain.stream.fetch.unpacked import data_folder
 from streamtrain.stream.opening import fetched_files, open_dataset, shards_of
+from streamtrain.stream.parting import parted_by_class
 from streamtrain.stream.reader import Reader
-from streamtrain.values import Selection, Skip
+from streamtrain.values import Lane, Selection, Skip
 
 EVALUATION_SLICE = 500
 """Examples that a worker evaluates at once."""
@@ -30,7 +43,8 @@ class Plan:
     """See the module.
 
     ``place`` is the data set's, as messages name it; ``order`` is of the training split; ``streamed``
-    says whether workers get streamers; ``left_out`` are training examples that nobody may read, by stored number.
+    says whether workers get streamers; ``left_out`` are training examples that nobody may read, by stored number;
+    ``parts`` have shares of every minibatch, where the job gives some.
     """
 
     job: Job
@@ -39,6 +53,7 @@ class Plan:
     order: Order | SegmentedOrder
     streamed: bool
     left_out: Mapping[int, Skip] = field(default_factory=dict)
+    parts: Parts | None = None
 
     @property
     def passes(self) -> int:
@@ -93,9 +108,10 @@ class Plan:
     def left(self, lanes: range, step: int) -> list[tuple[int, int]]:
         """Training examples that these lanes read from global ``step`` on, as runs; none where that is no part of all.
 
-        In later passes of another order a lane may read anything.
+        In later passes of another order, and where parts have shares, a lane may read anything.
         """
-        if isinstance(self.job.mode, Epochs) and self.job.mode.reshuffle != "stored":
+        reshuffled = isinstance(self.job.mode, Epochs) and self.job.mode.reshuffle != "stored"
+        if reshuffled or self.parts is not None:
             return []
         return self.order.left(lanes, self.order.position(step).step if self.passes == 1 else 0)
 
@@ -109,8 +125,33 @@ class Plan:
         mode = self.job.mode
         shards = self.manifest.splits["train"].shards
         reshuffle: Reshuffle = mode.reshuffle if isinstance(mode, Epochs) else "stored"
+        if self.parts is not None:
+            order = self.order
+            return PartPasses(self.parts, order.examples, order.used, order.lanes, reshuffle, self.job.seed)
         starts = [shards.start(index) for index in range(len(shards) + 1)] if reshuffle == "shards" else []
         return passes_of(reshuffle, self.order.examples, starts, self.job.seed)
+
+    def select(self, split: str, start: int, stop: int) -> Selection:
+        """The examples ``[start, stop)`` of an evaluation; of the training split by part, where it has parts."""
+        if self.parts is not None and split == "train":
+            return self.parts.select(start, stop)
+        return Selection(0, ((start, stop),))
+
+    @property
+    def ranges(self) -> tuple[Lane, ...]:
+        """The training examples that a run uses, as `select` numbers them."""
+        return self.order.ranges if self.parts is None else self.parts.used(self.passes * self.order.used)
+
+    def used_before(self, step: int, out: Sequence[tuple[int, int]]) -> tuple[Lane, ...]:
+        """The training examples that the first ``step`` updates took, as `select` numbers them.
+
+        Args:
+            out: stored numbers, as runs, of those that they did not take after all.
+        """
+        if self.parts is None:
+            return without(self.order.used_before(step), out)
+        places = self.order.examples_before(self.order.position(step))
+        return without(self.parts.used(places), self.parts.by_part(out))
 
 
 def plan(job: Job) -> Plan:
@@ -132,19 +173,22 @@ def plan(job: Job) -> Plan:
         expected = f"at most the {held_out:,} validation examples of {place}"
         do = "lower it or leave it out"
         raise ConfigError(complaint("evaluate.examples", expected=expected, found=f"{job.evaluate.examples:,}", do=do))
-    examples = manifest.splits["train"].examples
+    parts = None
+    if job.data.balance is not None:
+        folder = data_folder(job.data.url)
+        parts = parted_by_class(job.data.balance, place, folder, manifest, verify=job.data.verify)
+    examples = _examples_of_pass(job, manifest, parts)
     wanted = job.mode.max_examples if isinstance(job.mode, Online) else None
     if wanted is not None and wanted > examples:
-        raise ConfigError(
-            complaint(
-                "mode.max_examples",
-                expected=f"at most the {examples:,} training examples of {place}",
-                found=f"{wanted:,}",
-                do="lower it or pack more data",
+        bound = f"at most the {examples:,} training examples of {place}"
+        if parts is not None:
+            bound = (
+                f"at most {examples:,}, in which no example of {place} comes twice and each {parts.kind} has its share"
             )
-        )
+        do = "lower it or pack more data"
+        raise ConfigError(complaint("mode.max_examples", expected=bound, found=f"{wanted:,}", do=do))
     later = job.batch_size.later if isinstance(job.batch_size, BatchSize) else ()
-    order = _order(job, manifest, wanted or examples, later)
+    order = _order(job, manifest, wanted or examples, later, parts)
     if job.objective is not None:
         job = _reads_all(job, manifest)
     names = job.data.fields_read(field.name for field in manifest.fields)
@@ -153,7 +197,14 @@ def plan(job: Job) -> Plan:
     functions = job.data.map, job.data.augment, job.data.collate
     by_example = encoded or any(each is not None for each in functions)
     streamed = by_example and not job.pooled  # of a pool nobody knows ahead who reads what
-    return Plan(job, place, manifest, order, streamed)
+    return Plan(job, place, manifest, order, streamed, parts=parts)
+
+
+def _examples_of_pass(job: Job, manifest: Manifest, parts: Parts | None) -> int:
+    """Examples of a pass: those of the training split; in online mode as many as come until a part is used up."""
+    if parts is not None and isinstance(job.mode, Online):
+        return parts.once
+    return manifest.splits["train"].examples
 
 
 def _reads_all(job: Job, manifest: Manifest) -> Job:
@@ -183,11 +234,12 @@ def grown(plan: Plan) -> Plan | None:
 
 def resized(plan: Plan, later: Sequence[tuple[int, int]]) -> Plan:
     """The plan of the same run with these batch sizes after the first."""
-    return dataclasses.replace(plan, order=_order(plan.job, plan.manifest, plan.order.used, tuple(later)))
+    order = _order(plan.job, plan.manifest, plan.order.used, tuple(later), plan.parts)
+    return dataclasses.replace(plan, order=order)
 
 
-def _order(job: Job, manifest: Manifest, used: int, later: Later) -> Order | SegmentedOrder:
-    examples = manifest.splits["train"].examples
+def _order(job: Job, manifest: Manifest, used: int, later: Later, parts: Parts | None = None) -> Order | SegmentedOrder:
+    examples = _examples_of_pass(job, manifest, parts)
     if not (isinstance(job.mode, Online) and job.mode.follow):
         return Order(examples, job.lane_count, job.first_batch_size, used, later)
     segments = [segment.examples.get("train", 0) for segment in manifest.segments]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamtrain.errors import ConfigError, Interrupted, complaint, one_line
 from streamtrain.job import Job, Online
-from streamtrain.prepare.description import card_of
+from streamtrain.prepare.description import card_of, shares_in_words
 from streamtrain.run.folder import RunFolder
 from streamtrain.store import write_whole
 
@@ -169,6 +169,8 @@ def _announce(prepared: _Prepared, run_name: str, terminal: Terminal) -> None:
     job = plan.job
     order = plan.order
     terminal.line(f"{run_name}: {order.used:,} examples a pass in {order.steps:,} steps, {_counted(job)} worker(s)")
+    if plan.parts is not None:
+        terminal.line(f"{run_name}: {shares_in_words(plan)}; risks and gap are of the examples as they are")
     lies = data_folder(job.data.url)
     if lies and (warning := order_warning(lies, plan.manifest)):
         terminal.line(warning)

@@ -111,7 +111,7 @@ class Reader:
         begin, end, opened = self._opened.find(number, first, last)
         first, last = first + self._shards.start(number) - begin, last + self._shards.start(number) - begin
         if opened.encoded or self._by_example(augmentation):
-            return self._decoded(number, begin, opened, np.arange(first, last), augmentation)
+            return self._decoded(number, begin, opened, np.arange(first, last), augmentation)[0]
         columns: list[tuple[str, Callable[[int, int], NDArray[Any]]]]
         columns = [(name, column.read) for name, column in opened.fixed.items()]
         if not len(self._left_out):
@@ -149,7 +149,9 @@ class Reader:
         """A selection's examples, in its order, augmented as in its pass, collated together; as `read` otherwise."""
         of_pass = None if augmentation is None else augmentation.in_pass(selection.pass_index)
         if selection.numbers is not None:
-            return self.take(selection.numbers, of_pass)
+            if augmentation is None or selection.passes is None:
+                return self.take(selection.numbers, of_pass)
+            return self._assembler.collated(self._take_passes(selection.numbers, selection.passes, augmentation))
         if len(selection.runs) == 1:
             return self.read(*selection.runs[0], of_pass)
         read = self._read if self.collates else self.read
@@ -183,29 +185,43 @@ class Reader:
         """The same for any examples, in the order of ``numbers``."""
         return self._assembler.collated(self._take(numbers, augmentation))
 
+    def _take_passes(self, numbers: NDArray[np.int64], passes: NDArray[np.int64], augmentation: Augmentation) -> Arrays:
+        """The same where each example has a pass of its own."""
+        pieces = []
+        places = []
+        for own in np.unique(passes).tolist():
+            at = np.flatnonzero(passes == own)
+            piece, good = self._take_good(numbers[at], augmentation.in_pass(own))
+            pieces.append(piece)
+            places.append(at[good])
+        return _in_order(pieces, places)[0]
+
     def _take(self, numbers: NDArray[np.int64], augmentation: PassAugmentation | None) -> Arrays:
         """The same, not yet collated."""
-        numbers = numbers[~np.isin(numbers, self._left_out)]
-        shards = np.array([self._shards.holding(number) for number in numbers.tolist()])
+        return self._take_good(numbers, augmentation)[0]
+
+    def _take_good(
+        self, numbers: NDArray[np.int64], augmentation: PassAugmentation | None
+    ) -> tuple[Arrays, NDArray[np.int64]]:
+        """The same, with the places in ``numbers`` of those that are in it."""
+        there = np.flatnonzero(~np.isin(numbers, self._left_out))
+        shards = np.array([self._shards.holding(number) for number in numbers[there].tolist()])
         pieces = []
         places = []
         for number in np.unique(shards).tolist():
-            at = np.flatnonzero(shards == number)
+            at = there[shards == number]
             rows = numbers[at] - self._shards.start(number)
             begin, _, opened = self._opened.find(number, int(rows.min()), int(rows.max()) + 1)
             rows += self._shards.start(number) - begin
             if opened.encoded or self._by_example(augmentation):
-                piece = self._decoded(number, begin, opened, rows, augmentation)
-                at = at[[int(n) not in self.skipped for n in numbers[at]]]
+                piece, good = self._decoded(number, begin, opened, rows, augmentation)
+                at = at[good]
             else:
                 piece = {name: column.take(rows) for name, column in opened.fixed.items()}
                 self._bytes_read += _bytes(piece)
             pieces.append(piece)
             places.append(at)
-        if not any(pieces):
-            return {}
-        back = np.argsort(np.concatenate(places), kind="stable")
-        return {name: array[back] for name, array in _joined(pieces).items()}
+        return _in_order(pieces, places)
 
     def samples(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Examples ``[start, stop)`` as WebDataset's readers give them: the members' bytes by extension."""
@@ -252,8 +268,8 @@ class Reader:
         opened: OpenShard,
         rows: NDArray[np.int64],
         augmentation: PassAugmentation | None,
-    ) -> Arrays:
-        """Rows of what is open of a shard, from example ``begin`` on."""
+    ) -> tuple[Arrays, NDArray[np.int64]]:
+        """Rows of what is open of a shard, from example ``begin`` on; and which of ``rows`` are good, by place."""
         where = self._where(number)
         by_example = self._by_example(augmentation)
         fixed = {name: column.take(rows) for name, column in opened.fixed.items()}
@@ -270,10 +286,10 @@ class Reader:
         arrays, bad = self._assembler.batch(made, augmentation)
         if bad:
             self.skipped |= {begin + int(rows[at]): skip for at, skip in bad.items()}
+        good = np.array([at for at in range(len(rows)) if at not in bad], np.int64)
         if by_example or not arrays:
-            return arrays
-        good = [at for at in range(len(rows)) if at not in bad] if bad else slice(None)
-        return {**{name: array[good] for name, array in fixed.items()}, **arrays}
+            return arrays, good
+        return {**{name: array[good] if bad else array for name, array in fixed.items()}, **arrays}, good
 
     def _where(self, index: int) -> str:
         """A shard as messages name it."""
@@ -285,6 +301,14 @@ def _joined(pieces: Sequence[Arrays]) -> Arrays:
     if len(pieces) <= 1:
         return pieces[0] if pieces else {}
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _in_order(pieces: Sequence[Arrays], places: Sequence[NDArray[np.int64]]) -> tuple[Arrays, NDArray[np.int64]]:
+    """Pieces joined by the place of each of their examples, and these places; empty where they all are."""
+    if not any(pieces):
+        return {}, np.empty(0, np.int64)
+    back = np.argsort(np.concatenate(places), kind="stable")
+    return {name: array[back] for name, array in _joined(pieces).items()}, np.concatenate(places)[back]
 
 
 def _bound(manifest: Manifest, field: Field) -> tuple[int, ...] | None:

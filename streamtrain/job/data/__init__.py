@@ -1,5 +1,6 @@
 """Which data set, and what happens to its examples on the way to the model: declared, not done."""
 
+from streamtrain.job.data.balanced import Balanced
 from streamtrain.job.data.data import CACHE_BYTES, Data
 from streamtrain.job.data.functions import Augment, AugmentBatch, Collate, Map, Transform
 from streamtrain.job.data.padding import Pad, check_collate, pads_of
@@ -8,6 +9,7 @@ __all__ = [
     "CACHE_BYTES",
     "Augment",
     "AugmentBatch",
+    "Balanced",
     "Collate",
     "Data",
     "Map",

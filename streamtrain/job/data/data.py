@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamtrain.checks import require, require_count, require_declared
+from streamtrain.job.data.balanced import Balanced
 from streamtrain.job.data.functions import Augment, AugmentBatch, Collate, Map, Transform
 from streamtrain.job.data.padding import Pad, check_collate, pads_of
 from streamtrain.job.settings import MayChange
@@ -55,6 +56,9 @@ class Data:
     """Kind that images are brought to, of 8 bits; stored: the kind that each has, 16 bits and alpha kept."""
     image_background: tuple[int, int, int] = (255, 255, 255)
     """Red, green and blue of what alpha is laid on where image_mode is grey or rgb."""
+    balance: Balanced | None = None
+    """Classes with equal shares of every minibatch in training: st.Balanced("label"). It changes the risk that is
+    minimized; risks and their gap are measured on the examples as they are."""
     decode_threads: MayChange[int] = 1
     """Threads that decode in each of the processes that read ahead of a worker."""
     streamers: MayChange[int] = 1
@@ -88,6 +92,9 @@ class Data:
         do = 'name a field, or several, e.g. target=("class", "box")'
         named = isinstance(self.target, str | tuple | list) and all(isinstance(each, str) for each in self.targets)
         require(named, "data.target", "the name of a field, or names", self.target, do)
+        balanced = self.balance is None or isinstance(self.balance, Balanced)
+        do = 'declare it, e.g. st.Balanced("label"), or leave it out'
+        require(balanced, "data.balance", "st.Balanced(…)", self.balance, do)
         require_declared(self, "data.")  # after what can be said better
         require_count("data.decode_threads", self.decode_threads)
         require_count("data.streamers", self.streamers)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from streamtrain.job import Epochs, Job, Online
 from streamtrain.measure.early_stopping import EarlyStopping
 from streamtrain.measure.run_curves import Measures
-from streamtrain.order import Unused, without
+from streamtrain.order import Unused
 from streamtrain.run.outcome.result import Evaluation
 from streamtrain.run.watching.growing import Growth
 from streamtrain.stored import Stored
@@ -96,13 +96,13 @@ class Progress(Stored):
             for part in parts:
                 if part.examples:
                     self.unused.add(plan.pass_orders.stored(position.pass_index, part.start, part.stop))
-            if not online and order.ends_pass(update.step):
+            # where parts have shares, a pass does not offer every example: one that was passed over counts as unused
+            if not online and plan.parts is None and order.ends_pass(update.step):
                 self.unused.end_pass()
 
     def used_examples(self, plan: Plan) -> tuple[Lane, ...]:
-        """The training examples that are in some update, as runs of the stored order."""
-        out = [*self.unused.runs, *((number, number + 1) for number in self.left_out)]
-        return without(plan.order.used_before(self.step), out)
+        """The training examples that are in some update, as runs by `Plan.select`'s numbers."""
+        return plan.used_before(self.step, [*self.unused.runs, *((number, number + 1) for number in self.left_out)])
 
 
 def _place(evaluation: Evaluation, mode: Epochs) -> float:

@@ -11,8 +11,8 @@ from ray.exceptions import RayActorError
 from streamtrain.order import select_minibatch
 from streamtrain.prepare.plan import Plan
 
-Part = tuple[int, Sequence[int]]
-"""A pass, and examples by their stored numbers."""
+Part = tuple[Sequence[int], Sequence[int]]
+"""Examples: the pass and the stored number of each."""
 
 
 def find_fatal_example(plan: Plan, steps: range, begin: Callable[[], Any]) -> int | None:
@@ -21,9 +21,8 @@ def find_fatal_example(plan: Plan, steps: range, begin: Callable[[], Any]) -> in
     Args:
         begin: a new examiner.
     """
-    minibatches = [(plan.order.position(step).pass_index, _numbers(plan, step)) for step in steps]
-    fatal = _first_fatal(minibatches, begin)
-    single = None if fatal is None else _first_fatal([(fatal[0], [number]) for number in fatal[1]], begin)
+    fatal = _first_fatal([_minibatch(plan, step) for step in steps], begin)
+    single = None if fatal is None else _first_fatal([([own], [n]) for own, n in zip(*fatal, strict=True)], begin)
     return None if single is None else single[1][0]
 
 
@@ -42,7 +41,8 @@ def _first_fatal(parts: Sequence[Part], begin: Callable[[], Any]) -> Part | None
     return None
 
 
-def _numbers(plan: Plan, step: int) -> list[int]:
-    """The examples of a minibatch by their stored numbers, in its order."""
-    numbers: list[int] = select_minibatch(plan.order, plan.pass_orders, plan.order.position(step)).each().tolist()
-    return numbers
+def _minibatch(plan: Plan, step: int) -> Part:
+    """The examples of a minibatch, in its order."""
+    chosen = select_minibatch(plan.order, plan.pass_orders, plan.order.position(step))
+    numbers: list[int] = chosen.each().tolist()
+    return [chosen.pass_index] * len(numbers) if chosen.passes is None else chosen.passes.tolist(), numbers

@@ -37,11 +37,11 @@ class Examiner:
         self._gradient.load(memory.states[0])
         self._slot = memory.slots[0]
 
-    def use(self, pass_index: int, numbers: Sequence[int]) -> None:
-        """Reads each example as this pass does, and computes its gradient; whatever fails but does not end the process
+    def use(self, passes: Sequence[int], numbers: Sequence[int]) -> None:
+        """Reads each example as its pass does, and computes its gradient; whatever fails but does not end the process
         is left out.
         """
-        for number in numbers:
+        for pass_index, number in zip(passes, numbers, strict=True):
             with contextlib.suppress(StreamtrainError):
                 twice = Selection(pass_index, numbers=np.array([number, number]))  # BatchNorm wants two
                 arrays = self._reader.select(twice, self._plan.augmentation)

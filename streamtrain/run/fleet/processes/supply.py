@@ -83,19 +83,21 @@ class Supply:
         """Bad examples that were passed over here, by split and number in the stored order."""
         return {place: skip for reader in self._readers.values() for place, skip in reader.skips.items()}
 
-    def name_weights(self, error: WrongWeight | NoWeight, step: int, split: str = "train", start: int = 0) -> JobError:
+    def name_weights(
+        self, error: WrongWeight | NoWeight, step: int, split: str = "train", chosen: Selection | None = None
+    ) -> JobError:
         """The same error, with the name of the example that it is of.
 
         Args:
             step: that was to be made.
-            split, start: where the examples begin, if they are of no lane.
+            split, chosen: the examples, if they are of no lane.
         """
         if isinstance(error, NoWeight):
             first = select_minibatch(self._plan.order, self._plan.pass_orders, self._plan.order.position(step))
             return NoWeight(step, self._name("train", first.each(), 0))
         step = step if error.step < 0 else error.step
         if error.lane < 0:
-            numbers = np.arange(start, len(self.reader(split)))
+            numbers = np.arange(len(self.reader(split))) if chosen is None else chosen.each()
             return WrongWeight(error.index, error.weight, where=self._name(split, numbers, error.index))
         position = self._plan.order.position(step)
         part = self._plan.order.minibatch(position).parts[error.lane]

@@ -225,18 +225,19 @@ class Worker:
         return last_updates if self._seat.index == 0 else []
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
-        """Risk on each ``(start, stop)`` of a split's stored order, at the current state."""
+        """Risk on each ``(start, stop)`` of a split, by `Plan.select`'s numbers, at the current state."""
         self._load()
         reader = self._supply.reader(split)
         if SPARSE * self._seat.workers * sum(stop - start for start, stop in slices) < len(reader):
             reader.expect(slices)
-        return [self._evaluate(split, start, reader.read(start, stop)) for start, stop in slices]
+        chosen = (self._plan.select(split, start, stop) for start, stop in slices)
+        return [self._evaluate(split, each, reader.select(each)) for each in chosen]
 
-    def _evaluate(self, split: str, start: int, examples: Arrays) -> Risk:
+    def _evaluate(self, split: str, chosen: Selection, examples: Arrays) -> Risk:
         try:
             return self._gradient.evaluate(examples)
         except WrongWeight as error:
-            raise self._supply.name_weights(error, -1, split, start) from None
+            raise self._supply.name_weights(error, -1, split, chosen) from None
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the current state, on the CPU, sharing no memory."""

@@ -92,26 +92,15 @@ class ExamplePasses:
     def __init__(self, examples: int, seed: int) -> None:
         self._examples = examples
         self._seed = seed
-        self._half = np.uint64(max(1, -(-(examples - 1).bit_length() // 2)))
+        self._half = half_bits(examples)
 
     def stored(self, pass_index: int, start: int, stop: int) -> Selection:
         """Where they lie: number by number, after the first pass."""
         if pass_index == 0:
             return Selection(0, ((start, stop),))
         keys = [np.uint64(lane_seed(self._seed, pass_index, turn)) for turn in range(1, ROUNDS + 1)]
-        numbers = self._network(np.arange(start, stop, dtype=np.uint64), keys)
-        outside = np.flatnonzero(numbers >= self._examples)
-        while outside.size:
-            numbers[outside] = self._network(numbers[outside], keys)
-            outside = outside[numbers[outside] >= self._examples]
+        numbers = permuted(np.arange(start, stop, dtype=np.uint64), np.uint64(self._examples), self._half, keys)
         return Selection(pass_index, numbers=numbers.astype(np.int64))
-
-    def _network(self, numbers: NDArray[np.uint64], keys: Sequence[np.uint64]) -> NDArray[np.uint64]:
-        mask = (np.uint64(1) << self._half) - np.uint64(1)
-        left, right = numbers >> self._half, numbers & mask
-        for key in keys:
-            left, right = right, left ^ (_mixed(right ^ key) & mask)
-        return (left << self._half) | right
 
 
 def passes_of(reshuffle: Reshuffle, examples: int, starts: Sequence[int], seed: int) -> Passes:
@@ -121,7 +110,46 @@ def passes_of(reshuffle: Reshuffle, examples: int, starts: Sequence[int], seed: 
     return ExamplePasses(examples, seed) if reshuffle == "examples" else StoredPasses()
 
 
-def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def half_bits(examples: int) -> np.uint64:
+    """Bits of each half of a network that holds so many numbers."""
+    return np.uint64(max(1, -(-(examples - 1).bit_length() // 2)))
+
+
+def permuted(
+    numbers: NDArray[np.uint64],
+    examples: np.uint64 | NDArray[np.uint64],
+    half: np.uint64 | NDArray[np.uint64],
+    keys: Sequence[np.uint64 | NDArray[np.uint64]],
+) -> NDArray[np.uint64]:
+    """The networks' numbers for these, each below its ``examples``; one network for all, or one for each number.
+
+    Args:
+        half: its `half_bits`.
+        keys: of the rounds.
+    """
+    found = _network(numbers, half, keys)
+    outside = np.flatnonzero(found >= examples)
+    while outside.size:
+        found[outside] = _network(found[outside], _at(half, outside), [_at(key, outside) for key in keys])
+        outside = outside[found[outside] >= _at(examples, outside)]
+    return found
+
+
+def _network(
+    numbers: NDArray[np.uint64], half: np.uint64 | NDArray[np.uint64], keys: Sequence[np.uint64 | NDArray[np.uint64]]
+) -> NDArray[np.uint64]:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = numbers >> half, numbers & mask
+    for key in keys:
+        left, right = right, left ^ (mixed(right ^ key) & mask)
+    return (left << half) | right
+
+
+def _at(of_network: np.uint64 | NDArray[np.uint64], numbers: NDArray[np.int64]) -> np.uint64 | NDArray[np.uint64]:
+    return of_network[numbers] if isinstance(of_network, np.ndarray) else of_network
+
+
+def mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's output function (see `randomness`), element by element, modulo 2⁶⁴."""
     state = state + np.uint64(0x9E3779B97F4A7C15 & MASK)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
