@@ -61,6 +61,11 @@ class Plan:
         return 1 if isinstance(self.job.mode, Online) else self.job.mode.max_passes
 
     @property
+    def used_up(self) -> str:
+        """Why a pass in which no example comes twice ends, in words."""
+        return "the training split is used up" if self.parts is None else f"a {self.parts.kind} is used up"
+
+    @property
     def total_steps(self) -> int:
         """Steps of the longest possible run."""
         return self.order.steps_before(self.passes)

@@ -131,9 +131,7 @@ class Controller:
             self._online_to_the_end(mode)
         order = self._plan.order
         part = f"mode.max_examples = {order.used:,} reached"
-        parts = self._plan.parts
-        whole = "the training split is used up" if parts is None else f"the smallest {parts.kind} is used up"
-        reason = part if order.used < order.examples else whole
+        reason = part if order.used < order.examples else self._plan.used_up
         if mode.follow:
             reason = f"no new segment in {mode.idle_timeout:g} s"
         return self._finish(self._ended or reason, self._progress.evaluations[-1], self._fleet.snapshot())
