@@ -79,10 +79,11 @@ def loose_members(
 ) -> dict[str, memoryview]:
     """The members of a block of those rows of the columns."""
     members: dict[str, memoryview] = {}
+    varied = any(encoder.row_type is None for encoder in encoders.values())  # else they are read as blocks of one form
     for name, encoder in encoders.items():
         values = columns[name]
         if not isinstance(values, Ragged):
-            members[f"{name}.npy"] = _npy(_narrowed(values[rows]) if encoder.counts else values[rows])
+            members[f"{name}.npy"] = _npy(_narrowed(values[rows]) if encoder.counts and varied else values[rows])
             continue
         taken = values.take(rows)
         if encoder.row_type is not None:  # taken over, and their headers may differ

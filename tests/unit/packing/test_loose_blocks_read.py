@@ -73,3 +73,17 @@ def test_a_streamer_gives_what_a_map_makes_of_them(address: str | None, folder: 
         assert np.array_equal(found["letters"], part % 5)
     streamer.stop()
     assert streamer.failure() is None
+
+
+@pytest.mark.parametrize("blocks", [None, True])
+def test_scalars_beside_whole_numbers_come_back(tmp_path: Path, blocks: bool | None) -> None:
+    """Whole numbers are stored in fewer bytes only beside fields of any size, which blocks of one form have none of."""
+    fields = {"weight": np.random.default_rng(0).random(ROWS), "label": np.arange(ROWS) % 3}
+    np.savez(tmp_path / "raw.npz", **fields)  # type: ignore[arg-type]
+    manifest = pack(str(tmp_path / "raw.npz"), tmp_path / "a", PackOptions((1, 0, 0), seed=1, blocks=blocks))
+    assert manifest.block is not None
+    found = st.open(tmp_path / "a", "train")[:]
+    assert found["label"].dtype == np.int64 and found["weight"].dtype == np.float64
+    assert sorted(zip(*map(np.ndarray.tolist, found.values()), strict=True)) == sorted(
+        zip(*(fields[name].tolist() for name in found), strict=True)
+    )

@@ -186,7 +186,15 @@ def test_what_is_exact_and_what_never_happened() -> None:
 
 @pytest.mark.parametrize(
     ("passes", "read"),
-    [(0.125, "0.125"), (1 / 3, "0.333"), (7, "7"), (12.34, "12.3"), (99.97, "100"), (1180, "1,180"), (20_000.5, "20,000")],
+    [
+        (0.125, "0.125"),
+        (1 / 3, "0.333"),
+        (7, "7"),
+        (12.34, "12.3"),
+        (99.97, "100"),
+        (1180, "1,180"),
+        (20_000.5, "20,000"),
+    ],
 )
 def test_a_long_run_counts_its_passes_in_whole_numbers(passes: float, read: str) -> None:
     assert of_pass(passes) == read
