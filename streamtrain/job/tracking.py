@@ -28,6 +28,8 @@ class Tracking:
     """Steps that one point of the minibatch curves is the mean of."""
     diagnostics: bool = True
     """Measure gradient noise, layers, updates and trajectory at every `log_every`-th step."""
+    layer_curves: bool = False
+    """A curve for each parameter tensor too: two charts each, beside the figure and the table of layers."""
     log_model: bool = True
     """Log the final model to MLflow, with signature and input example."""
     register: str | None = None

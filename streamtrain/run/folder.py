@@ -24,7 +24,7 @@ from streamtrain.track import journal
 LOCK = "lock"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
-PARTLY_WRITTEN = ("*.safetensors", "*.json", "skipped_*")
+PARTLY_WRITTEN = ("*.safetensors", "*.json", "*.csv", "skipped_*")
 """Patterns of the files that a killed process may have left half-written; the journal clears its own away."""
 State = Literal["running", "finished", "stopped"]
 
@@ -109,6 +109,16 @@ class RunFolder:
     def risk_page(self) -> Path:
         """Both risks and the gap, to be looked at in a browser."""
         return self.path / "risk.html"
+
+    @property
+    def layers(self) -> Path:
+        """Norms of each parameter tensor along the run, as a table."""
+        return self.path / "layers.csv"
+
+    @property
+    def layer_figure(self) -> Path:
+        """The same as a map."""
+        return self.path / "layers.png"
 
     def risk_figure(self, which: str) -> Path:
         """Both risks and the gap of the ``loss`` or the ``error``."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streamtrain.errors import ConfigError, Interrupted, complaint, one_line
+from streamtrain.errors import ConfigError, Interrupted, complaint
 from streamtrain.job import Job, Online
 from streamtrain.prepare.description import card_of, shares_in_words
 from streamtrain.run.folder import RunFolder
-from streamtrain.store import write_whole
 
 if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
@@ -26,7 +24,8 @@ if TYPE_CHECKING:
     from streamtrain.run.fleet.protocol import Fleet
     from streamtrain.run.outcome.result import Result
     from streamtrain.track.terminal import Terminal
-    from streamtrain.track.tracker import ModelCard, Tracker
+    from streamtrain.track.tracker import Tracker
+    from streamtrain.values import Reading
 
 
 YOUNG_SECONDS = 60.0
@@ -215,6 +214,7 @@ def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Track
     from streamtrain.run.checkpoints.keeper import Keeper
     from streamtrain.run.checkpoints.resuming import fixed_settings
     from streamtrain.run.controller import Controller
+    from streamtrain.run.outcome.handing_over import hand_over
     from streamtrain.run.watching.listening import Listeners
     from streamtrain.run.watching.status import FirstSteps
     from streamtrain.track.tracker import Trackers
@@ -235,10 +235,28 @@ def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Track
     ):
         watchers = [tracker, FirstSteps(began, terminal)] + ([] if prepared.inline else [_ray_metrics(run_name)])
         listeners = Listeners(prepared.listeners, job.on_listener_error, terminal.line)
-        result = Controller(plan, fleet, Trackers(*watchers), terminal, folder.path, keeper, listeners).run()
-    for problem in _keep(plan, prepared.trial, run_name, result, tracker):
+        trackers = Trackers(*watchers, taken=_layers_aside(job, folder, terminal))
+        result = Controller(plan, fleet, trackers, terminal, folder.path, keeper, listeners).run()
+    for problem in hand_over(plan, prepared.trial, run_name, result, tracker):
         terminal.line(problem)
     return result
+
+
+def _layers_aside(job: Job, folder: RunFolder, terminal: Terminal) -> Callable[[Sequence[Reading]], Sequence[Reading]]:
+    """Keeps points of layers in a table, away from trackers unless the job wants their curves."""
+    from streamtrain.run.folder import OptionalFiles
+    from streamtrain.track.layer_table import LayerTable, is_of_layer
+
+    table = LayerTable(folder.layers)
+    optional = OptionalFiles(terminal.line)
+
+    def left(readings: Sequence[Reading]) -> Sequence[Reading]:
+        if table.take(readings):
+            with optional.writing(folder.layers):
+                table.write()
+        return readings if job.tracking.layer_curves else [each for each in readings if not is_of_layer(each)]
+
+    return left
 
 
 @contextlib.contextmanager
@@ -284,48 +302,3 @@ def _tracker(job: Job, terminal: Terminal) -> Tracker:
     from streamtrain.track.tracker import NoTracker
 
     return MlflowTracker(job.tracking.uri or default_uri(), say=terminal.line) if job.tracking.enabled else NoTracker()
-
-
-def _keep(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: Tracker) -> Iterator[str]:
-    """Figures, description, parameters and model of a finished run, to the tracker.
-
-    What cannot be made or saved does not undo a run that trained well: a line for each says so.
-    """
-    from streamtrain.run.outcome.report import description, figures
-
-    folder = RunFolder(result.folder)
-
-    def draw() -> None:
-        for file in figures(result):
-            tracker.artifact(file, "figures")
-
-    def write_result() -> None:
-        write_whole(folder.result, json.dumps(result.summary(), indent=1).encode())
-        tracker.artifact(folder.result, "result")
-
-    def log_model() -> None:
-        if trial.unlogged is not None:
-            tracker.tag("model.logged", f"no: {trial.unlogged}")
-        elif plan.job.tracking.enabled and plan.job.tracking.log_model:
-            tracker.model(_model_card(plan, trial, result))
-            if trial.output is None:
-                tracker.tag("model.signature", "none: MLflow's signatures cannot say the form of what it returns")
-
-    tracker.artifact(folder.parameters, "parameters")
-    tracker.tag("verdict", result.verdict)
-    tracker.describe(description(run_name, result))
-    for what, keep in ((folder.result.name, write_result), ("figures", draw), ("the model for MLflow", log_model)):
-        try:
-            keep()
-        except Exception as error:
-            yield f"{run_name}: {what} could not be made ({one_line(error)}); the parameters are in {result.folder}"
-
-
-def _model_card(plan: Plan, trial: Trial, result: Result) -> ModelCard:
-    from streamtrain.model.gradient import build_model
-    from streamtrain.track.tracker import ModelCard
-
-    model = build_model(plan.job)
-    model.load_state_dict(result.parameters)
-    any_size = plan.job.data.collate is not None
-    return ModelCard(model.eval(), trial.inputs, trial.output, plan.job.tracking.register, result.chosen.step, any_size)

@@ -1,7 +1,9 @@
-"""Figures of a run: both risks and the gap, with bands of one standard error."""
+"""Figures of a run: both risks and the gap, with bands of one standard error; and a page that shows them."""
 
 from __future__ import annotations
 
+import html
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 TRAINING, HELD_OUT, GAP, PROGRESSIVE = "#2166ac", "#b2182b", "#4d4d4d", "#1b7837"
 Which = Literal["loss", "error"]
+STYLE = (
+    "body{font-family:sans-serif;margin:1em}svg{width:49%;min-width:30em;height:auto}"
+    "td,th{padding:.15em .8em;text-align:right}tr:nth-child(even){background:#f3f3f3}"
+)
 
 
 def risk_figure(
@@ -132,6 +138,31 @@ def comparison_figure(found: Sequence[Difference], names: tuple[str, str], quant
 def save(figure: Figure, file: Path) -> None:
     """Writes the figure as PNG."""
     figure.savefig(file, format="png")
+
+
+def risk_page(title: str, figures: Sequence[Figure], head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """HTML that opens without a network: figures side by side above a table of their points."""
+    drawn = "\n".join(map(_svg, figures))
+    table = "\n".join(map(_row, rows))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n{drawn}\n"
+        f"<table>{_row(head, 'th')}\n{table}</table></body></html>\n"
+    )
+
+
+def _svg(figure: Figure) -> str:
+    import matplotlib as mpl
+
+    text = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none"}):  # texts as texts, not as the outlines of their letters
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    found = text.getvalue()
+    return found[found.index("<svg") :]
+
+
+def _row(cells: Sequence[str], kind: str = "td") -> str:
+    return f"<tr>{''.join(f'<{kind}>{html.escape(cell)}</{kind}>' for cell in cells)}</tr>"
 
 
 def _means(moments: Sequence[Moments | Point]) -> np.ndarray[Any, np.dtype[np.float64]]:

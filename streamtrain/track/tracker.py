@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -114,11 +114,21 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """A tracker, and others that take the same points; only the first takes all the rest."""
+    """A tracker, and others that take the same points; only the first takes all the rest.
 
-    def __init__(self, first: Tracker, *others: Tracker) -> None:
+    Args:
+        taken: hears of all points first, and returns those that trackers are to have.
+    """
+
+    def __init__(
+        self,
+        first: Tracker,
+        *others: Tracker,
+        taken: Callable[[Sequence[Reading]], Sequence[Reading]] = lambda readings: readings,
+    ) -> None:
         self._first = first
         self._others = others
+        self._taken = taken
 
     @property
     def run_id(self) -> str | None:
@@ -127,8 +137,9 @@ class Trackers:
 
     def log(self, readings: Sequence[Reading]) -> None:
         """Hands the points to every tracker, in order."""
+        left = self._taken(readings)
         for each in (self._first, *self._others):
-            each.log(readings)
+            each.log(left)
 
     def begin(self, card: RunCard, folder: Path, run_id: str | None = None) -> None:
         """Opens the run with the first."""

@@ -12,12 +12,15 @@ import threading
 from collections.abc import Iterator
 
 from streamtrain.errors import ConfigError, Interrupted, complaint
+from streamtrain.track.mlflow.pages import newest_runs_page
 
 PAGES_ALONE = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """What the server does beside pages, switched off: its workers for jobs on language models are seven processes."""
 GUARD = "trap '' TERM INT HUP; read -r line; kill -TERM 0; sleep 3; kill -KILL 0"
 """Leads the server's process group, and ends it when its input is closed: this process's end closes it too."""
 GRACE_SECONDS = 5.0
+START_SECONDS = 120.0
+"""In which the server's pages are waited for."""
 
 
 def serve(port: int) -> int:
@@ -39,7 +42,15 @@ def serve(port: int) -> int:
         server = subprocess.Popen(
             [*command, "--port", str(port), "--workers", "1"], env={**os.environ, **PAGES_ALONE}, process_group=group
         )
+        threading.Thread(target=_say_where, args=(port,), daemon=True).start()
         return server.wait()
+
+
+def _say_where(port: int) -> None:
+    """A line with the table of runs, as soon as there are pages."""
+    page = newest_runs_page(port, START_SECONDS)
+    if page is not None:
+        print(f"its runs, the best first: {page}", flush=True)
 
 
 @contextlib.contextmanager

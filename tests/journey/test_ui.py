@@ -10,9 +10,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import psutil
 import pytest
 
+from streamtrain.track.mlflow.pages import KIND, KIND_TAG
 from tests.support.command import ROOT, streamtrain
 from tests.support.servers import free_port
 
@@ -32,7 +34,7 @@ def pages(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
         preexec_fn=hear_interrupts,
         cwd=folder,
         env={**environment, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -69,6 +71,22 @@ def test_its_processes_are_few_and_end_with_it(number: signal.Signals, code: int
         assert process.wait() == code and "Traceback" not in said
         if number == signal.SIGTERM:
             assert "streamtrain ui: stopped by SIGTERM; nothing was changed" in said
+
+
+def test_it_says_where_the_runs_are_in_the_layout_for_model_training(store_uri: str, tmp_path: Path) -> None:
+    """Of the store in the folder that it is started in, whose newest experiment is of language models."""
+    client = mlflow.MlflowClient(store_uri)
+    number = client.create_experiment("digits", tags={KIND_TAG: KIND})
+    client.create_experiment("agents", tags={KIND_TAG: "genai_development"})
+    port = free_port()
+    with pages(tmp_path, port) as process:
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if "best first" in line)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    order = "orderByKey=metrics.%60chosen%2Ferror%60&orderByAsc=true"
+    address = f"http://localhost:{port}/#/experiments/{number}/runs?workflowType=machine_learning&{order}"
+    assert said == f"its runs, the best first: {address}\n"
 
 
 def test_promise_10_a_port_that_somebody_has(tmp_path: Path) -> None:

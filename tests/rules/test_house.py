@@ -281,6 +281,7 @@ FLAGS = [
     "--tracking.enabled",
     "--tracking.experiment",
     "--tracking.folder",
+    "--tracking.layer-curves",
     "--tracking.log-every",
     "--tracking.log-model",
     "--tracking.parent",

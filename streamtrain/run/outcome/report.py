@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from streamtrain.measure.diagnostics.noise_scale import CLEARLY, Noise
 from streamtrain.measure.verdict import largest_gap
 from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.wording import gap_with_error, in_unit, mean_with_error, why_not_known
+from streamtrain.store import write_whole
 
 if TYPE_CHECKING:
-    from streamtrain.run.outcome.result import Result
+    from matplotlib.figure import Figure
+
+    from streamtrain.run.outcome.result import Evaluation, Result
+    from streamtrain.track.figures import Which
+
+WHICHES: tuple[Which, ...] = ("loss", "error")
+MOST_POINTS = 300
+"""Measurements on the page of figures."""
 
 ROWS: dict[str, Callable[[Result], str]] = {
     "passes": lambda r: f"{r.passes}",
@@ -100,50 +108,62 @@ def description(name: str, result: Result) -> str:
 
 def figures(result: Result) -> Iterator[Path]:
     """Draws both risks and the gap, for loss and error, into the run's folder; the files, PNGs and one page."""
-    from streamtrain.track.figures import risk_figure, save
-    from streamtrain.track.interactive import risk_page, save_page
+    from streamtrain.track.figures import risk_page, save
 
     folder = RunFolder(result.folder)
-    online = result.mode == "online"
-    points = result.evaluations
-    along = [point.examples_used if online else point.passes for point in points]
-    empirical, generalization = [point.empirical for point in points], [point.generalization for point in points]
-    unit = "examples used" if online else "passes"
-    progressive = [  # a window's mean is of its middle
-        (place - (point.progressive.loss.count / 2 if online else 0), point.progressive)
-        for place, point in zip(along, points, strict=True)
-        if point.progressive
-    ]
-    if not online:
-        progressive = [(float(number), risk) for number, risk in enumerate(result.progressive_passes, 1)]
-    unbiased = None if online else 1
-    whiches: tuple[Literal["loss", "error"], ...] = ("loss", "error")
-    for which in whiches:
-        figure = risk_figure(
-            along,
-            empirical,
-            generalization,
-            which=which,
-            unit=unit,
-            progressive=progressive,
-            unbiased=unbiased,
-            chosen=points.index(result.chosen),
-            title=f"Generalization gap of the {'surrogate loss' if which == 'loss' else 'error'}, {result.mode}",
-            error_unit=result.error_unit,
-        )
-        file = folder.risk_figure(which)
-        save(figure, file)
+    for which in WHICHES:
+        save(_figure(result, which, result.evaluations), file := folder.risk_figure(which))
         yield file
-    title = f"Generalization gap, {result.mode}"
-    page = risk_page(
+    points = _some(result)
+    place = "examples used" if result.mode == "online" else "pass"
+    head = [place, *(f"{which}, {of}" for which in WHICHES for of in ("training", "held out", "gap"))]
+    drawn = [_figure(result, which, points) for which in WHICHES]
+    page = risk_page(f"Generalization gap, {result.mode}", drawn, head, [_numbers(result, point) for point in points])
+    write_whole(folder.risk_page, page.encode())
+    yield folder.risk_page
+
+
+def _some(result: Result) -> Sequence[Evaluation]:
+    """Of a run's measurements so many that a page stays small: evenly chosen, with the kept and the last one."""
+    found = result.evaluations
+    apart = math.ceil(len(found) / MOST_POINTS)
+    wanted = {result.chosen.step, found[-1].step}
+    return [each for number, each in enumerate(found, 1) if number % apart == 0 or each.step in wanted]
+
+
+def _numbers(result: Result, point: Evaluation) -> list[str]:
+    """A row of the page's table."""
+    place = f"{point.examples_used:,}" if result.mode == "online" else f"{point.passes:.4g}"
+    return [
+        place + (" (kept)" if point.step == result.chosen.step else ""),
+        mean_with_error(point.empirical.loss),
+        mean_with_error(point.generalization.loss),
+        gap_with_error(point.gap_of_loss),
+        mean_with_error(point.empirical.error, result.error_unit),
+        mean_with_error(point.generalization.error, result.error_unit),
+        gap_with_error(point.gap_of_error, result.error_unit),
+    ]
+
+
+def _figure(result: Result, which: Which, points: Sequence[Evaluation]) -> Figure:
+    """Both risks and their gap at these points."""
+    from streamtrain.track.figures import risk_figure
+
+    online = result.mode == "online"
+    along = [point.examples_used if online else point.passes for point in points]
+    progressive = [(float(number), risk) for number, risk in enumerate(result.progressive_passes, 1)]
+    if online:  # a window's mean is of its middle
+        placed = zip(along, points, strict=True)
+        progressive = [(at - p.progressive.loss.count / 2, p.progressive) for at, p in placed if p.progressive]
+    return risk_figure(
         along,
-        empirical,
-        generalization,
-        unit=unit,
+        [point.empirical for point in points],
+        [point.generalization for point in points],
+        which=which,
+        unit="examples used" if online else "passes",
         progressive=progressive,
-        unbiased=unbiased,
-        title=title,
+        unbiased=None if online else 1,
+        chosen=[point.step for point in points].index(result.chosen.step),
+        title=f"Generalization gap of the {'surrogate loss' if which == 'loss' else 'error'}, {result.mode}",
         error_unit=result.error_unit,
     )
-    save_page(page, folder.risk_page)
-    yield folder.risk_page

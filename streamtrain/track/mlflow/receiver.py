@@ -15,6 +15,7 @@ from streamtrain.track.delivery import Blocked, Refused, first_begin
 from streamtrain.track.journal import BATCH, Entry
 from streamtrain.track.mlflow.lifecycle import check_run, deleted_experiment, gone
 from streamtrain.track.mlflow.model import quieten
+from streamtrain.track.mlflow.pages import KIND, KIND_TAG
 
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
@@ -255,8 +256,7 @@ def _experiment(client: Any, uri: str, name: str) -> str:
         database = uri.removeprefix("sqlite:///")
         place = None if database == uri else (Path(database).absolute().parent / "mlartifacts").as_uri()
         try:
-            # the kind makes MLflow's pages show runs and curves first, not language models' traces
-            tags = {"mlflow.experimentKind": "custom_model_development"}
+            tags = {KIND_TAG: KIND}
             return str(client.create_experiment(name, artifact_location=place, tags=tags))
         except MlflowException:  # another run made it in between
             found = client.get_experiment_by_name(name)

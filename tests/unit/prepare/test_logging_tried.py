@@ -17,7 +17,8 @@ import streamtrain as st
 from streamtrain.model.gradient import build_model
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import Trial, preflight
-from streamtrain.run.train import _announce, _keep, _Prepared
+from streamtrain.run.outcome.handing_over import hand_over
+from streamtrain.run.train import _announce, _Prepared
 from streamtrain.track.mlflow.model import save_model
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import ModelCard, NoTracker
@@ -105,7 +106,7 @@ def test_a_run_whose_model_is_not_logged_is_whole_otherwise(url: str, tmp_path: 
     job = dataclasses.replace(job_of("tied weights", url), model=Locked)
     result, _ = run(job, tmp_path)
     noted = Noted()
-    assert list(_keep(plan(job), tried(job), "a run", result, noted)) == []
+    assert list(hand_over(plan(job), tried(job), "a run", result, noted)) == []
     assert LOCKED in noted.tags["model.logged"]
 
 

@@ -11,8 +11,8 @@ import streamtrain as st
 from streamtrain.errors import ShardError
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import Trial, preflight
-from streamtrain.run.outcome.report import description
-from streamtrain.run.train import _keep
+from streamtrain.run.outcome.handing_over import hand_over
+from streamtrain.run.outcome.report import description, figures
 from streamtrain.track.tracker import ModelCard
 from tests.support.datasets import pack_digits
 from tests.support.fleet import Notebook, PlainFleet, run
@@ -64,7 +64,7 @@ def job(tmp_path: Path) -> st.Job:
 def test_everything_is_kept_also_of_a_model_of_two_outputs(job: st.Job, tmp_path: Path) -> None:
     result, fleet = run(job, tmp_path)
     keeper = Keeper()
-    assert list(_keep(fleet.worker._plan, preflight(plan(job)), "a run", result, keeper)) == []
+    assert list(hand_over(fleet.worker._plan, preflight(plan(job)), "a run", result, keeper)) == []
     assert keeper.files == [
         "parameters/parameters.safetensors",
         "result/result.json",
@@ -79,7 +79,17 @@ def test_everything_is_kept_also_of_a_model_of_two_outputs(job: st.Job, tmp_path
     held_out = result.chosen.generalization.loss
     assert f"| loss, held out | {held_out.mean:.4f} ± {held_out.standard_error:.4f} |" in keeper.description
     page = (tmp_path / "risk.html").read_text()
-    assert "Plotly.newPlot" in page and "held out (generalization risk)" in page and "<script src=" not in page
+    assert page.count("<svg") == 2 and "held-out examples (generalization risk)" in page and "<script" not in page
+
+
+def test_files_of_a_run_that_is_measured_often_stay_small(job: st.Job, tmp_path: Path) -> None:
+    result, _ = run(dataclasses.replace(job, mode=st.Epochs(max_passes=1)), tmp_path)
+    numbers = range(1, 5001)
+    often = [dataclasses.replace(result.chosen, step=number, passes=number / 7) for number in numbers]
+    files = list(figures(dataclasses.replace(result, evaluations=tuple(often), chosen=often[1233])))
+    assert max(file.stat().st_size for file in files) < 500_000
+    page = files[-1].read_text()
+    assert "<td>176.3 (kept)</td>" in page and "<td>714.3</td>" in page and page.count("<tr>") < 305
 
 
 def test_promise_8_figures_and_models_that_fail_are_one_line_each(
@@ -92,7 +102,7 @@ def test_promise_8_figures_and_models_that_fail_are_one_line_each(
     monkeypatch.setattr("streamtrain.track.figures.save", fails)
     monkeypatch.setattr(Keeper, "model", fails)
     keeper = Keeper()
-    lines = list(_keep(plan(job), Trial((), None), "a run", result, keeper))
+    lines = list(hand_over(plan(job), Trial((), None), "a run", result, keeper))
     assert lines == [
         f"a run: {what} could not be made (OSError: no space left); the parameters are in {tmp_path}"
         for what in ("figures", "the model for MLflow")

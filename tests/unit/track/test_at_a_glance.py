@@ -11,6 +11,7 @@ from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 import streamtrain as st
 from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.result import Result
+from streamtrain.track.layer_table import read_layers
 from tests.support.datasets import pack_digits
 
 
@@ -67,3 +68,25 @@ def test_what_is_kept_is_told_once_by_a_run_that_ends_twice(job: st.Job, store_u
     assert len(names) == 19, names
     for name in names:
         assert len(client.get_metric_history(str(first.run_id), name)) == 1, name
+
+
+def test_an_experiment_says_that_models_are_trained(job: st.Job, store_uri: str) -> None:
+    train(job, mode=st.Epochs(max_passes=1))
+    experiment = mlflow.MlflowClient(store_uri).get_experiment_by_name("streamtrain")
+    assert experiment is not None and experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_layers_are_a_figure_and_a_table_and_curves_on_request(job: st.Job, store_uri: str) -> None:
+    client = mlflow.MlflowClient(store_uri)
+    for asked in (False, True):
+        result = train(job, tracking=dataclasses.replace(job.tracking, log_every=1, layer_curves=asked))
+        metrics = client.get_run(str(result.run_id)).data.metrics
+        names = {f"{tensor}.{kind}" for tensor in (0, 2) for kind in ("weight", "bias")}
+        curves = {f"layer_{of}/{name}" for of in ("gradient_norm", "update_ratio") for name in names}
+        assert {name for name in metrics if name.startswith("layer")} == (curves if asked else set())
+        files = {file.path: file.file_size for file in client.list_artifacts(str(result.run_id), "layers")}
+        assert files.keys() == {"layers/layers.csv", "layers/layers.png"} and max(files.values()) < 500_000
+        rows = read_layers(RunFolder(result.folder).layers)
+        assert {tensor for tensor, _ in rows} == names
+    last = rows["0.weight", "gradient norm"]
+    assert last[max(last)] == pytest.approx(metrics["layer_gradient_norm/0.weight"], rel=1e-3)
