@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Evaluate,
         Group,
         Job,
+        Mixture,
         OfMeans,
         Online,
         Optimizer,
@@ -70,7 +71,19 @@ _ERRORS = (
 )
 _DECLARATIONS = (
     *("Average", "Balanced", "BatchSize", "Checkpoints", "Clip", "Data", "Epochs", "Evaluate", "Group"),
-    *("Job", "OfMeans", "Online", "Optimizer", "Pad", "Schedule", "Stale", "Synchronous", "Tracking", "Weighted"),
+    *(
+        "Job",
+        "Mixture",
+        "OfMeans",
+        "Online",
+        "Optimizer",
+        "Pad",
+        "Schedule",
+        "Stale",
+        "Synchronous",
+        "Tracking",
+        "Weighted",
+    ),
 )
 _OPTIMIZERS = {
     name: f"streamtrain.aggregate.optimizers.{name.lower()}"
@@ -119,6 +132,7 @@ __all__ = [
     "JobError",
     "Lion",
     "ManifestError",
+    "Mixture",
     "Muon",
     "NonFiniteError",
     "OfMeans",

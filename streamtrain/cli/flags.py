@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
 from collections.abc import Sequence
 from typing import TypeVar
@@ -14,7 +15,7 @@ import tyro
 from streamtrain.aggregate.descent.rules import with_optimizer
 from streamtrain.aggregate.optimizers import known_optimizers
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.job import Balanced, BatchSize, Epochs, Group, Job, Online, Schedule
+from streamtrain.job import Balanced, BatchSize, Epochs, Group, Job, Mixture, Online, Schedule
 from streamtrain.job.objective import OfMeans
 
 Parsed = TypeVar("Parsed")
@@ -48,6 +49,22 @@ def _spell_balance(
         metavar="{None}|FIELD",
         instance_from_str=lambda words: None if words[0] == "None" else Balanced(words[0]),
         is_instance=lambda value: value is None or isinstance(value, Balanced),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@SPELLED.primitive_rule
+def _spell_place(
+    of: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[str | Mixture] | None:
+    """One data set; a mixture stays as the job says."""
+    if of.type != str | Mixture:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STR",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, str | os.PathLike | Mixture),
         str_from_instance=lambda value: [str(value)],
     )
 

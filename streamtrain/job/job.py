@@ -168,7 +168,7 @@ class Job:
         require(callable(self.model), "model", "a function", self.model, "see its help")
         self._check_measures()
         self._check_error_unit()
-        self._check_balance()
+        self._check_shares()
 
     def _check_measures(self) -> None:
         if self.loss_over == "minibatch":
@@ -191,17 +191,21 @@ class Job:
         }
         check_objective(self.objective, others, self.metrics)
 
-    def _check_balance(self) -> None:
-        if self.data.balance is None:
+    def _check_shares(self) -> None:
+        """What goes neither with balanced classes nor with a mixture."""
+        data = self.data
+        if data.balance is None and data.mixture is None:
             return
-        do = "leave it out, or data.balance"
+        beside = "data.balance" if data.balance is not None else "st.Mixture"
+        do = f"leave it out, or {beside}"
+        require(data.balance is None or data.mixture is None, "data.balance", "none of a st.Mixture", data.balance, do)
         whole = self.loss_over == "minibatch"
-        require(not whole, "loss_over", "examples beside data.balance", self.loss_over, do)
+        require(not whole, "loss_over", f"examples beside {beside}", self.loss_over, do)
         mode = self.mode
         of_shards = isinstance(mode, Epochs) and mode.reshuffle == "shards"
-        require(not of_shards, "mode.reshuffle", "stored or examples beside data.balance", "shards", do)
+        require(not of_shards, "mode.reshuffle", f"stored or examples beside {beside}", "shards", do)
         follows = isinstance(mode, Online) and mode.follow
-        require(not follows, "mode.follow", "off beside data.balance", True, do)
+        require(not follows, "mode.follow", f"off beside {beside}", True, do)
 
     def _check_error_unit(self) -> None:
         unit = self.error_unit

@@ -15,7 +15,7 @@ from streamtrain.measure.diagnostics.directions import Directions, Gram, directi
 from streamtrain.measure.diagnostics.directions.gram import FEWEST
 from streamtrain.order import select_minibatch
 from streamtrain.prepare.plan import Plan
-from streamtrain.values import Selection
+from streamtrain.values import Lane, Selection
 
 MINIBATCHES, GROUPS = 16, 8
 """At most, and of held-out examples."""
@@ -54,6 +54,11 @@ def _minibatches(plan: Plan, step: int, examples: int) -> tuple[list[Selection],
 def _held_out(plan: Plan, examples: int) -> list[Selection]:
     """Groups of equal size, as many examples in all, spread evenly over the split."""
     there = plan.manifest.splits["validation"].examples
-    size = min(examples, there) // GROUPS
-    numbers = np.linspace(0, there, size * GROUPS, endpoint=False).astype(np.int64)
+    size = min(examples, plan.held_out) // GROUPS
+    spread = [
+        np.linspace(own[0].start, own[-1].stop, count, endpoint=False).astype(np.int64)
+        for own, count in plan.by_share("validation", [Lane(0, 0, there)], size * GROUPS)
+        if count
+    ]
+    numbers = np.concatenate(spread) if size else np.empty(0, np.int64)
     return [Selection(0, numbers=numbers[group::GROUPS]) for group in range(GROUPS)] if size else []

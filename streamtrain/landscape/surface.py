@@ -43,7 +43,8 @@ class Surface:
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         reader = plan.reader("train")
         self._readers = {"train": reader}
-        slices = evaluation_slices(plan.ranges, examples, EVALUATION_SLICE)
+        shares = plan.by_share("train", plan.ranges, examples)
+        slices = [each for own, count in shares for each in evaluation_slices(own, count, EVALUATION_SLICE)]
         self._pieces = [self._gradient.batch(reader.select(plan.select("train", *each))) for each in slices]
         self.examples = sum(stop - start for start, stop in slices)
         self._weight: float | None = None

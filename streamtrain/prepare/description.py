@@ -19,6 +19,7 @@ from streamtrain.track.tracker import DatasetCard, RunCard
 
 if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
+    from streamtrain.shards import Manifest
 
 PACKAGES = ("streamtrain", "ray", "torch", "numpy", "webdataset", "mlflow")
 CONTEXTS: dict[str, Literal["training", "validation", "testing"]] = {
@@ -46,7 +47,7 @@ def card_of(plan: Plan, run_name: str, trains_otherwise: Sequence[str] = ()) -> 
         "mlflow.source.name": sys.argv[2] if sys.argv[1:2] == ["train"] else sys.argv[0],
     }
     if plan.parts is not None:
-        tags["risk.minimized"] = f"{shares_in_words(plan)}; risks and gap are measured on examples as they are"
+        tags["risk.minimized"] = shares_in_words(plan)
     if plan.job.unit_of_error:
         tags["error.unit"] = plan.job.unit_of_error
     commit = _git_commit()
@@ -57,7 +58,11 @@ def card_of(plan: Plan, run_name: str, trains_otherwise: Sequence[str] = ()) -> 
         experiment=plan.job.tracking.experiment,
         params={each.name: show(each) for each in settings_of(plan.job)} | {"lanes": str(plan.order.lanes)},
         tags=tags,
-        datasets=tuple(_dataset(plan, split) for split in plan.manifest.splits),
+        datasets=tuple(
+            _dataset(place, manifest, split)
+            for place, manifest in [(s.place, s.manifest) for s in plan.sources] or [(plan.place, plan.manifest)]
+            for split in plan.manifest.splits
+        ),
         parent=plan.job.tracking.parent,
     )
 
@@ -78,12 +83,21 @@ def _progressive_estimates(plan: Plan, trains_otherwise: Sequence[str]) -> str:
 
 
 def shares_in_words(plan: Plan) -> str:
-    """Which part has which share of every minibatch, and how often its examples come; of a plan that has parts."""
+    """Which part has which share of every minibatch, how often its examples come, and what is measured."""
     parts = plan.parts
     assert parts is not None
     given = parts.given(plan.order.used) / parts.sizes
     often = " to ".join(dict.fromkeys(f"{times:.3g}" for times in (given.min(), given.max())))
-    return f"{len(parts.sizes)} classes of {plan.job.data.balance} with equal shares, an example {often} times a pass"
+    mixture = plan.job.data.mixture
+    if mixture is not None:
+        named = ", ".join(
+            f"{s:.4g} of {each.place}" for s, each in zip(mixture.shares.values(), plan.sources, strict=True)
+        )
+        return f"{named}, an example {often} times a pass; risks and gap have these shares too"
+    return (
+        f"{len(parts.sizes)} classes of {plan.job.data.balance} with equal shares, an example {often} times a pass; "
+        "risks and gap are of the examples as they are"
+    )
 
 
 def show(setting: Setting) -> str:
@@ -104,14 +118,14 @@ def _plain(value: object) -> str:
     return str(getattr(value, "__name__", type(value).__name__))
 
 
-def _dataset(plan: Plan, split: str) -> DatasetCard:
-    fields = {f.name: f"{f.dtype or 'text'} {'varies' if f.shape is None else f.shape}" for f in plan.manifest.fields}
+def _dataset(place: str, manifest: Manifest, split: str) -> DatasetCard:
+    fields = {f.name: f"{f.dtype or 'text'} {'varies' if f.shape is None else f.shape}" for f in manifest.fields}
     return DatasetCard(
-        name=f"{plan.place.partition('?')[0].rstrip('/').rpartition('/')[2]}/{split}",
-        digest=plan.manifest.digest,
-        source=plan.place,
+        name=f"{place.partition('?')[0].rstrip('/').rpartition('/')[2]}/{split}",
+        digest=manifest.digest,
+        source=place,
         context=CONTEXTS[split],
-        examples=plan.manifest.splits[split].examples,
+        examples=manifest.splits[split].examples,
         fields=fields,
     )
 

@@ -28,7 +28,10 @@ from streamtrain.shards import Manifest
 from streamtrain.store import local_path, masked
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.examples.augmenting import Augmentation
+from streamtrain.stream.fetch.mixed_files import MixedFiles
+from streamtrain.stream.fetch.shard_files import ShardFiles
 from streamtrain.stream.fetch.unpacked import data_folder
+from streamtrain.stream.mixed import Source, joined_manifest, open_sources, parts_of
 from streamtrain.stream.opening import fetched_files, open_dataset, shards_of
 from streamtrain.stream.parting import parted_by_class
 from streamtrain.stream.reader import Reader
@@ -44,7 +47,7 @@ class Plan:
 
     ``place`` is the data set's, as messages name it; ``order`` is of the training split; ``streamed``
     says whether workers get streamers; ``left_out`` are training examples that nobody may read, by stored number;
-    ``parts`` have shares of every minibatch, where the job gives some.
+    ``parts`` have shares of every minibatch, where the job gives some; ``sources`` are a mixture's data sets.
     """
 
     job: Job
@@ -54,6 +57,7 @@ class Plan:
     streamed: bool
     left_out: Mapping[int, Skip] = field(default_factory=dict)
     parts: Parts | None = None
+    sources: tuple[Source, ...] = ()
 
     @property
     def passes(self) -> int:
@@ -84,7 +88,12 @@ class Plan:
     def reader(self, split: str, *, lanes: bool = False) -> Reader:
         """A reader of the job's fields of one split; ``lanes`` is for the one that a worker's lanes are read with."""
         data = self.job.data
-        files = shards_of(data.url, lambda: fetched_files(self.job, self.manifest, lanes=lanes), verify=data.verify)
+        files: ShardFiles
+        if self.sources:
+            files = MixedFiles(self.place, [(each.folder, each.manifest) for each in self.sources], verify=data.verify)
+        else:
+            fetched = functools.partial(fetched_files, self.job, self.manifest, lanes=lanes)
+            files = shards_of(data.place, fetched, verify=data.verify)
         decoding = Decoding(
             data.map,
             data.image_size,
@@ -142,6 +151,22 @@ class Plan:
             return self.parts.select(start, stop)
         return Selection(0, ((start, stop),))
 
+    def by_share(self, split: str, ranges: Sequence[Lane], wanted: int) -> list[tuple[Sequence[Lane], int]]:
+        """Of which examples of an evaluation's, as `select` numbers them, how many are looked at.
+
+        Of a mixture as many of each data set as its share says, so that the mean over all is the mixture's.
+        """
+        mixture = self.job.data.mixture
+        if mixture is None:
+            return [(ranges, wanted)]
+        return [*parts_of(mixture, self.sources, split).by_share(ranges, wanted)]
+
+    @property
+    def held_out(self) -> int:
+        """Validation examples that the job measures by."""
+        examples = _held_out(self.job, self.manifest, self.sources)
+        return min(examples, self.job.evaluate.examples or examples)
+
     @property
     def ranges(self) -> tuple[Lane, ...]:
         """The training examples that a run uses, as `select` numbers them."""
@@ -166,21 +191,28 @@ def plan(job: Job) -> Plan:
         ConfigError, DataError: the job and the data set do not fit.
     """
     job = with_optimizer(job)
-    place = masked(str(local_path(job.data.url) or job.data.url))
-    manifest = open_dataset(job.data.url)
+    mixture = job.data.mixture
+    sources: tuple[Source, ...] = ()
+    if mixture is not None:
+        place = masked(str(mixture))
+        sources = open_sources(mixture)
+        manifest = joined_manifest(sources, _names_read(job, sources[0].manifest))
+    else:
+        place = masked(str(local_path(job.data.place) or job.data.place))
+        manifest = open_dataset(job.data.place)
     for split in ("train", "validation"):
         if split not in manifest.splits or not manifest.splits[split].examples:
             found = ", ".join(f"{name} {s.examples:,}" for name, s in manifest.splits.items())
             do = "pack it with a validation split, e.g. --splits 0.8 0.1 0.1"
             raise ConfigError(complaint(place, expected=f"examples in the {split} split", found=found, do=do))
-    held_out = manifest.splits["validation"].examples
+    held_out = _held_out(job, manifest, sources)
     if job.evaluate.examples is not None and job.evaluate.examples > held_out:
         expected = f"at most the {held_out:,} validation examples of {place}"
         do = "lower it or leave it out"
         raise ConfigError(complaint("evaluate.examples", expected=expected, found=f"{job.evaluate.examples:,}", do=do))
-    parts = None
+    parts = None if mixture is None else parts_of(mixture, sources, "train")
     if job.data.balance is not None:
-        folder = data_folder(job.data.url)
+        folder = data_folder(job.data.place)
         parts = parted_by_class(job.data.balance, place, folder, manifest, verify=job.data.verify)
     examples = _examples_of_pass(job, manifest, parts)
     wanted = job.mode.max_examples if isinstance(job.mode, Online) else None
@@ -202,7 +234,21 @@ def plan(job: Job) -> Plan:
     functions = job.data.map, job.data.augment, job.data.collate
     by_example = encoded or any(each is not None for each in functions)
     streamed = by_example and not job.pooled  # of a pool nobody knows ahead who reads what
-    return Plan(job, place, manifest, order, streamed, parts=parts)
+    return Plan(job, place, manifest, order, streamed, parts=parts, sources=sources)
+
+
+def _names_read(job: Job, manifest: Manifest) -> tuple[str, ...]:
+    """The fields that the job takes of a data set with this manifest."""
+    stored = [field.name for field in manifest.fields]
+    if job.objective is not None:
+        return job.data.extra or tuple(stored)
+    return job.data.fields_read(stored)
+
+
+def _held_out(job: Job, manifest: Manifest, sources: Sequence[Source]) -> int:
+    """Validation examples, of a mixture as many as there are at its shares."""
+    mixture = job.data.mixture
+    return manifest.splits["validation"].examples if mixture is None else parts_of(mixture, sources, "validation").once
 
 
 def _examples_of_pass(job: Job, manifest: Manifest, parts: Parts | None) -> int:
@@ -226,7 +272,7 @@ def grown(plan: Plan) -> Plan | None:
     Raises:
         DataError: the data set is no longer the one that the run began with, and more.
     """
-    manifest = open_dataset(plan.job.data.url)
+    manifest = open_dataset(plan.job.data.place)
     before = plan.manifest.segments
     if manifest.segments[: len(before)] != before or manifest.fields != plan.manifest.fields:
         expected, do = "the data set that the run began with, and more segments", "start a new run"

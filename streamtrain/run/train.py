@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamtrain.errors import ConfigError, Interrupted, complaint
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from streamtrain.run.checkpoints.keeper import Keeper
     from streamtrain.run.fleet.protocol import Fleet
     from streamtrain.run.outcome.result import Result
+    from streamtrain.shards import Manifest
     from streamtrain.track.terminal import Terminal
     from streamtrain.track.tracker import Tracker
     from streamtrain.values import Reading
@@ -169,10 +171,11 @@ def _announce(prepared: _Prepared, run_name: str, terminal: Terminal) -> None:
     order = plan.order
     terminal.line(f"{run_name}: {order.used:,} examples a pass in {order.steps:,} steps, {_counted(job)} worker(s)")
     if plan.parts is not None:
-        terminal.line(f"{run_name}: {shares_in_words(plan)}; risks and gap are of the examples as they are")
-    lies = data_folder(job.data.url)
-    if lies and (warning := order_warning(lies, plan.manifest)):
-        terminal.line(warning)
+        terminal.line(f"{run_name}: {shares_in_words(plan)}")
+    lie: list[tuple[Path | None, Manifest]] = [(each.folder, each.manifest) for each in plan.sources]
+    for folder, manifest in lie or [(data_folder(job.data.place), plan.manifest)]:
+        if folder and (warning := order_warning(folder, manifest)):
+            terminal.line(warning)
     if prepared.trial.unlogged is not None:
         do = "let its parts be pickled, or set tracking.log_model to False; its parameters are kept either way"
         what = "the model for MLflow"

@@ -87,7 +87,7 @@ def fetched_files(job: Job, manifest: Manifest, *, lanes: bool) -> FetchedFiles:
         do = "raise it, lower lanes, or pack with a smaller --shard-bytes"
         raise ConfigError(complaint("data.cache_bytes", expected=expected, found=f"{job.data.cache_bytes:,}", do=do))
     return FetchedFiles(
-        Store(job.data.url),
+        Store(job.data.place),
         Cache(cache_folder(job.data.cache), job.data.cache_bytes),
         keep=not (lanes and isinstance(job.mode, Online)),
         most_held=held_by_lanes if lanes else 1,

@@ -19,7 +19,7 @@ from streamtrain.errors import ConfigError, ShardError, complaint
 from streamtrain.job import Collate
 from streamtrain.shards.manifest import Field, Manifest
 from streamtrain.shards.shard_list import Shard
-from streamtrain.stream.columns.open_rows import OpenRows
+from streamtrain.stream.columns.joined_rows import rows_of
 from streamtrain.stream.columns.open_shard import OpenShard
 from streamtrain.stream.examples import Assembler, Decoding, Member, Row
 from streamtrain.stream.examples.augmenting import Augmentation, PassAugmentation
@@ -64,12 +64,10 @@ class Reader:
             )
         self._split = split
         self._shards = manifest.splits[split].shards
-        self._opened = OpenRows(files, manifest, split, self._fields)
+        self._opened = rows_of(files, manifest, split, self._fields)
         self._decoding = decoding or Decoding()
-        self._decoders: Mapping[str, Decoder] = {
-            field.name: decoder_of(field.member, self._decoding.image_form, _bound(manifest, field))
-            for field in self._fields
-        }
+        self._bounds = {field.name: _bound(manifest, field) for field in self._fields}
+        self._decoders: dict[tuple[str, str], Decoder] = {}
         self._assembler = Assembler(self._decoding)
         self.skipped: dict[int, Skip] = {}
         self._left_out: NDArray[np.int64] = np.array([], np.int64)
@@ -137,8 +135,8 @@ class Reader:
 
     def where(self, number: int) -> str:
         """Example ``number`` as messages name it."""
-        shard, _, key = self.locate(number)
-        return f"{self._files.place}/{shard.file}, example {key!r}"
+        _, _, key = self.locate(number)
+        return f"{self._where(self._shards.holding(number))}, example {key!r}"
 
     def extend(self, manifest: Manifest) -> None:
         """Goes on with a data set that has grown: the shards that were there have stayed as they were."""
@@ -277,7 +275,7 @@ class Reader:
         made = []
         for at, row in enumerate(rows.tolist()):
             members = {
-                name: Member(column.member(row), self._decoders[name], field.member, _varies(field))
+                name: Member(column.member(row), self._decoder(field), field.member, _varies(field))
                 for name, field, column in opened.encoded
             }
             values = {name: array[at] for name, array in fixed.items()} if by_example else {}
@@ -291,9 +289,17 @@ class Reader:
             return arrays, good
         return {**{name: array[good] if bad else array for name, array in fixed.items()}, **arrays}, good
 
+    def _decoder(self, field: Field) -> Decoder:
+        """Of a field as it is stored, which may differ between the data sets of a mixture."""
+        found = self._decoders.get((field.name, field.member))
+        if found is None:
+            found = decoder_of(field.member, self._decoding.image_form, self._bounds[field.name])
+            self._decoders[field.name, field.member] = found
+        return found
+
     def _where(self, index: int) -> str:
         """A shard as messages name it."""
-        return f"{self._files.place}/{self._shards.file(index)}"
+        return self._opened.where(index)
 
 
 def _joined(pieces: Sequence[Arrays]) -> Arrays:

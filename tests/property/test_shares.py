@@ -18,7 +18,7 @@ from streamtrain.order import (
     select_minibatch,
 )
 from streamtrain.order.passes import share_pattern
-from streamtrain.values import Position
+from streamtrain.values import Lane, Position
 
 Draw = tuple[int, int]
 """A stored number, and the pass of its part in which it came."""
@@ -175,3 +175,20 @@ def test_lanes_are_of_no_one_part() -> None:
         for lane in range(2):
             first = int((select_minibatch(order, passes, Position(0, step), lane).each() < 500).sum())
             assert 10 < first < 40
+
+
+@given(all_parts(), st.integers(1, 300), st.data())
+def test_an_evaluation_looks_at_parts_at_their_shares(parts: Parts, wanted: int, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(0, parts.examples), min_size=2, max_size=6)))
+    ranges = [Lane(0, start, stop) for start, stop in zip(cuts[::2], cuts[1::2], strict=False)]
+    found = parts.by_share(ranges, wanted)
+    there = [number for each in ranges for number in range(each.start, each.stop)]
+    own = [[number for each in lanes for number in range(each.start, each.stop)] for lanes, _ in found]
+    assert sorted(number for numbers in own for number in numbers) == there
+    counts = [count for _, count in found]
+    assert sum(counts) <= wanted and all(c <= len(numbers) for c, numbers in zip(counts, own, strict=True))
+    weight = sum(parts.weights)
+    assert all(abs(c - Fraction(w * sum(counts), weight)) < 1 for c, w in zip(counts, parts.weights, strict=True))
+    if sum(counts) < wanted:
+        more = parts.given(sum(counts) + 1).tolist()
+        assert any(c > len(numbers) for c, numbers in zip(more, own, strict=True)), "no more are there at these shares"

@@ -161,6 +161,7 @@ PUBLIC = tuple(
             "JobError",
             "Lion",
             "ManifestError",
+            "Mixture",
             "Muon",
             "NonFiniteError",
             "OfMeans",

@@ -3,6 +3,7 @@
 from streamtrain.job.data.balanced import Balanced
 from streamtrain.job.data.data import CACHE_BYTES, Data
 from streamtrain.job.data.functions import Augment, AugmentBatch, Collate, Map, Transform
+from streamtrain.job.data.mixture import Mixture
 from streamtrain.job.data.padding import Pad, check_collate, pads_of
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Collate",
     "Data",
     "Map",
+    "Mixture",
     "Pad",
     "Transform",
     "check_collate",

@@ -10,6 +10,7 @@ from typing import Literal
 from streamtrain.checks import require, require_count, require_declared
 from streamtrain.job.data.balanced import Balanced
 from streamtrain.job.data.functions import Augment, AugmentBatch, Collate, Map, Transform
+from streamtrain.job.data.mixture import Mixture
 from streamtrain.job.data.padding import Pad, check_collate, pads_of
 from streamtrain.job.settings import MayChange
 
@@ -21,8 +22,9 @@ CACHE_BYTES = 32 * 2**30
 class Data:
     """Which data set and which of its fields."""
 
-    url: MayChange[str]
-    """Folder or URL (s3, gs, az, http, https, hf) of a data set that `streamtrain pack` made.
+    url: MayChange[str | Mixture]
+    """Folder or URL (s3, gs, az, http, https, hf) of a data set that `streamtrain pack` made; or several with shares,
+    st.Mixture({"data/a": 0.7, "data/b": 0.3}).
 
     A folder may also be one with train/*.tar and validation/*.tar of other origin.
     """
@@ -77,7 +79,8 @@ class Data:
 
     def __post_init__(self) -> None:
         do = "name one data set's folder or URL"
-        require(bool(self.url) and isinstance(self.url, str | os.PathLike), "data.url", "a folder", self.url, do)
+        given = bool(self.url) and isinstance(self.url, str | os.PathLike | Mixture)
+        require(given, "data.url", "a folder", self.url, do)
         require_count("data.cache_bytes", self.cache_bytes)
         do = 'name fields, e.g. inputs=("image",)'
         for name in ("inputs", "extra"):
@@ -104,6 +107,22 @@ class Data:
         require(colour, "data.image_background", expected, self.image_background, do)
         for side in self.image_size or ():
             require_count("data.image_size", side)
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The data sets with shares; ``None`` where there is one."""
+        return self.url if isinstance(self.url, Mixture) else None
+
+    @property
+    def place(self) -> str:
+        """The folder or URL; of a mixture there is none.
+
+        Raises:
+            TypeError: it is a mixture.
+        """
+        if isinstance(self.url, Mixture):
+            raise TypeError(f"several data sets: {self.url}")
+        return self.url
 
     @property
     def pads(self) -> tuple[Pad, ...]:

@@ -7,7 +7,8 @@ each part's in stored order; so what a part has given first is one run.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,11 +71,30 @@ class Parts:
     @functools.cached_property
     def once(self) -> int:
         """The most places in which no example comes twice: up to where the first part has no more."""
+        return self.places_of(self.sizes)
+
+    def places_of(self, examples: Sequence[int]) -> int:
+        """The most first places for which so many examples of each part are enough."""
         found = []
-        for part, size in enumerate(self.sizes):
-            periods, rest = divmod(size, int(self.in_period[part]))
+        for part, count in enumerate(examples):
+            periods, rest = divmod(count, int(self.in_period[part]))
             found.append(periods * len(self.pattern) + int(np.flatnonzero(self.pattern == part)[rest]))
         return min(found)
+
+    def by_share(self, ranges: Sequence[Lane], wanted: int) -> list[tuple[list[Lane], int]]:
+        """Of each part: its examples among these, by part, and how many it gives to ``wanted`` of all at its share.
+
+        Fewer than are wanted, where a part has fewer.
+        """
+        ends = [*self.starts.tolist(), self.examples]
+        own: list[list[Lane]] = [[] for _ in self.sizes]
+        for part, (first, last) in enumerate(itertools.pairwise(ends)):
+            for each in ranges:
+                start, stop = max(each.start, first), min(each.stop, last)
+                own[part] += [Lane(part, start, stop)] if start < stop else []
+        there = [sum(each.stop - each.start for each in lanes) for lanes in own]
+        counts = self.given(min(wanted, self.places_of(there)))
+        return list(zip(own, counts.tolist(), strict=True))
 
     def used(self, places: int) -> tuple[Lane, ...]:
         """By part: the examples that come in the first ``places``; each part gives its stored order first."""

@@ -24,6 +24,8 @@ def fixed_settings(plan: Plan) -> dict[str, str]:
     fixed["lanes"] = str(plan.order.lanes)
     growing = isinstance(job.mode, Online) and job.mode.follow
     fixed["dataset"] = str(plan.manifest.segments[0]) if growing else plan.manifest.digest
+    if job.data.mixture is not None:
+        fixed["data.url, shares"] = ", ".join(f"{share:.6g}" for share in job.data.mixture.shares.values())
     if needs_last_step(job.schedule):
         fixed["mode.max_passes"] = str(plan.passes)
     return fixed

@@ -19,7 +19,7 @@ from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import BatchSize, Job
 from streamtrain.measure.diagnostics.batch_efficiency import MOST_COST
 from streamtrain.measure.gap import Parts, paired
-from streamtrain.order import Order, evaluation_slice, evaluation_slices
+from streamtrain.order import Order
 from streamtrain.plus_minus import student_factor
 from streamtrain.prepare.plan import Plan, plan, resized
 from streamtrain.run.checkpoints.checkpoint_files import Checkpoint, CheckpointFiles
@@ -27,6 +27,7 @@ from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
 from streamtrain.run.fleet.inline import InlineFleet, alone
 from streamtrain.run.folder import RunFolder
+from streamtrain.run.watching.evaluating import slices_of
 from streamtrain.values import Lane, Risk, known
 
 MINIBATCHES = 16
@@ -265,7 +266,7 @@ def _stretches(plans: Plan, used: int, twice: int, examples: int, repeats: int) 
 def _held_out(fleet: InlineFleet, plans: Plan) -> list[Risk]:
     """On all of the validation split, slice by slice."""
     examples = plans.manifest.splits["validation"].examples
-    return fleet.evaluate("validation", evaluation_slices([Lane(0, 0, examples)], examples, evaluation_slice(examples)))
+    return fleet.evaluate("validation", slices_of(plans, "validation", [Lane(0, 0, examples)], examples, 0))
 
 
 def _checkpoint(job: Job, run: Path, folder: RunFolder) -> Checkpoint:

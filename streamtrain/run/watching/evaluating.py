@@ -16,6 +16,31 @@ from streamtrain.run.outcome.result import Evaluation
 from streamtrain.values import Lane, Risk
 
 
+def slices_of(
+    plan: Plan, split: str, ranges: Sequence[Lane], wanted: int, seed: int, *, grouped: bool = False
+) -> list[tuple[int, int]]:
+    """Which of these examples are looked at, as `evaluation_slices` gives them; of a mixture, part after part.
+
+    Args:
+        grouped: only slices of a whole loss's examples.
+    """
+    return [
+        each
+        for own, count in plan.by_share(split, ranges, wanted)
+        for each in evaluation_slices(own, count, evaluation_slice(count, plan.job.loss_group), seed, whole=grouped)
+    ]
+
+
+def _population(plan: Plan, ranges: Sequence[Lane], wanted: int) -> int:
+    """How many examples those that are looked at were drawn from; of a mixture by the part of which most are left."""
+    shares = plan.by_share("train", ranges, wanted)
+    sizes = [sum(each.stop - each.start for each in own) for own, _ in shares]
+    counted = sum(count for _, count in shares)
+    return max(
+        (-(-counted * size // count) for size, (_, count) in zip(sizes, shares, strict=True) if count), default=0
+    )
+
+
 class Evaluator:
     """Measures risks at the fleet's current parameters."""
 
@@ -31,12 +56,11 @@ class Evaluator:
             noise: of the gradients, which goes into the evaluation.
         """
         order = plan.order
-        wanted = self._held_out(plan)
+        wanted = plan.held_out
         used = progress.used_examples(plan)
         drawn = lane_seed(plan.job.seed, progress.step, 0)
-        grouped = plan.job.loss_group is not None
-        slices = evaluation_slices(used, wanted, self._slice(plan, wanted), drawn, whole=grouped)
-        population = sum(each.stop - each.start for each in used)
+        slices = slices_of(plan, "train", used, wanted, drawn, grouped=plan.job.loss_group is not None)
+        population = _population(plan, used, wanted)
         empirical = self._pooled(plan, self._fleet.evaluate("train", slices)).out_of(population)
         parts = self._risks(plan, "validation", wanted)
         measures = progress.measures
@@ -56,20 +80,12 @@ class Evaluator:
         found = plan.manifest.splits.get(split)
         return self._pooled(plan, self._risks(plan, split, found.examples)) if found and found.examples else None
 
-    def _held_out(self, plan: Plan) -> int:
-        examples = plan.manifest.splits["validation"].examples
-        return min(examples, plan.job.evaluate.examples or examples)
-
     def _risks(self, plan: Plan, split: str, wanted: int) -> list[Risk]:
         """Slice by slice."""
         examples = plan.manifest.splits[split].examples
         grouped = plan.job.loss_group is not None and wanted < examples
-        size = self._slice(plan, wanted)
-        slices = evaluation_slices([Lane(0, 0, examples)], wanted, size, plan.job.seed, whole=grouped)
+        slices = slices_of(plan, split, [Lane(0, 0, examples)], wanted, plan.job.seed, grouped=grouped)
         return self._fleet.evaluate(split, slices)
-
-    def _slice(self, plan: Plan, examples: int) -> int:
-        return evaluation_slice(examples, plan.job.loss_group)
 
     def _pooled(self, plan: Plan, slices: Sequence[Risk]) -> Risk:
         # losses of one group tell about one another, as neighbours of unknown order do: their spread shows how much

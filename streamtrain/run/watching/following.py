@@ -25,9 +25,9 @@ def wait_for_growth(plan: Plan, idle_timeout: float, terminal: Terminal, meanwhi
         DataError: the data set is no longer the one that the run began with, and more.
     """
     ends = time.monotonic() + idle_timeout
-    folder = local_path(plan.job.data.url)
+    folder = local_path(plan.job.data.place)
     seen = 0
-    store = Store(plan.job.data.url)
+    store = Store(plan.job.data.place)
     every = LOOK_EVERY_SECONDS if folder else ASK_EVERY_SECONDS
     while True:
         changed = store.size(FILE) if folder is None else (folder / FILE).stat().st_mtime_ns

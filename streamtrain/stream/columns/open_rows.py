@@ -120,9 +120,13 @@ class OpenRows:
         at = bisect.bisect_right(runs, example, key=lambda run: run[0]) - 1
         return runs[at] if at >= 0 and example < runs[at][1] else (example, example)
 
+    def where(self, index: int) -> str:
+        """A shard as messages name it."""
+        return f"{self._files.place}/{self._shards.file(index)}"
+
     def _columns(self, index: int, rows: ShardRows) -> OpenShard:
         shard = rows.as_shard
-        where = f"{self._files.place}/{self._shards.file(index)}"
+        where = self.where(index)
         path = self._files.hold(rows)
         data = map_shard(path, where)
         if self._block is not None and self._loose:

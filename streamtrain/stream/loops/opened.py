@@ -12,7 +12,7 @@ import torch
 from streamtrain.checks import require_count
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.images.kinds import WHITE, Color, Mode
-from streamtrain.job import CACHE_BYTES, Collate
+from streamtrain.job import CACHE_BYTES, Collate, Mixture
 from streamtrain.job.data import check_collate
 from streamtrain.order import Order, Reshuffle
 from streamtrain.shards import Manifest
@@ -65,6 +65,9 @@ def open(  # noqa: A001  # `st.open` says what it does
     Raises:
         ConfigError, DataError: no such data set, split or field.
     """
+    if isinstance(url, Mixture):
+        do = "open each of its data sets; st.train reads them together"
+        raise ConfigError(complaint("st.open", expected="a folder or URL", found="st.Mixture", do=do))
     manifest = open_dataset(str(url))
     names = tuple(fields) if fields is not None else tuple(field.name for field in manifest.fields)
     decoding = Decoding(map, image_size, decode_threads, on_bad_example, image_mode, image_background)
