@@ -13,7 +13,7 @@ from streamtrain.job.settings import OneSetting
 
 CLOSE = 1e-9
 """How far a share may be from the fraction that it is taken for: 1/3 and 0.1 are no numbers of a computer."""
-FINEST, MOST_PLACES = 10_000, 1_000_000
+FINEST, MOST_PLACES = 10_000, 100_000
 """Largest denominator of a share, and of all together."""
 DO = 'e.g. st.Mixture({"data/a": 0.7, "data/b": 0.3})'
 

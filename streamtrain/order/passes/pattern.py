@@ -8,6 +8,7 @@ Costs a heap's turn for each place of a period.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 from collections.abc import Sequence
@@ -23,7 +24,11 @@ def share_pattern(weights: Sequence[int]) -> NDArray[np.int64]:
         weights: shares as whole numbers above 0.
     """
     divisor = math.gcd(*weights)
-    counts = [weight // divisor for weight in weights]
+    return _pattern(tuple(weight // divisor for weight in weights))
+
+
+@functools.lru_cache(maxsize=4)
+def _pattern(counts: tuple[int, ...]) -> NDArray[np.int64]:
     if max(counts) == 1:
         return np.arange(len(counts), dtype=np.int64)
     places = sum(counts)
