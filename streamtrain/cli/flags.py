@@ -7,6 +7,7 @@ import dataclasses
 import io
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -86,6 +87,7 @@ def parse(
         ConfigError: a wrong flag or value, in one line.
     """
     said = io.StringIO()
+    examples = textwrap.indent(examples, "    ")  # else tyro makes one paragraph of them
     try:
         with contextlib.redirect_stderr(said):
             parsed = tyro.cli(
@@ -93,7 +95,7 @@ def parse(
                 args=list(words),
                 default=default,
                 prog=program,
-                description=f"{declaration.__doc__}\n\nExamples:\n\n{examples}",
+                description=f"{declaration.__doc__}\n\nExamples:\n{examples}",
                 config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
                 registry=SPELLED,
             )

@@ -306,6 +306,8 @@ def test_flags_of_train() -> None:
 def test_every_command_has_help_with_examples(name: str) -> None:
     shown = command(name, "--help").lower()
     assert "example" in shown and f"streamtrain {name}" in shown
+    (each,) = {line.count(f"streamtrain {name} ") for line in shown.splitlines() if f"streamtrain {name} " in line}
+    assert each == 1, "an example is a line"
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -19,6 +19,7 @@ import streamtrain as st
 from streamtrain.errors import ConfigError, SourceError
 from streamtrain.packing import PackOptions, pack
 from streamtrain.packing.packing import append
+from streamtrain.packing.report import read_report, report_file
 from streamtrain.packing.sources.source import Source
 from streamtrain.packing.splitting import Assigned, assigned
 from streamtrain.shards.manifest import SPLITS
@@ -129,6 +130,8 @@ def test_a_column_names_the_splits(tmp_path: Path) -> None:
         wanted["validation" if part == "valid" else part].append(int(x))
     assert {split: sorted(numbers(tmp_path / "packed", split, "features")) for split in SPLITS} == wanted
     assert manifest.field_named("part") is None
+    report = read_report((tmp_path / "packed" / report_file(0)).read_bytes(), "report")
+    assert {c.became for c in report.columns if c.name == "part"} == {"names each row's split (--split-column)"}
     with pytest.raises(SourceError, match="column 'customer': expected names of splits"):
         pack(tmp_path / "a.parquet", tmp_path / "none", PackOptions(split_column="customer"))
 

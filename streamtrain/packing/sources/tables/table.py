@@ -112,7 +112,9 @@ def _left_out(table: Table, options: PackOptions, label: str | None) -> Iterator
     for name in table.schema.names:
         if name == label or name in options.columns:
             continue
-        if name in options.drop:
+        if name == options.split_column:
+            yield name, "names each row's split (--split-column)"
+        elif name in options.drop:
             yield name, "left out as asked (--drop)"
         elif options.columns:
             yield name, "left out as asked (--columns)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shlex
 import shutil
 import tempfile
@@ -81,7 +82,7 @@ class Cluster:
             self._client: Any = JobSubmissionClient(address)
 
     def submit(self, job: Path, flags: Sequence[str], *, ship_package: bool = True) -> str:
-        """Ships a job file and starts ``streamtrain train`` on it; its id in the cluster.
+        """Ships a job file and starts ``streamtrain train`` on it, once; its id in the cluster.
 
         Args:
             flags: for ``streamtrain train``.
@@ -94,9 +95,7 @@ class Cluster:
                 environment["py_modules"] = [str(PACKAGE)]
             command = shlex.join(["python", "-m", "streamtrain", "train", job.name, *flags])
             with self._refusals():
-                return self._retry_while_starting(
-                    lambda: str(self._client.submit_job(entrypoint=command, runtime_env=environment))
-                )
+                return self._submit_once(entrypoint=command, runtime_env=environment)
 
     def status(self, submission: str) -> Submitted:
         """How a job stands."""
@@ -139,26 +138,37 @@ class Cluster:
         message = reason_in(found.message or "")
         return Submitted(submission, state, message, found.entrypoint, found.driver_exit_code, progress)
 
-    @staticmethod
-    def _retry_while_starting(ask: Callable[[], str]) -> str:
-        """What is answered, also by a cluster that is only just starting."""
+    def _submit_once(self, **job: Any) -> str:
+        """Asks again where the cluster is only just starting, or its answer is lost; the job is taken once.
+
+        Its id is made here: so it can be asked for where nobody knows whether it was taken.
+        """
+        from requests import RequestException
+
+        submission = f"raysubmit_{secrets.token_hex(8)}"
         deadline = time.monotonic() + STARTING_SECONDS
         while True:
             try:
-                return ask()
+                return str(self._client.submit_job(submission_id=submission, **job))
+            except RequestException:
+                if time.monotonic() > deadline:
+                    raise
+                with contextlib.suppress(RequestException, RuntimeError):
+                    return str(self._client.get_job_info(submission).submission_id)
             except RuntimeError as error:
                 if STARTING not in str(error) or time.monotonic() > deadline:
                     raise
-                time.sleep(1)
+            time.sleep(1)
 
     @contextlib.contextmanager
     def _refusals(self, submission: str = "") -> Iterator[None]:
         """What the cluster refuses, in one line."""
         from ray.exceptions import AuthenticationError
+        from requests import RequestException
 
         try:
             yield
-        except ConnectionError:
+        except (ConnectionError, RequestException):
             do = "check it; on the head: pip install 'ray[default]', and ray start --head"
             raise self._complaint("a Ray cluster's job API", "no answer", do) from None
         except AuthenticationError as error:
