@@ -80,8 +80,8 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
         *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
         *(f"--num-cpus={cpus}", f"--temp-dir={folder}", "--include-log-monitor=false"),
-        # 0: each is bound as it is drawn; one drawn beforehand may be taken by then, and Ray goes on without metrics
-        *("--dashboard-agent-listen-port=0", "--metrics-export-port=0"),
+        # not those that every other Ray takes; nor 0, by which a busy machine is given up on before it has started
+        *(f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}"),
     ]
     log = (folder / "head.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -36,10 +37,17 @@ http {{
 """
 
 
+PORTS = range(20_000, 32_768)
+"""Above those of Ray's workers, and below those that the kernel gives to whoever connects or asks for any."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody else is given before it is bound, as may happen to what ``bind`` to 0 draws."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)  # hypothesis seeds the other
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager
