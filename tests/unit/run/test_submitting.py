@@ -66,5 +66,5 @@ def test_a_cluster_that_never_answers_is_one_line(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda _: client)
     monkeypatch.setattr("streamtrain.run.fleet.cluster.submitting.STARTING_SECONDS", -1.0)
     (tmp_path / "job.py").touch()
-    with pytest.raises(ConfigError, match=r"^--address http://head:8265: expected a Ray cluster's job API, found no ans"):
+    with pytest.raises(ConfigError, match=r"^--address http://head:8265: expected a Ray cluster.s job API, found no "):
         Cluster("http://head:8265").submit(tmp_path / "job.py", [])
