@@ -181,7 +181,7 @@ class RunCurves:
             *cost_readings("evaluation", self.measures.evaluating, training_seconds, step - 1, now),
             *risk_readings("empirical_risk", empirical, at, now),
             *risk_readings("generalization_risk", generalization, at, now),
-            *gap_readings("gap", empirical, generalization, at, now),
+            *gap_readings("Gap", empirical, generalization, at, now),
         ]
 
     def trajectory(self, distance: float, step: int, now: float) -> list[Reading]:

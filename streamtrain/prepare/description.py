@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from streamtrain.job import Online
+from streamtrain.job import Job, Online
 from streamtrain.job.settings import Setting, settings_of
 from streamtrain.measure.risk import STANDARD_ERRORS
+from streamtrain.prepare.jobfile import LOADED
 from streamtrain.store import masked
 from streamtrain.track.tracker import DatasetCard, RunCard
 
@@ -56,7 +57,7 @@ def card_of(plan: Plan, run_name: str, trains_otherwise: Sequence[str] = ()) -> 
     return RunCard(
         name=run_name,
         experiment=plan.job.tracking.experiment,
-        params={each.name: show(each) for each in settings_of(plan.job)} | {"lanes": str(plan.order.lanes)},
+        params=all_settings(plan),
         tags=tags,
         datasets=tuple(
             _dataset(place, manifest, split)
@@ -65,6 +66,22 @@ def card_of(plan: Plan, run_name: str, trains_otherwise: Sequence[str] = ()) -> 
         ),
         parent=plan.job.tracking.parent,
     )
+
+
+def all_settings(plan: Plan) -> dict[str, str]:
+    """Every setting of the job in words, and the lanes that it has."""
+    return {each.name: show(each) for each in settings_of(plan.job)} | {"lanes": str(plan.order.lanes)}
+
+
+def job_file(job: Job) -> Path | None:
+    """Where the job's own functions stand: a job file, or the script that trains; else the file of the command."""
+    for function in (job.model, job.data.transform, job.data.map, job.loss, job.objective):
+        module = sys.modules.get(getattr(function, "__module__", ""))
+        if module is not None and (module.__name__ in LOADED or module.__name__ == "__main__"):
+            file = Path(getattr(module, "__file__", None) or "")
+            return file if file.is_file() else None
+    file = Path(sys.argv[2]) if sys.argv[1:2] == ["train"] and sys.argv[2:] else Path()
+    return file if file.is_file() else None
 
 
 def _progressive_estimates(plan: Plan, trains_otherwise: Sequence[str]) -> str:

@@ -110,6 +110,10 @@ class RunFolder:
         """Both risks and the gap, to be looked at in a browser."""
         return self.path / "risk.html"
 
+    def about(self, name: str) -> Path:
+        """A file of what the run was made of."""
+        return self.path / "about" / name
+
     @property
     def layers(self) -> Path:
         """Norms of each parameter tensor along the run, as a table."""

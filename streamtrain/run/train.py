@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamtrain.errors import ConfigError, Interrupted, complaint
+from streamtrain.errors import ConfigError, Interrupted, StreamtrainError, complaint, one_line
+from streamtrain.inspect.made_of import data_report
 from streamtrain.job import Job, Online
-from streamtrain.prepare.description import card_of, shares_in_words
+from streamtrain.prepare.description import all_settings, card_of, job_file, shares_in_words
 from streamtrain.run.folder import RunFolder
+from streamtrain.store import masked, write_whole
 
 if TYPE_CHECKING:
     from streamtrain.prepare.plan import Plan
@@ -77,6 +80,7 @@ def train(
     with folder.alone():
         card = card_of(plan, run_name, prepared.trial.trains_otherwise)
         tracker.begin(card, folder.path, None if last is None else last.run_id)
+        _tell_about(plan, folder, tracker, terminal)
         try:
             result = _train(prepared, run_name, folder, tracker, terminal)
         except BaseException as error:
@@ -92,6 +96,23 @@ def train(
     if left:
         terminal.line(left)
     return dataclasses.replace(result, run_id=tracker.run_id, left=left)
+
+
+def _tell_about(plan: Plan, folder: RunFolder, tracker: Tracker, terminal: Terminal) -> None:
+    """Gives the tracker what the run is made of; a run goes on without what cannot be had."""
+    try:
+        settings = json.dumps(all_settings(plan), indent=1) + "\n"
+        texts = {"settings.json": settings}
+        if (declared := job_file(plan.job)) is not None:
+            texts[declared.name] = masked(declared.read_text(errors="replace"))
+        texts["data.txt"] = data_report(plan.job.data.url, plan.manifest)
+        for name, text in texts.items():
+            file = folder.about(name)
+            file.parent.mkdir(exist_ok=True)
+            write_whole(file, text.encode())
+            tracker.artifact(file, "about")
+    except (OSError, StreamtrainError) as error:
+        terminal.line(f"{folder.name}: what it is made of could not be kept ({one_line(error)}); the run goes on")
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ def test_the_loaders_health_is_in_mlflow(demo: tuple[Path, str]) -> None:
 def test_many_passes_open_a_gap_that_one_pass_does_not(demo: tuple[Path, str]) -> None:
     online, epochs = (metrics_of(demo[0], f"mnist-{mode}") for mode in ("online", "epochs"))
     assert epochs["empirical_risk/error"] < epochs["generalization_risk/error"]
-    assert epochs["gap/error"] > online["gap/error"]
-    assert epochs["gap/loss"] - 2 * epochs["gap/loss_standard_error"] > online["gap/loss"]
+    assert epochs["Gap/error"] > online["Gap/error"]
+    assert epochs["Gap/loss"] - 2 * epochs["Gap/loss_standard_error"] > online["Gap/loss"]
     assert epochs["stop/minibatch_gradient_norm"] > 0
 
 
@@ -143,9 +143,9 @@ def test_mlflows_page_shows_the_gap_and_the_figure(demo: tuple[Path, str], ui: s
     (run,) = client.search_runs(["1"], "attributes.run_name = 'mnist-epochs'")
     page = f"{ui}/#/experiments/1/runs/{run.info.run_id}"
     shown = dumped(page, tmp_path)
-    for name in ("gap/loss", "gap/error", "gap/error_standard_error", "generalization_risk/error"):
+    for name in ("Gap/loss", "Gap/error", "Gap/error_standard_error", "generalization_risk/error"):
         assert name in shown, name
-    assert str(run.data.metrics["gap/loss"])[:8] in shown  # cut, not rounded: the page may show more digits
+    assert str(run.data.metrics["Gap/loss"])[:8] in shown  # cut, not rounded: the page may show more digits
     artifact = dumped(f"{page}/artifacts/figures/risk_error.png", tmp_path)
     assert "figures/risk_error.png" in artifact and re.search(r"<img[^>]+src=\"(blob|data|http)", artifact)
 

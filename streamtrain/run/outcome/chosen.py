@@ -15,23 +15,23 @@ from streamtrain.values import Reading, Risk
 def chosen_readings(chosen: Evaluation, test: Risk | None, job: Job) -> list[Reading]:
     """Of the kept parameters, at their last update's step: so a run that ends twice has the same points.
 
-    ``chosen/error`` is the held-out error; ``chosen/training/…``, ``chosen/gap/…`` and ``chosen/test/…`` lie beside it.
-    They have loss, error and the job's own metrics: whatever else is measured has curves, and would hide these.
+    ``chosen/error`` is the held-out error, ``chosen/gap/error`` its gap: of loss, error and the job's own metrics. What
+    one looks at later, their training and test risks and when they were, is ``stop/…``: a point is a chart too.
 
     Args:
         test: their risk on the test split, where there is one.
     """
     now = time.time()
     at = chosen.step - 1
-    place = {"passes": chosen.passes, "step": float(chosen.step), "examples_used": float(chosen.examples_used)}
+    place = {"passes": chosen.passes, "step": float(chosen.step)}
     built_in = metrics_of(job).keys() - job.metrics.keys()
     training, held_out = _without(built_in, chosen.empirical), _without(built_in, chosen.generalization)
     return [
         *risk_readings("chosen", held_out, at, now),
-        *risk_readings("chosen/training", training, at, now),
         *gap_readings("chosen/gap", training, held_out, at, now),
-        *([] if test is None else risk_readings("chosen/test", _without(built_in, test), at, now)),
-        *(Reading(f"chosen/at/{name}", value, at, now) for name, value in place.items()),
+        *risk_readings("stop/training", training, at, now),
+        *([] if test is None else risk_readings("stop/test", _without(built_in, test), at, now)),
+        *(Reading(f"stop/best_{name}", value, at, now) for name, value in place.items()),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from streamtrain.measure.diagnostics.noise_scale import CLEARLY, Noise
 from streamtrain.measure.verdict import largest_gap
 from streamtrain.run.folder import RunFolder
-from streamtrain.run.outcome.wording import gap_with_error, in_unit, mean_with_error, why_not_known
+from streamtrain.run.outcome.wording import gap_with_error, in_two_sentences, in_unit, mean_with_error, why_not_known
 from streamtrain.store import write_whole
 
 if TYPE_CHECKING:
@@ -100,9 +100,10 @@ def _notes(result: Result) -> str:
 
 
 def description(name: str, result: Result) -> str:
-    """The run's description: why it ended, and the table of one result, in Markdown."""
+    """The run's description: whether it generalizes, why it ended, and the table of one result, in Markdown."""
     rows = "\n".join(f"| {label} | {figure(result)} |" for label, figure in ROWS.items() if figure(result))
-    text = f"**{result.mode}**, ended: {result.stop_reason}\n\n| | {name} |\n| --- | --- |\n{rows}\n"
+    says = in_two_sentences(result)
+    text = f"{says}\n\n**{result.mode}**, ended: {result.stop_reason}\n\n| | {name} |\n| --- | --- |\n{rows}\n"
     return f"{text}\n{_notes(result)}\n" if _notes(result) else text
 
 

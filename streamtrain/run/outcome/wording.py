@@ -11,7 +11,8 @@ from streamtrain.measure.gap import Gap
 from streamtrain.values import Moments, Risk
 
 if TYPE_CHECKING:
-    from streamtrain.run.outcome.result import Evaluation
+    from streamtrain.measure.verdict import Verdict
+    from streamtrain.run.outcome.result import Evaluation, Result
 
 LARGE = 1e9
 """From here on numbers are written with a power of ten."""
@@ -67,6 +68,37 @@ def why_not_known(risks: Iterable[Risk | None]) -> str:
 def of_pass(passes: float) -> str:
     """How many passes are through: three digits of a part, whole ones from 100 on, never a power of ten."""
     return f"{passes:.3g}" if passes < THREE_DIGITS else f"{passes:,.0f}"
+
+
+def in_two_sentences(result: Result) -> str:
+    """Whether a run generalizes, and what to try; the rule of its verdict stands in `streamtrain.measure.verdict`."""
+    at = result.chosen
+    gap = gap_with_error(at.gap_of_loss)
+    held_out = f"held-out examples have a loss of {mean_with_error(at.generalization.loss)}"
+    stopped = f"; those of pass {at.passes:.3g} are kept, before the rise" if result.mode == "epochs" else ""
+    says: dict[Verdict, tuple[str, str]] = {
+        "not finite": (
+            "It diverged: the last loss is no number.",
+            "Try a smaller learning rate, a warm-up or `clip=st.Clip(norm=1.0)`.",
+        ),
+        "overfitting": (
+            f"It overfits: the held-out loss has risen while the training loss fell on, to a gap of {gap}{stopped}.",
+            "Try more data, augmentation, weight decay or dropout, or fewer passes.",
+        ),
+        "fitting": (
+            f"It generalizes with a gap: {held_out}, {gap} from that of training examples.",
+            "Try more data, or augmentation and weight decay: they lower the gap.",
+        ),
+        "underfitting": (
+            f"It generalizes, and learns on: {held_out}, no gap is seen ({gap}), and the training loss falls on.",
+            "Try more passes, a larger model or another learning rate.",
+        ),
+        "no gap seen": (
+            f"It generalizes as far as is seen: {held_out}, and no clear gap ({gap}).",
+            "Try a larger model or more passes; more held-out examples would tell a smaller gap.",
+        ),
+    }
+    return " ".join(says[result.verdict])
 
 
 def describe(evaluation: Evaluation, seconds: float, error_unit: str) -> str:

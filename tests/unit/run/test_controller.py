@@ -78,7 +78,7 @@ def test_epochs_stop_early_and_keep_the_best(job: st.Job, tmp_path: Path) -> Non
     assert result.passes == len(errors) == best + 1 + 2 < 30
     assert result.stop_reason == f"no better validation error in 2 passes; best was pass {best + 1}"
     ends = [29 * passes - 1 for passes in range(1, len(errors) + 1)]
-    assert [step for step, _ in notebook.named("gap/error")] == ends
+    assert [step for step, _ in notebook.named("Gap/error")] == ends
     assert notebook.named("evaluation/passes") == [(end, passes) for passes, end in enumerate(ends, 1)]
     kept = safetensors.torch.load_file(tmp_path / "best.safetensors")
     assert all(torch.equal(kept[name], tensor) for name, tensor in result.parameters.items())
@@ -213,7 +213,7 @@ def test_metrics_of_the_user_are_measured_with_both_risks(job: st.Job, tmp_path:
     likelihood = twin(torch.from_numpy(arrays["image"]).float() / 255).softmax(1)
     wrong = 1 - likelihood[torch.arange(180), torch.from_numpy(arrays["label"])]
     assert result.chosen.generalization.metrics["soft_error"].mean == pytest.approx(wrong.mean().item(), rel=1e-5)
-    assert notebook.named("gap/soft_error_standard_error")[-1][1] > 0
+    assert notebook.named("Gap/soft_error_standard_error")[-1][1] > 0
     logits, target = twin(torch.from_numpy(arrays["image"]).float() / 255), torch.from_numpy(arrays["label"])
     others = logits.masked_fill(torch.nn.functional.one_hot(target, 10).bool(), -1e9).max(1).values
     margins = logits[torch.arange(180), target] - others

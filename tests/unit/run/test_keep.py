@@ -76,6 +76,7 @@ def test_everything_is_kept_also_of_a_model_of_two_outputs(job: st.Job, tmp_path
     assert keeper.tags["model.signature"].startswith("none: ") and card.step == result.chosen.step
     assert card.output is None and torch.equal(card.model.state_dict()["bias"], result.parameters["bias"])
     assert keeper.description == description("a run", result)
+    assert keeper.description.startswith("It generalizes")
     held_out = result.chosen.generalization.loss
     assert f"| loss, held out | {held_out.mean:.4f} ± {held_out.standard_error:.4f} |" in keeper.description
     page = (tmp_path / "risk.html").read_text()

@@ -153,9 +153,9 @@ def test_points_go_to_all_trackers_and_the_rest_to_the_first(tmp_path: Path) -> 
 
     first, second = Tagged(), Notebook()
     both = Trackers(first, second)
-    both.log([Reading("gap/loss", 0.5, 3, 0.0)])
+    both.log([Reading("Gap/loss", 0.5, 3, 0.0)])
     both.tag("verdict", "fitting")
-    assert both.run_id == "7" and first.tags == ("verdict",) and second.named("gap/loss") == [(3, 0.5)]
+    assert both.run_id == "7" and first.tags == ("verdict",) and second.named("Gap/loss") == [(3, 0.5)]
 
 
 def test_only_the_first_run_of_a_process_counts_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,11 @@ import streamtrain as st
 from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.compare import compare
 from streamtrain.run.outcome.report import description, figures, table
-from streamtrain.run.outcome.result import Result
-from streamtrain.run.outcome.wording import WHY_NOT_KNOWN, mean_with_error, of_pass, with_error
+from streamtrain.run.outcome.result import Evaluation, Result
+from streamtrain.run.outcome.wording import WHY_NOT_KNOWN, in_two_sentences, mean_with_error, of_pass, with_error
 from streamtrain.run.watching.status import status_of
 from streamtrain.track.figures import risk_figure
-from streamtrain.values import Moments
+from streamtrain.values import Moments, Risk
 from tests.support.fleet import Notebook, run
 
 
@@ -153,8 +153,8 @@ def test_one_held_out_example_has_no_standard_error_and_all_say_so(
     assert summary["gap"]["loss_standard_error"] is None and summary["gap"]["error_standard_error"] is None
     assert summary["generalization_risk"]["loss_standard_error"] is None
     names = {reading.name for reading in notebook.readings}
-    assert {"gap/loss", "generalization_risk/loss", "empirical_risk/error"} <= names
-    assert not {name for name in names if re.match("(gap|generalization_risk|empirical_risk)/.*_standard_error", name)}
+    assert {"Gap/loss", "generalization_risk/loss", "empirical_risk/error"} <= names
+    assert not {name for name in names if re.match("(Gap|generalization_risk|empirical_risk)/.*_standard_error", name)}
     assert not [reading for reading in notebook.readings if math.isnan(reading.value)]
     RunFolder(tmp_path).lock.touch()
     status = status_of(tmp_path)
@@ -197,3 +197,28 @@ def test_what_is_exact_and_what_never_happened() -> None:
 )
 def test_a_long_run_counts_its_passes_in_whole_numbers(passes: float, read: str) -> None:
     assert of_pass(passes) == read
+
+
+@pytest.mark.parametrize(
+    ("losses", "starts", "tries"),
+    [
+        ([(2.0, 2.0), (1.0, 1.5), (0.5, 2.5)], "It overfits: the held-out loss has risen while", "Try more data"),
+        ([(2.0, 2.0), (1.0, 1.6), (0.8, 1.5)], "It generalizes with a gap: held-out examples have a loss", "Try more"),
+        ([(3.0, 3.0), (2.0, 2.0), (1.0, 1.0)], "It generalizes, and learns on: held-out", "Try more passes"),
+        ([(1.0, 1.0), (1.0, 1.0)], "It generalizes as far as is seen: held-out examples", "Try a larger model"),
+        ([(1.0, 1.0), (math.nan, math.nan)], "It diverged: the last loss is no number.", "Try a smaller"),
+    ],
+)
+def test_two_sentences_say_whether_it_generalizes_and_what_to_try(
+    losses: list[tuple[float, float]], starts: str, tries: str, tmp_path: Path
+) -> None:
+    def risk(mean: float) -> Risk:
+        return Risk(Moments(1000, mean, 10.0), Moments(1000, 0.1, 1.0))
+
+    points = [Evaluation(n, n * 10, risk(a), risk(b), float(n)) for n, (a, b) in enumerate(losses, 1)]
+    best = min(points, key=lambda point: point.generalization.loss.mean)
+    nothing = Risk(Moments(), Moments())
+    result = Result("epochs", "", len(points), 10, 1.0, tuple(points), best, 0.0, None, nothing, {}, tmp_path)
+    first, second = in_two_sentences(result).split(". Try ")
+    assert f"{first}.".startswith(starts) and f"Try {second}".startswith(tries)
+    assert ("are kept, before the rise" in first) == ("overfits" in first)

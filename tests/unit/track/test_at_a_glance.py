@@ -1,6 +1,7 @@
 """What MLflow's pages say first of a run: which one is best, whether it generalizes, and what it was made of."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import mlflow
@@ -9,6 +10,7 @@ import torch
 from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 
 import streamtrain as st
+from streamtrain.prepare.jobfile import load_job
 from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.result import Result
 from streamtrain.track.layer_table import read_layers
@@ -51,11 +53,11 @@ def test_the_table_of_runs_sorts_by_what_is_kept(job: st.Job, store_uri: str) ->
         at = result.chosen
         assert row["tags.verdict"] == result.verdict
         assert row["metrics.chosen/error_standard_error"] == at.generalization.error.standard_error
-        assert row["metrics.chosen/training/loss"] == at.empirical.loss.mean
+        assert row["metrics.stop/training/loss"] == at.empirical.loss.mean
         assert row["metrics.chosen/gap/loss"] == pytest.approx(at.gap_of_loss.value)
         assert row["metrics.chosen/gap/loss_standard_error"] == pytest.approx(at.gap_of_loss.standard_error)
-        assert result.test is not None and row["metrics.chosen/test/error"] == result.test.error.mean
-        assert (row["metrics.chosen/at/passes"], row["metrics.chosen/at/step"]) == (at.passes, at.step)
+        assert result.test is not None and row["metrics.stop/test/error"] == result.test.error.mean
+        assert (row["metrics.stop/best_passes"], row["metrics.stop/best_step"]) == (at.passes, at.step)
 
 
 def test_what_is_kept_is_told_once_by_a_run_that_ends_twice(job: st.Job, store_uri: str) -> None:
@@ -64,8 +66,9 @@ def test_what_is_kept_is_told_once_by_a_run_that_ends_twice(job: st.Job, store_u
     again = train(job, mode=st.Epochs(max_passes=2), resume=True)
     assert again.run_id == first.run_id and again.chosen.step == first.chosen.step
     client = mlflow.MlflowClient(store_uri)
-    names = [name for name in client.get_run(str(first.run_id)).data.metrics if name.startswith("chosen/")]
-    assert len(names) == 19, names
+    metrics = client.get_run(str(first.run_id)).data.metrics
+    names = [name for name in metrics if name.startswith(("chosen/", "stop/"))]
+    assert len(names) == 8 + 11, names
     for name in names:
         assert len(client.get_metric_history(str(first.run_id), name)) == 1, name
 
@@ -90,3 +93,32 @@ def test_layers_are_a_figure_and_a_table_and_curves_on_request(job: st.Job, stor
         assert {tensor for tensor, _ in rows} == names
     last = rows["0.weight", "gradient norm"]
     assert last[max(last)] == pytest.approx(metrics["layer_gradient_norm/0.weight"], rel=1e-3)
+
+
+def test_what_a_run_is_made_of_is_kept_from_its_beginning_on(
+    job: st.Job, store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a run that fails, and without secrets."""
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hidden-token")
+    text = f"""
+import torch, streamtrain as st
+PASSWORD = "hidden-token"
+def model():
+    return torch.nn.Linear(64, 10)
+def scaled(batch):
+    return {{**batch, "image": batch["image"].float().flatten(1) * float("nan")}}
+tracking = st.Tracking(uri={store_uri!r}, folder={str(tmp_path / "runs")!r}, log_model=False)
+job = st.Job(st.Data({job.data.url!r}, transform=scaled), model, mode=st.Online(), batch_size=50, tracking=tracking)
+"""
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(st.TrainingError):
+        train(load_job(tmp_path / "mine.py"))
+    client = mlflow.MlflowClient(store_uri)
+    (run,) = client.search_runs(["1"])
+    assert run.info.status == "FAILED"
+    folder = Path(client.download_artifacts(run.info.run_id, "about", str(tmp_path)))
+    assert (folder / "mine.py").read_text() == text.replace("hidden-token", "***")
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["batch_size"] == "50" and settings["data.transform"] == "scaled" and "lanes" in settings
+    told = (folder / "data.txt").read_text()
+    assert "train: 720 examples\n  0: " in told and "in the source" in told and "label" in told

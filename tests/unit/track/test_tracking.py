@@ -54,7 +54,7 @@ def test_a_run_as_mlflow_has_it(store_uri: str, tmp_path: Path) -> None:
     tracker = MlflowTracker(uri)
     tracker.begin(CARD, tmp_path)
     tracker.log(readings(2500))
-    tracker.log([Reading("gap/loss_standard_error", math.nan, 1, 2.0)])
+    tracker.log([Reading("Gap/loss_standard_error", math.nan, 1, 2.0)])
     (tmp_path / "risk.png").write_bytes(b"png")
     tracker.artifact(tmp_path / "risk.png", "figures")
     assert tracker.finish("finished", "patience is used up") is None
@@ -66,7 +66,7 @@ def test_a_run_as_mlflow_has_it(store_uri: str, tmp_path: Path) -> None:
     (given,) = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest, given.tags[0].value) == ("digits/train", "d" * 36, "training")
     assert history(uri, tracker.run_id) == [(step, step / 7) for step in range(2500)]
-    assert math.isnan(history(uri, tracker.run_id, "gap/loss_standard_error")[0][1])
+    assert math.isnan(history(uri, tracker.run_id, "Gap/loss_standard_error")[0][1])
     assert [file.path for file in client.list_artifacts(str(tracker.run_id), "figures")] == ["figures/risk.png"]
     assert (tmp_path / "mlartifacts").is_dir()
 
@@ -184,7 +184,7 @@ def check_remote(
     assert proxy.loses == set() and not (folder / "refused.jsonl").exists()
     client = mlflow.MlflowClient(uri)
     assert len(client.search_runs([client.get_experiment_by_name("tests").experiment_id])) == 1  # type: ignore[union-attr]
-    deterministic = ("minibatch/", "gradient/", "gap/", "progressive", "generalization_risk/", "layer_", "update/")
+    deterministic = ("minibatch/", "gradient/", "Gap/", "progressive", "generalization_risk/", "layer_", "update/")
     names = {each.name for each in undisturbed.readings if each.name.startswith(deterministic)}
     for name in names:
         assert history(uri, second.run_id, name) == undisturbed.named(name), name

@@ -35,14 +35,14 @@ EXPORTED = {
     "learning_rate": "learning rate",
     "empirical_risk/loss": "mean loss on training examples",
     "generalization_risk/loss": "mean loss on held-out examples",
-    "gap/loss": "held-out minus training loss",
+    "Gap/loss": "held-out minus training loss",
 }
 """Curves that are exported, and what they are."""
 
 
 def metric_name(curve: str) -> str:
     """The metric's name, without Ray's prefix."""
-    return "streamtrain_" + curve.replace("/", "_")
+    return "streamtrain_" + curve.replace("/", "_").lower()
 
 
 class RayMetrics(NoTracker):
