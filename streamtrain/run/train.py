@@ -105,7 +105,9 @@ def _tell_about(plan: Plan, folder: RunFolder, tracker: Tracker, terminal: Termi
         texts = {"settings.json": settings}
         if (declared := job_file(plan.job)) is not None:
             texts[declared.name] = masked(declared.read_text(errors="replace"))
-        texts["data.txt"] = data_report(plan.job.data.url, plan.manifest)
+        mixed = [(str(each.folder), each.manifest) for each in plan.sources]
+        packed = mixed or [(plan.job.data.place, plan.manifest)]
+        texts["data.txt"] = "\n".join(data_report(*each) for each in packed)
         for name, text in texts.items():
             file = folder.about(name)
             file.parent.mkdir(exist_ok=True)

@@ -108,7 +108,7 @@ def model():
 def scaled(batch):
     return {{**batch, "image": batch["image"].float().flatten(1) * float("nan")}}
 tracking = st.Tracking(uri={store_uri!r}, folder={str(tmp_path / "runs")!r}, log_model=False)
-job = st.Job(st.Data({job.data.url!r}, transform=scaled), model, mode=st.Online(), batch_size=50, tracking=tracking)
+job = st.Job(st.Data({job.data.place!r}, transform=scaled), model, mode=st.Online(), batch_size=50, tracking=tracking)
 """
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(st.TrainingError):
@@ -122,3 +122,11 @@ job = st.Job(st.Data({job.data.url!r}, transform=scaled), model, mode=st.Online(
     assert settings["batch_size"] == "50" and settings["data.transform"] == "scaled" and "lanes" in settings
     told = (folder / "data.txt").read_text()
     assert "train: 720 examples\n  0: " in told and "in the source" in told and "label" in told
+
+
+def test_of_a_mixture_each_data_set_is_told_of(job: st.Job, tmp_path: Path) -> None:
+    pack_digits(tmp_path / "more" / "digits", examples=300)
+    mixture = st.Mixture({job.data.place: 0.5, str(tmp_path / "more" / "digits"): 0.5})
+    result = train(job, data=dataclasses.replace(job.data, url=mixture), mode=st.Epochs(max_passes=1))
+    told = RunFolder(result.folder).about("data.txt").read_text()
+    assert "train: 720 examples" in told and "train: 240 examples" in told and told.count("in the source") == 2
