@@ -28,6 +28,7 @@ examples:
   streamtrain train jobs/mnist.py
   streamtrain train jobs/mnist.py --inline
   streamtrain train jobs/mnist.py --mode online --workers 2 --optimizer.lr 0.02
+  streamtrain train jobs/mnist.py --max-seconds 600              # ends there as any other run does
   streamtrain train jobs/mnist.py --resume
 """
 

@@ -62,6 +62,12 @@ class Job:
     """Whether each example's loss is its own, or depends on the whole minibatch, over all lanes and workers: in-batch
     negatives. Then the model is called twice, and the loss once in every worker, with what it gave for all examples."""
     mode: Online | Epochs = field(default_factory=Epochs)
+    max_steps: MayChange[int | None] = None
+    """End after so many updates of the run, those before a resume counted; exact, on any number of workers. Minibatches
+    that nonfinite=skip passes over count. Schedules that need a last step end there."""
+    max_seconds: MayChange[float | None] = None
+    """End after so many seconds of the run, those before a resume counted: training, evaluating and waiting, but not
+    the start of Ray and workers. After how many updates depends on the machine."""
     optimizer: Optimizer | None = None
     """How the parameters move: st.SGD(…), st.AdamW(…) and so on, or one of your own; st.SGD() by default."""
     clip: Clip = field(default_factory=Clip)
@@ -141,10 +147,12 @@ class Job:
     def __post_init__(self) -> None:
         require_declared(self)
         self._check_kinds()
-        counts = ("micro_batch", "lanes", "threads", "audit_every", "probe_every", "probe_examples")
+        counts = ("max_steps", "micro_batch", "lanes", "threads", "audit_every", "probe_every", "probe_examples")
         for name in (*counts, "skip_limit"):
             require_count(name, getattr(self, name))
         require_count("seed", self.seed, lowest=0)
+        if self.max_seconds is not None:
+            require_finite("max_seconds", self.max_seconds, positive=True)
         do = "give seconds: hosts that are alive have several heartbeats in them"
         require(self.lost_after >= 1, "lost_after", "at least 1", self.lost_after, do)
         self._check_workers()

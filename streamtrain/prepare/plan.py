@@ -72,7 +72,13 @@ class Plan:
     @property
     def total_steps(self) -> int:
         """Steps of the longest possible run."""
-        return self.order.steps_before(self.passes)
+        whole = self.order.steps_before(self.passes)
+        return whole if self.job.max_steps is None else min(whole, self.job.max_steps)
+
+    @property
+    def total_examples(self) -> int:
+        """Uses of examples in these."""
+        return self.order.examples_before(self.order.position(self.total_steps))
 
     @property
     def scheduled_steps(self) -> int:

@@ -19,6 +19,7 @@ from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.fleet.protocol import Fleet
 from streamtrain.run.folder import OptionalFiles, RunFolder
 from streamtrain.run.outcome.chosen import chosen_readings
+from streamtrain.run.outcome.limits import Limits
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.saving import save_parameters, save_result
 from streamtrain.run.outcome.wording import describe, of_pass
@@ -29,12 +30,11 @@ from streamtrain.run.watching.listening import Listeners
 from streamtrain.run.watching.loader_health import LoaderHealth
 from streamtrain.run.watching.probing import Probes
 from streamtrain.run.watching.status import LiveStatus
-from streamtrain.run.watching.trace import merged
-from streamtrain.store import write_whole
+from streamtrain.run.watching.trace import Traces
 from streamtrain.track.system import SystemMetrics
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import Tracker
-from streamtrain.values import Update, known
+from streamtrain.values import Update
 
 if TYPE_CHECKING:
     import torch
@@ -67,20 +67,22 @@ class Controller:
         self._followed = following(plan.job)
         self._evaluator = Evaluator(fleet)
         self._listeners = listeners or Listeners()
-        self._ended: str | None = None  # by a listener
+        self._limits = Limits(plan.job)
+        self._ended: str | None = None  # by a listener or a limit
         self._workers = 0
         self._bits = ""
-        self._traced = False
         self._optional = OptionalFiles(terminal.line)
         self._curves = RunCurves(plan.job)
+        self._traces = Traces(plan.job, tracker, terminal, self._folder, self._optional)
         self._probes = Probes(plan, tracker, terminal, self._folder)
         self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
         self._take_up()
 
     def _take_up(self) -> None:
         """Where the last checkpoint was, or the beginning."""
-        self._ended = None  # what it was about lies ahead again
         self._progress, self._best = self._keeper.begin()
+        self._ended = self._progress.ended  # what another ending was about lies ahead again
+        self._limits.go_on(self._progress.spent)
         self._progress.fingerprint = self._fleet.likeness.fingerprint
         self._curves.measures = self._progress.measures
         self._loader = LoaderHealth(self._plan, self._tracker, self._folder, self._progress.bad, self._terminal.line)
@@ -123,7 +125,7 @@ class Controller:
         while (
             mode.follow
             and not self._ended
-            and (grown := wait_for_growth(self._plan, mode.idle_timeout, self._terminal, self._keep))
+            and (grown := wait_for_growth(self._plan, self._patience(mode), self._terminal, self._keep))
         ):
             self._plan = grown
             self._fleet.extend(grown, self._progress.step)
@@ -134,7 +136,12 @@ class Controller:
         reason = part if order.used < order.examples else self._plan.used_up
         if mode.follow:
             reason = f"no new segment in {mode.idle_timeout:g} s"
-        return self._finish(self._ended or reason, self._progress.evaluations[-1], self._fleet.snapshot())
+        ended = self._ended or self._limits.reached(self._progress.step)
+        return self._finish(ended or reason, self._progress.evaluations[-1], self._fleet.snapshot())
+
+    def _patience(self, mode: Online) -> float:
+        """Seconds to wait for new data."""
+        return min(mode.idle_timeout, self._limits.left)
 
     def _online_to_the_end(self, mode: Online) -> None:
         """Trains on what is there and not used, and evaluates on the way."""
@@ -148,7 +155,7 @@ class Controller:
             if is_new:  # a run that goes on has been at the others
                 self._advance_to(wanted)
             used = self._used_at(wanted)
-            if is_new and (used == order.used or self._affords_evaluation()):
+            if is_new and not self._is_measured and (used == order.used or self._ended or self._affords_evaluation()):
                 self._evaluate()
 
     def _epochs(self, mode: Epochs) -> Result:
@@ -156,28 +163,38 @@ class Controller:
         of_passes = mode.patience_examples is None
         reason = f"mode.max_passes = {mode.max_passes} reached"
         last = mode.max_passes * self._plan.order.used
-        for examples in self._measured_at(last):
+        for examples in () if self._ended else self._measured_at(last):
             self._advance_to(examples)
-            if examples < last and not self._affords_evaluation():
+            if examples < last and not self._ended and not self._affords_evaluation():
                 continue
-            evaluation = self._evaluate()
-            at = evaluation.passes if of_passes else evaluation.examples_used
-            progress.stopping = progress.stopping.after(at, evaluation.generalization.error.mean)
-            if progress.stopping.improved or progress.best is None:
-                progress.best = evaluation
-                self._best = self._fleet.snapshot()
-                with self._optional.writing(file := self._folder.best):
-                    save_parameters(file, self._best)
-            if progress.stopping.should_stop:
+            if not self._is_measured:  # where it has come to its end at once it may be
+                self._evaluate_and_choose(of_passes=of_passes)
+            if progress.stopping.should_stop and progress.best is not None:
                 unit = "passes" if of_passes else "examples"
                 kept = f"pass {of_pass(progress.best.passes)}"
                 reason = f"no better validation error in {progress.stopping.patience:,} {unit}; best was {kept}"
                 break
             if self._ended:
-                reason = self._ended
                 break
         assert progress.best is not None
-        return self._finish(reason, progress.best, self._best)
+        return self._finish(self._ended or reason, progress.best, self._best)
+
+    def _evaluate_and_choose(self, *, of_passes: bool) -> None:
+        """Measures, and keeps the parameters where none before had a lower error."""
+        progress = self._progress
+        evaluation = self._evaluate()
+        at = evaluation.passes if of_passes else evaluation.examples_used
+        progress.stopping = progress.stopping.after(at, evaluation.generalization.error.mean)
+        if progress.stopping.improved or progress.best is None:
+            progress.best = evaluation
+            self._best = self._fleet.snapshot()
+            with self._optional.writing(file := self._folder.best):
+                save_parameters(file, self._best)
+
+    @property
+    def _is_measured(self) -> bool:
+        evaluations = self._progress.evaluations
+        return bool(evaluations) and evaluations[-1].step == self._progress.step
 
     def _measured_at(self, last: int) -> Iterator[int]:
         """Examples used, at which many passes are still to be measured: ends of passes, or as evaluate.every says."""
@@ -192,8 +209,13 @@ class Controller:
 
     def _keep(self) -> None:
         """A checkpoint where it is time for one; with audits, of a state that has just been audited."""
-        if self._progress.step % (self._plan.job.audit_every or 1) == 0 or self._keeper.asked is not None:
+        self._progress.spent = self._limits.spent
+        if self._is_audited or self._keeper.asked is not None:
             self._keeper.keep(self._fleet, self._progress, self._best)
+
+    @property
+    def _is_audited(self) -> bool:
+        return self._progress.step % (self._plan.job.audit_every or 1) == 0
 
     def _passes_before(self, step: int) -> int:
         return self._plan.order.position(step).pass_index
@@ -204,13 +226,17 @@ class Controller:
         return order.examples_before(order.position(order.step_reaching(examples)))
 
     def _advance_to(self, examples: int) -> None:
-        """Until so many are used; stint by stint, so that the live line lives and curves arrive while the pass runs."""
+        """Until so many are used, or a limit is reached; stint by stint, for the live line and curves on the way."""
         while self._progress.step < (target := self._plan.order.step_reaching(examples)):
+            self._ended = self._limits.reached(self._progress.step)
+            if self._ended:
+                return
             self._keep()
             every = self._plan.job.audit_every
             rate = self._progress.step / self._progress.seconds if self._progress.seconds else 0.0
             until = min(target, self._progress.step + max(FIRST_STINT, int(rate * STINT_SECONDS)))
             until = min(until, (self._progress.step // every + 1) * every) if every else until
+            until = self._limits.before(until, self._progress.step, rate)
             until = self._probes.before(until, self._progress.step)
             until = decided_before(self._followed, until, self._progress.step)
             started = time.monotonic()
@@ -227,10 +253,10 @@ class Controller:
             with self._optional.writing(self._folder.skipped_lists):
                 self._loader.keep_list()
             self._show(stint)
-            if self._plan.job.profile and not self._traced:
-                self._keep_trace()
+            self._traces.keep(self._fleet)
             self._probes.take(self._fleet.snapshot, self._progress)
             self._grow(done)
+        self._ended = self._limits.reached(self._progress.step)
 
     def _grow(self, done: Sequence[Update]) -> None:
         """Doubles the batch where it follows the gradient's noise, and that allows it."""
@@ -258,39 +284,11 @@ class Controller:
 
     def _show(self, stint: Stint) -> None:
         """How far the run is, on the terminal and in its folder."""
-        progress = self._progress
-        order = self._plan.order
-        position = order.position(progress.step - 1)
-        used = order.examples_before(order.position(progress.step))
-        gap = progress.evaluations[-1].gap_of_loss if progress.evaluations else None
-        status = LiveStatus(
-            pass_number=position.pass_index + 1,
-            passes=self._plan.passes,
-            step=position.step + 1,
-            steps=order.steps_of(position.pass_index),
-            examples_per_second=stint.examples_per_second,
-            workers=self._fleet.workers,
-            waiting_share=self._curves.waiting_share,
-            loss=stint.loss,
-            gap=None if gap is None else gap.value,
-            gap_standard_error=None if gap is None else known(gap.standard_error),
-            seconds_left=(self._plan.passes * order.used / used - 1) * progress.seconds,
-            time=time.time(),
-        )
+        workers = self._fleet.workers
+        waiting = self._curves.waiting_share
+        status = LiveStatus.of(self._plan, self._progress, stint, workers, waiting, self._limits.left)
         self._terminal.live(*status.facts)
         status.keep(self._folder)
-
-    def _keep_trace(self) -> None:
-        """A file and an artifact, once all workers have theirs."""
-        traces = [trace for trace in self._fleet.traces() if trace is not None]
-        if len(traces) == self._fleet.workers:
-            self._traced = True
-            file = self._folder.trace
-            with self._optional.writing(file):
-                write_whole(file, merged(traces).encode())
-                self._tracker.artifact(file, "profile")
-                where = f"a trace of {len(traces)} worker(s) is in {file}"
-                self._terminal.line(f"{where}; open it at https://ui.perfetto.dev")
 
     def _note_recoveries(self) -> None:
         """A line, a point and a tag for every one; a line where workers joined."""
@@ -329,8 +327,17 @@ class Controller:
         self._tracker.log(self._curves.evaluation(*risks, progress.step, order, progress.seconds, time.time()))
         unit = self._plan.job.unit_of_error
         self._terminal.line(describe(evaluation, self._progress.seconds, unit))
-        self._ended = self._listeners.hear(evaluation)
+        wish = self._listeners.hear(evaluation)
+        self._ended = self._ended or wish
         return evaluation
+
+    def _keep_end(self, reason: str) -> None:
+        """A checkpoint of where the run has ended, from which it may go on."""
+        progress = self._progress
+        if self._is_audited and progress.ended is None:
+            progress.ended = reason
+            progress.spent = self._limits.spent
+            self._keeper.take(self._fleet, progress, self._best)
 
     def _affords_evaluation(self) -> bool:
         return not self._progress.evaluations or self._progress.measures.evaluating.affords(self._progress.seconds)
@@ -338,6 +345,7 @@ class Controller:
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
         save_result(self._folder.parameters, parameters)  # before anything that may fail
+        self._keep_end(reason)
         self._keeper.keep_best(chosen, parameters)
         progress = self._progress
         measures = self._progress.measures

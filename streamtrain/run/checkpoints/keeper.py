@@ -113,6 +113,12 @@ class Keeper:
             return
         if self._writing is not None and not busy:
             self._writing.result()  # raises what the writer did not expect
+        self.take(fleet, progress, best)
+        if asked is not None:
+            raise Interrupted(f"{asked} after step {progress.step:,}; {self._left()}")
+
+    def take(self, fleet: Saves, progress: Progress, best: Mapping[str, torch.Tensor]) -> None:
+        """Takes a checkpoint now, and writes it beside what goes on."""
         started = time.monotonic()
         tensors = fleet.save() | {f"best/{name}": tensor for name, tensor in best.items()}
         self._last = Checkpoint(tensors, progress.to_json(), self._settings, self._run_id())
@@ -120,8 +126,6 @@ class Keeper:
             self._writing = self._writer.submit(self._write, self._files, self._last, progress.best)
         ended = time.monotonic()
         self._due = ended + max(self._job.checkpoints.seconds, (ended - started) / COST)
-        if asked is not None:
-            raise Interrupted(f"{asked} after step {progress.step:,}; {self._left()}")
 
     def keep_best(self, chosen: Evaluation, parameters: Mapping[str, torch.Tensor]) -> None:
         """The run has ended, and these are the parameters that it was for."""

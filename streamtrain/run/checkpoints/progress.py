@@ -30,7 +30,8 @@ class Progress(Stored):
     Attributes:
         measures: what the curves remember.
         stopping: whether many passes stop early.
-        step: updates in the state. seconds: spent on them.
+        step: updates in the state. seconds: spent on them; spent: with all else that the run did until then.
+        ended: why the run has ended, where it has; only what sums it up may be missing.
         used: examples in them, each use counted; without those of minibatches that were passed over.
         since: step from which the present part of the data is trained on; 0 unless it grows.
         bad: examples that were passed over, by split and stored number.
@@ -46,6 +47,8 @@ class Progress(Stored):
     since: int = 0
     used: int = 0
     seconds: float = 0.0
+    spent: float = 0.0
+    ended: str | None = None
     bad: dict[tuple[str, int], Skip] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     best: Evaluation | None = None

@@ -28,6 +28,8 @@ def fixed_settings(plan: Plan) -> dict[str, str]:
         fixed["data.url, shares"] = ", ".join(f"{share:.6g}" for share in job.data.mixture.shares.values())
     if needs_last_step(job.schedule):
         fixed["mode.max_passes"] = str(plan.passes)
+        if job.max_steps is not None:
+            fixed["max_steps"] = str(job.max_steps)
     return fixed
 
 

@@ -8,13 +8,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from streamtrain.run.folder import RunFolder, running_below
 from streamtrain.run.outcome.wording import with_error
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker
-from streamtrain.values import Reading
+from streamtrain.values import Reading, known
+
+if TYPE_CHECKING:
+    from streamtrain.measure.run_curves import Stint
+    from streamtrain.prepare.plan import Plan
+    from streamtrain.run.checkpoints.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,30 @@ class LiveStatus:
     gap_standard_error: float | None
     seconds_left: float
     time: float
+
+    @classmethod
+    def of(
+        cls, plan: Plan, progress: Progress, stint: Stint, workers: int, waiting_share: float, most_seconds: float
+    ) -> Self:
+        """Of a run that ends in ``most_seconds`` at the latest."""
+        order = plan.order
+        position = order.position(progress.step - 1)
+        used = order.examples_before(order.position(progress.step))
+        gap = progress.evaluations[-1].gap_of_loss if progress.evaluations else None
+        return cls(
+            pass_number=position.pass_index + 1,
+            passes=plan.passes,
+            step=position.step + 1,
+            steps=order.steps_of(position.pass_index),
+            examples_per_second=stint.examples_per_second,
+            workers=workers,
+            waiting_share=waiting_share,
+            loss=stint.loss,
+            gap=None if gap is None else gap.value,
+            gap_standard_error=None if gap is None else known(gap.standard_error),
+            seconds_left=min((plan.total_examples / used - 1) * progress.seconds, most_seconds),
+            time=time.time(),
+        )
 
     @property
     def facts(self) -> tuple[str, ...]:

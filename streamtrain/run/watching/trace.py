@@ -7,9 +7,18 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+
+from streamtrain.store import write_whole
+
+if TYPE_CHECKING:
+    from streamtrain.job import Job
+    from streamtrain.run.fleet.protocol import Fleet
+    from streamtrain.run.folder import OptionalFiles, RunFolder
+    from streamtrain.track.terminal import Terminal
+    from streamtrain.track.tracker import Tracker
 
 Made = TypeVar("Made")
 WARM_STEPS, TRACED_STEPS = 5, 5
@@ -54,3 +63,29 @@ def merged(traces: Sequence[str]) -> str:
             moved = {"ts": event["ts"] + later} if "ts" in event else {}
             events.append({**event, "pid": numbers[place], **moved})
     return json.dumps({"baseTimeNanoseconds": start, "displayTimeUnit": "ms", "traceEvents": events})
+
+
+class Traces:
+    """Of a run whose job asks for a profile: one file and artifact, once all workers have theirs."""
+
+    def __init__(
+        self, job: Job, tracker: Tracker, terminal: Terminal, folder: RunFolder, optional: OptionalFiles
+    ) -> None:
+        self._wanted = job.profile
+        self._tracker = tracker
+        self._terminal = terminal
+        self._file = folder.trace
+        self._optional = optional
+
+    def keep(self, fleet: Fleet) -> None:
+        """Writes them, where they are wanted and there."""
+        if not self._wanted:
+            return
+        traces = [trace for trace in fleet.traces() if trace is not None]
+        if len(traces) == fleet.workers:
+            self._wanted = False
+            with self._optional.writing(self._file):
+                write_whole(self._file, merged(traces).encode())
+                self._tracker.artifact(self._file, "profile")
+                where = f"a trace of {len(traces)} worker(s) is in {self._file}"
+                self._terminal.line(f"{where}; open it at https://ui.perfetto.dev")
