@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import tyro
 
-from streamtrain.cli.flags import own_flags, parse, with_mode, with_optimizer_named
+from streamtrain.cli.flags import beginning_of, own_flags, parse, with_mode, with_optimizer_named
 from streamtrain.cli.pipes import nobody_reads
-from streamtrain.cli.run_commands import resume_of
 from streamtrain.errors import TrainingError
 from streamtrain.job import RUNS, Job
 
@@ -101,7 +100,7 @@ def run_submit(words: Sequence[str]) -> None:
 
     own, flags = own_flags(words[1:], ("-h", "--help", "--address=", "--follow", "--installed"))
     given = parse(SubmitArguments, [*words[:1], *own], "streamtrain submit", SUBMIT_EXAMPLES)
-    _, settings = resume_of(flags)
+    _, settings = beginning_of(flags)
     job, settings = with_mode(load_job(given.job), settings)
     job, settings = with_optimizer_named(job, settings)
     parse(Job, settings, "streamtrain submit", SUBMIT_EXAMPLES, default=job)  # a wrong setting is said here, not there

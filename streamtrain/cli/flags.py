@@ -9,7 +9,7 @@ import os
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
@@ -19,7 +19,13 @@ from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Balanced, BatchSize, Epochs, Group, Job, Mixture, Online, Schedule
 from streamtrain.job.objective import OfMeans
 
+if TYPE_CHECKING:
+    from streamtrain.run.checkpoints.starting import Beginning
+
 Parsed = TypeVar("Parsed")
+INLINE = "--inline"
+WITH_VALUE = {"--more-passes": "a number from 1 on"}
+"""Flags that say where a run begins and have a value, and what it is."""
 SPELLED = tyro.constructors.ConstructorRegistry()
 """Settings that are one flag, in words of their own."""
 
@@ -121,6 +127,39 @@ def own_flags(words: Sequence[str], own: Sequence[str]) -> tuple[list[str], list
         else:
             others.append(word)
     return ours, others
+
+
+def beginning_of(flags: Sequence[str]) -> tuple[Beginning, list[str]]:
+    """Where a run shall begin, and the flags that are settings of the job; --json and --inline are neither.
+
+    Raises:
+        ConfigError: a flag without what belongs to it.
+    """
+    from streamtrain.run.checkpoints.starting import Beginning
+
+    found: dict[str, str] = {}
+    others = []
+    left = list(flags)
+    while left:
+        name, equals, value = left.pop(0).partition("=")
+        if name in ("--resume", *WITH_VALUE):
+            if not equals and left and not left[0].startswith("-"):
+                value = left.pop(0)
+            found[name] = value
+        elif name == "--branch" and not equals:
+            found[name] = ""
+        elif name not in ("--json", INLINE):
+            others.append(name + equals + value)
+    for name in WITH_VALUE:
+        if found.get(name) == "":
+            raise ConfigError(
+                complaint(name, expected=WITH_VALUE[name], found="nothing", do="write it behind the flag")
+            )
+    more = found.get("--more-passes", "0")
+    if not more.isdecimal() or (more == "0" and "--more-passes" in found):
+        raise ConfigError(complaint("--more-passes", expected="a number from 1 on", found=more, do="see --help"))
+    resume = found["--resume"] or True if "--resume" in found else False
+    return Beginning(resume, "--branch" in found, int(more)), others
 
 
 def with_mode(job: Job, flags: list[str]) -> tuple[Job, list[str]]:

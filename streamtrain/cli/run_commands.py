@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from streamtrain.checks import require, require_count
-from streamtrain.cli.flags import parse, with_mode, with_optimizer_named
+from streamtrain.cli.flags import INLINE, beginning_of, parse, with_mode, with_optimizer_named
 from streamtrain.errors import ConfigError, TrackingError, complaint
 from streamtrain.job import RUNS, Job
 
 TRAIN_HELP = """\
 usage: streamtrain train JOB.py [--mode online|epochs] [--optimizer NAME] [--any.setting VALUE ...]
-                                [--resume[=RUN]] [--inline] [--json]
+                                [--resume [RUN]] [--more-passes N] [--branch] [--inline] [--json]
 
 `streamtrain train JOB.py --help` lists every setting with the job's own values. --resume goes on with the newest
-run of the job, or with the one whose folder is given, from its last good checkpoint.
+run of the job, or with the one whose folder is given, from its last good checkpoint; with --more-passes for more
+passes than it was given, also where it has ended; with --branch in a new run, whose settings may differ.
 --inline trains in this process without Ray: the same bits, and breakpoints work.
 
 examples:
@@ -30,10 +31,11 @@ examples:
   streamtrain train jobs/mnist.py --mode online --workers 2 --optimizer.lr 0.02
   streamtrain train jobs/mnist.py --max-seconds 600              # ends there as any other run does
   streamtrain train jobs/mnist.py --resume
+  streamtrain train jobs/mnist.py --resume --more-passes 5
+  streamtrain train jobs/mnist.py --resume runs/mnist-epochs-20260102-101500 --branch --optimizer.lr 0.01
 """
 
 
-INLINE = "--inline"
 COMPARE_EXAMPLES = """\
 streamtrain compare runs/mnist-epochs-20260102-101500 runs/mnist-online-20260102-102000
 streamtrain compare runs/small-* -- runs/large-*       # several seeds each
@@ -100,7 +102,7 @@ def run_train(words: Sequence[str]) -> None:
     file, *flags = words
     as_json = "--json" in flags
     inline = INLINE in flags
-    resume, flags = resume_of(flags)
+    beginning, flags = beginning_of(flags)
     job = declared_job(file, flags)
     if inline and job.bits == "portable":
         _begin_again_portably()
@@ -110,7 +112,14 @@ def run_train(words: Sequence[str]) -> None:
     out = sys.stdout
     if as_json:  # for a script: what workers print comes through Ray on standard output, until the process ends
         sys.stdout = sys.stderr
-    result = train(job, name=Path(file).stem, resume=resume, inline=inline)
+    result = train(
+        job,
+        name=Path(file).stem,
+        resume=beginning.resume,
+        branch=beginning.branch,
+        more_passes=beginning.more_passes,
+        inline=inline,
+    )
     print(json.dumps(result.summary()) if as_json else table({result.mode: result}), file=out, flush=True)
     if result.left is not None:  # the run has said so
         sys.exit(TrackingError.exit_code)
@@ -128,21 +137,11 @@ def declared_job(file: str, flags: list[str]) -> Job:
         "--optimizer adamw --optimizer.lr 3e-4",
         "--mode online --json",
         "--resume    # the newest run, from its last checkpoint",
+        "--resume --more-passes 5",
+        "--resume --branch --optimizer.lr 0.01    # in a new run",
     )
     example = "\n".join(f"streamtrain train {file} {flags}" for flags in said)
     return parse(Job, flags, f"streamtrain train {file}", example, default=job)
-
-
-def resume_of(flags: Iterable[str]) -> tuple[bool | str, list[str]]:
-    """What --resume or --resume=FOLDER says, and the flags that are settings of the job."""
-    resume: bool | str = False
-    others = []
-    for flag in flags:
-        if flag == "--resume" or flag.startswith("--resume="):
-            resume = flag.partition("=")[2] or True
-        elif flag not in ("--json", INLINE):
-            others.append(flag)
-    return resume, others
 
 
 def _begin_again_portably() -> None:
@@ -166,7 +165,7 @@ def run_probe(words: Sequence[str]) -> None:
 
     folder = RunFolder.of(given.run)
     file, flags = (str(given.job), []) if given.job is not None else command_of(folder)
-    job = declared_job(file, resume_of(flags)[1])
+    job = declared_job(file, beginning_of(flags)[1])
     if given.batch_size:
         print_batch_probe(job, given)
         return

@@ -30,11 +30,14 @@ CONTEXTS: dict[str, Literal["training", "validation", "testing"]] = {
 }
 
 
-def card_of(plan: Plan, run_name: str, trains_otherwise: Sequence[str] = ()) -> RunCard:
+def card_of(
+    plan: Plan, run_name: str, trains_otherwise: Sequence[str] = (), lineage: Mapping[str, str] | None = None
+) -> RunCard:
     """The card of a run that is about to start.
 
     Args:
         trains_otherwise: kinds of the model's parts that compute otherwise in training than in evaluation.
+        lineage: tags that say of which other run it goes on.
     """
     tags = {f"version.{name}": importlib.metadata.version(name) for name in PACKAGES}
     tags |= {
@@ -49,6 +52,7 @@ def card_of(plan: Plan, run_name: str, trains_otherwise: Sequence[str] = ()) -> 
     }
     if plan.parts is not None:
         tags["risk.minimized"] = shares_in_words(plan)
+    tags |= lineage or {}
     if plan.job.unit_of_error:
         tags["error.unit"] = plan.job.unit_of_error
     commit = _git_commit()

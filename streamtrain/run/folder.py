@@ -233,25 +233,29 @@ def running_below(parent: Path) -> list[RunFolder]:
     return [each for each in found if each.state() == "running"]
 
 
-def folder_to_resume(job: Job, run_name: str, which: str | None) -> RunFolder | None:
-    """The folder of the run that shall go on: the one named, or the newest of this name; ``None`` where there is none.
+def folder_named(job: Job, run_name: str, which: str | None) -> RunFolder | None:
+    """The folder of the run that is meant: the one named, or the newest of this name; ``None`` where there is none."""
+    parent = Path(job.tracking.folder).absolute()
+    if which is not None:
+        return RunFolder(Path(which).absolute() if os.sep in which else parent / which)
+    names = {each.name for each in parent.glob(f"{run_name}-*") if each.is_dir()}
+    if job.checkpoints.folder is not None:
+        names |= {name.partition("/")[0] for name in Store(job.checkpoints.folder).names(f"{run_name}-")}
+    return RunFolder(parent / max(names)) if names else None
+
+
+def folder_to_resume(job: Job, run_name: str, which: str | None, *, ended_too: bool = False) -> RunFolder | None:
+    """The folder of the run that shall go on, as `folder_named` finds it; ``ended_too``: it may have ended.
 
     Raises:
         ConfigError: it has ended, or the one that was named is not there.
     """
-    parent = Path(job.tracking.folder).absolute()
-    if which is not None:
-        path = Path(which).absolute() if os.sep in which else parent / which
-    else:
-        names = {each.name for each in parent.glob(f"{run_name}-*") if each.is_dir()}
-        if job.checkpoints.folder is not None:
-            names |= {name.partition("/")[0] for name in Store(job.checkpoints.folder).names(f"{run_name}-")}
-        if not names:
-            return None
-        path = parent / max(names)
-    folder = RunFolder(path)
-    if folder.finished:
-        do = "start a new run, without --resume"
+    folder = folder_named(job, run_name, which)
+    if folder is None:
+        return None
+    path = folder.path
+    if folder.finished and not ended_too:
+        do = "start a new run, without --resume, or go on by --more-passes N or --branch"
         raise ConfigError(complaint(f"--resume, {path}", expected="a run that has not ended", found=RESULT, do=do))
     if not path.is_dir():
         if which is not None and job.checkpoints.folder is None:

@@ -8,7 +8,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from streamtrain.errors import ConfigError, Interrupted, StreamtrainError, compl
 from streamtrain.inspect.made_of import data_report
 from streamtrain.job import Job, Online
 from streamtrain.prepare.description import all_settings, card_of, job_file, shares_in_words
+from streamtrain.run.checkpoints.starting import Beginning
 from streamtrain.run.folder import RunFolder
 from streamtrain.store import masked, write_whole
 
@@ -45,6 +46,8 @@ def train(
     name: str = "job",
     quiet: bool = False,
     resume: bool | str = False,
+    branch: bool = False,
+    more_passes: int = 0,
     inline: bool = False,
     tracker: Tracker | None = None,
 ) -> Result:
@@ -55,6 +58,8 @@ def train(
         quiet: nothing about progress on standard error.
         resume: goes on with the newest run of this name, or with the one whose folder is given, from its last good
             checkpoint; begins where there is none.
+        branch: goes on in a new run with other settings; ``resume`` may be a checkpoint's ``.safetensors``.
+        more_passes: than the run was given that goes on; it may have ended.
         inline: everything in this process by one worker, without Ray: the same bits, and breakpoints work.
         tracker: takes the run's numbers in place of MLflow.
 
@@ -67,35 +72,17 @@ def train(
 
     terminal = Terminal(quiet=quiet)
     run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
-    prepared = _prepared(job, run_name, resume, terminal, inline=inline)
+    prepared = _prepared(job, run_name, Beginning(resume, branch, more_passes), terminal, inline=inline)
     plan = prepared.plan
-    last = prepared.last
     tracker = tracker or _tracker(job, terminal)
     _announce(prepared, run_name, terminal)
     if not inline:
         _start_ray(plan, terminal)
     folder = prepared.folder or RunFolder.new(job.tracking.folder, run_name)
     if resume:
-        terminal.line(f"{folder.name}: " + (f"step {last.step:,}" if last else "no checkpoint, so from the beginning"))
+        terminal.line(f"{folder.name}: {prepared.where}")
     with folder.alone():
-        card = card_of(plan, run_name, prepared.trial.trains_otherwise)
-        tracker.begin(card, folder.path, None if last is None else last.run_id)
-        _tell_about(plan, folder, tracker, terminal)
-        try:
-            result = _train(prepared, run_name, folder, tracker, terminal)
-        except BaseException as error:
-            stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
-            left = tracker.finish("killed" if stopped else "failed", str(error))
-            if isinstance(error, ConfigError) and prepared.folder is None and left is None and folder.holds_nothing:
-                shutil.rmtree(folder.path)
-                terminal.line(f"{run_name}: nothing was measured, so {folder.path} is removed")
-            else:
-                terminal.line(left or f"{run_name}: what was measured is in {folder.path}{_and_in_mlflow(tracker)}")
-            raise
-        left = tracker.finish("finished", result.stop_reason)
-    if left:
-        terminal.line(left)
-    return dataclasses.replace(result, run_id=tracker.run_id, left=left)
+        return _tracked(prepared, run_name, folder, tracker, terminal)
 
 
 def _tell_about(plan: Plan, folder: RunFolder, tracker: Tracker, terminal: Terminal) -> None:
@@ -121,7 +108,8 @@ def _tell_about(plan: Plan, folder: RunFolder, tracker: Tracker, terminal: Termi
 class _Prepared:
     """A job that may start. ``folder`` and ``last``: of the run that goes on, where there is one.
 
-    ``listeners`` are the job's, which the plan's has no more: they stay in this process, whatever they hold.
+    ``tags`` say where a new one comes from. ``listeners`` are the job's, which the plan's has no more: they stay in
+    this process, whatever they hold.
     """
 
     plan: Plan
@@ -129,7 +117,14 @@ class _Prepared:
     folder: RunFolder | None
     last: Checkpoint | None
     inline: bool
+    tags: Mapping[str, str]
     listeners: tuple[Callable[[Any], object], ...] = ()
+
+    @property
+    def where(self) -> str:
+        """Where a run goes on, in words."""
+        at = f"step {self.last.step:,}" if self.last else "no checkpoint, so from the beginning"
+        return f"branch of {self.tags['lineage.branch_of']} at {at}" if "lineage.branch_of" in self.tags else at
 
 
 def _start_ray(plan: Plan, terminal: Terminal) -> None:
@@ -140,18 +135,17 @@ def _start_ray(plan: Plan, terminal: Terminal) -> None:
     check_resources(plan)
 
 
-def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal, *, inline: bool) -> _Prepared:
+def _prepared(job: Job, run_name: str, beginning: Beginning, terminal: Terminal, *, inline: bool) -> _Prepared:
     """Refuses what can be refused before Ray starts.
 
     Raises:
         ConfigError, DataError: with what was found.
     """
     from streamtrain.prepare.plan import plan as plan_of
-    from streamtrain.prepare.plan import resized
     from streamtrain.prepare.surroundings import check_process, check_run_folders, room_for_ray, usable_cpus
     from streamtrain.prepare.trial import check_cpus, preflight
-    from streamtrain.run.checkpoints.progress import Progress
-    from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
+    from streamtrain.run.checkpoints.resuming import as_the_checkpoint, begun_with
+    from streamtrain.run.checkpoints.starting import earlier_of
 
     check_process()
     check_run_folders(job)
@@ -159,23 +153,19 @@ def _prepared(job: Job, run_name: str, resume: bool | str, terminal: Terminal, *
         room_for_ray(job.least_workers)
     listeners = tuple(job.listeners)
     job = dataclasses.replace(job, listeners=())
-    earlier, last = _earlier(job, run_name, resume, terminal)
-    if last is not None and job.lanes is None:  # they fix the bits; workers may be others
-        job = dataclasses.replace(job, lanes=int(last.settings["lanes"]))
+    earlier = earlier_of(job, run_name, beginning, terminal.line)
+    last = earlier.last
+    job = job if last is None else begun_with(job, last)
     if inline:
         from streamtrain.run.fleet.inline import alone
 
         job = alone(job)
     plan = plan_of(job)
-    if last is not None and earlier is not None:
-        check_settings(last.settings, fixed_settings(plan), earlier.path)
-        progress = Progress.from_json(dict(last.progress))
-        plan = dataclasses.replace(plan, left_out=progress.left_out)
-        if progress.growth.later:
-            plan = resized(plan, progress.growth.later)
+    if last is not None:
+        plan = as_the_checkpoint(plan, last, None if earlier.folder is None else earlier.folder.path)
     if inline or _will_start_ray():
         check_cpus(job, usable_cpus())
-    return _Prepared(plan, preflight(plan), earlier, last, inline, listeners)
+    return _Prepared(plan, preflight(plan), earlier.folder, last, inline, earlier.tags, listeners)
 
 
 def _will_start_ray() -> bool:
@@ -219,19 +209,27 @@ def _counted(job: Job) -> str:
     return str(most) if least == most else f"{least} to {most}"
 
 
-def _earlier(
-    job: Job, run_name: str, resume: bool | str, terminal: Terminal
-) -> tuple[RunFolder | None, Checkpoint | None]:
-    """The folder of the run that shall go on, and its last good checkpoint."""
-    from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
-    from streamtrain.run.folder import folder_to_resume
-
-    if not resume:
-        return None, None
-    folder = folder_to_resume(job, run_name, resume if isinstance(resume, str) else None)
-    if folder is None:
-        return None, None
-    return folder, CheckpointFiles(folder.checkpoints(job.checkpoints.folder), 1, terminal.line).newest()
+def _tracked(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Tracker, terminal: Terminal) -> Result:
+    """Trains, and tells the tracker and the terminal how it ended."""
+    folder.result.unlink(missing_ok=True)  # it has ended no more
+    card = card_of(prepared.plan, run_name, prepared.trial.trains_otherwise, prepared.tags)
+    tracker.begin(card, folder.path, prepared.last.run_id if prepared.last else None)
+    _tell_about(prepared.plan, folder, tracker, terminal)
+    try:
+        result = _train(prepared, run_name, folder, tracker, terminal)
+    except BaseException as error:
+        stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
+        left = tracker.finish("killed" if stopped else "failed", str(error))
+        if isinstance(error, ConfigError) and prepared.folder is None and left is None and folder.holds_nothing:
+            shutil.rmtree(folder.path)
+            terminal.line(f"{run_name}: nothing was measured, so {folder.path} is removed")
+        else:
+            terminal.line(left or f"{run_name}: what was measured is in {folder.path}{_and_in_mlflow(tracker)}")
+        raise
+    left = tracker.finish("finished", result.stop_reason)
+    if left:
+        terminal.line(left)
+    return dataclasses.replace(result, run_id=tracker.run_id, left=left)
 
 
 def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Tracker, terminal: Terminal) -> Result:

@@ -10,7 +10,7 @@ from streamtrain.job.settings import MayChange, settings_of
 
 MAY_CHANGE = {
     *("workers", "placement", "streamers", "threads", "exchange", "device", "profile", "bits", "audit_every"),
-    *("probe_every", "probe_examples", "error_unit", "listeners", "on_listener_error"),
+    *("max_steps", "max_seconds", "probe_every", "probe_examples", "error_unit", "listeners", "on_listener_error"),
     *("evaluate.max_fraction_of_time", "evaluate.every", "evaluate.examples"),
     *("data.url", "data.verify", "data.cache", "data.cache_bytes", "data.decode_threads", "data.streamers"),
     *(

@@ -31,6 +31,8 @@ class Progress(Stored):
         measures: what the curves remember.
         stopping: whether many passes stop early.
         step: updates in the state. seconds: spent on them; spent: with all else that the run did until then.
+        more_passes: than the job gives, which the run was given when it went on.
+        patience_from: evaluations that are no part of patience any more, though the best may be one of them.
         ended: why the run has ended, where it has; only what sums it up may be missing.
         used: examples in them, each use counted; without those of minibatches that were passed over.
         since: step from which the present part of the data is trained on; 0 unless it grows.
@@ -48,6 +50,8 @@ class Progress(Stored):
     used: int = 0
     seconds: float = 0.0
     spent: float = 0.0
+    more_passes: int = 0
+    patience_from: int = 0
     ended: str | None = None
     bad: dict[tuple[str, int], Skip] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -80,9 +84,12 @@ class Progress(Stored):
             best = self.best
             last = self.evaluations[-1]  # patience may be counted in another unit than before
             best_at = _place(best, mode) if best is not None and stopping.best_at else 0
+            if self.patience_from:
+                best_at = max(best_at, _place(self.evaluations[self.patience_from - 1], mode))
             stopping = replace(stopping, best_at=best_at, at=_place(last, mode))
         if isinstance(mode, Epochs):
-            stopping = replace(stopping, patience=mode.patience_examples or mode.patience)
+            patience = mode.patience_examples or mode.patience
+            stopping = replace(stopping, patience=patience, min_delta=mode.min_delta)
         self.stopping = stopping
         return self
 
