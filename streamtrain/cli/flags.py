@@ -20,11 +20,11 @@ from streamtrain.job import Balanced, BatchSize, Epochs, Group, Job, Mixture, On
 from streamtrain.job.objective import OfMeans
 
 if TYPE_CHECKING:
-    from streamtrain.run.checkpoints.starting import Beginning
+    from streamtrain.run.checkpoints.beginning import Beginning
 
 Parsed = TypeVar("Parsed")
 INLINE = "--inline"
-WITH_VALUE = {"--more-passes": "a number from 1 on"}
+WITH_VALUE = {"--more-passes": "a number from 1 on", "--from": "a run's folder or a .safetensors file"}
 """Flags that say where a run begins and have a value, and what it is."""
 SPELLED = tyro.constructors.ConstructorRegistry()
 """Settings that are one flag, in words of their own."""
@@ -135,7 +135,7 @@ def beginning_of(flags: Sequence[str]) -> tuple[Beginning, list[str]]:
     Raises:
         ConfigError: a flag without what belongs to it.
     """
-    from streamtrain.run.checkpoints.starting import Beginning
+    from streamtrain.run.checkpoints.beginning import Beginning
 
     found: dict[str, str] = {}
     others = []
@@ -159,7 +159,7 @@ def beginning_of(flags: Sequence[str]) -> tuple[Beginning, list[str]]:
     if not more.isdecimal() or (more == "0" and "--more-passes" in found):
         raise ConfigError(complaint("--more-passes", expected="a number from 1 on", found=more, do="see --help"))
     resume = found["--resume"] or True if "--resume" in found else False
-    return Beginning(resume, "--branch" in found, int(more)), others
+    return Beginning(resume, "--branch" in found, int(more), found.get("--from")), others
 
 
 def with_mode(job: Job, flags: list[str]) -> tuple[Job, list[str]]:

@@ -18,11 +18,12 @@ from streamtrain.job import RUNS, Job
 
 TRAIN_HELP = """\
 usage: streamtrain train JOB.py [--mode online|epochs] [--optimizer NAME] [--any.setting VALUE ...]
-                                [--resume [RUN]] [--more-passes N] [--branch] [--inline] [--json]
+                                [--resume [RUN]] [--more-passes N] [--branch] [--from RUN|FILE] [--inline] [--json]
 
 `streamtrain train JOB.py --help` lists every setting with the job's own values. --resume goes on with the newest
 run of the job, or with the one whose folder is given, from its last good checkpoint; with --more-passes for more
 passes than it was given, also where it has ended; with --branch in a new run, whose settings may differ.
+--from begins a new run with the parameters that another one has kept, or with a .safetensors of a state dict.
 --inline trains in this process without Ray: the same bits, and breakpoints work.
 
 examples:
@@ -33,6 +34,7 @@ examples:
   streamtrain train jobs/mnist.py --resume
   streamtrain train jobs/mnist.py --resume --more-passes 5
   streamtrain train jobs/mnist.py --resume runs/mnist-epochs-20260102-101500 --branch --optimizer.lr 0.01
+  streamtrain train jobs/mnist.py --from runs/mnist-epochs-20260102-101500
 """
 
 
@@ -118,6 +120,7 @@ def run_train(words: Sequence[str]) -> None:
         resume=beginning.resume,
         branch=beginning.branch,
         more_passes=beginning.more_passes,
+        start_from=beginning.parameters,
         inline=inline,
     )
     print(json.dumps(result.summary()) if as_json else table({result.mode: result}), file=out, flush=True)
@@ -139,6 +142,7 @@ def declared_job(file: str, flags: list[str]) -> Job:
         "--resume    # the newest run, from its last checkpoint",
         "--resume --more-passes 5",
         "--resume --branch --optimizer.lr 0.01    # in a new run",
+        "--from runs/mnist-epochs-20260102-101500",
     )
     example = "\n".join(f"streamtrain train {file} {flags}" for flags in said)
     return parse(Job, flags, f"streamtrain train {file}", example, default=job)

@@ -18,6 +18,7 @@ from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job, Weighted
 from streamtrain.model.gradient_sums import LaneGradients, add_up, densify
+from streamtrain.model.initial import InitialParameters
 from streamtrain.model.lanes_together import count_kept, must_go_apart
 from streamtrain.model.machine.device import make_callable, place_model
 from streamtrain.model.modes import Modes
@@ -57,7 +58,10 @@ def build_model(job: Job) -> torch.nn.Module:
         raise JobError(
             complaint("model", expected="a function that returns a torch.nn.Module", found=repr(model), do="fix it")
         )
-    return place_model(model, job)
+    placed = place_model(model, job)
+    if isinstance(job.model, InitialParameters):
+        job.model.fill(placed)
+    return placed
 
 
 class Gradient:

@@ -16,12 +16,12 @@ from streamtrain.job import Epochs, Online
 from streamtrain.measure.run_curves import RunCurves, Stint
 from streamtrain.prepare.plan import Plan, resized
 from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.run.checkpoints.parameters import save_parameters, save_result
 from streamtrain.run.fleet.protocol import Fleet
 from streamtrain.run.folder import OptionalFiles, RunFolder
 from streamtrain.run.outcome.chosen import chosen_readings
 from streamtrain.run.outcome.limits import Limits
 from streamtrain.run.outcome.result import Evaluation, Result
-from streamtrain.run.outcome.saving import save_parameters, save_result
 from streamtrain.run.outcome.wording import describe, of_pass
 from streamtrain.run.watching.evaluating import Evaluator
 from streamtrain.run.watching.following import wait_for_growth
@@ -63,7 +63,6 @@ class Controller:
         self._terminal = terminal
         self._folder = RunFolder(folder)
         self._keeper = keeper
-        self._is_online = isinstance(plan.job.mode, Online)
         self._followed = following(plan.job)
         self._evaluator = Evaluator(fleet)
         self._listeners = listeners or Listeners()
@@ -122,11 +121,11 @@ class Controller:
 
     def _online(self, mode: Online) -> Result:
         self._online_to_the_end(mode)
-        while (
-            mode.follow
-            and not self._ended
-            and (grown := wait_for_growth(self._plan, self._patience(mode), self._terminal, self._keep))
-        ):
+        while mode.follow and not self._ended:
+            patience = min(mode.idle_timeout, self._limits.left)
+            grown = wait_for_growth(self._plan, patience, self._terminal, self._keep)
+            if grown is None:
+                break
             self._plan = grown
             self._fleet.extend(grown, self._progress.step)
             self._progress.since = self._progress.step
@@ -138,10 +137,6 @@ class Controller:
             reason = f"no new segment in {mode.idle_timeout:g} s"
         ended = self._ended or self._limits.reached(self._progress.step)
         return self._finish(ended or reason, self._progress.evaluations[-1], self._fleet.snapshot())
-
-    def _patience(self, mode: Online) -> float:
-        """Seconds to wait for new data."""
-        return min(mode.idle_timeout, self._limits.left)
 
     def _online_to_the_end(self, mode: Online) -> None:
         """Trains on what is there and not used, and evaluates on the way."""
@@ -216,9 +211,6 @@ class Controller:
     @property
     def _is_audited(self) -> bool:
         return self._progress.step % (self._plan.job.audit_every or 1) == 0
-
-    def _passes_before(self, step: int) -> int:
-        return self._plan.order.position(step).pass_index
 
     def _used_at(self, examples: int) -> int:
         """How many examples minibatches have used once they have used so many: they end where they end."""
@@ -348,7 +340,6 @@ class Controller:
         self._keep_end(reason)
         self._keeper.keep_best(chosen, parameters)
         progress = self._progress
-        measures = self._progress.measures
         self._fleet.restore(parameters)
         self._probes.end(parameters)
         test = self._evaluator.measure_all(self._plan, "test")
@@ -356,22 +347,4 @@ class Controller:
         size = order.size(max(0, chosen.step - 1))
         ended = self._curves.end(size, chosen.noise, progress.step)
         self._tracker.log(ended + chosen_readings(chosen, test, self._plan.job))
-        used = progress.evaluations[-1].examples_used
-        return Result(
-            mode="online" if self._is_online else "epochs",
-            stop_reason=reason,
-            passes=self._passes_before(progress.step - 1) + 1,
-            examples_used=used,
-            examples_unused=measures.late_examples if self._is_online else 0,
-            examples_per_second=used / progress.seconds,
-            evaluations=tuple(progress.evaluations),
-            chosen=chosen,
-            gradient_norm_at_stop=measures.norms.mean,
-            test=test,
-            progressive=measures.progressive.total,
-            progressive_passes=tuple(measures.passes.whole),
-            parameters=parameters,
-            folder=self._folder.path,
-            error_unit=self._plan.job.unit_of_error,
-            batch_sizes=((0, order.batch_size), *order.later),
-        )
+        return progress.result(self._plan, reason, chosen, test, parameters, self._folder.path)

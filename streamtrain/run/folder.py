@@ -71,6 +71,11 @@ class RunFolder:
         return self.path / journal.FILE
 
     @property
+    def initial(self) -> Path:
+        """The parameters that the run began with, where they are not those that the model's function draws."""
+        return self.path / "initial.safetensors"
+
+    @property
     def best(self) -> Path:
         """Of many passes: the parameters with the lowest validation error so far."""
         return self.path / "best.safetensors"
@@ -192,7 +197,8 @@ class RunFolder:
     def holds_nothing(self) -> bool:
         """Whether no measurement and no parameters are in it."""
         entries = journal.entries_of(self.journal) if self.journal.is_file() else ()
-        return not any("readings" in entry for entry in entries) and not any(self.path.rglob("*.safetensors"))
+        parameters = (file for file in self.path.rglob("*.safetensors") if file != self.initial)
+        return not any("readings" in entry for entry in entries) and not any(parameters)
 
     def _locked(self) -> bool:
         with self.lock.open() as opened:

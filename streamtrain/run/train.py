@@ -17,7 +17,7 @@ from streamtrain.errors import ConfigError, Interrupted, StreamtrainError, compl
 from streamtrain.inspect.made_of import data_report
 from streamtrain.job import Job, Online
 from streamtrain.prepare.description import all_settings, card_of, job_file, shares_in_words
-from streamtrain.run.checkpoints.starting import Beginning
+from streamtrain.run.checkpoints.beginning import Beginning
 from streamtrain.run.folder import RunFolder
 from streamtrain.store import masked, write_whole
 
@@ -48,6 +48,7 @@ def train(
     resume: bool | str = False,
     branch: bool = False,
     more_passes: int = 0,
+    start_from: str | Path | None = None,
     inline: bool = False,
     tracker: Tracker | None = None,
 ) -> Result:
@@ -60,6 +61,7 @@ def train(
             checkpoint; begins where there is none.
         branch: goes on in a new run with other settings; ``resume`` may be a checkpoint's ``.safetensors``.
         more_passes: than the run was given that goes on; it may have ended.
+        start_from: a run, or a ``.safetensors`` of a state dict, with whose parameters a new run begins.
         inline: everything in this process by one worker, without Ray: the same bits, and breakpoints work.
         tracker: takes the run's numbers in place of MLflow.
 
@@ -72,7 +74,8 @@ def train(
 
     terminal = Terminal(quiet=quiet)
     run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
-    prepared = _prepared(job, run_name, Beginning(resume, branch, more_passes), terminal, inline=inline)
+    beginning = Beginning(resume, branch, more_passes, None if start_from is None else str(start_from))
+    prepared = _prepared(job, run_name, beginning, terminal, inline=inline)
     plan = prepared.plan
     tracker = tracker or _tracker(job, terminal)
     _announce(prepared, run_name, terminal)
@@ -144,8 +147,8 @@ def _prepared(job: Job, run_name: str, beginning: Beginning, terminal: Terminal,
     from streamtrain.prepare.plan import plan as plan_of
     from streamtrain.prepare.surroundings import check_process, check_run_folders, room_for_ray, usable_cpus
     from streamtrain.prepare.trial import check_cpus, preflight
+    from streamtrain.run.checkpoints.beginning import earlier_of, with_initial
     from streamtrain.run.checkpoints.resuming import as_the_checkpoint, begun_with
-    from streamtrain.run.checkpoints.starting import earlier_of
 
     check_process()
     check_run_folders(job)
@@ -160,12 +163,13 @@ def _prepared(job: Job, run_name: str, beginning: Beginning, terminal: Terminal,
         from streamtrain.run.fleet.inline import alone
 
         job = alone(job)
+    job, tags = with_initial(job, earlier, beginning.parameters, terminal.line)
     plan = plan_of(job)
     if last is not None:
         plan = as_the_checkpoint(plan, last, None if earlier.folder is None else earlier.folder.path)
     if inline or _will_start_ray():
         check_cpus(job, usable_cpus())
-    return _Prepared(plan, preflight(plan), earlier.folder, last, inline, earlier.tags, listeners)
+    return _Prepared(plan, preflight(plan), earlier.folder, last, inline, {**earlier.tags, **tags}, listeners)
 
 
 def _will_start_ray() -> bool:
@@ -211,7 +215,12 @@ def _counted(job: Job) -> str:
 
 def _tracked(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Tracker, terminal: Terminal) -> Result:
     """Trains, and tells the tracker and the terminal how it ended."""
+    from streamtrain.model.initial import InitialParameters
+    from streamtrain.run.checkpoints.parameters import save_result
+
     folder.result.unlink(missing_ok=True)  # it has ended no more
+    if isinstance(prepared.plan.job.model, InitialParameters) and not folder.initial.exists():
+        save_result(folder.initial, prepared.plan.job.model.tensors)  # for a run that goes on without a checkpoint
     card = card_of(prepared.plan, run_name, prepared.trial.trains_otherwise, prepared.tags)
     tracker.begin(card, folder.path, prepared.last.run_id if prepared.last else None)
     _tell_about(prepared.plan, folder, tracker, terminal)

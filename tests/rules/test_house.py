@@ -239,6 +239,7 @@ FLAGS = [
     "--evaluate.examples",
     "--evaluate.max-fraction-of-time",
     "--exchange",
+    "--from",
     "--help",
     "--json",
     "--lanes",

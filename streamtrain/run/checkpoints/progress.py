@@ -14,12 +14,16 @@ from streamtrain.job import Epochs, Job, Online
 from streamtrain.measure.early_stopping import EarlyStopping
 from streamtrain.measure.run_curves import Measures
 from streamtrain.order import Unused
-from streamtrain.run.outcome.result import Evaluation
+from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.watching.growing import Growth
 from streamtrain.stored import Stored
-from streamtrain.values import Fingerprint, Lane, LanePart, Skip, Update
+from streamtrain.values import Fingerprint, Lane, LanePart, Risk, Skip, Update
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
     from streamtrain.prepare.plan import Plan
 
 
@@ -113,6 +117,38 @@ class Progress(Stored):
     def used_examples(self, plan: Plan) -> tuple[Lane, ...]:
         """The training examples that are in some update, as runs by `Plan.select`'s numbers."""
         return plan.used_before(self.step, [*self.unused.runs, *((number, number + 1) for number in self.left_out)])
+
+    def result(
+        self,
+        plan: Plan,
+        reason: str,
+        chosen: Evaluation,
+        test: Risk | None,
+        parameters: dict[str, torch.Tensor],
+        folder: Path,
+    ) -> Result:
+        """Of the run, which has ended with ``reason`` and keeps these parameters, measured in ``chosen``."""
+        online = isinstance(plan.job.mode, Online)
+        order = plan.order
+        used = self.evaluations[-1].examples_used
+        return Result(
+            mode="online" if online else "epochs",
+            stop_reason=reason,
+            passes=order.position(self.step - 1).pass_index + 1,
+            examples_used=used,
+            examples_unused=self.measures.late_examples if online else 0,
+            examples_per_second=used / self.seconds,
+            evaluations=tuple(self.evaluations),
+            chosen=chosen,
+            gradient_norm_at_stop=self.measures.norms.mean,
+            test=test,
+            progressive=self.measures.progressive.total,
+            progressive_passes=tuple(self.measures.passes.whole),
+            parameters=parameters,
+            folder=folder,
+            error_unit=plan.job.unit_of_error,
+            batch_sizes=((0, order.batch_size), *order.later),
+        )
 
 
 def _place(evaluation: Evaluation, mode: Epochs) -> float:

@@ -7,14 +7,14 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from streamtrain.errors import ConfigError, complaint, one_line
 from streamtrain.job import Job
 from streamtrain.landscape.probe import Probe, Prober
 from streamtrain.measure.run_curves import cost_readings
 from streamtrain.prepare.plan import Plan, plan
-from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
+from streamtrain.run.checkpoints.parameters import kept_parameters
 from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.run.folder import RunFolder
 from streamtrain.store import write_whole
@@ -44,7 +44,7 @@ def probe(job: Job, run: Path, *, examples: int = 2000, iterations: int = 40) ->
     Raises:
         ConfigError: no such parameters, or they are not the job's. DataError: the data set is damaged.
     """
-    tensors, step = _parameters(job, Path(run))
+    tensors, step = kept_parameters(job, Path(run))
     return Prober(plan(job), examples=examples, iterations=iterations).probe(tensors, step)
 
 
@@ -171,37 +171,3 @@ class Probes:
             now = time.time()
             at = [Reading("probe/cosine_to_end", cosine, max(step - 1, 0), now) for step, cosine in cosines.items()]
             self._tracker.log(at)
-
-
-def _parameters(job: Job, run: Path) -> tuple[Mapping[str, torch.Tensor], int | None]:
-    """A state dict, but perhaps for frozen parameters, and the updates in it where that is known."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    folder = RunFolder.of(run)
-    file = folder.parameters if run.is_dir() else run
-    if run.is_dir() and not file.exists():
-        place = RunFolder(run.absolute()).checkpoints(job.checkpoints.folder)
-        last = CheckpointFiles(place, 1, lambda _: None).newest()
-        if last is not None:
-            return _evaluated(last.tensors), last.step
-    try:
-        loaded: dict[str, torch.Tensor] = load_file(file)
-    except (OSError, SafetensorError) as error:
-        found = " ".join(str(error).split())
-        do = "name a finished run's folder or a .safetensors file"
-        raise ConfigError(complaint(str(file), expected="saved parameters", found=found, do=do)) from None
-    if "uses" in loaded and file.stem.isdecimal():
-        return _evaluated(loaded), int(file.stem)
-    kept = file == folder.parameters and folder.finished
-    return loaded, int(json.loads(folder.result.read_bytes())["chosen_step"]) if kept else None
-
-
-def _evaluated(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Of a checkpoint's tensors, those that a run would evaluate: the parameters or their average, and the buffers."""
-    parts: dict[str, dict[str, Any]] = {"parameters": {}, "average": {}, "buffers": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition("/")
-        if part in parts:
-            parts[part][rest] = tensor
-    return (parts["average"] or parts["parameters"]) | parts["buffers"]

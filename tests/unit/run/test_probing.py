@@ -96,7 +96,7 @@ def test_probes_on_the_way_are_those_of_the_state_and_change_no_bit(job: st.Job,
     fleet = PlainFleet(plan(job))
     fleet.advance(6)
     saved = tmp_path / "six.safetensors"
-    from streamtrain.run.outcome.saving import save_parameters
+    from streamtrain.run.checkpoints.parameters import save_parameters
 
     save_parameters(saved, fleet.snapshot())
     found = st.probe(job, saved, examples=300, iterations=20)
