@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 import torch
 
 import streamtrain as st
+from streamtrain.errors import Interrupted
 from streamtrain.prepare.plan import Plan, plan
-from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
-from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.run.checkpoints.keeper import Keeper, Saves
 from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.run.outcome.result import Evaluation
 from streamtrain.values import Moments, Risk, Skip, Update
@@ -141,16 +142,21 @@ def test_patience_of_a_run_that_was_never_finite_stays_unused(job: st.Job) -> No
 
 def test_a_run_that_goes_on_logs_and_measures_as_the_job_says_now(job: st.Job, tmp_path: Path) -> None:
     job = dataclasses.replace(job, mode=st.Epochs(max_passes=1), checkpoints=st.Checkpoints(seconds=0.0))
-    files = CheckpointFiles(str(tmp_path / "checkpoints"), 100, print)
-    with Keeper(job, {}, files) as keeper:
+
+    class Stopped(Keeper):
+        def keep(self, fleet: Saves, progress: Progress, best: Mapping[str, torch.Tensor]) -> None:
+            if progress.step:
+                self.ask_to_stop("in the middle")
+            super().keep(fleet, progress, best)
+
+    keeper = Stopped(job, {})
+    with pytest.raises(Interrupted):
         run(job, tmp_path, keeper=keeper)
-    before_the_end = files.at(sorted((tmp_path / "checkpoints").glob("0*.json"))[-2].stem)
-    assert before_the_end is not None
-    at = before_the_end.step
+    at = keeper.step
     changed = dataclasses.replace(
         job, tracking=st.Tracking(log_every=3), evaluate=st.Evaluate(max_fraction_of_time=0.5)
     )
-    later = Keeper(changed, {}, last=before_the_end)
+    later = Keeper(changed, {}, last=keeper._last)
     measures = later.begin()[0].measures
     assert (measures.minibatch.every, measures.diagnostics.trajectory.every) == (3, 3)
     assert (measures.evaluating.most, measures.probing.most) == (0.5, 0.5)
