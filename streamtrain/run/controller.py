@@ -158,21 +158,27 @@ class Controller:
         of_passes = mode.patience_examples is None
         reason = f"mode.max_passes = {mode.max_passes} reached"
         last = mode.max_passes * self._plan.order.used
-        for examples in () if self._ended else self._measured_at(last):
+        ended = self._ended or self._out_of_patience(of_passes=of_passes)
+        for examples in () if ended else self._measured_at(last):
             self._advance_to(examples)
             if examples < last and not self._ended and not self._affords_evaluation():
                 continue
             if not self._is_measured:  # where it has come to its end at once it may be
                 self._evaluate_and_choose(of_passes=of_passes)
-            if progress.stopping.should_stop and progress.best is not None:
-                unit = "passes" if of_passes else "examples"
-                kept = f"pass {of_pass(progress.best.passes)}"
-                reason = f"no better validation error in {progress.stopping.patience:,} {unit}; best was {kept}"
-                break
-            if self._ended:
+            ended = self._out_of_patience(of_passes=of_passes) or self._ended
+            if ended:
                 break
         assert progress.best is not None
-        return self._finish(self._ended or reason, progress.best, self._best)
+        return self._finish(ended or reason, progress.best, self._best)
+
+    def _out_of_patience(self, *, of_passes: bool) -> str | None:
+        """That early stopping ends the run, in words; ``None`` where it does not."""
+        progress = self._progress
+        if progress.best is None or not progress.stopping.should_stop:
+            return None
+        unit = "passes" if of_passes else "examples"
+        kept = f"pass {of_pass(progress.best.passes)}"
+        return f"no better validation error in {progress.stopping.patience:,} {unit}; best was {kept}"
 
     def _evaluate_and_choose(self, *, of_passes: bool) -> None:
         """Measures, and keeps the parameters where none before had a lower error."""
@@ -319,15 +325,14 @@ class Controller:
         self._tracker.log(self._curves.evaluation(*risks, progress.step, order, progress.seconds, time.time()))
         unit = self._plan.job.unit_of_error
         self._terminal.line(describe(evaluation, self._progress.seconds, unit))
-        wish = self._listeners.hear(evaluation)
-        self._ended = self._ended or wish
+        progress.ended = self._listeners.hear(evaluation)
+        self._ended = self._ended or progress.ended
         return evaluation
 
-    def _keep_end(self, reason: str) -> None:
+    def _keep_end(self) -> None:
         """A checkpoint of where the run has ended, from which it may go on."""
         progress = self._progress
-        if self._is_audited and progress.ended is None:
-            progress.ended = reason
+        if self._is_audited:
             progress.spent = self._limits.spent
             self._keeper.take(self._fleet, progress, self._best)
 
@@ -337,7 +342,7 @@ class Controller:
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
         save_result(self._folder.parameters, parameters)  # before anything that may fail
-        self._keep_end(reason)
+        self._keep_end()
         self._keeper.keep_best(chosen, parameters)
         progress = self._progress
         self._fleet.restore(parameters)

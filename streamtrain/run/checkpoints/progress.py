@@ -37,7 +37,7 @@ class Progress(Stored):
         step: updates in the state. seconds: spent on them; spent: with all else that the run did until then.
         more_passes: than the job gives, which the run was given when it went on.
         patience_from: evaluations that are no part of patience any more, though the best may be one of them.
-        ended: why the run has ended, where it has; only what sums it up may be missing.
+        ended: why a listener has ended the run, where one has; all else that ends a run shows again when it goes on.
         used: examples in them, each use counted; without those of minibatches that were passed over.
         since: step from which the present part of the data is trained on; 0 unless it grows.
         bad: examples that were passed over, by split and stored number.
