@@ -121,7 +121,7 @@ def test_a_branch_is_a_run_of_its_own_in_mlflow(job: st.Job, tmp_path: Path) -> 
     }
     old = client.get_run(ended.run_id)
     assert old.info.status == "FINISHED" and old.data.tags["resumed.mode.max_passes"] == "4"
-    assert len(client.get_metric_history(ended.run_id, "gap/loss")) == 4, "each once"
+    assert len(client.get_metric_history(ended.run_id, "Gap/loss")) == 4, "each once"
 
 
 def test_what_cannot_go_on_is_refused_in_one_line(job: st.Job, tmp_path: Path) -> None:
