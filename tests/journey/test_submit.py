@@ -116,7 +116,9 @@ def test_rays_own_command_takes_a_job_file(head: Head, job: Path) -> None:
 
 def test_prometheus_reads_a_running_job_which_leaves_a_checkpoint_when_it_is_stopped(head: Head, job: Path) -> None:
     write(job.parent.parent, passes=100_000)
-    submission = head.streamtrain("submit", str(job)).stdout.strip()
+    submitted = head.streamtrain("submit", str(job))
+    assert submitted.returncode == 0, submitted.stderr
+    submission = submitted.stdout.strip()
 
     def wait_until_nothing_misses(missing: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -127,13 +129,7 @@ def test_prometheus_reads_a_running_job_which_leaves_a_checkpoint_when_it_is_sto
     folder = job.parent.parent / "runs"
     wait_until_nothing_misses(lambda: "no checkpoint" if not list(folder.glob("*/checkpoints/*.json")) else None)
 
-    def not_read() -> object:
-        try:
-            return drawn() - OF_LOSSES - scraped(head.metrics())
-        except OSError as error:  # the node's agent may not be there yet: a Prometheus asks again
-            return error
-
-    wait_until_nothing_misses(not_read)
+    wait_until_nothing_misses(lambda: drawn() - OF_LOSSES - scraped(head.metrics()))
     assert scraped(head.metrics()) <= drawn(), "the dashboard has all"
     assert head.streamtrain("stop", submission).stdout.strip() == f"{submission}: asked to stop"
     followed = head.streamtrain("logs", submission, "--follow")

@@ -37,11 +37,14 @@ class Head:
         return [Path(line.removeprefix(prefix)).parent for line in lines]
 
     def metrics(self) -> str:
-        """What a Prometheus reads at the ports of all nodes, of which Ray's list tells it."""
+        """What a Prometheus reads at the ports of which Ray's list tells it, each by itself.
+
+        Two of them, the autoscaler's and the dashboard's, are the same for every Ray on a machine: only one has them.
+        """
         targets = json.loads((self.folder / "prom_metrics_service_discovery.json").read_text())
         found = []
         for target in (target for entry in targets for target in entry["targets"]):
-            with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
                 found.append(answer.read().decode())
         return "".join(found)
 
