@@ -25,6 +25,8 @@ usage: streamtrain COMMAND [--help]
   inspect DEST             what a data set holds; its checksums; one example's way
   train JOB.py             train a job, with any setting as a flag
   probe RUN                the loss surface around a run's parameters, or a checkpoint's; or its batch size
+  evaluate RUN DATA        risks of a run's model on a data set, with standard errors
+  predict RUN DATA OUT     its outputs and each example's loss, as a Parquet file
   compare RUN RUN          two runs, or two groups of them, at equal numbers of updates
   submit JOB.py            train a job on a Ray cluster; logs and stop are for those that were submitted
   status [RUN]             how far runs are, here or on a cluster
@@ -41,11 +43,15 @@ examples:
 INTERRUPTED = {
     "pack": "no data set was written, and nothing half-written was left",
     "train": "a run that had begun says above where what it measured is",
+    "predict": "no file was written",
     "compare": "nothing but the comparison's own folder was written",
     "sync": "what was delivered so far is noted, the rest stays",
 }
 
-COMMANDS = ("pack", "inspect", "train", "probe", "compare", "submit", "status", "logs", "stop", "sync", "ui")
+COMMANDS = (
+    *("pack", "inspect", "train", "probe", "evaluate", "predict", "compare"),
+    *("submit", "status", "logs", "stop", "sync", "ui"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,6 +91,10 @@ def command_named(name: str) -> Command:
 
         commands = {"train": run_commands.run_train, "probe": run_commands.run_probe}
         return commands.get(name, run_commands.run_compare)
+    if name in ("evaluate", "predict"):
+        from streamtrain.cli import model_commands
+
+        return model_commands.run_evaluate if name == "evaluate" else model_commands.run_predict
     if name in ("sync", "ui"):
         from streamtrain.cli import mlflow_commands
 

@@ -49,10 +49,10 @@ def fitted(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: s
     beside = {name for name, _ in model.named_buffers()} - own.keys()  # a checkpoint has all buffers
     found = {name: _as_own(own.get(name), tensor) for name, tensor in tensors.items() if name not in beside}
     wrong = [f"no {name}" for name in own if name not in found and name not in _frozen(model)]
-    wrong += [f"{name}, which the model has not" for name in found if name not in own]
+    wrong += [f"{name}, which the model has not" for name in sorted(found.keys() - own.keys())]
     wrong += [
         f"{name} of shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
-        for name, tensor in found.items()
+        for name, tensor in sorted(found.items())
         if name in own and own[name].shape != tensor.shape
     ]
     if wrong:

@@ -100,16 +100,7 @@ class Plan:
         else:
             fetched = functools.partial(fetched_files, self.job, self.manifest, lanes=lanes)
             files = shards_of(data.place, fetched, verify=data.verify)
-        decoding = Decoding(
-            data.map,
-            data.image_size,
-            data.decode_threads,
-            data.on_bad_example,
-            data.image_mode,
-            data.image_background,
-            data.collate,
-        )
-        reader = Reader(files, self.manifest, split, self.fields, decoding)
+        reader = reader_of(self.job, self.manifest, split, files)
         if split == "train":
             reader.leave_out(self.left_out)
         return reader
@@ -233,7 +224,7 @@ def plan(job: Job) -> Plan:
     later = job.batch_size.later if isinstance(job.batch_size, BatchSize) else ()
     order = _order(job, manifest, wanted or examples, later, parts)
     if job.objective is not None:
-        job = _reads_all(job, manifest)
+        job = reads_all(job, manifest)
     names = job.data.fields_read(field.name for field in manifest.fields)
     fields = [manifest.field_named(name) for name in names]
     encoded = any(f is not None and f.member.rpartition(".")[2] not in ("npy", "cls") for f in fields)
@@ -264,7 +255,24 @@ def _examples_of_pass(job: Job, manifest: Manifest, parts: Parts | None) -> int:
     return manifest.splits["train"].examples
 
 
-def _reads_all(job: Job, manifest: Manifest) -> Job:
+def reader_of(job: Job, manifest: Manifest, split: str, files: ShardFiles | None = None) -> Reader:
+    """A reader of the job's fields of one split; ``files`` are the shards', by default of the job's one data set."""
+    data = job.data
+    if files is None:
+        files = shards_of(data.place, functools.partial(fetched_files, job, manifest, lanes=False), verify=data.verify)
+    decoding = Decoding(
+        data.map,
+        data.image_size,
+        data.decode_threads,
+        data.on_bad_example,
+        data.image_mode,
+        data.image_background,
+        data.collate,
+    )
+    return Reader(files, manifest, split, data.fields_read(field.name for field in manifest.fields), decoding)
+
+
+def reads_all(job: Job, manifest: Manifest) -> Job:
     """The job that reads all fields of numbers or images, and all for a function of examples, unless it names some."""
     all_fields = job.data.map is not None or callable(job.data.collate)
     numbers = (each.name for each in manifest.fields if each.dtype is not None or is_image(each.member) or all_fields)

@@ -295,8 +295,8 @@ def _layers_aside(job: Job, folder: RunFolder, terminal: Terminal) -> Callable[[
 @contextlib.contextmanager
 def _inline(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str], None]) -> Iterator[Fleet]:
     """The one worker in this process."""
+    from streamtrain.run.checkpoints.signals import stopped_by_signal
     from streamtrain.run.fleet.inline import InlineFleet
-    from streamtrain.run.signals import stopped_by_signal
 
     with (
         stopped_by_signal(keeper, lambda: False, ended),
@@ -308,9 +308,9 @@ def _inline(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str
 @contextlib.contextmanager
 def _over_ray(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str], None]) -> Iterator[Fleet]:
     """Workers as actors; where Ray itself is stopped with the run, it ends by what is kept."""
+    from streamtrain.run.checkpoints.signals import stopped_by_signal
     from streamtrain.run.fleet.actors.ray_fleet import RayFleet
     from streamtrain.run.fleet.cluster.ray_private import own_ray_ended
-    from streamtrain.run.signals import stopped_by_signal
 
     with (
         stopped_by_signal(keeper, own_ray_ended, ended),

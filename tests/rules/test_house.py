@@ -306,7 +306,22 @@ def test_flags_of_train() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["pack", "inspect", "train", "probe", "compare", "submit", "status", "logs", "stop", "sync", "ui"]
+    "name",
+    [
+        "pack",
+        "inspect",
+        "train",
+        "probe",
+        "evaluate",
+        "predict",
+        "compare",
+        "submit",
+        "status",
+        "logs",
+        "stop",
+        "sync",
+        "ui",
+    ],
 )
 def test_every_command_has_help_with_examples(name: str) -> None:
     shown = command(name, "--help").lower()

@@ -20,9 +20,9 @@ from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
+from streamtrain.run.checkpoints.signals import stopped_by_signal
 from streamtrain.run.controller import Controller
 from streamtrain.run.fleet.processes.worker import Worker
-from streamtrain.run.signals import stopped_by_signal
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker
 from streamtrain.values import Update

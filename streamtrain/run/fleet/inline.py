@@ -67,7 +67,7 @@ class InlineFleet:
         began: Fingerprint | None = None,
     ) -> None:
         self._plan = plan
-        self._before = _Before()
+        self._before = ProcessSettings()
         self.workers = 1
         self.likeness = Likeness(plan.job, began, say)
         try:
@@ -142,7 +142,7 @@ class InlineFleet:
         return []
 
 
-class _Before:
+class ProcessSettings:
     """What of this process a run changes, as it was; whether denormals are flushed cannot be asked for."""
 
     def __init__(self) -> None:
@@ -153,6 +153,7 @@ class _Before:
         self._random = torch.get_rng_state()
 
     def put_back(self) -> None:
+        """Makes them the process's again."""
         torch.set_num_threads(self._threads)
         torch.set_flush_denormal(False)
         if "torch._inductor" in sys.modules:  # it has a setting of its own, and is not imported for that alone

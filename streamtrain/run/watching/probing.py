@@ -48,7 +48,7 @@ def probe(job: Job, run: Path, *, examples: int = 2000, iterations: int = 40) ->
     return Prober(plan(job), examples=examples, iterations=iterations).probe(tensors, step)
 
 
-def command_of(folder: RunFolder) -> tuple[str, list[str]]:
+def command_of(folder: RunFolder, asking: str = "probe") -> tuple[str, list[str]]:
     """Job file and flags of the `streamtrain train` that began a run, by its journal.
 
     Raises:
@@ -60,7 +60,9 @@ def command_of(folder: RunFolder) -> tuple[str, list[str]]:
     if words[1:2] != ["train"] or len(words) < 3 or "***" in command:
         do = "name the job file, --job JOB.py"
         expected = "a run that `streamtrain train` began"
-        raise ConfigError(complaint(f"probe, {folder.path}", expected=expected, found=command or "no command", do=do))
+        raise ConfigError(
+            complaint(f"{asking}, {folder.path}", expected=expected, found=command or "no command", do=do)
+        )
     return words[2], words[3:]
 
 

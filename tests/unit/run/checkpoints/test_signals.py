@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from streamtrain.errors import Interrupted
-from streamtrain.run import signals
-from streamtrain.run.signals import stopped_by_signal
+from streamtrain.run.checkpoints import signals
+from streamtrain.run.checkpoints.signals import stopped_by_signal
 
 
 class Keeper:
