@@ -1,6 +1,7 @@
-"""The demo's bits: the same on every host, whatever it is, by `bits="portable"`."""
+"""The demo's bits: the same on every host that can have them, by `bits="portable"`; others are refused."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from streamtrain.model.machine.portable import NEEDED, cpu_flags
 from streamtrain.packing import PackOptions
 from tests.support.datasets import pack_digits
+from tests.support.portable_bits import REFUSAL, has_portable_bits
 
 ROOT = Path(__file__).parents[2]
 EXPECTED = "c595382abee7f798fae1acc600e8e7fab3e6658af670a161ba25f040b17180ad"
@@ -43,5 +45,8 @@ def test_the_demo_s_first_200_steps_have_these_bits(tmp_path: Path, environment:
         text=True,
         check=False,
     )
+    if not has_portable_bits():
+        assert done.returncode != 0 and f"ConfigError: bits=portable, host {platform.node()}: {REFUSAL}" in done.stderr
+        return
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == EXPECTED
