@@ -107,6 +107,8 @@ class Moments(Stored):
         if data.size == 0:
             return cls()
         mean = float(np.add.reduce(data, axis=None)) / data.size
+        if not math.isfinite(mean):  # infinity less infinity: numpy would warn of what is no news
+            return cls(data.size, mean, math.nan)
         away = data - mean
         return cls(data.size, mean, float(np.add.reduce(away * away, axis=None)))
 

@@ -147,6 +147,6 @@ def test_tags_say_what_is_minimized(folder: Path) -> None:
     tags = card_of(plan(job_on(folder)), "d").tags
     found = tags["risk.minimized"]
     assert found.startswith("10 classes of label with equal shares, an example 0.8")
-    assert found.endswith(" times a pass; risks and gap are measured on examples as they are")
+    assert found.endswith(" times a pass; risks and gap are of the examples as they are")
     assert tags["progressive.estimates"].endswith("not as it is evaluated: balanced classes")
     assert "risk.minimized" not in card_of(plan(job_on(folder, data={"balance": None})), "d").tags

@@ -18,6 +18,8 @@ NEEDED: dict[type, dict[str, Any]] = {
     st.Data: {"url": "data/x"},
     st.BatchSize: {"sizes": {0: 64}},
     st.Pad: {"field": "tokens"},
+    st.Balanced: {"field": "label"},
+    st.Mixture: {"shares": {"data/a": 0.5, "data/b": 0.5}},
     st.Torch: {"make": lambda parameters: parameters},
 }
 OTHERWISE = {st.Optimizer, st.Group, st.Weighted}
@@ -32,6 +34,8 @@ DECLARATIONS = [
     st.Average,
     st.BatchSize,
     st.Pad,
+    st.Balanced,
+    st.Mixture,
     st.Evaluate,
     st.Checkpoints,
     st.Tracking,

@@ -75,7 +75,7 @@ def test_a_model_that_cannot_be_saved_is_told_before_ray_starts(url: str, capsys
     job = dataclasses.replace(job_of("tied weights", url), model=Locked)
     trial = tried(job)
     assert trial.unlogged is not None and LOCKED in trial.unlogged and "\n" not in trial.unlogged
-    _announce(_Prepared(plan(job), trial, None, None, inline=False), "a run", Terminal())
+    _announce(_Prepared(plan(job), trial, None, None, inline=False, tags={}), "a run", Terminal())
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("the model for MLflow: expected one that can be saved, found TypeError: cannot pickle")
     assert "set tracking.log_model to False" in told

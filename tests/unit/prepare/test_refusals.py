@@ -276,7 +276,7 @@ COMMANDS = [
     (
         ["trane"],
         2,
-        "streamtrain: expected one of pack, inspect, train, probe, compare, submit, *, ui, found 'trane'; see *",
+        "streamtrain: expected one of pack, inspect, train, probe, evaluate, predict, *, ui, found 'trane'; see *",
     ),
     (["train", "none.py"], 2, "train: none.py: expected a job file, found no such file; check the path"),
     (["train", "broken.py"], 2, "train: broken.py:1: invalid syntax; repair the job file"),
