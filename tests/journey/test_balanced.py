@@ -57,7 +57,7 @@ def test_each_class_has_its_share_of_all_first_minibatches(tmp_path: Path, block
     assert sum(had.values()) == 3 * len(reader)
 
 
-def test_the_same_bits_on_1_and_4_workers_and_from_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+def test_the_same_bits_from_a_checkpoint_in_one_process(folder: Path, tmp_path: Path) -> None:
     job = job_on(folder, tmp_path, data={"augment": noisy})
 
     with PlainFleet(plan(job)) as fleet:

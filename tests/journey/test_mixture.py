@@ -80,7 +80,7 @@ def test_each_data_set_has_its_share_of_all_first_minibatches_and_gives_its_own_
     assert had.total() == 3 * sum(read_manifest(folder / name).splits["train"].examples for name in SHARES)
 
 
-def test_the_same_bits_on_1_and_4_workers_and_from_a_checkpoint(folder: Path) -> None:
+def test_the_same_bits_from_a_checkpoint_in_one_process(folder: Path) -> None:
     job = job_on(folder, data={"augment": noisy})
     with PlainFleet(plan(job)) as fleet:
         fleet.advance(60)
