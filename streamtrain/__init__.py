@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Evaluate,
         Group,
         Job,
+        Metric,
         Mixture,
         OfMeans,
         Online,
@@ -73,6 +74,7 @@ _DECLARATIONS = (
     *("Average", "Balanced", "BatchSize", "Checkpoints", "Clip", "Data", "Epochs", "Evaluate", "Group"),
     *(
         "Job",
+        "Metric",
         "Mixture",
         "OfMeans",
         "Online",
@@ -132,6 +134,7 @@ __all__ = [
     "JobError",
     "Lion",
     "ManifestError",
+    "Metric",
     "Mixture",
     "Muon",
     "NonFiniteError",

@@ -194,6 +194,13 @@ class Risk(Stored):
         return self.mapped(lambda _, each: replace(each, population=population))
 
 
+@dataclass(frozen=True)
+class SliceRisk(Risk):
+    """The risk on a slice, and by name what metrics of the whole set took of it: to be merged, never stored."""
+
+    states: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
 def _sums(one: Loading | StepTimes, other: Loading | StepTimes) -> Iterator[Any]:
     """Of each field of two values of one class."""
     return (mine + its for mine, its in zip(astuple(one), astuple(other), strict=True))

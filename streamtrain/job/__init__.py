@@ -5,7 +5,7 @@ from streamtrain.job.data import CACHE_BYTES, Balanced, Collate, Data, Mixture, 
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.job import FRACTION, Job
 from streamtrain.job.mode import Epochs, Online
-from streamtrain.job.objective import Evaluate, Measure, OfMeans, Value, Weighted, functions_in
+from streamtrain.job.objective import Evaluate, Measure, Metric, OfMeans, Value, Weighted, functions_in
 from streamtrain.job.tracking import RUNS, Tracking
 from streamtrain.job.update import Average, BatchSize, Clip, Group, Optimizer, Schedule
 
@@ -25,6 +25,7 @@ __all__ = [
     "Group",
     "Job",
     "Measure",
+    "Metric",
     "Mixture",
     "OfMeans",
     "Online",

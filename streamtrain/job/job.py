@@ -16,7 +16,7 @@ from streamtrain.job.checkpoints import Checkpoints
 from streamtrain.job.data import Data
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.mode import Epochs, Online
-from streamtrain.job.objective import Evaluate, Measure, OfMeans, Value, check_measures, check_objective
+from streamtrain.job.objective import Evaluate, Measure, Metric, OfMeans, Value, check_measures, check_objective
 from streamtrain.job.settings import MayChange
 from streamtrain.job.tracking import Tracking
 from streamtrain.job.update import Average, BatchSize, Clip, Group, Optimizer, Schedule, first_size, needs_last_step
@@ -52,8 +52,9 @@ class Job:
     error_unit: MayChange[str | None] = None
     """The error's unit in tables and figures, e.g. m; % says that it is a fraction, which is shown in per cent. By
     default % for zero_one, and none for other functions."""
-    metrics: Mapping[str, Measure | OfMeans] = field(default_factory=dict)
-    """What else is measured with both risks: name -> function in the same form, or st.OfMeans."""
+    metrics: Mapping[str, Measure | OfMeans | Metric] = field(default_factory=dict)
+    """What else is measured with both risks: name -> function in the same form, st.OfMeans, or an st.Metric of the
+    whole set, one of torchmetrics among them."""
     objective: Objective | None = None
     """In place of data.inputs, data.target, loss and error: (model, batch) -> {"loss": …, "error": …, "my_metric": …},
     each of shape (examples,) or st.Weighted; the error is the loss by default. The batch has all fields of numbers, or

@@ -275,7 +275,8 @@ def risk_readings(prefix: str, risk: Risk, step: int, now: float) -> list[Readin
 def gap_readings(prefix: str, empirical: Risk, generalization: Risk, step: int, now: float) -> list[Reading]:
     """``prefix/loss``, ``prefix/loss_standard_error``, and so for every quantity."""
     held_out: dict[str, Moments] = generalization.quantities
-    gaps = {name: gap(moments, held_out[name]) for name, moments in empirical.quantities.items()}
+    both = ((name, each) for name, each in empirical.quantities.items() if name in held_out)
+    gaps = {name: gap(moments, held_out[name]) for name, moments in both}
     return _with_errors(prefix, {name: (of.value, of.standard_error) for name, of in gaps.items()}, step, now)
 
 

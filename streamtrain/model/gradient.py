@@ -26,7 +26,7 @@ from streamtrain.model.objective import Batch as Batch
 from streamtrain.model.objective import Objective, risk_of
 from streamtrain.model.tensors import Buffers
 from streamtrain.stream.examples.batch_augmentation import augment_batch
-from streamtrain.values import Arrays, Moments, Risk
+from streamtrain.values import Arrays, Moments, Risk, SliceRisk
 
 Gradients = tuple[torch.Tensor | None, ...]
 TOGETHER_BYTES = 2**23
@@ -165,7 +165,14 @@ class Gradient:
         # Not inference_mode: what a forward keeps for later (tables of positions) must be fit for a backward.
         with torch.no_grad():
             batch = self.batch(arrays)
-            return risk_of(self.objective.measures(self.output(batch), batch))
+            output = self.output(batch)
+            risk = risk_of(self.objective.measures(output, batch))
+            whole = self.objective.whole
+            if not whole:
+                return risk
+            states = whole.begin()
+            whole.update(states, output, self.objective.target(batch))
+            return SliceRisk(risk.loss, risk.error, risk.metrics, states)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the loaded state: copies on the CPU."""

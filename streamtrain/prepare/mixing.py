@@ -44,7 +44,7 @@ def check_examples_apart(gradient: Gradient, batch: Batch, output: Any, *, halve
         _check_outputs(output, outputs, parts, of_a_model)
         if not losses:
             continue
-        sliced = [_rows(output, examples, start, stop) for start, stop in parts]
+        sliced = [rows_of(output, examples, start, stop) for start, stop in parts]
         exact = all(found for found, _ in sliced) and not gradient.objective.is_own
         given = [own for _, own in sliced] if exact else outputs
         whole = tensors_of(gradient.objective.measures(output, batch))
@@ -148,15 +148,15 @@ def _shapes(output: Any, target: Any) -> str:
     return f" (an output of shape {tuple(output.shape)} and a target of {tuple(target.shape)} broadcast to {together})"
 
 
-def _rows(value: Any, examples: int, start: int, stop: int) -> tuple[bool, Any]:
+def rows_of(value: Any, examples: int, start: int, stop: int) -> tuple[bool, Any]:
     """Some examples' part of an output, and whether it could be cut out."""
     if isinstance(value, torch.Tensor):
         return value.dim() > 0 and len(value) == examples, value[start:stop] if value.dim() else value
     if type(value) in (tuple, list):
-        found = [_rows(each, examples, start, stop) for each in value]
+        found = [rows_of(each, examples, start, stop) for each in value]
         return all(cut for cut, _ in found), type(value)(each for _, each in found)
     if type(value) is dict:
-        rows = {name: _rows(each, examples, start, stop) for name, each in value.items()}
+        rows = {name: rows_of(each, examples, start, stop) for name, each in value.items()}
         return all(cut for cut, _ in rows.values()), {name: each for name, (_, each) in rows.items()}
     return False, value
 

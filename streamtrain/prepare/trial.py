@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,12 @@ from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Job
 from streamtrain.job.objective import check_names
 from streamtrain.model.gradient import Batch, Gradient, build_model
-from streamtrain.model.objective import risk_of
+from streamtrain.model.objective import check_whole, risk_of
 from streamtrain.model.whole_minibatch import make_gradient
 from streamtrain.prepare.augmented import first_augmented, first_tried, try_augmented_batch
 from streamtrain.prepare.draws import try_twice
 from streamtrain.prepare.jobfile import check_functions_travel, why_not_logged
-from streamtrain.prepare.mixing import check_apart_from_padding, check_examples_apart, tensors_of
+from streamtrain.prepare.mixing import check_apart_from_padding, check_examples_apart, rows_of, tensors_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.prepare.rehearsal import MOST_UPDATED, Rehearsal
 from streamtrain.shards import Field
@@ -93,6 +94,7 @@ def _try(plan: Plan) -> Trial:
         output = gradient.output(batch)
         _check_labels(plan, output, arrays, batch)
         _check_losses(gradient, output, batch, examples)
+        _check_whole_sets(gradient, output, batch, examples)
     _check_smallest_part(rehearsal, plan, training)
     rehearsal.run(arrays, training)
     gradient.modes.evaluate()
@@ -253,6 +255,20 @@ def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) 
                 )
             )
     risk_of(measured)  # refuses wrong weights
+
+
+def _check_whole_sets(gradient: Gradient, output: Any, batch: Batch, examples: int) -> None:
+    """Metrics of the whole set, on all of some examples, and on one, some and one of them."""
+    whole = gradient.objective.whole
+    if not whole or examples < 2:  # of one example some have no value
+        return
+    target = gradient.objective.target(batch)
+    pieces = []
+    for start, stop in itertools.pairwise(sorted({0, 1, examples - 1, examples})):
+        found, rows = rows_of(output, examples, start, stop)
+        piece = {name: tensor[start:stop] for name, tensor in batch.items()}
+        pieces.append((rows if found else gradient.output(piece), gradient.objective.target(piece)))
+    check_names(check_whole(whole, output, target, pieces))
 
 
 def _check_labels(plan: Plan, output: Any, arrays: Arrays, batch: Batch) -> None:

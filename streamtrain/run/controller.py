@@ -64,7 +64,7 @@ class Controller:
         self._folder = RunFolder(folder)
         self._keeper = keeper
         self._followed = following(plan.job)
-        self._evaluator = Evaluator(fleet)
+        self._evaluator = Evaluator(fleet, terminal.line)
         self._listeners = listeners or Listeners()
         self._limits = Limits(plan.job)
         self._ended: str | None = None  # by a listener or a limit

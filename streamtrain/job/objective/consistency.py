@@ -8,6 +8,7 @@ from typing import Any
 
 from streamtrain.checks import require
 from streamtrain.job.objective.of_means import Measure, OfMeans
+from streamtrain.job.objective.whole_set import Metric, is_half_one, is_whole
 
 BUILT_IN = {"loss": ("cross_entropy", "mse"), "error": ("zero_one",)}
 
@@ -21,7 +22,7 @@ def check_names(names: Iterable[str]) -> None:
         require(free, "metrics", expected, name, "rename it")
 
 
-def check_measures(loss: Any, error: Any, metrics: Mapping[str, Measure | OfMeans]) -> None:
+def check_measures(loss: Any, error: Any, metrics: Mapping[str, Measure | OfMeans | Metric]) -> None:
     """Refuses what is no function and no built-in one's name, and means of what is not there."""
     for where, value in (("loss", loss), ("error", error)):
         if isinstance(value, str):
@@ -30,19 +31,25 @@ def check_measures(loss: Any, error: Any, metrics: Mapping[str, Measure | OfMean
         else:
             require(value is None or callable(value), where, "a function", value, "see its help")
     check_names(metrics)
-    plain = {"loss", "error", *(name for name, metric in metrics.items() if not isinstance(metric, OfMeans))}
+    functions = (name for name, each in metrics.items() if not (isinstance(each, OfMeans) or is_whole(each)))
+    plain = {"loss", "error", *functions}
     plain |= {"soft_error", "margin"} if loss == "cross_entropy" else set()
     for name, metric in metrics.items():
-        function = callable(metric) or isinstance(metric, OfMeans)
-        require(function, f"metrics, {name!r}", "a function", metric, "see its help")
+        where = f"metrics, {name!r}"
+        do = "give an object, not its class, and each of several by a name of its own"
+        require(not is_half_one(metric), where, "an object with update, merge and compute", metric, do)
+        function = callable(metric) or isinstance(metric, OfMeans) or is_whole(metric)
+        require(function, where, "a function, st.OfMeans or an st.Metric", metric, "see its help")
         for each in metric.measures if isinstance(metric, OfMeans) else ():
             known = not isinstance(each, str) or each in plain
             do = f"name one of {', '.join(sorted(plain))}, or give a function"
-            require(known, f"metrics, {name!r}", "names of metrics that are means", each, do)
+            require(known, where, "names of metrics that are means", each, do)
 
 
 def check_objective(
-    objective: Callable[..., Any], others: Mapping[str, tuple[Any, Any]], metrics: Mapping[str, Measure | OfMeans]
+    objective: Callable[..., Any],
+    others: Mapping[str, tuple[Any, Any]],
+    metrics: Mapping[str, Measure | OfMeans | Metric],
 ) -> None:
     """Refuses what is given beside an objective that takes the place of it.
 

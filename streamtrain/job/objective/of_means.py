@@ -47,6 +47,6 @@ def _name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def functions_in(metrics: Mapping[str, Measure | OfMeans]) -> dict[str, Callable[..., float]]:
+def functions_in(metrics: Mapping[str, Any]) -> dict[str, Callable[..., float]]:
     """The functions of those metrics that are a function of means, by name."""
     return {name: metric.function for name, metric in metrics.items() if isinstance(metric, OfMeans)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from streamtrain.model.objective import risk_of
 from streamtrain.run.afterwards.kept_model import KeptModel
 from streamtrain.run.outcome.wording import mean_with_error, why_not_known
 from streamtrain.stream.reader import Reader
-from streamtrain.values import Risk, known
+from streamtrain.values import Risk, SliceRisk, known
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Risks:
         place: of the data set. step: updates in the parameters, where that is known.
         splits: the risk on each. passed_over: bad examples that are in none.
         standard_errors: what they rest on, in words. error_unit: as `Job.error_unit`.
+        tables: arrays that metrics of whole sets gave, by split and name. failures: a line for each that failed.
     """
 
     place: str
@@ -35,6 +36,8 @@ class Risks:
     passed_over: int
     standard_errors: str
     error_unit: str = ""
+    tables: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+    failures: Sequence[str] = ()
 
     def summary(self) -> dict[str, Any]:
         """For JSON; what is not known or not finite is null."""
@@ -45,6 +48,8 @@ class Risks:
             "error_unit": self.error_unit,
             "passed_over": self.passed_over,
             "splits": {name: _figures(risk) for name, risk in self.splits.items()},
+            "tables": self.tables,
+            "failures": list(self.failures),
         }
 
     @property
@@ -61,7 +66,7 @@ class Risks:
         notes = [f"{self.place}, parameters{after}; standard errors {self.standard_errors}"]
         notes += [f"{self.passed_over:,} bad examples were passed over"] if self.passed_over else []
         notes += [why] if (why := why_not_known(self.splits.values())) else []
-        return "\n".join([*lines, "", *notes])
+        return "\n".join([*lines, "", *notes, *self.failures])
 
 
 def evaluate(job: Job, run: Path, data: str, *, splits: Sequence[str] = (), batch_size: int | None = None) -> Risks:
@@ -75,30 +80,41 @@ def evaluate(job: Job, run: Path, data: str, *, splits: Sequence[str] = (), batc
         ConfigError, JobError: the run, the job and the data set do not fit. DataError: the data set is damaged.
     """
     found: dict[str, Risk] = {}
+    tables: dict[str, dict[str, list[Any]]] = {}
+    failures: dict[str, None] = {}
     passed_over = 0
     with KeptModel(job, run, data, batch_size=batch_size) as model:
         # losses of one group tell about one another, as neighbours of unknown order do
         order = model.manifest.order if model.job.loss_group is None else "unknown"
         for split in model.splits(splits):
             reader = model.reader(split)
-            found[split] = pooled(_measured(model, reader), order, functions_in(model.job.metrics))
+            slices = list(_measured(model, reader))
+            whole = model.objective.whole.compute(slices)
+            found[split] = whole.beside(pooled(slices, order, functions_in(model.job.metrics)))
+            tables |= {split: {name: table.tolist() for name, table in whole.tables.items()}} if whole.tables else {}
+            failures |= dict.fromkeys(whole.failures.values())
             passed_over += len(reader.skipped)
-    return Risks(model.place, model.step, found, passed_over, STANDARD_ERRORS[order], model.job.unit_of_error)
+    rest_on, unit = STANDARD_ERRORS[order], model.job.unit_of_error
+    return Risks(model.place, model.step, found, passed_over, rest_on, unit, tables, [*failures])
 
 
 def _measured(model: KeptModel, reader: Reader) -> Iterator[Risk]:
     """Slice by slice."""
     for pieces in model.slices(reader):
         risks = []
+        whole = model.objective.whole
+        states = whole.begin()
         for piece in pieces:
             output, batch = model.output(piece.arrays)
             try:
                 with torch.no_grad():
                     risks.append(risk_of(model.objective.measures(output, batch)))
+                    whole.update(states, output, model.objective.target(batch))
             except WrongWeight as wrong:
                 where = reader.where(piece.numbers[wrong.index])
                 raise WrongWeight(wrong.index, wrong.weight, where=where) from None
-        yield risks[0] if len(risks) == 1 else pooled(risks)
+        risk = risks[0] if len(risks) == 1 else pooled(risks)
+        yield SliceRisk(risk.loss, risk.error, risk.metrics, states if risks else {})
 
 
 def _figures(risk: Risk) -> dict[str, float | None]:

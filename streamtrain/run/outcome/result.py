@@ -219,5 +219,5 @@ def figures(risk: Risk | None) -> dict[str, float | None] | None:
         return None
     found: dict[str, float | None] = {}
     for name, moments in risk.quantities.items():
-        found |= {name: moments.mean, f"{name}_standard_error": known(moments.standard_error)}
+        found |= {name: known(moments.mean), f"{name}_standard_error": known(moments.standard_error)}
     return found | {"examples": risk.loss.count}

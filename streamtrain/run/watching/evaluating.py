@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from streamtrain.job import functions_in
 from streamtrain.measure.diagnostics.noise_scale import Noise
 from streamtrain.measure.gap import Parts
 from streamtrain.measure.risk import pooled
+from streamtrain.model.objective import WholeSet
 from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.checkpoints.progress import Progress
@@ -42,10 +43,16 @@ def _population(plan: Plan, ranges: Sequence[Lane], wanted: int) -> int:
 
 
 class Evaluator:
-    """Measures risks at the fleet's current parameters."""
+    """Measures risks at the fleet's current parameters.
 
-    def __init__(self, fleet: Fleet) -> None:
+    Args:
+        say: takes a line about a metric that failed, the first time.
+    """
+
+    def __init__(self, fleet: Fleet, say: Callable[[str], None] = lambda _: None) -> None:
         self._fleet = fleet
+        self._say = say
+        self._failed: set[str] = set()
 
     def measure(self, plan: Plan, progress: Progress, noise: Noise | None) -> Evaluation:
         """Both risks: on the validation split or a part of it, and on as many of the used training examples.
@@ -90,4 +97,10 @@ class Evaluator:
     def _pooled(self, plan: Plan, slices: Sequence[Risk]) -> Risk:
         # losses of one group tell about one another, as neighbours of unknown order do: their spread shows how much
         order = plan.manifest.order if plan.job.loss_group is None else "unknown"
-        return pooled(slices, order, functions_in(plan.job.metrics))
+        risk = pooled(slices, order, functions_in(plan.job.metrics))
+        whole = WholeSet.of(plan.job).compute(slices)
+        for name, why in whole.failures.items():
+            if name not in self._failed:
+                self._failed.add(name)
+                self._say(f"{why}; its value is NaN")
+        return whole.beside(risk)

@@ -1,0 +1,31 @@
+"""What is minimized and measured: of each example, and of whole sets of them."""
+
+from streamtrain.model.objective.built_in import cross_entropy, margin, mse, soft_error, zero_one
+from streamtrain.model.objective.measuring import (
+    Batch,
+    Measured,
+    Objective,
+    loss_and_error,
+    metrics_of,
+    risk_of,
+    take_metrics,
+)
+from streamtrain.model.objective.whole_set import Computed, WholeSet, check_whole
+
+__all__ = [
+    "Batch",
+    "Computed",
+    "Measured",
+    "Objective",
+    "WholeSet",
+    "check_whole",
+    "cross_entropy",
+    "loss_and_error",
+    "margin",
+    "metrics_of",
+    "mse",
+    "risk_of",
+    "soft_error",
+    "take_metrics",
+    "zero_one",
+]
