@@ -18,6 +18,7 @@ from streamtrain.aggregate.optimizers import known_optimizers
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Balanced, BatchSize, Epochs, Group, Job, Mixture, Online, Schedule
 from streamtrain.job.objective import OfMeans
+from streamtrain.job.objective.metric import is_whole
 
 if TYPE_CHECKING:
     from streamtrain.run.checkpoints.beginning import Beginning
@@ -79,7 +80,7 @@ def _spell_place(
 @SPELLED.struct_rule
 def _leave_as_declared(of: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
     """No flags for what is made by a call, of functions or of any settings: it stays as the job says."""
-    if not isinstance(of.default, OfMeans | Group):
+    if not (isinstance(of.default, OfMeans | Group) or is_whole(of.default)):
         return None
     return tyro.constructors.StructConstructorSpec(instantiate=lambda: of.default, fields=())
 

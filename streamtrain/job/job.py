@@ -221,7 +221,7 @@ class Job:
         do = "leave it as it is by default"
         fits = unit is None or re.fullmatch(r"\S(?:[^\n\r|]{0,18}\S)?", unit) is not None
         require(fits, "error_unit", "1 to 20 characters in one line, without |", unit, "shorten it, e.g. to m")
-        require(unit in (None, FRACTION) or not self._errs_by_classes, "error_unit", "% of the 0-1 error", unit, do)
+        require(unit in (None, FRACTION) or not self.errs_by_classes, "error_unit", "% of the 0-1 error", unit, do)
 
     def _check_kinds(self) -> None:
         """Whether every part of the declaration is one of ours, and the model a function that makes one."""
@@ -322,10 +322,10 @@ class Job:
     @property
     def unit_of_error(self) -> str:
         """The error's unit after the default; empty where none is known."""
-        return self.error_unit if self.error_unit is not None else FRACTION if self._errs_by_classes else ""
+        return self.error_unit if self.error_unit is not None else FRACTION if self.errs_by_classes else ""
 
     @property
-    def _errs_by_classes(self) -> bool:
+    def errs_by_classes(self) -> bool:
         """Whether the error is the built-in 0-1 error."""
         by_default = self.error is None and self.loss == "cross_entropy" and self.objective is None
         return self.error == "zero_one" or by_default

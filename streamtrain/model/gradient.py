@@ -156,8 +156,12 @@ class Gradient:
         self._leave(slot, [None] * len(self.parameters))
         slot.moments[:] = 0
 
-    def evaluate(self, arrays: Arrays) -> Risk:
-        """Loss, error and metrics of examples at the loaded state, in evaluation mode; changes nothing."""
+    def evaluate(self, arrays: Arrays, *, by_class: bool = False) -> Risk:
+        """Loss, error and metrics of examples at the loaded state, in evaluation mode; changes nothing.
+
+        Args:
+            by_class: with a classifier's counts of each class.
+        """
         if not arrays:
             return Risk(Moments(), Moments())
         self._load_buffers()
@@ -167,7 +171,7 @@ class Gradient:
             batch = self.batch(arrays)
             output = self.output(batch)
             risk = risk_of(self.objective.measures(output, batch))
-            whole = self.objective.whole
+            whole = self.objective.by_class if by_class else self.objective.whole
             if not whole:
                 return risk
             states = whole.begin()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -348,8 +349,10 @@ class Controller:
         self._fleet.restore(parameters)
         self._probes.end(parameters)
         test = self._evaluator.measure_all(self._plan, "test")
+        by_class, tables = self._evaluator.by_class(self._plan)
         order = self._plan.order
         size = order.size(max(0, chosen.step - 1))
         ended = self._curves.end(size, chosen.noise, progress.step)
         self._tracker.log(ended + chosen_readings(chosen, test, self._plan.job))
-        return progress.result(self._plan, reason, chosen, test, parameters, self._folder.path)
+        result = progress.result(self._plan, reason, chosen, test, parameters, self._folder.path)
+        return replace(result, by_class=by_class, tables=tables)

@@ -129,6 +129,25 @@ class RunFolder:
         """The same as a map."""
         return self.path / "layers.png"
 
+    @property
+    def by_class(self) -> Path:
+        """A classifier's error of each class, as a table."""
+        return self.path / "by_class.csv"
+
+    @property
+    def confusion(self) -> Path:
+        """How often each class was taken for each, as a table."""
+        return self.path / "confusion.csv"
+
+    @property
+    def class_figure(self) -> Path:
+        """Both as a picture."""
+        return self.path / "by_class.png"
+
+    def table(self, name: str) -> Path:
+        """An array that a metric of the whole held-out set gave."""
+        return self.path / f"table_{name}.csv"
+
     def risk_figure(self, which: str) -> Path:
         """Both risks and the gap of the ``loss`` or the ``error``."""
         return self.path / f"risk_{which}.png"

@@ -135,6 +135,46 @@ def comparison_figure(found: Sequence[Difference], names: tuple[str, str], quant
     return figure
 
 
+def class_figure(
+    matrix: np.ndarray[Any, Any], names: Sequence[str], errors: Sequence[Moments | None], title: str
+) -> Figure:
+    """What each class was taken for, and beside it its error.
+
+    Args:
+        matrix: examples of a class (row) that were taken for each (column).
+        names: of the classes. errors: theirs; ``None`` of one without examples.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    size = len(names)
+    figure = Figure(figsize=(4 + 0.5 * size, 2 + 0.3 * size), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    examples = np.array([1 if error is None else error.count for error in errors])
+    left.imshow(np.log1p(99 * matrix / examples[:, None]), aspect="auto", cmap="Blues", vmin=0, vmax=np.log(100))
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        dark = matrix[row, column] > examples[row] / 10
+        color = "white" if dark else "black"
+        left.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", color=color, fontsize=7)
+    short = [name[:24] for name in names]
+    left.set_xticks(range(size), short, rotation=90, fontsize=8)
+    left.set_yticks(range(size), short, fontsize=8)
+    left.set_xlabel("taken for")
+    left.set_ylabel("class")
+    left.set_title(f"held-out examples, {title}", fontsize=11, loc="left")
+    known = [(place, error) for place, error in enumerate(errors) if error is not None]
+    right.barh(
+        [p for p, _ in known], [e.mean for _, e in known], xerr=[e.standard_error for _, e in known], color=HELD_OUT
+    )
+    right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    right.set_xlim(left=0)
+    right.set_xlabel("error (± 1 standard error)")
+    right.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def save(figure: Figure, file: Path) -> None:
     """Writes the figure as PNG."""
     figure.savefig(file, format="png")

@@ -10,14 +10,28 @@ import pytest
 import ray
 import torch
 import torchmetrics
-from sklearn.metrics import roc_auc_score
+from PIL import Image
+from sklearn.metrics import confusion_matrix, roc_auc_score
 
 import streamtrain as st
 from streamtrain.prepare.plan import plan
 from streamtrain.run.afterwards.risks import evaluate
-from tests.support.datasets import pack_digits
-from tests.support.small_job import job_on, model
+from tests.support.datasets import digits, pack_digits
+from tests.support.small_job import job_on, model, scaled
 from tests.support.whole_sets import Auroc, Named, Raises
+
+MATRIX = torchmetrics.ConfusionMatrix(task="multiclass", num_classes=10)
+
+
+class Line(torch.nn.Module):
+    """As many outputs as targets: torchmetrics wants them of one shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight(x).squeeze(1)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +90,9 @@ def test_whole_sets_have_the_bits_of_any_number_of_workers(
     assert np.isnan(held_out["raises"].mean) and np.isnan(held_out["auroc"].standard_error)
     found = evaluate(job, alone.folder, str(data), splits=("validation",))
     assert repr(found.splits["validation"]) == repr(alone.chosen.generalization)
+    assert alone.by_class is not None and two.by_class is not None
+    np.testing.assert_array_equal(alone.by_class.pairs, two.by_class.pairs)
+    np.testing.assert_array_equal(alone.by_class.matrix([*range(10)]), confusion_matrix(target, output.argmax(1)))
     assert "auroc" in found.table and len(found.failures) == 1
     kept = json.loads((alone.folder / "result.json").read_text())
     assert kept["generalization_risk"]["auroc"] == held_out["auroc"].mean
@@ -86,7 +103,7 @@ def test_a_whole_set_goes_on_in_a_resumed_run_and_its_curves_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    job = job_on(data, tmp_path, metrics={"auroc": Auroc()}, mode=st.Epochs(max_passes=2))
+    job = job_on(data, tmp_path, metrics={"auroc": Auroc(), "matrix": MATRIX}, mode=st.Epochs(max_passes=2))
     result = st.train(job, inline=True, quiet=True)
     import mlflow
 
@@ -97,3 +114,51 @@ def test_a_whole_set_goes_on_in_a_resumed_run_and_its_curves_are_there(
     last = client.get_run(result.run_id).data.metrics
     assert last["chosen/auroc"] == result.chosen.generalization.metrics["auroc"].mean
     assert "chosen/auroc_standard_error" not in last
+    found = {each.path for folder in ("classes", "tables") for each in client.list_artifacts(result.run_id, folder)}
+    assert found == {"classes/by_class.csv", "classes/by_class.png", "classes/confusion.csv", "tables/table_matrix.csv"}
+    assert (result.folder / "by_class.png").stat().st_size < 500_000
+    table = np.loadtxt(result.folder / "table_matrix.csv", delimiter=",")
+    assert result.by_class is not None
+    np.testing.assert_array_equal(table, result.by_class.matrix([*range(10)]))
+    best = result.chosen.generalization.error
+    wrong = sum(error.mean * error.count for error in result.by_class.errors.values())
+    assert wrong / best.count == pytest.approx(best.mean), "of the kept parameters"
+
+
+def test_classes_have_the_names_that_the_data_set_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, labels = digits(300)
+    for name in ("one", "two", "zero"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+    for index in np.flatnonzero(labels < 3):
+        name = ("zero", "one", "two")[labels[index]]
+        Image.fromarray(images[index]).save(tmp_path / "pictures" / name / f"{index}.png")
+    st.pack(str(tmp_path / "pictures"), tmp_path / "packed", st.PackOptions(splits=(0.6, 0.4, 0.0)))
+    data = st.Data(str(tmp_path / "packed"), transform=scaled)
+    job = st.Job(data, model, mode=st.Epochs(max_passes=1), batch_size=16, tracking=st.Tracking(enabled=False))
+    result = st.train(job, inline=True, quiet=True)
+    assert result.by_class is not None
+    assert [result.by_class.name(number) for number in range(4)] == ["one", "two", "zero", "3"]
+    assert "zero" in (result.folder / "by_class.csv").read_text()
+
+
+def test_a_regression_has_no_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(80, 1)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=x, y=x[:, 0] + 1e4)
+    st.pack(str(tmp_path / "d.npz"), tmp_path / "d", st.PackOptions(splits=(0.5, 0.5, 0.0)))
+    st_data = st.Data(str(tmp_path / "d"), inputs=("x",), target="y")
+    job = st.Job(
+        st_data,
+        Line,
+        loss="mse",
+        metrics={"r2": torchmetrics.R2Score()},
+        mode=st.Epochs(max_passes=1),
+        batch_size=8,
+        tracking=st.Tracking(enabled=False),
+    )
+    result = st.train(job, inline=True, quiet=True)
+    assert result.by_class is None and not (result.folder / "by_class.csv").exists()
+    held_out = result.chosen.generalization
+    spread = np.var(plan(job).reader("validation").read(0, 40)["y"].astype(np.float64))
+    assert held_out.metrics["r2"].mean == pytest.approx(1 - held_out.loss.mean / spread, rel=1e-4)

@@ -161,6 +161,7 @@ PUBLIC = tuple(
             "JobError",
             "Lion",
             "ManifestError",
+            "Metric",
             "Mixture",
             "Muon",
             "NonFiniteError",

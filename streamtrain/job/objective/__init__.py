@@ -2,9 +2,9 @@
 
 from streamtrain.job.objective.consistency import check_measures, check_names, check_objective
 from streamtrain.job.objective.evaluate import Evaluate
+from streamtrain.job.objective.metric import Metric
 from streamtrain.job.objective.of_means import Measure, OfMeans, functions_in
 from streamtrain.job.objective.weighted import Value, Weighted
-from streamtrain.job.objective.whole_set import Metric
 
 __all__ = [
     "Evaluate",

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from streamtrain.checks import require
+from streamtrain.job.objective.metric import Metric, is_half_one, is_whole
 from streamtrain.job.objective.of_means import Measure, OfMeans
-from streamtrain.job.objective.whole_set import Metric, is_half_one, is_whole
 
 BUILT_IN = {"loss": ("cross_entropy", "mse"), "error": ("zero_one",)}
 

@@ -1,6 +1,7 @@
 """What is minimized and measured: of each example, and of whole sets of them."""
 
 from streamtrain.model.objective.built_in import cross_entropy, margin, mse, soft_error, zero_one
+from streamtrain.model.objective.by_class import ByClass
 from streamtrain.model.objective.measuring import (
     Batch,
     Measured,
@@ -10,13 +11,16 @@ from streamtrain.model.objective.measuring import (
     risk_of,
     take_metrics,
 )
-from streamtrain.model.objective.whole_set import Computed, WholeSet, check_whole
+from streamtrain.model.objective.whole_set import CLASSES, Computed, Table, WholeSet, check_whole
 
 __all__ = [
+    "CLASSES",
     "Batch",
+    "ByClass",
     "Computed",
     "Measured",
     "Objective",
+    "Table",
     "WholeSet",
     "check_whole",
     "cross_entropy",

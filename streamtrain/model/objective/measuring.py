@@ -10,7 +10,7 @@ import torch
 from streamtrain.aggregate.moments import Values, take_joint, take_moments
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job, Measure, OfMeans, Value
-from streamtrain.job.objective.whole_set import is_whole
+from streamtrain.job.objective.metric import is_whole
 from streamtrain.model.machine.device import choose_autocast, choose_image_layout
 from streamtrain.model.objective.built_in import cross_entropy, margin, mse, soft_error, zero_one
 from streamtrain.model.objective.whole_set import WholeSet
@@ -29,7 +29,7 @@ class Objective:
 
     Attributes:
         is_own: whether the job's own function calls the model; what it returns is then the output.
-        whole: the job's metrics of whole sets.
+        whole, by_class: the job's metrics of whole sets; with a classifier's counts of each class.
     """
 
     def __init__(self, job: Job) -> None:
@@ -39,6 +39,7 @@ class Objective:
         self._loss, self._error = loss_and_error(job)
         self._metrics = metrics_of(job)
         self.whole = WholeSet.of(job)
+        self.by_class = WholeSet.of(job, by_class=True)
         self._autocast = choose_autocast(job)
         self._laid_out = choose_image_layout(job)
 

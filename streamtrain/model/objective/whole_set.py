@@ -18,10 +18,14 @@ from numpy.typing import NDArray
 
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job
-from streamtrain.job.objective.whole_set import is_of_torchmetrics, whole_in
+from streamtrain.job.objective.metric import is_of_torchmetrics, whole_in
+from streamtrain.model.objective.by_class import ClassCounts
 from streamtrain.values import Moments, Risk, SliceRisk
 
 Answer = TypeVar("Answer")
+Table = NDArray[np.generic]
+CLASSES = "by class/"
+"""Name of a classifier's own counts, which no metric of a job can have."""
 MOST_IN_A_TABLE = 2
 """Axes of an array that a metric gives."""
 
@@ -43,7 +47,7 @@ class Computed:
     """
 
     numbers: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
     def beside(self, risk: Risk) -> Risk:
@@ -63,9 +67,11 @@ class WholeSet:
         self._metrics = {name: TorchMetric(m) if is_of_torchmetrics(m) else m for name, m in metrics.items()}
 
     @classmethod
-    def of(cls, job: Job) -> WholeSet:
-        """A job's own."""
-        return cls(whole_in(job.metrics))
+    def of(cls, job: Job, *, by_class: bool = False) -> WholeSet:
+        """A job's own; ``by_class`` with a classifier's counts, where it is one."""
+        is_classifier = job.errs_by_classes and isinstance(job.data.target, str)
+        counts = {CLASSES: ClassCounts()} if by_class and is_classifier else {}
+        return cls(whole_in(job.metrics) | counts)
 
     def __bool__(self) -> bool:
         return bool(self._metrics)
@@ -186,7 +192,7 @@ def _of(metrics: WholeSet, several: Sequence[tuple[Any, ...]]) -> Computed:
     return metrics.compute(slices)
 
 
-def _computed(name: str, states: Sequence[Any]) -> float | dict[str, float] | NDArray[np.generic] | Failed:
+def _computed(name: str, states: Sequence[Any]) -> float | dict[str, float] | Table | Failed:
     """The value of these copies, merged in a binary tree, neighbours first."""
     while len(states) > 1:
         pairs = [_merged(name, *states[at : at + 2]) for at in range(0, len(states) - 1, 2)]
@@ -202,7 +208,7 @@ def _merged(name: str, one: Any, other: Any) -> Any:
     return found if isinstance(found, Failed) else one
 
 
-def _numbers(name: str, value: Any) -> float | dict[str, float] | NDArray[np.generic]:
+def _numbers(name: str, value: Any) -> float | dict[str, float] | Table:
     """What a metric computed: a number, numbers by name, or an array.
 
     Raises:
@@ -239,7 +245,7 @@ def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return type(value)(**{name: _mapped(each, change) for name, each in value.items()})
+        return type(value)({name: _mapped(each, change) for name, each in value.items()})  # type: ignore[call-arg]
     if isinstance(value, tuple | list):
         parts = [_mapped(each, change) for each in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)

@@ -88,9 +88,9 @@ class InlineFleet:
         """Trains until ``step`` updates are in the state."""
         return self.worker.advance(step)
 
-    def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
-        """Risk on each slice."""
-        return self.worker.evaluate(split, slices)
+    def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
+        """Risk on each slice; ``by_class`` with counts of classes."""
+        return self.worker.evaluate(split, slices, by_class=by_class)
 
     def extend(self, plan: Plan, step: int) -> None:  # noqa: ARG002 - the worker is at it
         """Goes on with a data set that has grown, or with other batch sizes, from global ``step``."""

@@ -19,8 +19,8 @@ class Fleet(Protocol):
     def advance(self, step: int) -> list[Update]:
         """Trains until ``step`` updates are in the state."""
 
-    def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
-        """Risk on each slice, in the order of ``slices``, whoever computed it."""
+    def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
+        """Risk on each slice, in the order of ``slices``, whoever computed it; ``by_class`` with counts of classes."""
 
     def extend(self, plan: Plan, step: int) -> None:
         """Goes on with a data set that has grown, or with other batch sizes from here on, from global ``step``."""

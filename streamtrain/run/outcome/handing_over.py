@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from streamtrain.errors import one_line
 from streamtrain.run.folder import RunFolder
@@ -47,6 +51,8 @@ def hand_over(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: 
         ended.folder.result.name: _result,
         "figures": _figures,
         "the figure of layers": _layers,
+        "errors by class": _classes,
+        "tables of metrics": _tables,
         "the model for MLflow": _model,
     }
     for what, keep in parts.items():
@@ -75,6 +81,39 @@ def _layers(ended: _Ended) -> None:
         save(layer_figure(read_layers(table)), figure)
         for file in (figure, table):
             ended.tracker.artifact(file, "layers")
+
+
+def _classes(ended: _Ended) -> None:
+    from streamtrain.track.figures import class_figure, save
+
+    folder, by_class = ended.folder, ended.result.by_class
+    if by_class is None:
+        return
+    shown = by_class.shown
+    all_classes = len(by_class.classes)
+    which = (
+        f"{all_classes}" if len(shown) == all_classes else f"the {len(shown)} of {all_classes:,} with the most errors"
+    )
+    names = [by_class.name(number) for number in shown]
+    errors = [by_class.errors.get(number) for number in shown]
+    save(class_figure(by_class.matrix(shown), names, errors, f"classes: {which}"), folder.class_figure)
+    for file, rows in ((folder.by_class, by_class.table()), (folder.confusion, by_class.pairs_table())):
+        write_whole(file, _as_csv(rows))
+    for file in (folder.class_figure, folder.by_class, folder.confusion):
+        ended.tracker.artifact(file, "classes")
+
+
+def _tables(ended: _Ended) -> None:
+    for name, table in ended.result.tables.items():
+        file = ended.folder.table(name)
+        write_whole(file, _as_csv(np.atleast_2d(table).tolist()))
+        ended.tracker.artifact(file, "tables")
+
+
+def _as_csv(rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def _model(ended: _Ended) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,9 @@ from streamtrain.values import Risk, known
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
+
+    from streamtrain.model.objective import ByClass
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,6 +88,8 @@ class Result:
         examples_unused: those that came too late for their minibatch, in online mode with `backup`.
         error_unit: of the error as people read it; ``%`` of a fraction, which is shown in per cent.
         batch_sizes: of minibatches, each from a number of examples used on.
+        by_class: a classifier's errors on the held-out examples, with the kept parameters; ``None`` of other jobs.
+        tables: arrays that metrics of the whole set gave of them, by name.
     """
 
     mode: Literal["online", "epochs"]
@@ -104,6 +110,8 @@ class Result:
     examples_unused: int = 0
     error_unit: str = ""
     batch_sizes: tuple[tuple[int, int], ...] = ()
+    by_class: ByClass | None = None
+    tables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         from streamtrain.run.outcome.notebook import in_one_line

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from streamtrain.job import functions_in
 from streamtrain.measure.diagnostics.noise_scale import Noise
 from streamtrain.measure.gap import Parts
 from streamtrain.measure.risk import pooled
-from streamtrain.model.objective import WholeSet
+from streamtrain.model.objective import CLASSES, ByClass, Computed, Table, WholeSet
 from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.checkpoints.progress import Progress
@@ -87,20 +89,33 @@ class Evaluator:
         found = plan.manifest.splits.get(split)
         return self._pooled(plan, self._risks(plan, split, found.examples)) if found and found.examples else None
 
-    def _risks(self, plan: Plan, split: str, wanted: int) -> list[Risk]:
+    def by_class(self, plan: Plan) -> tuple[ByClass | None, dict[str, Table]]:
+        """What no curve shows of the held-out examples that `measure` takes: a classifier's errors, and arrays."""
+        whole = WholeSet.of(plan.job, by_class=True)
+        found = whole.compute(self._risks(plan, "validation", plan.held_out, by_class=True)) if whole else Computed()
+        self._tell(found)
+        pairs = found.tables.pop(CLASSES, None)
+        target = plan.manifest.field_named(str(plan.job.data.target))
+        names = (target.classes if target is not None else None) or ()
+        return None if pairs is None else ByClass(pairs.astype(np.int64), names), found.tables
+
+    def _tell(self, computed: Computed) -> None:
+        for name, why in computed.failures.items():
+            if name not in self._failed:
+                self._failed.add(name)
+                self._say(f"{why}; its value is NaN")
+
+    def _risks(self, plan: Plan, split: str, wanted: int, *, by_class: bool = False) -> list[Risk]:
         """Slice by slice."""
         examples = plan.manifest.splits[split].examples
         grouped = plan.job.loss_group is not None and wanted < examples
         slices = slices_of(plan, split, [Lane(0, 0, examples)], wanted, plan.job.seed, grouped=grouped)
-        return self._fleet.evaluate(split, slices)
+        return self._fleet.evaluate(split, slices, by_class=by_class)
 
     def _pooled(self, plan: Plan, slices: Sequence[Risk]) -> Risk:
         # losses of one group tell about one another, as neighbours of unknown order do: their spread shows how much
         order = plan.manifest.order if plan.job.loss_group is None else "unknown"
         risk = pooled(slices, order, functions_in(plan.job.metrics))
         whole = WholeSet.of(plan.job).compute(slices)
-        for name, why in whole.failures.items():
-            if name not in self._failed:
-                self._failed.add(name)
-                self._say(f"{why}; its value is NaN")
+        self._tell(whole)
         return whole.beside(risk)

@@ -1,5 +1,6 @@
 """Metrics of whole sets: each example once, in order, the same of any slices; what fails costs its own number alone."""
 
+import io
 import math
 from typing import Any
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
-from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.metrics import confusion_matrix, r2_score, roc_auc_score
 
 import streamtrain as st
 from streamtrain.errors import ConfigError, JobError
-from streamtrain.model.objective import Computed, WholeSet, check_whole
+from streamtrain.model.objective import ByClass, Computed, WholeSet, check_whole
+from streamtrain.model.objective.by_class import MOST_PAIRS, ClassCounts
+from streamtrain.track.figures import class_figure
 from streamtrain.values import Moments, Risk, SliceRisk
 from tests.support.whole_sets import Auroc, Keys, Named, Raises
 
@@ -52,7 +55,7 @@ def test_metrics_of_torchmetrics_are_taken_as_they_are(cuts: list[int]) -> None:
         np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
     output, target = OUTPUT[:, 0] + 1e4, OUTPUT[:, 1] + 1e4
     found = computed(torchmetrics.R2Score(), cuts, output, target)
-    assert found.numbers["it"] == pytest.approx(r2_score(target.double(), output.double()), rel=1e-9)
+    assert found.numbers["it"] == pytest.approx(r2_score(target.double(), output.double()), rel=1e-6)
     found = computed(torchmetrics.PearsonCorrCoef(), cuts, output, target)
     assert found.numbers["it"] == pytest.approx(np.corrcoef(output.double(), target.double())[0, 1], rel=1e-6)
 
@@ -96,7 +99,7 @@ class Cube(Auroc):
 @pytest.mark.parametrize(
     ("metric", "says"),
     [
-        (Halves(), "metrics, 'it' failed"),
+        (Halves(), "metrics, 'it': expected the same of some examples at once as of parts of them"),
         (
             Words(),
             "metrics, 'it': expected a number, numbers by name, or an array of numbers of at most 2 axes, found str",
@@ -146,3 +149,40 @@ def test_means_of_a_whole_set_are_refused() -> None:
 
 def test_what_has_the_three_methods_is_a_metric() -> None:
     assert isinstance(Auroc(), st.Metric) and not isinstance(torch.nn.Linear(1, 1), st.Metric)
+
+
+def by_class(cuts: list[int], names: tuple[str, ...] = ()) -> ByClass:
+    return ByClass(computed(ClassCounts(), cuts).tables["it"].astype(np.int64), names)
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 2], [*range(10, 300, 10)]])
+def test_classes_are_counted_as_scikit_learn_does(cuts: list[int]) -> None:
+    found = by_class(cuts, ("a", "b"))
+    expected = confusion_matrix(TARGET, OUTPUT.argmax(1))
+    np.testing.assert_array_equal(found.matrix([0, 1, 2]), expected)
+    np.testing.assert_array_equal(found.matrix([2, 0]), expected[[2, 0]][:, [2, 0]])
+    errors = 1 - expected.diagonal() / expected.sum(1)
+    assert [found.errors[number].mean for number in range(3)] == pytest.approx(errors.tolist())
+    head, *rows = found.table()
+    worst = int(errors.argmax())
+    assert rows[0][:3] == [str(worst), found.name(worst), str(expected[worst].sum())]
+    others = expected[worst].copy()
+    others[worst] = 0
+    assert rows[0][head.index("most_often_taken_for")] == found.name(int(others.argmax()))
+    assert [found.name(number) for number in range(3)] == ["a", "b", "2"], "a class without a name is its number"
+    _, *pairs = found.pairs_table()
+    assert sum(int(row[-1]) for row in pairs) == 300
+
+
+def test_of_many_classes_the_worst_are_shown_and_the_tables_end() -> None:
+    numbers = np.arange(20_000)
+    pairs = np.stack([numbers, np.where(numbers % 400, numbers, numbers + 1), numbers * 0 + 3], 1)
+    found = ByClass(pairs)
+    assert found.shown == [*range(0, 30 * 400, 400)]
+    assert len([*found.pairs_table()]) == MOST_PAIRS + 1
+    figure = class_figure(
+        found.matrix(found.shown), ["a long name of a class " * 3] * 30, [*found.errors.values()][:30], "many"
+    )
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    assert file.tell() < 500_000

@@ -133,14 +133,16 @@ class RayFleet:
         self._step = step
         return [made[number] for number in sorted(made)]
 
-    def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
+    def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
         """Risk on each slice, in the order of ``slices``; every worker takes each so many-th."""
 
         def evaluate() -> list[Risk]:
             count = len(self._members)
-            shares = self._each(
-                [each.worker.evaluate.remote(split, slices[i::count]) for i, each in enumerate(self._members)]
+            calls = (
+                each.worker.evaluate.remote(split, slices[i::count], by_class=by_class)
+                for i, each in enumerate(self._members)
             )
+            shares = self._each([*calls])
             return [shares[index % count][index // count] for index in range(len(slices))]
 
         return self._insist(evaluate)

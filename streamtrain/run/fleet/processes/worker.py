@@ -224,18 +224,22 @@ class Worker:
             self._clock.steps += self._exchange.step - first
         return last_updates if self._seat.index == 0 else []
 
-    def evaluate(self, split: str, slices: Sequence[tuple[int, int]]) -> list[Risk]:
-        """Risk on each ``(start, stop)`` of a split, by `Plan.select`'s numbers, at the current state."""
+    def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
+        """Risk on each ``(start, stop)`` of a split, by `Plan.select`'s numbers, at the current state.
+
+        Args:
+            by_class: with a classifier's counts of each class.
+        """
         self._load()
         reader = self._supply.reader(split)
         if SPARSE * self._seat.workers * sum(stop - start for start, stop in slices) < len(reader):
             reader.expect(slices)
         chosen = (self._plan.select(split, start, stop) for start, stop in slices)
-        return [self._evaluate(split, each, reader.select(each)) for each in chosen]
+        return [self._evaluate(split, each, reader.select(each), by_class=by_class) for each in chosen]
 
-    def _evaluate(self, split: str, chosen: Selection, examples: Arrays) -> Risk:
+    def _evaluate(self, split: str, chosen: Selection, examples: Arrays, *, by_class: bool) -> Risk:
         try:
-            return self._gradient.evaluate(examples)
+            return self._gradient.evaluate(examples, by_class=by_class)
         except WrongWeight as error:
             raise self._supply.name_weights(error, -1, split, chosen) from None
 
