@@ -178,6 +178,8 @@ class Job:
         self._check_measures()
         self._check_error_unit()
         self._check_shares()
+        stop_on = self.mode.stop_on if isinstance(self.mode, Epochs) else ""
+        self.evaluate.check_beside(stop_on, is_mixture=self.data.mixture is not None)
 
     def _check_measures(self) -> None:
         if self.loss_over == "minibatch":

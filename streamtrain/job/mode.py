@@ -52,11 +52,16 @@ class Epochs:
     max_passes: MayChange[int] = 20
     """Stop after this many passes at the latest."""
     patience: MayChange[int] = 3
-    """Stop after this many passes without a better validation error."""
+    """Stop after this many passes without a better validation error, or whatever stop_on names."""
     patience_examples: MayChange[int | None] = None
     """The same in examples used, instead of in passes; looked at after each pass."""
     min_delta: float = 0.0
     """How much lower a validation error must be to count as better."""
+    stop_on: str = "error"
+    """The held-out number that early stopping goes by, and by which the kept parameters are chosen: loss, error or a
+    metric, on the validation split, or on another of evaluate.splits, as night/error."""
+    highest: bool = False
+    """Whether its highest value is the best, as of AUROC; the lowest by default."""
     reshuffle: Literal["stored", "shards", "examples"] = "stored"
     """Order of the passes after the first: the same, the shards permuted, or all examples permuted."""
 
@@ -66,6 +71,9 @@ class Epochs:
         require_count("mode.patience", self.patience)
         require_count("mode.patience_examples", self.patience_examples)
         require_finite("mode.min_delta", self.min_delta, positive=False)
+        named = isinstance(self.stop_on, str) and all(self.stop_on.split("/")) and self.stop_on.count("/") < 2
+        do = "e.g. loss, or night/error"
+        require(named, "mode.stop_on", "a number's name, or SET/NAME", self.stop_on, do)
         kinds = ("stored", "shards", "examples")
         require(
             self.reshuffle in kinds,

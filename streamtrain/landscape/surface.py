@@ -15,8 +15,11 @@ from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job, Weighted
 from streamtrain.model.gradient import Batch, Gradient
 from streamtrain.order import evaluation_slices
-from streamtrain.prepare.plan import EVALUATION_SLICE, Plan
+from streamtrain.prepare.plan import Plan
 from streamtrain.values import Selection
+
+EVALUATION_SLICE = 500
+"""Examples of a piece."""
 
 
 class Surface:

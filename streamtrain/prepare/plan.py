@@ -12,6 +12,7 @@ from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.errors import ConfigError, ManifestError, complaint
 from streamtrain.images.kinds import is_image
 from streamtrain.job import BatchSize, Epochs, Job, Online
+from streamtrain.job.objective.evaluate import is_place
 from streamtrain.order import (
     Later,
     Order,
@@ -37,8 +38,14 @@ from streamtrain.stream.parting import parted_by_class
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Lane, Selection, Skip
 
-EVALUATION_SLICE = 500
-"""Examples that a worker evaluates at once."""
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A set that is measured beside the validation split: a split of the run's data set, or of the one at ``place``."""
+
+    split: str
+    manifest: Manifest
+    place: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Plan:
 
     ``place`` is the data set's, as messages name it; ``order`` is of the training split; ``streamed``
     says whether workers get streamers; ``left_out`` are training examples that nobody may read, by stored number;
-    ``parts`` have shares of every minibatch, where the job gives some; ``sources`` are a mixture's data sets.
+    ``parts`` have shares of every minibatch, where the job gives some; ``sources`` are a mixture's data sets;
+    ``others`` are the held-out sets beside the validation split, by name.
     """
 
     job: Job
@@ -58,6 +66,7 @@ class Plan:
     left_out: Mapping[int, Skip] = field(default_factory=dict)
     parts: Parts | None = None
     sources: tuple[Source, ...] = ()
+    others: Mapping[str, HeldOut] = field(default_factory=dict)
 
     @property
     def passes(self) -> int:
@@ -93,6 +102,10 @@ class Plan:
 
     def reader(self, split: str, *, lanes: bool = False) -> Reader:
         """A reader of the job's fields of one split; ``lanes`` is for the one that a worker's lanes are read with."""
+        other = self.others.get(split)
+        if other is not None and other.place is not None:
+            job = dataclasses.replace(self.job, data=dataclasses.replace(self.job.data, url=other.place, balance=None))
+            return reader_of(job, other.manifest, other.split)
         data = self.job.data
         files: ShardFiles
         if self.sources:
@@ -154,14 +167,17 @@ class Plan:
         Of a mixture as many of each data set as its share says, so that the mean over all is the mixture's.
         """
         mixture = self.job.data.mixture
-        if mixture is None:
+        if mixture is None or self.held_out_set(split).place is not None:
             return [(ranges, wanted)]
         return [*parts_of(mixture, self.sources, split).by_share(ranges, wanted)]
 
-    @property
-    def held_out(self) -> int:
-        """Validation examples that the job measures by."""
-        examples = _held_out(self.job, self.manifest, self.sources)
+    def held_out_set(self, split: str) -> HeldOut:
+        """A split of the data set, or another set that is measured, by its name."""
+        return self.others.get(split) or HeldOut(split, self.manifest)
+
+    def held_out(self, split: str = "validation") -> int:
+        """Examples of a held-out set that the job measures by."""
+        examples = _held_out(self.job, self.held_out_set(split), self.sources)
         return min(examples, self.job.evaluate.examples or examples)
 
     @property
@@ -202,11 +218,8 @@ def plan(job: Job) -> Plan:
             found = ", ".join(f"{name} {s.examples:,}" for name, s in manifest.splits.items())
             do = "pack it with a validation split, e.g. --splits 0.8 0.1 0.1"
             raise ConfigError(complaint(place, expected=f"examples in the {split} split", found=found, do=do))
-    held_out = _held_out(job, manifest, sources)
-    if job.evaluate.examples is not None and job.evaluate.examples > held_out:
-        expected = f"at most the {held_out:,} validation examples of {place}"
-        do = "lower it or leave it out"
-        raise ConfigError(complaint("evaluate.examples", expected=expected, found=f"{job.evaluate.examples:,}", do=do))
+    others = {name: _open_held_out(job, manifest, place, name) for name in job.evaluate.others}
+    _check_part(job, {"validation": HeldOut("validation", manifest), **others}, place, sources)
     parts = None if mixture is None else parts_of(mixture, sources, "train")
     if job.data.balance is not None:
         folder = data_folder(job.data.place)
@@ -231,7 +244,7 @@ def plan(job: Job) -> Plan:
     functions = job.data.map, job.data.augment, job.data.collate
     by_example = encoded or any(each is not None for each in functions)
     streamed = by_example and not job.pooled  # of a pool nobody knows ahead who reads what
-    return Plan(job, place, manifest, order, streamed, parts=parts, sources=sources)
+    return Plan(job, place, manifest, order, streamed, parts=parts, sources=sources, others=others)
 
 
 def _names_read(job: Job, manifest: Manifest) -> tuple[str, ...]:
@@ -242,10 +255,50 @@ def _names_read(job: Job, manifest: Manifest) -> tuple[str, ...]:
     return job.data.fields_read(stored)
 
 
-def _held_out(job: Job, manifest: Manifest, sources: Sequence[Source]) -> int:
-    """Validation examples, of a mixture as many as there are at its shares."""
+def _held_out(job: Job, held_out: HeldOut, sources: Sequence[Source]) -> int:
+    """Examples of a held-out set, of a mixture as many as there are at its shares."""
     mixture = job.data.mixture
-    return manifest.splits["validation"].examples if mixture is None else parts_of(mixture, sources, "validation").once
+    if mixture is not None and held_out.place is None:
+        return parts_of(mixture, sources, held_out.split).once
+    return held_out.manifest.splits[held_out.split].examples
+
+
+def _check_part(job: Job, sets: Mapping[str, HeldOut], place: str, sources: Sequence[Source]) -> None:
+    wanted = job.evaluate.examples
+    for name, each in sets.items() if wanted is not None else ():
+        there = _held_out(job, each, sources)
+        if wanted is not None and wanted > there:
+            expected = f"at most the {there:,} {name} examples of {masked(each.place or place)}"
+            do = "lower it or leave it out"
+            raise ConfigError(complaint("evaluate.examples", expected=expected, found=f"{wanted:,}", do=do))
+
+
+def _open_held_out(job: Job, manifest: Manifest, place: str, name: str) -> HeldOut:
+    """A set that is measured beside the validation split, under this name.
+
+    Raises:
+        ConfigError, DataError: there is none, or it has not the fields that the run's data set has.
+    """
+    wanted = job.evaluate.others[name]
+    url, _, split = wanted.partition("#") if is_place(wanted) else ("", "", wanted)
+    if url and name in manifest.splits:
+        expected, do = f"none by the name of a split, as {name}", "give its folder another name"
+        raise ConfigError(complaint("evaluate.splits", expected=expected, found=masked(wanted), do=do))
+    found = open_dataset(url) if url else manifest
+    there = [name for name, each in found.splits.items() if each.examples]
+    if url and not split and len(there) == 1:
+        (split,) = there
+    if split not in there:
+        do = f"name one of them, as {url}#{there[0]}" if url and there else "name one of them, or a data set as ./NAME"
+        expected = f"a split of {masked(url or place)} that has examples: {', '.join(there) or 'none'}"
+        raise ConfigError(complaint("evaluate.splits", expected=expected, found=split or wanted, do=do))
+    for each in job.data.fields_read(f.name for f in manifest.fields) if url else ():
+        mine, its = manifest.field_named(each), found.field_named(each)
+        forms = ["no such field" if f is None else f"{f.dtype} of shape {f.shape}" for f in (mine, its)]
+        if mine is not None and (its is None or (mine.images is None and forms[0] != forms[1])):
+            where, do = f"evaluate.splits, {masked(url)}, field {each!r}", "pack them alike, or leave it out"
+            raise ConfigError(complaint(where, expected=f"{forms[0]}, as in {place}", found=forms[1], do=do))
+    return HeldOut(split, found, url or None)
 
 
 def _examples_of_pass(job: Job, manifest: Manifest, parts: Parts | None) -> int:

@@ -17,7 +17,7 @@ from streamtrain.aggregate.descent.schedule import check_schedule
 from streamtrain.aggregate.optimizers.torch_optim import FittedTorch
 from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
-from streamtrain.job import Job
+from streamtrain.job import Epochs, Job
 from streamtrain.job.objective import check_names
 from streamtrain.model.gradient import Batch, Gradient, build_model
 from streamtrain.model.objective import check_whole, risk_of
@@ -94,9 +94,10 @@ def _try(plan: Plan) -> Trial:
         output = gradient.output(batch)
         _check_labels(plan, output, arrays, batch)
         _check_losses(gradient, output, batch, examples)
-        _check_whole_sets(gradient, output, batch, examples)
+        _check_whole_sets(plan, gradient, output, batch, examples)
     _check_smallest_part(rehearsal, plan, training)
     rehearsal.run(arrays, training)
+    _evaluate_others(plan, gradient)
     gradient.modes.evaluate()
     with torch.no_grad():
         output = gradient.output(batch)
@@ -257,10 +258,17 @@ def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) 
     risk_of(measured)  # refuses wrong weights
 
 
-def _check_whole_sets(gradient: Gradient, output: Any, batch: Batch, examples: int) -> None:
-    """Metrics of the whole set, on all of some examples, and on one, some and one of them."""
+def _evaluate_others(plan: Plan, gradient: Gradient) -> None:
+    """The first example of each held-out set beside the validation split, as a run measures it."""
+    for name in plan.others:
+        gradient.evaluate(plan.reader(name).first_good())
+
+
+def _check_whole_sets(plan: Plan, gradient: Gradient, output: Any, batch: Batch, examples: int) -> None:
+    """Metrics of the whole set, on all of some examples, and on one, some and one of them; and `Epochs.stop_on`."""
     whole = gradient.objective.whole
-    if not whole or examples < 2:  # of one example some have no value
+    measured = list(gradient.objective.measures(output, batch))
+    if examples < 2:  # of one example some have no value
         return
     target = gradient.objective.target(batch)
     pieces = []
@@ -268,7 +276,13 @@ def _check_whole_sets(gradient: Gradient, output: Any, batch: Batch, examples: i
         found, rows = rows_of(output, examples, start, stop)
         piece = {name: tensor[start:stop] for name, tensor in batch.items()}
         pieces.append((rows if found else gradient.output(piece), gradient.objective.target(piece)))
-    check_names(check_whole(whole, output, target, pieces))
+    numbers = check_whole(whole, output, target, pieces) if whole else []
+    check_names(numbers)
+    mode = plan.job.mode
+    name = mode.stop_on.rpartition("/")[2] if isinstance(mode, Epochs) else "error"
+    if name not in (*measured, *numbers):
+        expected = f"one of {', '.join((*measured, *numbers))}"
+        raise ConfigError(complaint("mode.stop_on", expected=expected, found=name, do="choose one of them"))
 
 
 def _check_labels(plan: Plan, output: Any, arrays: Arrays, batch: Batch) -> None:

@@ -24,7 +24,7 @@ from streamtrain.run.outcome.chosen import chosen_readings
 from streamtrain.run.outcome.limits import Limits
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.wording import describe, of_pass
-from streamtrain.run.watching.evaluating import Evaluator
+from streamtrain.run.watching.evaluating import Evaluator, other_readings
 from streamtrain.run.watching.following import wait_for_growth
 from streamtrain.run.watching.growing import decided_before, following
 from streamtrain.run.watching.listening import Listeners
@@ -179,14 +179,19 @@ class Controller:
             return None
         unit = "passes" if of_passes else "examples"
         kept = f"pass {of_pass(progress.best.passes)}"
-        return f"no better validation error in {progress.stopping.patience:,} {unit}; best was {kept}"
+        stop_on = self._plan.job.mode.stop_on if isinstance(self._plan.job.mode, Epochs) else "error"
+        number = "validation error" if stop_on == "error" else stop_on
+        return f"no better {number} in {progress.stopping.patience:,} {unit}; best was {kept}"
 
     def _evaluate_and_choose(self, *, of_passes: bool) -> None:
         """Measures, and keeps the parameters where none before had a lower error."""
         progress = self._progress
         evaluation = self._evaluate()
         at = evaluation.passes if of_passes else evaluation.examples_used
-        progress.stopping = progress.stopping.after(at, evaluation.generalization.error.mean)
+        mode = self._plan.job.mode
+        assert isinstance(mode, Epochs)
+        number = evaluation.number(mode.stop_on)
+        progress.stopping = progress.stopping.after(at, -number if mode.highest else number)
         if progress.stopping.improved or progress.best is None:
             progress.best = evaluation
             self._best = self._fleet.snapshot()
@@ -323,7 +328,9 @@ class Controller:
         if self._plan.job.tracking.diagnostics:
             self._tracker.log(self._curves.trajectory(self._fleet.distance(), progress.step, time.time()))
         risks = evaluation.empirical, evaluation.generalization
-        self._tracker.log(self._curves.evaluation(*risks, progress.step, order, progress.seconds, time.time()))
+        now = time.time()
+        curves = self._curves.evaluation(*risks, progress.step, order, progress.seconds, now)
+        self._tracker.log(curves + other_readings(evaluation, now))
         unit = self._plan.job.unit_of_error
         self._terminal.line(describe(evaluation, self._progress.seconds, unit))
         progress.ended = self._listeners.hear(evaluation)

@@ -26,8 +26,14 @@ def chosen_readings(chosen: Evaluation, test: Risk | None, job: Job) -> list[Rea
     place = {"passes": chosen.passes, "step": float(chosen.step)}
     built_in = metrics_of(job).keys() - job.metrics.keys()
     training, held_out = _without(built_in, chosen.empirical), _without(built_in, chosen.generalization)
+    others = [
+        each
+        for name, risk in chosen.others.items()
+        for each in risk_readings(f"chosen/{name}", _without(built_in, risk), at, now)
+    ]
     return [
         *risk_readings("chosen", held_out, at, now),
+        *others,
         *gap_readings("chosen/gap", training, held_out, at, now),
         *risk_readings("stop/training", training, at, now),
         *([] if test is None else risk_readings("stop/test", _without(built_in, test), at, now)),

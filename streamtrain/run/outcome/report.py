@@ -36,6 +36,7 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "loss, progressive": lambda r: _progressive(r),
     "error, training": lambda r: mean_with_error(r.chosen.empirical.error, r.error_unit),
     "error, held out": lambda r: mean_with_error(r.chosen.generalization.error, r.error_unit) + _choice(r),
+    "error, other sets": lambda r: _others(r),
     "error, gap": lambda r: gap_with_error(r.chosen.gap_of_error, r.error_unit),
     "error, test": lambda r: "" if r.test is None else mean_with_error(r.test.error, r.error_unit),
     "verdict": lambda r: _verdict(r),
@@ -62,7 +63,13 @@ def table(results: Mapping[str, Result]) -> str:
 def _choice(result: Result) -> str:
     """That the held-out error is the lowest of several, which makes it optimistic."""
     several = result.measurements_chosen_from
-    return f", lowest of {several} (optimistic)" if several > 1 else ""
+    return f", lowest of {several} (optimistic)" if several > 1 and result.chosen_by == "error" else ""
+
+
+def _others(result: Result) -> str:
+    """The error on each held-out set beside the validation split."""
+    risks = result.chosen.others.items()
+    return "; ".join(f"{name} {mean_with_error(risk.error, result.error_unit)}" for name, risk in risks)
 
 
 def _gradient_norm(noise: Noise | None) -> str:

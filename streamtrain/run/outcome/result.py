@@ -37,6 +37,7 @@ class Evaluation(Stored):
         progressive: over the last window of minibatches before these updates, each measured before its own; ``None``
             after the first pass, since examples come again from then on.
         held_out: the generalization risk part by part, to be paired with a measurement on the same examples.
+        others: risks on the held-out sets that `Evaluate.splits` names beside the validation split, by name.
         noise: of the gradients of the last steps before, so that |G| is known without it; with two lanes or more.
     """
 
@@ -48,11 +49,19 @@ class Evaluation(Stored):
     progressive: Risk | None = None
     held_out: Parts | None = None
     noise: Noise | None = None
+    others: dict[str, Risk] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         from streamtrain.run.outcome.notebook import evaluation_in_one_line
 
         return evaluation_in_one_line(self)
+
+    def number(self, name: str) -> float:
+        """A held-out mean: ``error``, ``loss`` or a metric, on the validation split, or as ``SET/error``; NaN of one
+        that was not measured."""
+        split, _, quantity = name.rpartition("/")
+        risk = self.others.get(split, self.generalization)
+        return risk.quantities[quantity].mean if quantity in risk.quantities else math.nan
 
     @property
     def gap_of_loss(self) -> Gap:
@@ -88,6 +97,7 @@ class Result:
         examples_unused: those that came too late for their minibatch, in online mode with `backup`.
         error_unit: of the error as people read it; ``%`` of a fraction, which is shown in per cent.
         batch_sizes: of minibatches, each from a number of examples used on.
+        chosen_by: the number that says which parameters are kept, as `Epochs.stop_on`.
         by_class: a classifier's errors on the held-out examples, with the kept parameters; ``None`` of other jobs.
         tables: arrays that metrics of the whole set gave of them, by name.
     """
@@ -110,6 +120,7 @@ class Result:
     examples_unused: int = 0
     error_unit: str = ""
     batch_sizes: tuple[tuple[int, int], ...] = ()
+    chosen_by: str = "error"
     by_class: ByClass | None = None
     tables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
@@ -163,6 +174,7 @@ class Result:
             "passes": self.passes,
             "steps": self.evaluations[-1].step,
             "chosen_step": at.step,
+            "chosen_by": self.chosen_by,
             "chosen_as_lowest_of": self.measurements_chosen_from,
             "verdict": self.verdict,
             "standard_errors": self.standard_errors,
@@ -172,6 +184,7 @@ class Result:
             "batch_sizes": [{"examples_used": used, "batch_size": size} for used, size in self.batch_sizes],
             "empirical_risk": figures(at.empirical),
             "generalization_risk": figures(at.generalization),
+            "other_risks": {name: figures(risk) for name, risk in at.others.items()},
             "gap": {
                 "loss": at.gap_of_loss.value,
                 "loss_standard_error": known(at.gap_of_loss.standard_error),
@@ -199,6 +212,7 @@ class Result:
                     "examples_used": point.examples_used,
                     "empirical_risk": figures(point.empirical),
                     "generalization_risk": figures(point.generalization),
+                    "other_risks": {name: figures(risk) for name, risk in point.others.items()},
                     "progressive_risk": figures(point.progressive),
                     "generalization_risk_parts": None if point.held_out is None else dataclasses.asdict(point.held_out),
                 }

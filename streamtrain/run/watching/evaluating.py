@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -10,13 +12,17 @@ from streamtrain.job import functions_in
 from streamtrain.measure.diagnostics.noise_scale import Noise
 from streamtrain.measure.gap import Parts
 from streamtrain.measure.risk import pooled
+from streamtrain.measure.run_curves import risk_readings
 from streamtrain.model.objective import CLASSES, ByClass, Computed, Table, WholeSet
 from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.run.fleet.protocol import Fleet
 from streamtrain.run.outcome.result import Evaluation
-from streamtrain.values import Lane, Risk
+from streamtrain.values import Lane, Reading, Risk
+
+LEAST_EXAMPLES, LEAST_SLICES = 500, 8
+"""That are looked at before it is asked whether they are enough."""
 
 
 def slices_of(
@@ -44,6 +50,42 @@ def _population(plan: Plan, ranges: Sequence[Lane], wanted: int) -> int:
     )
 
 
+def other_readings(evaluation: Evaluation, now: float) -> list[Reading]:
+    """Points of the held-out sets beside the validation split."""
+    return [
+        each
+        for name, risk in evaluation.others.items()
+        for each in risk_readings(f"generalization_risk_{name}", risk, evaluation.step - 1, now)
+    ]
+
+
+def _at_random(plan: Plan, slices: Sequence[tuple[int, int]]) -> list[int]:
+    """Places of these slices in an order that is drawn from the seed alone."""
+    return sorted(range(len(slices)), key=lambda place: (lane_seed(plan.job.seed, place, len(slices)), place))
+
+
+def _first(sizes: Sequence[int], places: Sequence[int]) -> int:
+    """Of slices in this order so many that their spread says something."""
+    examples = 0
+    for count, place in enumerate(places, 1):
+        examples += sizes[place]
+        if examples >= LEAST_EXAMPLES and count >= LEAST_SLICES:
+            return count
+    return len(places)
+
+
+def _enough(count: int, error: float, until: float) -> int:
+    """Slices after which the standard error will be small enough, if it falls as that of a mean; at most twice."""
+    times = (error / until) ** 2
+    return 2 * count if not times < 2 else math.ceil(count * times)
+
+
+def _order(plan: Plan, split: str) -> Literal["uniform", "unknown"]:
+    """Of a set, for standard errors."""
+    # losses of one group tell about one another, as neighbours of unknown order do: their spread shows how much
+    return plan.held_out_set(split).manifest.order if plan.job.loss_group is None else "unknown"
+
+
 class Evaluator:
     """Measures risks at the fleet's current parameters.
 
@@ -59,40 +101,41 @@ class Evaluator:
     def measure(self, plan: Plan, progress: Progress, noise: Noise | None) -> Evaluation:
         """Both risks: on the validation split or a part of it, and on as many of the used training examples.
 
-        The part is the same in all measurements of a run, so that they can be paired.
+        The part is the same in all measurements of a run, so that they can be paired; with `Evaluate.until` it is as
+        long as it takes.
 
         Args:
             noise: of the gradients, which goes into the evaluation.
         """
         order = plan.order
-        wanted = plan.held_out
+        parts, wanted = self._held_out(plan, "validation")
         used = progress.used_examples(plan)
         drawn = lane_seed(plan.job.seed, progress.step, 0)
         slices = slices_of(plan, "train", used, wanted, drawn, grouped=plan.job.loss_group is not None)
         population = _population(plan, used, wanted)
-        empirical = self._pooled(plan, self._fleet.evaluate("train", slices)).out_of(population)
-        parts = self._risks(plan, "validation", wanted)
+        empirical = self._pooled(plan, self._fleet.evaluate("train", slices), "train").out_of(population)
         measures = progress.measures
         return Evaluation(
             step=progress.step,
             examples_used=progress.used,
             empirical=empirical,
-            generalization=self._pooled(plan, parts),
+            generalization=self._pooled(plan, parts, "validation"),
             passes=order.examples_before(order.position(progress.step)) / order.used,
             progressive=measures.progressive.recent if progress.step <= order.steps else None,
             held_out=Parts.of(parts, functions_in(plan.job.metrics)),
             noise=noise,
+            others={name: self._pooled(plan, self._held_out(plan, name)[0], name) for name in plan.others},
         )
 
     def measure_all(self, plan: Plan, split: str) -> Risk | None:
         """The risk on all examples of a split; ``None`` where there are none."""
         found = plan.manifest.splits.get(split)
-        return self._pooled(plan, self._risks(plan, split, found.examples)) if found and found.examples else None
+        return self._pooled(plan, self._risks(plan, split, found.examples), split) if found and found.examples else None
 
     def by_class(self, plan: Plan) -> tuple[ByClass | None, dict[str, Table]]:
         """What no curve shows of the held-out examples that `measure` takes: a classifier's errors, and arrays."""
         whole = WholeSet.of(plan.job, by_class=True)
-        found = whole.compute(self._risks(plan, "validation", plan.held_out, by_class=True)) if whole else Computed()
+        found = whole.compute(self._held_out(plan, "validation", by_class=True)[0]) if whole else Computed()
         self._tell(found)
         pairs = found.tables.pop(CLASSES, None)
         target = plan.manifest.field_named(str(plan.job.data.target))
@@ -105,17 +148,38 @@ class Evaluator:
                 self._failed.add(name)
                 self._say(f"{why}; its value is NaN")
 
-    def _risks(self, plan: Plan, split: str, wanted: int, *, by_class: bool = False) -> list[Risk]:
-        """Slice by slice."""
-        examples = plan.manifest.splits[split].examples
-        grouped = plan.job.loss_group is not None and wanted < examples
-        slices = slices_of(plan, split, [Lane(0, 0, examples)], wanted, plan.job.seed, grouped=grouped)
-        return self._fleet.evaluate(split, slices, by_class=by_class)
+    def _held_out(self, plan: Plan, split: str, *, by_class: bool = False) -> tuple[list[Risk], int]:
+        """Of a held-out set, slice by slice in the stored order; and of how many examples these are."""
+        slices = self._slices(plan, split, plan.held_out(split))
+        until = plan.job.evaluate.until
+        left = list(range(len(slices))) if until is None else _at_random(plan, slices)
+        sizes = [stop - start for start, stop in slices]
+        count = len(left) if until is None else _first(sizes, left)
+        taken: dict[int, Risk] = {}
+        while True:
+            new = left[len(taken) : count]
+            found = self._fleet.evaluate(split, [slices[place] for place in new], by_class=by_class)
+            taken |= zip(new, found, strict=True)
+            risks = [taken[place] for place in sorted(taken)]
+            if until is None or count == len(left):
+                return risks, sum(sizes[place] for place in taken)
+            error = pooled(risks, _order(plan, split)).error.standard_error
+            if error <= until:
+                return risks, sum(sizes[place] for place in taken)
+            count = min(len(left), max(count + 1, _enough(count, error, until)))
 
-    def _pooled(self, plan: Plan, slices: Sequence[Risk]) -> Risk:
-        # losses of one group tell about one another, as neighbours of unknown order do: their spread shows how much
-        order = plan.manifest.order if plan.job.loss_group is None else "unknown"
-        risk = pooled(slices, order, functions_in(plan.job.metrics))
+    def _risks(self, plan: Plan, split: str, wanted: int) -> list[Risk]:
+        """Slice by slice."""
+        return self._fleet.evaluate(split, self._slices(plan, split, wanted))
+
+    def _slices(self, plan: Plan, split: str, wanted: int) -> list[tuple[int, int]]:
+        held_out = plan.held_out_set(split)
+        examples = held_out.manifest.splits[held_out.split].examples
+        grouped = plan.job.loss_group is not None and wanted < examples
+        return slices_of(plan, split, [Lane(0, 0, examples)], wanted, plan.job.seed, grouped=grouped)
+
+    def _pooled(self, plan: Plan, slices: Sequence[Risk], split: str) -> Risk:
+        risk = pooled(slices, _order(plan, split), functions_in(plan.job.metrics))
         whole = WholeSet.of(plan.job).compute(slices)
         self._tell(whole)
         return whole.beside(risk)

@@ -67,8 +67,9 @@ class Supply:
     def extend(self, plan: Plan) -> None:
         """Goes on with a data set that has grown; `begin` comes next, where there are lanes."""
         self._plan = plan
-        for reader in self._readers.values():
-            reader.extend(plan.manifest)
+        for name, reader in self._readers.items():
+            if name not in plan.others:
+                reader.extend(plan.manifest)
 
     def loading(self, waited: float) -> Loading:
         """What reading has cost so far, here and in the streamers; ``waited``: seconds that it was waited for."""
@@ -81,7 +82,12 @@ class Supply:
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """Bad examples that were passed over here, by split and number in the stored order."""
-        return {place: skip for reader in self._readers.values() for place, skip in reader.skips.items()}
+        others = self._plan.others
+        return {
+            (name if name in others else split, number): skip
+            for name, reader in self._readers.items()
+            for (split, number), skip in reader.skips.items()
+        }
 
     def name_weights(
         self, error: WrongWeight | NoWeight, step: int, split: str = "train", chosen: Selection | None = None
