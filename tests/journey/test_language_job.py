@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("language")
-    words = [sys.executable, str(ROOT / "jobs" / "language_data.py"), str(folder), "--files", "24"]
+    words = [sys.executable, str(ROOT / "jobs" / "text" / "language_data.py"), str(folder), "--files", "24"]
     subprocess.run(words, check=True, capture_output=True)
     flags = ("--tokens", "256", "--tokenizer", str(folder / "tokenizer.json"))
     done = run_command("pack", str(folder / "texts"), str(folder / "tokens"), *flags)
@@ -49,7 +49,7 @@ def test_the_tokens_are_the_texts(data: Path) -> None:
 
 def test_no_token_sees_another_text(data: Path) -> None:
     """What stands in the text before changes no score in the next one."""
-    job = st.load_job(ROOT / "jobs" / "language.py")
+    job = st.load_job(ROOT / "jobs" / "text" / "language.py")
     torch.manual_seed(0)
     model = job.model().eval()
     tokens = torch.randint(0, 4096, (1, 40))
@@ -63,7 +63,7 @@ def test_no_token_sees_another_text(data: Path) -> None:
 
 
 def test_it_learns(data: Path, tmp_path: Path) -> None:
-    job = st.load_job(ROOT / "jobs" / "language.py")
+    job = st.load_job(ROOT / "jobs" / "text" / "language.py")
     small = dataclasses.replace(
         job,
         data=dataclasses.replace(job.data, url=str(data / "tokens")),

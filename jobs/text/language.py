@@ -1,8 +1,8 @@
 """A small GPT on Python's own source text, in one pass.
 
-    python jobs/language_data.py data/language         # texts and a tokenizer
+    python jobs/text/language_data.py data/language         # texts and a tokenizer
     streamtrain pack data/language/texts data/language/tokens --tokens 256 --tokenizer data/language/tokenizer.json
-    streamtrain train jobs/language.py
+    streamtrain train jobs/text/language.py
 
 Every row holds 256 tokens, of one text or of several; no token sees another text.
 """

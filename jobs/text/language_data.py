@@ -1,6 +1,6 @@
 """Gets texts and a tokenizer for the language job: the Python files of this interpreter's standard library.
 
-    python jobs/language_data.py data/language            # some 20 s; nothing comes over the network
+    python jobs/text/language_data.py data/language            # some 20 s; nothing comes over the network
 
 Written: `texts/{train,validation,test}/…`, of twenty files in a row 18, one and one; `tokenizer.json`, a byte-level BPE
 of 4,096 tokens that has seen the training files only, and ends each text with `<end>`. `streamtrain pack` then makes
