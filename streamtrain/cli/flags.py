@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
-from streamtrain.aggregate.descent.rules import with_optimizer
-from streamtrain.aggregate.optimizers import known_optimizers
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Balanced, BatchSize, Epochs, Group, Job, Mixture, Online, Schedule
 from streamtrain.job.objective import OfMeans
@@ -181,6 +179,9 @@ def with_optimizer_named(job: Job, flags: list[str]) -> tuple[Job, list[str]]:
 
     Where a flag sets the schedule, it is a shape in place of the job's function.
     """
+    from streamtrain.aggregate.descent.rules import with_optimizer  # brings PyTorch, which most commands do not need
+    from streamtrain.aggregate.optimizers import known_optimizers
+
     for flag in flags:
         if flag.startswith("--sgd."):
             expected = "--optimizer.lr, --clip.norm, --schedule.kind, --average.decay, --nonfinite and so on"
