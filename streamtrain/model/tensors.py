@@ -7,6 +7,8 @@ every floating-point number of up to 64 bits and every integer, and complex numb
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch.nn.parameter import is_lazy
 
@@ -24,7 +26,8 @@ def check_tensors(model: torch.nn.Module, dtype: torch.dtype) -> None:
         dtype: that trained parameters are to have.
 
     Raises:
-        JobError: a parameter or buffer of a kind, layout or type that is not kept.
+        JobError: a parameter or buffer of a kind, layout or type that is not kept, or a trained parameter whose memory
+            is another tensor's too: each gets memory of its own, so they would part.
     """
     for name, parameter in model.named_parameters():
         where = f"model, parameter {name!r}"
@@ -35,6 +38,7 @@ def check_tensors(model: torch.nn.Module, dtype: torch.dtype) -> None:
         where = f"model, buffer {name!r}"
         _check_values(where, buffer)
         _check_buffer(where, buffer)
+    _check_apart(model)
 
 
 def cast_up(model: torch.nn.Module) -> None:
@@ -164,6 +168,29 @@ def _check_buffer(where: str, buffer: torch.Tensor) -> None:
         raise JobError(complaint(where, expected="one that can be copied and written to", found=found, do=do)) from None
     if not kept:
         raise JobError(complaint(where, expected="one whose bits can be kept", found=str(buffer.dtype), do=do))
+
+
+def _check_apart(model: torch.nn.Module) -> None:
+    """Refuses trained parameters that share elements with others by being views; one `Parameter` twice is one."""
+    tensors: dict[str, torch.Tensor] = {f"parameter {name!r}": each for name, each in model.named_parameters()}
+    tensors |= {f"buffer {name!r}": each for name, each in model.named_buffers()}
+    by_storage: dict[int, list[tuple[str, torch.Tensor]]] = {}
+    for name, tensor in tensors.items():
+        if tensor.layout == torch.strided and tensor.numel() and type(tensor.data) is torch.Tensor:
+            by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append((name, tensor))
+    for sharing in by_storage.values():
+        for (name, one), (before, other) in itertools.combinations(reversed(sharing), 2):
+            if (one.requires_grad or other.requires_grad) and bool((_places_of(one) & _places_of(other)).any()):
+                do = "tie them by one Parameter under both names, or clone one in the model's function"
+                raise JobError(complaint(f"model, {name}", expected="memory of its own", found=f"that of {before}", do=do))
+
+
+def _places_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Where its elements begin in its storage: a mask of the storage's bytes."""
+    size = tensor.element_size()
+    mask = torch.zeros(tensor.untyped_storage().nbytes(), dtype=torch.bool)
+    mask.as_strided(tensor.shape, [each * size for each in tensor.stride()], tensor.storage_offset() * size).fill_(True)
+    return mask
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -127,6 +127,18 @@ REFUSED: dict[str, tuple[Make, str]] = {
         buffered(lambda: torch.ones(4, dtype=torch.complex64).conj().imag),
         "buffer 'held': expected values as they lie in memory, found a negative's view",
     ),
+    "a frozen view of what is trained": (
+        lambda: moved(mlp(), lambda m: m.register_parameter("tied", nn.Parameter(m[1].weight.data[:3], False))),
+        "model, parameter '.*': expected memory of its own, found that of parameter '.*'; tie them by one Parameter",
+    ),
+    "weights tied by their data": (
+        lambda: moved(mlp(), lambda m: m.register_parameter("tied", nn.Parameter(m[1].weight.data))),
+        "model, parameter '.*': expected memory of its own, found that of parameter '.*'",
+    ),
+    "a buffer that is a view of a weight": (
+        lambda: moved(mlp(), lambda m: m.register_buffer("tied", m[1].weight.data.view(-1))),
+        "model, buffer 'tied': expected memory of its own, found that of parameter '1.weight'",
+    ),
     "lazy": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES)), "parameter '1.weight': expected a shape"),
     "on the meta device": (lambda: mlp().to("meta"), "parameter '1.weight': expected values, found none, on the meta"),
     "quantized": (quantized, "'1.0._packed_params.* of its state dict: expected a tensor"),
