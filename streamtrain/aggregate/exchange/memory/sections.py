@@ -24,6 +24,9 @@ from streamtrain.aggregate.exchange.memory.mapped import private_block
 from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.vector import Layout
 
+KEPT_BYTES = 8 << 20
+"""Of scratch vectors that a worker keeps between steps: little beside what a process with PyTorch takes."""
+
 
 @dataclass(frozen=True)
 class Capacity:
@@ -154,7 +157,12 @@ class Scratch:
         self.vectors = [torch.frombuffer(block, dtype=layout.dtype, count=layout.size) for block in self._blocks]
 
     def give_back(self) -> None:
-        """What is in them is not wanted any more: they take no memory until they are written again."""
+        """What is in them is not wanted any more: where they are large they take no memory until they are written.
+
+        Small ones stay: to have their pages again takes longer than to write them.
+        """
+        if sum(map(len, self._blocks)) <= KEPT_BYTES:
+            return
         for block in self._blocks:
             block.madvise(mmap.MADV_DONTNEED)
 
