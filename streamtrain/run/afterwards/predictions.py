@@ -32,12 +32,17 @@ GROUP_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was written: the file, its rows and columns, and how many bad examples are not in it."""
+    """What was written: the file, its rows and columns, and how many bad examples are not in it.
+
+    Attributes:
+        left_out: outputs that are no tensors and so have no column, each with its type.
+    """
 
     file: Path
     examples: int
     columns: tuple[str, ...]
     passed_over: int
+    left_out: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
@@ -46,11 +51,13 @@ class Predictions:
             "examples": self.examples,
             "columns": list(self.columns),
             "passed_over": self.passed_over,
+            "left_out": list(self.left_out),
         }
 
     def __str__(self) -> str:
         passed = f"; {self.passed_over:,} bad examples were passed over" if self.passed_over else ""
-        return f"{self.file}: {self.examples:,} examples, {', '.join(self.columns)}{passed}"
+        left = f"; left out, since they are no tensors: {', '.join(self.left_out)}" if self.left_out else ""
+        return f"{self.file}: {self.examples:,} examples, {', '.join(self.columns)}{passed}{left}"
 
 
 def predict(
@@ -60,7 +67,8 @@ def predict(
 
     The columns are ``key``, ``split``, ``number`` (in the stored order), ``loss``, ``error``, the loss's ``weight``
     where the job gives one, and ``output``: a number, or lists of numbers. Several outputs are ``output_NAME`` or
-    ``output_0`` and so on. A job's own objective gives its values by their names, and no output.
+    ``output_0`` and so on; those that are no tensors (a cache of keys) are left out and named. A job's own objective
+    gives its values by their names, and no output.
 
     Args:
         job, run, data, batch_size: as `KeptModel` takes them.
@@ -88,11 +96,12 @@ def _write(model: KeptModel, splits: Sequence[str], file: Path) -> Predictions:
     import pyarrow.parquet as pq
 
     rows = passed_over = 0
+    left_out: dict[str, None] = {}
     with contextlib.ExitStack() as open_files:
         writer: pq.ParquetWriter | None = None
         for split in splits:
             reader = model.reader(split)
-            for table in _in_groups(_tables(model, reader, split)):
+            for table in _in_groups(_tables(model, reader, split, left_out)):
                 if writer is None:
                     writer = open_files.enter_context(pq.ParquetWriter(file, table.schema))
                 _check_same(table.schema, writer.schema)
@@ -102,7 +111,7 @@ def _write(model: KeptModel, splits: Sequence[str], file: Path) -> Predictions:
         if writer is None:
             do = "see which by `streamtrain inspect`"
             raise ConfigError(complaint(model.place, expected="examples that can be read", found="none", do=do))
-        return Predictions(file, rows, tuple(writer.schema.names), passed_over)
+        return Predictions(file, rows, tuple(writer.schema.names), passed_over, tuple(left_out))
 
 
 DO = "name a file in a folder that can be written"
@@ -147,8 +156,8 @@ def _check_same(found: pa.Schema, expected: pa.Schema) -> None:
         raise JobError(complaint("predict", expected="columns as of the first examples", found=first, do=do))
 
 
-def _tables(model: KeptModel, reader: Reader, split: str) -> Iterator[pa.Table]:
-    """A table for every batch of a split."""
+def _tables(model: KeptModel, reader: Reader, split: str, left_out: dict[str, None]) -> Iterator[pa.Table]:
+    """A table for every batch of a split; outputs without a column are added to ``left_out``."""
     import pyarrow as pa
 
     for pieces in model.slices(reader):
@@ -158,12 +167,12 @@ def _tables(model: KeptModel, reader: Reader, split: str) -> Iterator[pa.Table]:
                 "split": pa.array([split] * len(piece.numbers), pa.string()),
                 "number": pa.array(piece.numbers, pa.int64()),
             }
-            for name, tensor in _values(model, piece).items():
+            for name, tensor in _values(model, piece, left_out).items():
                 columns[name] = _column(name, tensor, len(piece.numbers))
             yield pa.table(columns)
 
 
-def _values(model: KeptModel, piece: Piece) -> dict[str, torch.Tensor]:
+def _values(model: KeptModel, piece: Piece, left_out: dict[str, None]) -> dict[str, torch.Tensor]:
     """Loss, error, weight and outputs of a batch's examples, by their columns' names."""
     output, batch = model.output(piece.arrays)
     with torch.no_grad():
@@ -174,18 +183,24 @@ def _values(model: KeptModel, piece: Piece) -> dict[str, torch.Tensor]:
     if model.objective.is_own:
         measured = {name: value for name, value in output.items() if name not in found}
         return found | {name: _of_each(value) for name, value in measured.items()}
-    return found | _outputs(output)
+    for name, value in _outputs(output).items():
+        if isinstance(value, torch.Tensor) or name == "output":
+            found[name] = value
+        elif value is not None:
+            left_out[f"{name} ({type(value).__name__})"] = None
+    return found
 
 
 def _of_each(value: torch.Tensor | Weighted) -> torch.Tensor:
     return value.sums / value.weights if isinstance(value, Weighted) else value
 
 
-def _outputs(output: Any) -> dict[str, torch.Tensor]:
+def _outputs(output: Any) -> dict[str, Any]:
+    """What the model returned, by their columns' names."""
     if isinstance(output, Mapping):
-        return {f"output_{name}": tensor for name, tensor in output.items() if isinstance(tensor, torch.Tensor)}
+        return {f"output_{name}": value for name, value in output.items()}
     if isinstance(output, tuple | list):
-        return {f"output_{index}": tensor for index, tensor in enumerate(output) if isinstance(tensor, torch.Tensor)}
+        return {f"output_{index}": value for index, value in enumerate(output)}
     return {"output": output}
 
 

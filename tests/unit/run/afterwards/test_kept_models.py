@@ -124,7 +124,7 @@ def test_weights_and_several_outputs_have_columns_of_their_own(job: st.Job, run:
 
         def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
             output = self.inner(image)
-            return {"logits": output, "largest": output.amax(1).to(torch.bfloat16)}
+            return {"logits": output, "cache": [output], "none": None, "largest": output.amax(1).to(torch.bfloat16)}
 
     inner = {f"inner.{name}": tensor for name, tensor in run.parameters.items()}
     from safetensors.torch import save_file
@@ -137,7 +137,8 @@ def test_weights_and_several_outputs_have_columns_of_their_own(job: st.Job, run:
         error=lambda output, target: (output["logits"].argmax(1) != target).float(),
         metrics={},
     )
-    predict(two, tmp_path / "two.safetensors", "digits", tmp_path / "two.parquet", splits=("test",))
+    written = predict(two, tmp_path / "two.safetensors", "digits", tmp_path / "two.parquet", splits=("test",))
+    assert written.left_out == ("output_cache (list)",) and str(written).endswith("no tensors: output_cache (list)")
     found = rows(tmp_path / "two.parquet")
     assert tuple(found)[3:] == ("loss", "error", "weight", "output_logits", "output_largest")
     plain = rows(predict(job, run.folder, "digits", tmp_path / "one.parquet", splits=("test",)).file)
