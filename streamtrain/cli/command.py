@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 a wrong flag, setting or job file; 3 bad data; 4 a run tha
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 from streamtrain.cli.interrupts import interrupts_held
 from streamtrain.cli.pipes import survive_closed_pipes
-from streamtrain.errors import StreamtrainError
+from streamtrain.errors import StreamtrainError, complaint, flat
 from streamtrain.prepare.surroundings import check_process
 
 Command = Callable[[Sequence[str]], None]
@@ -48,6 +49,10 @@ INTERRUPTED = {
     "sync": "what was delivered so far is noted, the rest stays",
 }
 
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+"""What the system answers about a path that somebody has named wrongly, or may not use."""
+USABLE = "a path that this user can use"
+
 COMMANDS = (
     *("pack", "inspect", "train", "probe", "evaluate", "predict", "compare"),
     *("submit", "status", "logs", "stop", "sync", "ui"),
@@ -75,6 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command(words[1:])
     except StreamtrainError as error:
         fail(f"streamtrain {words[0]}: {error}", error.exit_code)
+    except OSError as error:
+        if error.errno not in UNUSABLE or error.filename is None:
+            raise
+        found, do = flat(error.strerror or str(error)), "check the path and its rights"
+        fail(f"streamtrain {words[0]}: {complaint(str(error.filename), expected=USABLE, found=found, do=do)}", 2)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends the process at once, without a traceback
         fail(f"streamtrain {words[0]}: interrupted; {INTERRUPTED.get(words[0], 'nothing was changed')}", 130)

@@ -74,3 +74,19 @@ def test_public_names_are_there_when_they_are_asked_for() -> None:
     assert subprocess.run([sys.executable, "-c", asked], cwd=ROOT).returncode == 0
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         streamtrain.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["pack LONG d", "inspect LONG", "train LONG.py", "probe LONG", "evaluate LONG d", "compare LONG LONG", "sync LONG"],
+)
+def test_a_path_that_cannot_be_is_one_line(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Longer than any system takes; the system's other refusals of a path go the same way."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words.replace("LONG", "x" * 300).split())
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and len(said.splitlines()) == 1
+    assert "xxx" in said and "found File name too long; check the path" in said
