@@ -291,7 +291,7 @@ class Controller:
         workers = self._fleet.workers
         waiting = self._curves.waiting_share
         status = LiveStatus.of(self._plan, self._progress, stint, workers, waiting, self._limits.left)
-        self._terminal.live(*status.facts)
+        self._terminal.live(*status.facts, part=status.part)
         status.keep(self._folder)
 
     def _note_recoveries(self) -> None:

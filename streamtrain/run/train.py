@@ -70,9 +70,9 @@ def train(
         TrainingError: what stopped the run.
         Interrupted: SIGTERM asked it to stop; a checkpoint is written.
     """
-    from streamtrain.track.terminal import Terminal
+    from streamtrain.track.terminal import terminal_here
 
-    terminal = Terminal(quiet=quiet)
+    terminal = terminal_here(quiet=quiet)
     run_name = job.tracking.run_name or f"{name}-{'online' if isinstance(job.mode, Online) else 'epochs'}"
     beginning = Beginning(resume, branch, more_passes, None if start_from is None else str(start_from))
     prepared = _prepared(job, run_name, beginning, terminal, inline=inline)

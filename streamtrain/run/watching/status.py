@@ -83,6 +83,11 @@ class LiveStatus:
             f"{duration(self.seconds_left)} left at most",
         )
 
+    @property
+    def part(self) -> float:
+        """Of all passes that the run may make, how much is done, from 0 to 1."""
+        return (self.pass_number - 1 + self.step / self.steps) / self.passes
+
     def keep(self, folder: RunFolder) -> None:
         """Puts it into the run's folder in place of the one before; not made to outlive a crash of the machine."""
         fresh = folder.status.with_name(f".{folder.status.name}")
