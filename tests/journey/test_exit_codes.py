@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.command import ROOT, streamtrain
+from tests.support.command import ROOT, streamtrain, streamtrain_forked
 from tests.support.datasets import digits, save_digits
 from tests.support.foreign import write_digits, write_tar
 from tests.support.servers import free_port
@@ -125,7 +125,7 @@ def test_2_a_wrong_flag_setting_or_job_file_and_nothing_began(
     folder: Path, words: tuple[str, ...], command: str, says: str
 ) -> None:
     before = runs(folder)
-    done = streamtrain(*words, folder=folder)
+    done = streamtrain_forked(*words, folder=folder)
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
     if command:
         assert f"streamtrain {command}" in done.stderr, done.stderr
@@ -205,7 +205,7 @@ def test_5_mlflow_has_not_taken_everything(folder: Path) -> None:
     """A server that is not there: its run is journalled, `sync` says that nothing came through, and later delivers."""
     uri = f"http://127.0.0.1:{free_port()}"
     words = ("--tracking.uri", uri, "--tracking.run-name", "unheard", "--tracking.no-log-model")
-    done = streamtrain("train", "job.py", *words, folder=folder)
+    done = streamtrain("train", "job.py", "--inline", *words, folder=folder)
     (run,) = (name for name in runs(folder) if name.startswith("unheard"))
     assert re.search(rf"deliver it with streamtrain sync \S+/runs/{run}\n", done.stderr), done.stderr
     assert done.returncode == 5 and "Traceback" not in done.stderr
@@ -271,7 +271,7 @@ def test_130_ctrl_c(folder: Path) -> None:
 
 def test_130_ctrl_c_again_while_it_ends(folder: Path) -> None:
     """The second ends the process at once, as a shell's 130, and still without a traceback."""
-    words = ("train", "job.py", "--tracking.run-name", "interrupted", *ENDLESS)
+    words = ("train", "job.py", "--inline", "--tracking.run-name", "interrupted", *ENDLESS)
     at = ("first steps after", "interrupted: ", "streamtrain train: interrupted; ")
     code, said = signalled(started(folder, *words), signal.SIGINT, at)
     assert code in (130, -signal.SIGINT) and "Traceback" not in "".join(said), said

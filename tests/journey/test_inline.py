@@ -17,7 +17,7 @@ import torch
 import streamtrain as st
 from streamtrain.errors import ConfigError, Interrupted
 from streamtrain.model.machine.fingerprint import take_fingerprint
-from tests.support.datasets import pack_digits
+from tests.support.datasets import pack_digits, save_digits
 from tests.support.portable_bits import REFUSAL, has_portable_bits
 
 JOB = """
@@ -36,7 +36,7 @@ job = st.Job(
     optimizer=OPTIMIZER, batch_size=48, workers=2, lanes=4, tracking=st.Tracking(enabled=False))
 """
 WITHOUT_LINUX = """
-import builtins, os, sys
+import builtins, io, os, sys
 for name in ("memfd_create", "pidfd_open", "posix_fadvise", *(n for n in dir(os) if n.startswith("sched_"))):
     if hasattr(os, name):
         delattr(os, name)
@@ -46,7 +46,7 @@ def of_psutil():  # which asks macOS in its own way
         frame = frame.f_back
     return frame is not None
 def guarded(opened):
-    def without(path, *args, **kwargs):
+    def without(path=".", *args, **kwargs):
         named = isinstance(path, (str, os.PathLike))
         if named and os.fspath(path).startswith(("/proc", "/dev/shm", "/sys")) and not of_psutil():
             raise FileNotFoundError(2, "no such place on this system", path)
@@ -54,6 +54,7 @@ def guarded(opened):
     return without
 import torch
 builtins.open, os.open = guarded(builtins.open), guarded(os.open)
+io.open, os.listdir, os.scandir = builtins.open, guarded(os.listdir), guarded(os.scandir)  # as pathlib calls them
 from streamtrain.cli.command import main
 sys.argv = ["streamtrain", *sys.argv[1:]]
 main()
@@ -119,6 +120,21 @@ def test_inline_needs_nothing_that_only_linux_has(tmp_path: Path, data: Path) ->
     )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["passes"] == 2
+
+
+def test_pack_and_inspect_need_nothing_that_only_linux_has(tmp_path: Path) -> None:
+    save_digits(tmp_path / "digits.npz", 200)
+    for words in (["pack", "digits.npz", "packed", "--json"], ["inspect", "packed", "--audit", "--json"]):
+        found = subprocess.run(
+            [sys.executable, "-c", WITHOUT_LINUX, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert found.returncode == 0, found.stderr
+        assert json.loads(found.stdout)
+    opened = WITHOUT_LINUX.split("from streamtrain.cli")[0] + (
+        "import streamtrain as st\nprint(sum(len(b['label']) for b in st.open('packed').batches(32, ahead=2)))"
+    )
+    found = subprocess.run([sys.executable, "-c", opened], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 0 and found.stdout.strip() == "160", found.stderr
 
 
 @pytest.mark.parametrize("optimizer", ["st.SGD()", "st.Torch(lambda p: torch.optim.NAdam(p, lr=0.002))"])

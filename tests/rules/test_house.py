@@ -1,6 +1,7 @@
 """The rules that keep the house as DESIGN draws it: sizes, names, imports, flags."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import streamtrain
-from tests.support.command import streamtrain as run_command
+from tests.support.command import streamtrain_forked as run_command
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "streamtrain"
@@ -338,6 +339,19 @@ def test_every_command_has_help_with_examples(name: str) -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = "import streamtrain.cli.command, sys; print(sorted({'torch', 'ray', 'mlflow', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "words", [("pack", "--help"), ("inspect", "nowhere"), ("status",), ("sync",), ("stop", "--help")]
+)
+def test_commands_that_do_not_compute_do_not_wait_for_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom streamtrain.cli.command import main\n"
+        f"try:\n    main({words!r})\nfinally:\n    print(sorted({{'torch', 'ray', 'mlflow'}} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 
 
 def command(*words: str) -> str:

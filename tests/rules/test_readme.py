@@ -3,12 +3,13 @@
 import re
 import shlex
 import subprocess
-import sys
 import tomllib
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.support.command import streamtrain_forked
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -48,8 +49,9 @@ def anchors(page: Path) -> set[str]:
 
 @cache
 def help_of(name: str, *job: str) -> str:
-    shown = [sys.executable, "-m", "streamtrain", name, *job, "--help"]
-    return subprocess.run(shown, capture_output=True, text=True, check=True).stdout
+    done = streamtrain_forked(name, *job, "--help")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_two_commands_are_the_makefiles_and_cis() -> None:

@@ -13,7 +13,7 @@ import torch
 import streamtrain as st
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import check_cpus, preflight
-from tests.support.command import streamtrain
+from tests.support.command import streamtrain_forked
 from tests.support.datasets import pack_digits
 
 
@@ -325,7 +325,7 @@ def test_promise_10_the_command_line_says_one_line(words: list[str], code: int, 
     (tmp_path / "broken.py").write_text("def (")
     (tmp_path / "raises.py").write_text("1 / 0")
     (tmp_path / "empty.py").write_text("")
-    done = streamtrain(*words, folder=tmp_path)
+    done = streamtrain_forked(*words, folder=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
     pattern = line if line.startswith("streamtrain") else f"streamtrain {line}"
