@@ -181,8 +181,8 @@ def _check_apart(model: torch.nn.Module) -> None:
     for sharing in by_storage.values():
         for (name, one), (before, other) in itertools.combinations(reversed(sharing), 2):
             if (one.requires_grad or other.requires_grad) and bool((_places_of(one) & _places_of(other)).any()):
-                do = "tie them by one Parameter under both names, or clone one in the model's function"
-                raise JobError(complaint(f"model, {name}", expected="memory of its own", found=f"that of {before}", do=do))
+                found, do = f"that of {before}", "tie them by one Parameter under both names, or clone one"
+                raise JobError(complaint(f"model, {name}", expected="memory of its own", found=found, do=do))
 
 
 def _places_of(tensor: torch.Tensor) -> torch.Tensor:
