@@ -27,7 +27,7 @@ JOB = Path(__file__).parents[1] / "mnist.py"
 def report(evaluation: st.Evaluation) -> None:
     """A listener: Tune hears of both risks and of the gap, pass by pass."""
     held_out, gap = evaluation.generalization, evaluation.gap_of_loss
-    tune.report({"loss": held_out.loss.mean, "error": held_out.error.mean, "gap": gap.mean, "step": evaluation.step})
+    tune.report({"loss": held_out.loss.mean, "error": held_out.error.mean, "gap": gap.value, "step": evaluation.step})
 
 
 def trial_of(file: Path, passes: int, folder: Path) -> Callable[[dict[str, Any]], None]:
