@@ -94,6 +94,9 @@ def test_whole_sets_have_the_bits_of_any_number_of_workers(
     np.testing.assert_array_equal(alone.by_class.pairs, two.by_class.pairs)
     np.testing.assert_array_equal(alone.by_class.matrix([*range(10)]), confusion_matrix(target, output.argmax(1)))
     assert "auroc" in found.table and len(found.failures) == 1
+    differences = st.compare(alone, two).differences
+    assert differences["auroc"][-1].value == 0 and not differences["auroc"][-1].is_clear
+    assert np.isnan(differences["raises"][-1].value) and differences["loss"][-1].standard_error == 0
     kept = json.loads((alone.folder / "result.json").read_text())
     assert kept["generalization_risk"]["auroc"] == held_out["auroc"].mean
     assert kept["generalization_risk"]["raises"] is None

@@ -210,9 +210,11 @@ def _curves(run: dict[str, Any]) -> dict[str, list[Point]]:
         parts = evaluation.get("generalization_risk_parts")
         for name in risk:
             if f"{name}_standard_error" in risk:
-                error = risk[f"{name}_standard_error"]
-                point = Point(evaluation["step"], risk[name], float("nan") if error is None else error)
-                if parts is not None:
+                mean, error = (
+                    math.nan if each is None else each for each in (risk[name], risk[f"{name}_standard_error"])
+                )
+                point = Point(evaluation["step"], mean, error)
+                if parts is not None and name in parts["means"]:  # of a metric of the whole set there are none
                     part = tuple(parts["means"][name])
                     weights = parts.get("weights", {}).get(name, parts["examples"])
                     point = dataclasses.replace(point, examples=tuple(weights), parts=part)

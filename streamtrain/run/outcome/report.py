@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from streamtrain.track.figures import Which
 
 WHICHES: tuple[Which, ...] = ("loss", "error")
+MUCH = 0.1
+"""Part of the time from which on it is said that measuring took it."""
 MOST_POINTS = 300
 """Measurements on the page of figures."""
 
@@ -56,7 +58,7 @@ def table(results: Mapping[str, Result]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
     ]
     lines.insert(1, "  ".join("─" * width for width in widths))
-    why = [f"{name}: {result.stop_reason}" for name, result in results.items()]
+    why = [f"{name}: {_ending(result)}" for name, result in results.items()]
     return "\n".join([*lines, "", *why, *dict.fromkeys(filter(None, map(_notes, results.values())))])
 
 
@@ -106,11 +108,17 @@ def _notes(result: Result) -> str:
     return why_not_known((result.chosen.empirical, result.chosen.generalization, result.test))
 
 
+def _ending(result: Result) -> str:
+    """Why it ended; and what measuring took, where that is much."""
+    took = f"; measuring the risks took {result.measuring:.2f} of the time: evaluate.examples or .until lowers it"
+    return result.stop_reason + (took if result.measuring > MUCH else "")
+
+
 def description(name: str, result: Result) -> str:
     """The run's description: whether it generalizes, why it ended, and the table of one result, in Markdown."""
     rows = "\n".join(f"| {label} | {figure(result)} |" for label, figure in ROWS.items() if figure(result))
     says = in_two_sentences(result)
-    text = f"{says}\n\n**{result.mode}**, ended: {result.stop_reason}\n\n| | {name} |\n| --- | --- |\n{rows}\n"
+    text = f"{says}\n\n**{result.mode}**, ended: {_ending(result)}\n\n| | {name} |\n| --- | --- |\n{rows}\n"
     return f"{text}\n{_notes(result)}\n" if _notes(result) else text
 
 

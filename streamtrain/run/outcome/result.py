@@ -97,6 +97,7 @@ class Result:
         examples_unused: those that came too late for their minibatch, in online mode with `backup`.
         error_unit: of the error as people read it; ``%`` of a fraction, which is shown in per cent.
         batch_sizes: of minibatches, each from a number of examples used on.
+        measuring: part of the time that measuring the risks took on the way.
         chosen_by: the number that says which parameters are kept, as `Epochs.stop_on`.
         by_class: a classifier's errors on the held-out examples, with the kept parameters; ``None`` of other jobs.
         tables: arrays that metrics of the whole set gave of them, by name.
@@ -120,6 +121,7 @@ class Result:
     examples_unused: int = 0
     error_unit: str = ""
     batch_sizes: tuple[tuple[int, int], ...] = ()
+    measuring: float = 0.0
     chosen_by: str = "error"
     by_class: ByClass | None = None
     tables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -181,6 +183,7 @@ class Result:
             "examples_used": self.examples_used,
             "examples_unused": self.examples_unused,
             "examples_per_second": self.examples_per_second,
+            "measuring_fraction_of_time": self.measuring,
             "batch_sizes": [{"examples_used": used, "batch_size": size} for used, size in self.batch_sizes],
             "empirical_risk": figures(at.empirical),
             "generalization_risk": figures(at.generalization),
