@@ -74,6 +74,9 @@ class Epochs:
         named = isinstance(self.stop_on, str) and all(self.stop_on.split("/")) and self.stop_on.count("/") < 2
         do = "e.g. loss, or night/error"
         require(named, "mode.stop_on", "a number's name, or SET/NAME", self.stop_on, do)
+        low = self.highest and self.stop_on.rpartition("/")[2] in ("loss", "error")
+        do = "leave it out, or name the metric in mode.stop_on"
+        require(not low, "mode.highest", f"off with {self.stop_on}, of which the lowest is the best", True, do)
         kinds = ("stored", "shards", "examples")
         require(
             self.reshuffle in kinds,

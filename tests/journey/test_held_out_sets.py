@@ -173,6 +173,11 @@ DECLARED: dict[str, tuple[Any, str]] = {
         lambda: st.Job(st.Data("d"), model, mode=st.Epochs(stop_on="night/error")),
         "mode.stop_on: expected one of the sets validation, found 'night'; name it in evaluate.splits too",
     ),
+    "the highest error": (
+        lambda: st.Epochs(highest=True),
+        "mode.highest: expected off with error, of which the lowest",
+    ),
+    "no name": (lambda: st.Epochs(stop_on="a/b/c"), "mode.stop_on: expected a number's name, or SET/NAME"),
     "a mixture": (
         lambda: st.Job(st.Data(st.Mixture({"a": 0.5, "b": 0.5})), model, evaluate=st.Evaluate(until=0.1)),
         "evaluate.until: expected none of a st.Mixture",

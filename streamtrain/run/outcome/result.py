@@ -32,7 +32,7 @@ class Evaluation(Stored):
         examples_used: every use of an example so far counted.
         empirical: on a random part of the training examples that these updates used, as many as are held out; each risk
             has the mean, the standard error and the number of examples of the loss, the error and the job's metrics.
-        generalization: on all of the validation split.
+        generalization: on the validation split, or the part of it that `Evaluate` says.
         passes: through the training split so far, the last perhaps in part.
         progressive: over the last window of minibatches before these updates, each measured before its own; ``None``
             after the first pass, since examples come again from then on.
