@@ -117,10 +117,10 @@ def test_parameters_are_written_before_the_test_split_is_read(
 ) -> None:
     evaluate = PlainFleet.evaluate
 
-    def damaged(self: PlainFleet, split: str, slices: object) -> object:
+    def damaged(self: PlainFleet, split: str, slices: object, *, by_class: bool = False) -> object:
         if split == "test":
             raise ShardError("test/000000.tar: damaged")
-        return evaluate(self, split, slices)  # type: ignore[arg-type]
+        return evaluate(self, split, slices, by_class=by_class)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PlainFleet, "evaluate", damaged)
     with pytest.raises(ShardError):
