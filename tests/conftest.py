@@ -34,6 +34,16 @@ def no_ray_from_another_file() -> Iterator[None]:
         sys.modules["ray"].shutdown()
 
 
+@pytest.fixture
+def local_ray() -> Iterator[None]:
+    """Room for 8 workers on this host."""
+    import ray
+
+    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import mlflow

@@ -52,8 +52,8 @@ def _spell_balance(
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="{None}|FIELD",
-        instance_from_str=lambda words: None if words[0] == "None" else Balanced(words[0]),
+        metavar="{None}|FIELD|weights=FIELD",
+        instance_from_str=lambda words: None if words[0] == "None" else Balanced.spelled(words[0]),
         is_instance=lambda value: value is None or isinstance(value, Balanced),
         str_from_instance=lambda value: [str(value)],
     )

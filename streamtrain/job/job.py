@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from streamtrain.checks import require, require_count, require_declared, require_finite
 from streamtrain.job.checkpoints import Checkpoints
 from streamtrain.job.data import Data
+from streamtrain.job.data.combined import check_combined
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.mode import Epochs, Online
 from streamtrain.job.objective import Evaluate, Measure, Metric, OfMeans, Value, check_measures, check_objective
@@ -177,7 +178,7 @@ class Job:
         require(callable(self.model), "model", "a function", self.model, "see its help")
         self._check_measures()
         self._check_error_unit()
-        self._check_shares()
+        check_combined(self.data, self.mode, self.loss_over)
         stop_on = self.mode.stop_on if isinstance(self.mode, Epochs) else ""
         self.evaluate.check_beside(stop_on, is_mixture=self.data.mixture is not None)
 
@@ -201,22 +202,6 @@ class Job:
             "error": (self.error, None),
         }
         check_objective(self.objective, others, self.metrics)
-
-    def _check_shares(self) -> None:
-        """What goes neither with balanced classes nor with a mixture."""
-        data = self.data
-        if data.balance is None and data.mixture is None:
-            return
-        beside = "data.balance" if data.balance is not None else "st.Mixture"
-        do = f"leave it out, or {beside}"
-        require(data.balance is None or data.mixture is None, "data.balance", "none of a st.Mixture", data.balance, do)
-        whole = self.loss_over == "minibatch"
-        require(not whole, "loss_over", f"examples beside {beside}", self.loss_over, do)
-        mode = self.mode
-        of_shards = isinstance(mode, Epochs) and mode.reshuffle == "shards"
-        require(not of_shards, "mode.reshuffle", f"stored or examples beside {beside}", "shards", do)
-        follows = isinstance(mode, Online) and mode.follow
-        require(not follows, "mode.follow", f"off beside {beside}", True, do)
 
     def _check_error_unit(self) -> None:
         unit = self.error_unit

@@ -64,6 +64,31 @@ class Parts(Stored):
         return self.weights.get(name, self.examples)
 
 
+@dataclass(frozen=True)
+class PartRisks(Stored):
+    """Both risks on one data set of a mixture, at the same parameters.
+
+    Attributes:
+        name: of the data set, among those of the mixture.
+        empirical: on a random part of its training examples that updates have used.
+        generalization: on a part of its validation split.
+    """
+
+    name: str
+    empirical: Risk
+    generalization: Risk
+
+    @property
+    def gap_of_loss(self) -> Gap:
+        """Generalization minus empirical risk, of the surrogate loss."""
+        return gap(self.empirical.loss, self.generalization.loss)
+
+    @property
+    def gap_of_error(self) -> Gap:
+        """Generalization minus empirical risk, of the error."""
+        return gap(self.empirical.error, self.generalization.error)
+
+
 def paired(weights: Sequence[float], first: Sequence[float], second: Sequence[float]) -> Gap | None:
     """Second minus first, means over the same parts of the same examples.
 

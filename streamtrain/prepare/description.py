@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from streamtrain.job import Job, Online
 from streamtrain.job.settings import Setting, settings_of
 from streamtrain.measure.risk import STANDARD_ERRORS
+from streamtrain.order import Weights
 from streamtrain.prepare.jobfile import LOADED
 from streamtrain.store import masked
 from streamtrain.track.tracker import DatasetCard, RunCard
@@ -93,20 +94,34 @@ def _progressive_estimates(plan: Plan, trains_otherwise: Sequence[str]) -> str:
     job = plan.job
     augmented = job.data.augment is not None or job.data.augment_batch is not None
     otherwise = [
-        *(["balanced classes"] if job.data.balance is not None else []),
+        *_balanced_in_words(job),
         *(["augmentation"] if augmented else []),
         *trains_otherwise,
         *(["averaged parameters"] if job.average.is_kept else []),
     ]
+    ends = "" if plan.lengths is None else "; its ± leaves out what minibatches differ by their lengths"
     if not otherwise:
-        return "the held-out risk on the way, as far as PyTorch's own parts of the model tell"
-    return f"the risk on the way as the model trains, not as it is evaluated: {', '.join(otherwise)}"
+        return f"the held-out risk on the way, as far as PyTorch's own parts of the model tell{ends}"
+    return f"the risk on the way as the model trains, not as it is evaluated: {', '.join(otherwise)}{ends}"
+
+
+def _balanced_in_words(job: Job) -> list[str]:
+    balance = job.data.balance
+    if balance is None:
+        return []
+    return ["balanced classes"] if balance.weights is None else ["weighted examples"]
 
 
 def shares_in_words(plan: Plan) -> str:
     """Which part has which share of every minibatch, how often its examples come, and what is measured."""
     parts = plan.parts
     assert parts is not None
+    if isinstance(parts, Weights):
+        least, most = (f"{times:.3g}" for times in (parts.expected.min(), parts.expected.max()))
+        often = least if least == most else f"{least} to {most}"
+        balance = plan.job.data.balance
+        field = "" if balance is None else balance.weights
+        return f"examples weighted by {field}, each {often} times a pass; risks and gap are of the examples as they are"
     given = parts.given(plan.order.used) / parts.sizes
     often = " to ".join(dict.fromkeys(f"{times:.3g}" for times in (given.min(), given.max())))
     mixture = plan.job.data.mixture

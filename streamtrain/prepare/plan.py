@@ -7,20 +7,26 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamtrain.aggregate.descent.rules import with_optimizer
 from streamtrain.aggregate.descent.schedule import LearningRate
 from streamtrain.errors import ConfigError, ManifestError, complaint
 from streamtrain.images.kinds import is_image
 from streamtrain.job import BatchSize, Epochs, Job, Online
-from streamtrain.job.objective.evaluate import is_place
 from streamtrain.order import (
     Later,
+    LengthPasses,
     Order,
     PartPasses,
     Parts,
     Passes,
     Reshuffle,
     SegmentedOrder,
+    StoredPasses,
+    WeightedPasses,
+    Weights,
     passes_of,
     select_lanes,
     without,
@@ -29,23 +35,14 @@ from streamtrain.shards import Manifest
 from streamtrain.store import local_path, masked
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.examples.augmenting import Augmentation
-from streamtrain.stream.fetch.mixed_files import MixedFiles
 from streamtrain.stream.fetch.shard_files import ShardFiles
-from streamtrain.stream.fetch.unpacked import data_folder
-from streamtrain.stream.mixed import Source, joined_manifest, open_sources, parts_of
 from streamtrain.stream.opening import fetched_files, open_dataset, shards_of
-from streamtrain.stream.parting import parted_by_class
 from streamtrain.stream.reader import Reader
+from streamtrain.stream.whole.held_out import HeldOut, check_part, held_out_examples, open_held_out
+from streamtrain.stream.whole.lengths import lengths_of_job
+from streamtrain.stream.whole.mixed import Source, joined_manifest, mixed_files, names_of, open_sources, parts_of
+from streamtrain.stream.whole.weighing import balanced_of_job
 from streamtrain.values import Lane, Selection, Skip
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """A set that is measured beside the validation split: a split of the run's data set, or of the one at ``place``."""
-
-    split: str
-    manifest: Manifest
-    place: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,8 @@ class Plan:
     ``place`` is the data set's, as messages name it; ``order`` is of the training split; ``streamed``
     says whether workers get streamers; ``left_out`` are training examples that nobody may read, by stored number;
     ``parts`` have shares of every minibatch, where the job gives some; ``sources`` are a mixture's data sets;
-    ``others`` are the held-out sets beside the validation split, by name.
+    ``others`` are the held-out sets beside the validation split, by name;
+    ``lengths`` are the training examples', by stored number, where minibatches are of neighbours in length.
     """
 
     job: Job
@@ -64,9 +62,10 @@ class Plan:
     order: Order | SegmentedOrder
     streamed: bool
     left_out: Mapping[int, Skip] = field(default_factory=dict)
-    parts: Parts | None = None
+    parts: Parts | Weights | None = None
     sources: tuple[Source, ...] = ()
     others: Mapping[str, HeldOut] = field(default_factory=dict)
+    lengths: NDArray[np.int64] | None = field(default=None, compare=False)
 
     @property
     def passes(self) -> int:
@@ -109,7 +108,7 @@ class Plan:
         data = self.job.data
         files: ShardFiles
         if self.sources:
-            files = MixedFiles(self.place, [(each.folder, each.manifest) for each in self.sources], verify=data.verify)
+            files = mixed_files(self.place, self.sources, verify=data.verify)
         else:
             fetched = functools.partial(fetched_files, self.job, self.manifest, lanes=lanes)
             files = shards_of(data.place, fetched, verify=data.verify)
@@ -132,10 +131,10 @@ class Plan:
     def left(self, lanes: range, step: int) -> list[tuple[int, int]]:
         """Training examples that these lanes read from global ``step`` on, as runs; none where that is no part of all.
 
-        In later passes of another order, and where parts have shares, a lane may read anything.
+        In later passes of another order, and where parts have shares or lengths count, a lane may read anything.
         """
         reshuffled = isinstance(self.job.mode, Epochs) and self.job.mode.reshuffle != "stored"
-        if reshuffled or self.parts is not None:
+        if reshuffled or self.parts is not None or self.lengths is not None:
             return []
         return self.order.left(lanes, self.order.position(step).step if self.passes == 1 else 0)
 
@@ -149,11 +148,19 @@ class Plan:
         mode = self.job.mode
         shards = self.manifest.splits["train"].shards
         reshuffle: Reshuffle = mode.reshuffle if isinstance(mode, Epochs) else "stored"
+        order = self.order
+        if isinstance(self.parts, Weights):
+            return WeightedPasses(self.parts, np.array([lane.start for lane in order.ranges]))
         if self.parts is not None:
-            order = self.order
             return PartPasses(self.parts, order.examples, order.used, order.lanes, reshuffle, self.job.seed)
         starts = [shards.start(index) for index in range(len(shards) + 1)] if reshuffle == "shards" else []
-        return passes_of(reshuffle, self.order.examples, starts, self.job.seed)
+        passes = passes_of(reshuffle, self.order.examples, starts, self.job.seed)
+        return passes if self.lengths is None else self._by_length(passes, self.lengths)
+
+    def _by_length(self, base: Passes, lengths: NDArray[np.int64]) -> LengthPasses:
+        sizes = self.job.batch_size
+        largest = max(sizes.all) if isinstance(sizes, BatchSize) else sizes
+        return LengthPasses(base, lengths, self.order.ranges, largest, self.job.seed)
 
     def select(self, split: str, start: int, stop: int) -> Selection:
         """The examples ``[start, stop)`` of an evaluation; of the training split by part, where it has parts."""
@@ -171,13 +178,18 @@ class Plan:
             return [(ranges, wanted)]
         return [*parts_of(mixture, self.sources, split).by_share(ranges, wanted)]
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Of a mixture's data sets, as curves have them."""
+        return names_of(self.sources)
+
     def held_out_set(self, split: str) -> HeldOut:
         """A split of the data set, or another set that is measured, by its name."""
         return self.others.get(split) or HeldOut(split, self.manifest)
 
     def held_out(self, split: str = "validation") -> int:
         """Examples of a held-out set that the job measures by."""
-        examples = _held_out(self.job, self.held_out_set(split), self.sources)
+        examples = held_out_examples(self.job, self.held_out_set(split), self.sources)
         return min(examples, self.job.evaluate.examples or examples)
 
     @property
@@ -191,9 +203,11 @@ class Plan:
         Args:
             out: stored numbers, as runs, of those that they did not take after all.
         """
+        places = self.order.examples_before(self.order.position(step))
+        if self.lengths is not None and places < self.order.used:
+            return without(self._by_length(StoredPasses(), self.lengths).used(places), out)
         if self.parts is None:
             return without(self.order.used_before(step), out)
-        places = self.order.examples_before(self.order.position(step))
         return without(self.parts.used(places), self.parts.by_part(out))
 
 
@@ -218,12 +232,11 @@ def plan(job: Job) -> Plan:
             found = ", ".join(f"{name} {s.examples:,}" for name, s in manifest.splits.items())
             do = "pack it with a validation split, e.g. --splits 0.8 0.1 0.1"
             raise ConfigError(complaint(place, expected=f"examples in the {split} split", found=found, do=do))
-    others = {name: _open_held_out(job, manifest, place, name) for name in job.evaluate.others}
-    _check_part(job, {"validation": HeldOut("validation", manifest), **others}, place, sources)
-    parts = None if mixture is None else parts_of(mixture, sources, "train")
+    others = {name: open_held_out(job, manifest, place, name) for name in job.evaluate.others}
+    check_part(job, {"validation": HeldOut("validation", manifest), **others}, place, sources)
+    parts: Parts | Weights | None = None if mixture is None else parts_of(mixture, sources, "train")
     if job.data.balance is not None:
-        folder = data_folder(job.data.place)
-        parts = parted_by_class(job.data.balance, place, folder, manifest, verify=job.data.verify)
+        parts = balanced_of_job(job, job.data.balance, place, manifest)
     examples = _examples_of_pass(job, manifest, parts)
     wanted = job.mode.max_examples if isinstance(job.mode, Online) else None
     if wanted is not None and wanted > examples:
@@ -244,7 +257,8 @@ def plan(job: Job) -> Plan:
     functions = job.data.map, job.data.augment, job.data.collate
     by_example = encoded or any(each is not None for each in functions)
     streamed = by_example and not job.pooled  # of a pool nobody knows ahead who reads what
-    return Plan(job, place, manifest, order, streamed, parts=parts, sources=sources, others=others)
+    lengths = None if job.data.by_length is None else lengths_of_job(job, job.data.by_length, place, manifest)
+    return Plan(job, place, manifest, order, streamed, parts=parts, sources=sources, others=others, lengths=lengths)
 
 
 def _names_read(job: Job, manifest: Manifest) -> tuple[str, ...]:
@@ -255,55 +269,9 @@ def _names_read(job: Job, manifest: Manifest) -> tuple[str, ...]:
     return job.data.fields_read(stored)
 
 
-def _held_out(job: Job, held_out: HeldOut, sources: Sequence[Source]) -> int:
-    """Examples of a held-out set, of a mixture as many as there are at its shares."""
-    mixture = job.data.mixture
-    if mixture is not None and held_out.place is None:
-        return parts_of(mixture, sources, held_out.split).once
-    return held_out.manifest.splits[held_out.split].examples
-
-
-def _check_part(job: Job, sets: Mapping[str, HeldOut], place: str, sources: Sequence[Source]) -> None:
-    wanted = job.evaluate.examples
-    for name, each in sets.items() if wanted is not None else ():
-        there = _held_out(job, each, sources)
-        if wanted is not None and wanted > there:
-            expected = f"at most the {there:,} {name} examples of {masked(each.place or place)}"
-            do = "lower it or leave it out"
-            raise ConfigError(complaint("evaluate.examples", expected=expected, found=f"{wanted:,}", do=do))
-
-
-def _open_held_out(job: Job, manifest: Manifest, place: str, name: str) -> HeldOut:
-    """A set that is measured beside the validation split, under this name.
-
-    Raises:
-        ConfigError, DataError: there is none, or it has not the fields that the run's data set has.
-    """
-    wanted = job.evaluate.others[name]
-    url, _, split = wanted.partition("#") if is_place(wanted) else ("", "", wanted)
-    if url and name in manifest.splits:
-        expected, do = f"none by the name of a split, as {name}", "give its folder another name"
-        raise ConfigError(complaint("evaluate.splits", expected=expected, found=masked(wanted), do=do))
-    found = open_dataset(url) if url else manifest
-    there = [name for name, each in found.splits.items() if each.examples]
-    if url and not split and len(there) == 1:
-        (split,) = there
-    if split not in there:
-        do = f"name one of them, as {url}#{there[0]}" if url and there else "name one of them, or a data set as ./NAME"
-        expected = f"a split of {masked(url or place)} that has examples: {', '.join(there) or 'none'}"
-        raise ConfigError(complaint("evaluate.splits", expected=expected, found=split or wanted, do=do))
-    for each in job.data.fields_read(f.name for f in manifest.fields) if url else ():
-        mine, its = manifest.field_named(each), found.field_named(each)
-        forms = ["no such field" if f is None else f"{f.dtype} of shape {f.shape}" for f in (mine, its)]
-        if mine is not None and (its is None or (mine.images is None and forms[0] != forms[1])):
-            where, do = f"evaluate.splits, {masked(url)}, field {each!r}", "pack them alike, or leave it out"
-            raise ConfigError(complaint(where, expected=f"{forms[0]}, as in {place}", found=forms[1], do=do))
-    return HeldOut(split, found, url or None)
-
-
-def _examples_of_pass(job: Job, manifest: Manifest, parts: Parts | None) -> int:
+def _examples_of_pass(job: Job, manifest: Manifest, parts: Parts | Weights | None) -> int:
     """Examples of a pass: those of the training split; in online mode as many as come until a part is used up."""
-    if parts is not None and isinstance(job.mode, Online):
+    if isinstance(parts, Parts) and isinstance(job.mode, Online):
         return parts.once
     return manifest.splits["train"].examples
 
@@ -356,7 +324,9 @@ def resized(plan: Plan, later: Sequence[tuple[int, int]]) -> Plan:
     return dataclasses.replace(plan, order=order)
 
 
-def _order(job: Job, manifest: Manifest, used: int, later: Later, parts: Parts | None = None) -> Order | SegmentedOrder:
+def _order(
+    job: Job, manifest: Manifest, used: int, later: Later, parts: Parts | Weights | None = None
+) -> Order | SegmentedOrder:
     examples = _examples_of_pass(job, manifest, parts)
     if not (isinstance(job.mode, Online) and job.mode.follow):
         return Order(examples, job.lane_count, job.first_batch_size, used, later)

@@ -20,7 +20,7 @@ from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.checkpoints.parameters import save_parameters, save_result
 from streamtrain.run.fleet.protocol import Fleet
 from streamtrain.run.folder import OptionalFiles, RunFolder
-from streamtrain.run.outcome.chosen import chosen_readings
+from streamtrain.run.outcome.chosen import chosen_readings, part_readings
 from streamtrain.run.outcome.limits import Limits
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.outcome.wording import describe, of_pass
@@ -330,7 +330,8 @@ class Controller:
         risks = evaluation.empirical, evaluation.generalization
         now = time.time()
         curves = self._curves.evaluation(*risks, progress.step, order, progress.seconds, now)
-        self._tracker.log(curves + other_readings(evaluation, now))
+        of_parts = part_readings(evaluation.of_parts, progress.step, now)
+        self._tracker.log(curves + other_readings(evaluation, now) + of_parts)
         unit = self._plan.job.unit_of_error
         self._terminal.line(describe(evaluation, self._progress.seconds, unit))
         progress.ended = self._listeners.hear(evaluation)

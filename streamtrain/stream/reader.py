@@ -74,6 +74,11 @@ class Reader:
         self._bytes_read = 0
         self._near: tuple[int, int, list[tuple[str, Callable[[int, int], NDArray[Any]]]]] = (0, 0, [])
 
+    @property
+    def place(self) -> str:
+        """The data set's, as messages name it."""
+        return self._files.place
+
     def __len__(self) -> int:
         return self._shards.examples
 

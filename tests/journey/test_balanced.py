@@ -2,22 +2,24 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 import streamtrain as st
 from streamtrain.errors import ConfigError
-from streamtrain.order import select_minibatch
+from streamtrain.order import Weights, select_minibatch
 from streamtrain.prepare.description import card_of
 from streamtrain.prepare.plan import plan
-from streamtrain.run.fleet.actors.ray_fleet import RayFleet
-from tests.support.fleet import PlainFleet
+from tests.support.same_run import (
+    assert_same_bits_from_a_checkpoint,
+    assert_same_bits_over_ray,
+    noisy,
+    train_as_if_stopped,
+)
 from tests.support.small_job import digest, model, scaled
 from tests.support.uneven import RARE, pack_uneven
 
@@ -29,10 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plain() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-
-
-def noisy(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    return {**example, "image": example["image"] ^ rng.integers(0, 8, example["image"].shape, np.uint8)}
 
 
 def job_on(folder: Path, runs: Path | None = None, **settings: Any) -> st.Job:
@@ -58,42 +56,18 @@ def test_each_class_has_its_share_of_all_first_minibatches(tmp_path: Path, block
 
 
 def test_the_same_bits_from_a_checkpoint_in_one_process(folder: Path, tmp_path: Path) -> None:
-    job = job_on(folder, tmp_path, data={"augment": noisy})
-
-    with PlainFleet(plan(job)) as fleet:
-        fleet.advance(60)
-        expected = digest(fleet.snapshot())
-    with PlainFleet(plan(job)) as fleet:
-        fleet.advance(31)
-        kept = fleet.save(), 31
-    with PlainFleet(plan(dataclasses.replace(job, workers=4))) as fleet:
-        fleet.restart(kept)
-        fleet.advance(60)
-        assert digest(fleet.snapshot()) == expected
-
-
-@pytest.fixture
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    assert_same_bits_from_a_checkpoint(job_on(folder, tmp_path, data={"augment": noisy}))
 
 
 def test_the_same_bits_over_ray(folder: Path, local_ray: None) -> None:
-    found = []
-    for workers in (1, 4):
-        with RayFleet(plan(dataclasses.replace(job_on(folder), workers=workers))) as fleet:
-            fleet.advance(40)
-            found.append(digest(fleet.snapshot()))
-    assert found[0] == found[1]
+    assert_same_bits_over_ray(job_on(folder), 1, 4)
 
 
 def test_a_run_goes_on_from_a_checkpoint_and_no_other_balance(folder: Path, tmp_path: Path) -> None:
     whole = st.train(job_on(folder, tmp_path / "whole"), inline=True, quiet=True)
 
     shorter = st.Epochs(max_passes=2, reshuffle="examples")
-    ended = st.train(job_on(folder, tmp_path, mode=shorter), inline=True, quiet=True)
-    (Path(ended.folder) / "result.json").unlink()  # as if it had been stopped before it wrote that
+    train_as_if_stopped(job_on(folder, tmp_path, mode=shorter))
     with pytest.raises(ConfigError, match=r"--resume, data.balance: expected label, as the run began, found None"):
         st.train(job_on(folder, tmp_path, data={"balance": None}), inline=True, quiet=True, resume=True)
     result = st.train(job_on(folder, tmp_path), inline=True, quiet=True, resume=True)
@@ -141,6 +115,27 @@ def test_rare_classes_err_less_with_it(folder: Path, tmp_path: Path) -> None:
         rare = arrays["label"] >= RARE
         errors.append(float((said != arrays["label"])[rare].mean()))
     assert errors[1] < errors[0]
+
+
+def test_by_weights_examples_come_as_often_as_they_weigh(folder: Path, tmp_path: Path) -> None:
+    job = job_on(folder, tmp_path, data={"balance": st.Balanced(weights="weight"), "augment": noisy})
+    assert_same_bits_from_a_checkpoint(job)
+    plans = plan(job)
+    weights = np.concatenate([plans.reader("train").read(0, plans.order.examples)["label"] >= RARE]) * 3.5 + 0.5
+    assert isinstance(plans.parts, Weights)
+    assert np.allclose(plans.parts.expected, weights / weights.mean())
+    numbers = [
+        select_minibatch(plans.order, plans.pass_orders, plans.order.position(step)).each()
+        for step in range(plans.total_steps)
+    ]
+    came = np.bincount(np.concatenate(numbers), minlength=plans.order.examples)
+    assert came.sum() == 3 * plans.order.examples and np.abs(came - 3 * plans.parts.expected).max() < 3
+    result = st.train(dataclasses.replace(job, max_steps=4), inline=True, quiet=True)
+    assert result.chosen.empirical.loss.count <= len(np.unique(np.concatenate(numbers[:4]))) < 4 * 48
+    tags = card_of(plans, "d").tags
+    assert tags["risk.minimized"].startswith("examples weighted by weight, each 0.")
+    assert tags["risk.minimized"].endswith(" times a pass; risks and gap are of the examples as they are")
+    assert tags["progressive.estimates"].endswith("not as it is evaluated: weighted examples, augmentation")
 
 
 def test_tags_say_what_is_minimized(folder: Path) -> None:

@@ -3,13 +3,12 @@
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 import streamtrain as st
@@ -18,10 +17,20 @@ from streamtrain.order import select_minibatch
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.description import card_of
 from streamtrain.prepare.plan import Plan, plan
-from streamtrain.run.fleet.actors.ray_fleet import RayFleet
+from streamtrain.run.outcome.report import table
+from streamtrain.run.outcome.result import Evaluation
 from streamtrain.shards import read_manifest
+from streamtrain.stream.examples.augmenting import Augmentation
+from streamtrain.stream.loops.batches import Batches
+from streamtrain.values import Position
 from tests.support.datasets import digits
-from tests.support.fleet import PlainFleet
+from tests.support.fleet import Notebook, run
+from tests.support.same_run import (
+    assert_same_bits_from_a_checkpoint,
+    assert_same_bits_over_ray,
+    noisy,
+    train_as_if_stopped,
+)
 from tests.support.small_job import digest, model, scaled
 
 SHARES = {"a": 0.7, "b": 0.25, "c": 0.05}
@@ -56,10 +65,6 @@ def job_on(folder: Path, runs: Path | None = None, shares: dict[str, float] = SH
     )
 
 
-def noisy(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    return {**example, "image": example["image"] ^ rng.integers(0, 8, example["image"].shape, np.uint8)}
-
-
 def parts_read(plans: Plan, step: int) -> tuple[list[int], np.ndarray[Any, Any]]:
     """Of which part each example of a minibatch is, and its image."""
     chosen = select_minibatch(plans.order, plans.pass_orders, plans.order.position(step))
@@ -81,43 +86,17 @@ def test_each_data_set_has_its_share_of_all_first_minibatches_and_gives_its_own_
 
 
 def test_the_same_bits_from_a_checkpoint_in_one_process(folder: Path) -> None:
-    job = job_on(folder, data={"augment": noisy})
-    with PlainFleet(plan(job)) as fleet:
-        fleet.advance(60)
-        expected = digest(fleet.snapshot())
-    with PlainFleet(plan(job)) as fleet:
-        fleet.advance(31)
-        kept = fleet.save(), 31
-    with PlainFleet(plan(dataclasses.replace(job, workers=4))) as fleet:
-        fleet.restart(kept)
-        fleet.advance(60)
-        assert digest(fleet.snapshot()) == expected
-
-
-@pytest.fixture
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    assert_same_bits_from_a_checkpoint(job_on(folder, data={"augment": noisy}))
 
 
 def test_the_same_bits_over_ray(folder: Path, local_ray: None) -> None:
-    job = job_on(folder)
-    found = []
-    for workers in (1, 3):
-        with RayFleet(plan(dataclasses.replace(job, workers=workers))) as fleet:
-            fleet.advance(40)
-            found.append(digest(fleet.snapshot()))
-    with PlainFleet(plan(job)) as plain:
-        plain.advance(40)
-        assert found == [digest(plain.snapshot())] * 2
+    assert_same_bits_over_ray(job_on(folder), 1, 3)
 
 
 def test_a_run_goes_on_where_the_data_sets_lie_now_and_with_no_other_shares(folder: Path, tmp_path: Path) -> None:
     whole = st.train(job_on(folder, tmp_path / "whole"), inline=True, quiet=True)
     shorter = st.Epochs(max_passes=2, reshuffle="examples")
-    ended = st.train(job_on(folder, tmp_path, mode=shorter), inline=True, quiet=True)
-    (Path(ended.folder) / "result.json").unlink()  # as if it had been stopped before it wrote that
+    train_as_if_stopped(job_on(folder, tmp_path, mode=shorter))
     other = job_on(folder, tmp_path, {"a": 0.6, "b": 0.35, "c": 0.05})
     expected = "--resume, data.url, shares: expected 0.7, 0.25, 0.05, as the run began, found 0.6, 0.35, 0.05"
     with pytest.raises(ConfigError, match=expected):
@@ -129,6 +108,56 @@ def test_a_run_goes_on_where_the_data_sets_lie_now_and_with_no_other_shares(fold
     result = st.train(job_on(tmp_path / "moved", tmp_path), inline=True, quiet=True, resume=True)
     assert digest(result.parameters) == digest(whole.parameters)
     assert result.chosen.gap_of_loss == whole.chosen.gap_of_loss
+
+
+@pytest.mark.parametrize("reshuffle", ["stored", "examples"])
+def test_loops_take_the_minibatches_of_a_run_and_go_on_from_anywhere(folder: Path, reshuffle: Any) -> None:
+    mixture = st.Mixture({str(folder / name): share for name, share in SHARES.items()})
+    plans = plan(job_on(folder, mode=st.Epochs(max_passes=2, reshuffle=reshuffle), seed=5))
+
+    def batches(lane: int | None = None, streamers: int = 0) -> Batches:
+        opened = st.open(mixture, augment=noisy, streamers=streamers)
+        return opened.batches(48, lanes=4, lane=lane, reshuffle=reshuffle, seed=5)
+
+    straight = batches()
+    expected = [[batch["image"] for batch in straight] for _ in range(2)]
+    reader = plans.reader("train")
+    for step, image in enumerate([*expected[0], *expected[1]]):
+        chosen = select_minibatch(plans.order, plans.pass_orders, plans.order.position(step))
+        assert np.array_equal(image, reader.select(chosen, Augmentation(noisy, 5))["image"])
+    streamed = batches(streamers=2)
+    assert all(
+        torch.equal(one, other["image"]) for images in expected for one, other in zip(images, streamed, strict=True)
+    )
+    halted = batches(lane=2)
+    head = [batch["image"] for batch in islice(halted, 9)]
+    rest = batches()
+    rest.load_state_dict(halted.state_dict())
+    assert all(map(torch.equal, head, (image[24:36] for image in expected[0])))
+    assert all(map(torch.equal, (batch["image"] for batch in rest), expected[0][9:]))
+    rest.seek(Position(1, 4))
+    assert torch.equal(next(iter(rest))["image"], expected[1][4])
+    other = st.open(st.Mixture({str(folder / "a"): 0.6, str(folder / "b"): 0.35, str(folder / "c"): 0.05})).batches(48)
+    with pytest.raises(ConfigError, match="state, data: expected '.*/train/12,7,1', found '.*/train/14,5,1'; load it"):
+        other.load_state_dict(rest.state_dict())
+
+
+def test_opened_examples_are_numbered_part_after_part_and_need_no_other_split(folder: Path, tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "only.npz", image=np.full((20, 8, 8), 9, np.uint8), label=np.arange(20) % 10, more=np.arange(20)
+    )
+    pack(str(tmp_path / "only.npz"), tmp_path / "only", PackOptions((1, 0, 0), seed=1))
+    opened = st.open(st.Mixture({str(tmp_path / "only"): 0.5, str(folder / "b"): 0.5}))
+    assert len(opened) == 20 + len(st.open(folder / "b")) and sorted(opened[0]) == ["image", "label"]
+    assert (opened[:20]["image"] == 9).all() and np.array_equal(opened[20]["image"], st.open(folder / "b")[0]["image"])
+    assert len([*opened.samples()]) == len(opened)
+    first = next(iter(opened.batches(20)))["image"]
+    assert sum(bool((image == 9).all()) for image in first) == 10
+    with pytest.raises(ConfigError, match=r"^st.Mixture: expected examples in the validation split of .*/only, found "):
+        st.open(st.Mixture({str(tmp_path / "only"): 0.5, str(folder / "b"): 0.5}), "validation")
+    for chosen in ({"reshuffle": "shards"}, {"by_length": "label"}):
+        with pytest.raises(ConfigError, match="^batches, (reshuffle|by_length): expected .* of a mixture, found "):
+            opened.batches(8, **chosen)  # type: ignore[arg-type]
 
 
 def test_risks_have_the_shares_of_the_mixture(folder: Path, tmp_path: Path) -> None:
@@ -156,6 +185,48 @@ def test_risks_have_the_shares_of_the_mixture(folder: Path, tmp_path: Path) -> N
     assert empirical.count == len(set(used.tolist())) == 96
     assert empirical.mean == pytest.approx(loss_on(plans.reader("train").take(used)), rel=1e-6)
     assert empirical.standard_error == 0.0, "all that were used were looked at"
+
+
+def test_risks_and_gaps_of_each_part_are_those_on_its_own_examples(folder: Path, tmp_path: Path) -> None:
+    """Of few updates, so that all examples that they took are looked at."""
+    notebook = Notebook()
+    job = job_on(folder, tmp_path, {"a": 0.6, "b": 0.4}, mode=st.Online(max_examples=96))
+    result, fleet = run(job, tmp_path, notebook)
+    network = model().eval()
+    network.load_state_dict(result.parameters)
+
+    def loss_on(arrays: dict[str, Any]) -> float:
+        with torch.no_grad():
+            output = network(torch.from_numpy(arrays["image"]).float() / 255)
+        return float(torch.nn.functional.cross_entropy(output, torch.from_numpy(arrays["label"])))
+
+    plans = fleet.plans
+    chosen = [select_minibatch(plans.order, plans.pass_orders, plans.order.position(step)) for step in (0, 1)]
+    used = np.sort(np.concatenate([each.each() for each in chosen]))
+    of_a = int(np.searchsorted(used, len(st.open(folder / "a"))))
+    parts = result.chosen.of_parts
+    assert [part.name for part in parts] == ["a", "b"]
+    for part, numbers in zip(parts, np.split(used, [of_a]), strict=True):
+        assert part.empirical.loss.mean == pytest.approx(loss_on(plans.reader("train").take(numbers)), rel=1e-6)
+        assert part.empirical.loss.count == len(numbers) and part.empirical.loss.standard_error == 0.0
+        assert part.gap_of_loss.standard_error == part.generalization.loss.standard_error > 0
+        readings = dict(notebook.named(f"parts/{part.name}/generalization_risk/loss"))
+        assert readings == {1: part.generalization.loss.mean}
+        assert dict(notebook.named(f"parts/{part.name}/Gap/error")) == {1: part.gap_of_error.value}
+    held_out = [part.generalization.loss for part in parts]
+    assert sum(each.count for each in held_out) == result.chosen.generalization.loss.count
+    means = sum(each.mean * each.count for each in held_out) / sum(each.count for each in held_out)
+    assert means == pytest.approx(result.chosen.generalization.loss.mean)
+    fewer = held_out[1]
+    arrays = st.open(folder / "b", "validation")[:]
+    assert fewer.count <= len(arrays["label"]) and (
+        fewer.count < len(arrays["label"]) or fewer.mean == pytest.approx(loss_on(arrays), rel=1e-6)
+    )
+    summary = result.summary()
+    assert summary["risks_of_parts"]["b"]["generalization_risk"]["loss"] == fewer.mean
+    assert summary["evaluations"][-1]["risks_of_parts"].keys() == {"a", "b"}
+    assert "loss, gaps of parts" in table({"run": result}) and "; b " in table({"run": result})
+    assert Evaluation.from_json(result.chosen.to_json()) == result.chosen
 
 
 def test_a_part_with_few_held_out_examples_bounds_those_of_the_others(folder: Path, tmp_path: Path) -> None:

@@ -220,6 +220,7 @@ FLAGS = [
     "--clip.value",
     "--compile",
     "--data.balance",
+    "--data.by-length",
     "--data.cache",
     "--data.cache-bytes",
     "--data.decode-threads",

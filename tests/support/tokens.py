@@ -67,12 +67,12 @@ def pack_sequences(folder: Path, examples: int) -> Path:
     return folder / "tokens"
 
 
-def pack_ragged(folder: Path, examples: int, options: st.PackOptions | None = None) -> Path:
+def pack_ragged(folder: Path, examples: int, options: st.PackOptions | None = None, shortest: int = 0) -> Path:
     """The same sequences, each as long as it is."""
     import pyarrow as pa
     import pyarrow.parquet
 
-    lengths = np.random.default_rng(5).integers(0, LONGEST + 1, examples).tolist()
+    lengths = np.random.default_rng(5).integers(shortest, LONGEST + 1, examples).tolist()
     folder.mkdir(parents=True)
     found = sequences(lengths)
     columns = {

@@ -1,4 +1,4 @@
-"""Digits of which classes 8 and 9 are rare: what `st.Balanced` is for."""
+"""Digits of which classes 8 and 9 are rare, and weigh more: what `st.Balanced` is for."""
 
 from pathlib import Path
 
@@ -16,6 +16,7 @@ def pack_uneven(folder: Path, *, blocks: bool = True) -> Path:
     images, labels = digits()
     kept = np.flatnonzero((labels < RARE) | (np.arange(len(labels)) % 5 == 0))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(folder.parent / "uneven.npz", image=images[kept], label=labels[kept])
+    weights = np.where(labels[kept] < RARE, 0.5, 4.0)
+    np.savez(folder.parent / "uneven.npz", image=images[kept], label=labels[kept], weight=weights)
     pack(str(folder.parent / "uneven.npz"), folder, PackOptions(seed=3, shard_examples=500, blocks=blocks))
     return folder

@@ -59,8 +59,12 @@ class Data:
     image_background: tuple[int, int, int] = (255, 255, 255)
     """Red, green and blue of what alpha is laid on where image_mode is grey or rgb."""
     balance: Balanced | None = None
-    """Classes with equal shares of every minibatch in training: st.Balanced("label"). It changes the risk that is
-    minimized; risks and their gap are measured on the examples as they are."""
+    """Classes with equal shares of every minibatch in training: st.Balanced("label"); or examples as often as their
+    weights say: st.Balanced(weights="weight"). It changes the risk that is minimized; risks and their gap are measured
+    on the examples as they are."""
+    by_length: str | None = None
+    """Minibatches of neighbours in length, by this field: arrays of different lengths, texts, or whole numbers. Among
+    the examples of 100 minibatches each; these come in a random order, and a pass has each example once."""
     decode_threads: MayChange[int] = 1
     """Threads that decode in each of the processes that read ahead of a worker."""
     streamers: MayChange[int] = 1
@@ -98,6 +102,9 @@ class Data:
         balanced = self.balance is None or isinstance(self.balance, Balanced)
         do = 'declare it, e.g. st.Balanced("label"), or leave it out'
         require(balanced, "data.balance", "st.Balanced(…)", self.balance, do)
+        named = self.by_length is None or (isinstance(self.by_length, str) and bool(self.by_length))
+        do = 'name one, e.g. by_length="tokens", or leave it out'
+        require(named, "data.by_length", "the name of a field", self.by_length, do)
         require_declared(self, "data.")  # after what can be said better
         require_count("data.decode_threads", self.decode_threads)
         require_count("data.streamers", self.streamers)

@@ -17,6 +17,11 @@ class Pad(OneSetting):
 
     The padded length is that of the longest example of those that are collated together, a lane's part of a minibatch,
     rounded up to ``multiple_of``: a function of these examples alone, whoever reads them.
+
+    Several short sequences are not laid into one row. A row would then be no example, and a batch is cut by its first
+    axis: into pieces of ``micro_batch``, by the trial, which holds that an example's loss is its own, for predictions
+    by key, and in the stream of a streamer. Its count, its loss and its standard error are of examples. ``by_length``
+    takes most of the padding away; `streamtrain pack --tokens` lays texts into full rows, which are the examples then.
     """
 
     field: str

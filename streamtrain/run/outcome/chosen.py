@@ -1,11 +1,15 @@
-"""What a run keeps, as points at its end: a table of runs sorts by them, whatever the last values of its curves are."""
+"""What a run keeps, as points at its end: a table of runs sorts by them, whatever the last values of its curves are.
+
+And the risks of a mixture's data sets, which are curves.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from streamtrain.job import Job
+from streamtrain.measure.gap import PartRisks
 from streamtrain.measure.run_curves import gap_readings, risk_readings
 from streamtrain.model.objective import metrics_of
 from streamtrain.run.outcome.result import Evaluation
@@ -39,6 +43,17 @@ def chosen_readings(chosen: Evaluation, test: Risk | None, job: Job) -> list[Rea
         *([] if test is None else risk_readings("stop/test", _without(built_in, test), at, now)),
         *(Reading(f"stop/best_{name}", value, at, now) for name, value in place.items()),
     ]
+
+
+def part_readings(parts: Sequence[PartRisks], step: int, now: float) -> list[Reading]:
+    """Both risks and their gap on each data set of a mixture, as ``parts/NAME/…``; after ``step`` updates."""
+    readings: list[Reading] = []
+    for part in parts:
+        prefix = f"parts/{part.name}"
+        readings += risk_readings(f"{prefix}/empirical_risk", part.empirical, step - 1, now)
+        readings += risk_readings(f"{prefix}/generalization_risk", part.generalization, step - 1, now)
+        readings += gap_readings(f"{prefix}/Gap", part.empirical, part.generalization, step - 1, now)
+    return readings
 
 
 def _without(names: Collection[str], risk: Risk) -> Risk:

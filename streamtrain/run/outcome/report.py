@@ -34,6 +34,9 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "loss, training": lambda r: mean_with_error(r.chosen.empirical.loss),
     "loss, held out": lambda r: mean_with_error(r.chosen.generalization.loss),
     "loss, gap": lambda r: gap_with_error(r.chosen.gap_of_loss),
+    "loss, gaps of parts": lambda r: "; ".join(
+        f"{part.name} {gap_with_error(part.gap_of_loss)}" for part in r.chosen.of_parts
+    ),
     "loss, gap on test": lambda r: "" if r.gap_on_test is None else gap_with_error(r.gap_on_test),
     "loss, progressive": lambda r: _progressive(r),
     "error, training": lambda r: mean_with_error(r.chosen.empirical.error, r.error_unit),

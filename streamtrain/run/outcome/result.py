@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from streamtrain.measure.diagnostics.noise_scale import Noise
-from streamtrain.measure.gap import Gap, Parts, gap
+from streamtrain.measure.gap import Gap, PartRisks, Parts, gap
 from streamtrain.measure.risk import STANDARD_ERRORS
 from streamtrain.measure.verdict import Verdict, verdict
 from streamtrain.stored import Stored
@@ -39,6 +39,7 @@ class Evaluation(Stored):
         held_out: the generalization risk part by part, to be paired with a measurement on the same examples.
         others: risks on the held-out sets that `Evaluate.splits` names beside the validation split, by name.
         noise: of the gradients of the last steps before, so that |G| is known without it; with two lanes or more.
+        of_parts: both risks on each data set of a mixture by itself, in its order; not of one without examples.
     """
 
     step: int
@@ -50,6 +51,7 @@ class Evaluation(Stored):
     held_out: Parts | None = None
     noise: Noise | None = None
     others: dict[str, Risk] = field(default_factory=dict)
+    of_parts: tuple[PartRisks, ...] = ()
 
     def __repr__(self) -> str:
         from streamtrain.run.outcome.notebook import evaluation_in_one_line
@@ -194,6 +196,7 @@ class Result:
                 "error": at.gap_of_error.value,
                 "error_standard_error": known(at.gap_of_error.standard_error),
             },
+            "risks_of_parts": _risks_of_parts(at.of_parts),
             "error_unit": self.error_unit,
             "progressive_risk": figures(self.progressive),
             "progressive_risk_last_window": figures(at.progressive),
@@ -217,6 +220,7 @@ class Result:
                     "generalization_risk": figures(point.generalization),
                     "other_risks": {name: figures(risk) for name, risk in point.others.items()},
                     "progressive_risk": figures(point.progressive),
+                    "risks_of_parts": _risks_of_parts(point.of_parts),
                     "generalization_risk_parts": None if point.held_out is None else dataclasses.asdict(point.held_out),
                 }
                 for point in self.evaluations
@@ -228,6 +232,14 @@ def _gap(between: Gap | None) -> dict[str, float | None] | None:
     if between is None:
         return None
     return {"value": between.value, "standard_error": known(between.standard_error)}
+
+
+def _risks_of_parts(parts: Sequence[PartRisks]) -> dict[str, dict[str, Any]]:
+    """Both risks by the data sets of a mixture."""
+    return {
+        part.name: {"empirical_risk": figures(part.empirical), "generalization_risk": figures(part.generalization)}
+        for part in parts
+    }
 
 
 def _gradient(noise: Noise | None) -> dict[str, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -10,7 +11,7 @@ import numpy as np
 
 from streamtrain.job import functions_in
 from streamtrain.measure.diagnostics.noise_scale import Noise
-from streamtrain.measure.gap import Parts
+from streamtrain.measure.gap import PartRisks, Parts
 from streamtrain.measure.risk import pooled
 from streamtrain.measure.run_curves import risk_readings
 from streamtrain.model.objective import CLASSES, ByClass, Computed, Table, WholeSet
@@ -33,11 +34,23 @@ def slices_of(
     Args:
         grouped: only slices of a whole loss's examples.
     """
+    return [*itertools.chain(*slices_by_part(plan, split, ranges, wanted, seed, grouped=grouped))]
+
+
+def slices_by_part(
+    plan: Plan, split: str, ranges: Sequence[Lane], wanted: int, seed: int, *, grouped: bool = False
+) -> list[Sequence[tuple[int, int]]]:
+    """The same by the data sets of a mixture; one list where there is one."""
     return [
-        each
+        evaluation_slices(own, count, evaluation_slice(count, plan.job.loss_group), seed, whole=grouped)
         for own, count in plan.by_share(split, ranges, wanted)
-        for each in evaluation_slices(own, count, evaluation_slice(count, plan.job.loss_group), seed, whole=grouped)
     ]
+
+
+def _by_part(risks: Sequence[Risk], slices: Sequence[Sequence[object]]) -> list[list[Risk]]:
+    """Risks of slices, part after part, as those of each part."""
+    left = iter(risks)
+    return [[*itertools.islice(left, len(each))] for each in slices]
 
 
 def _population(plan: Plan, ranges: Sequence[Lane], wanted: int) -> int:
@@ -113,7 +126,8 @@ class Evaluator:
         drawn = lane_seed(plan.job.seed, progress.step, 0)
         slices = slices_of(plan, "train", used, wanted, drawn, grouped=plan.job.loss_group is not None)
         population = _population(plan, used, wanted)
-        empirical = self._pooled(plan, self._fleet.evaluate("train", slices), "train").out_of(population)
+        training = self._fleet.evaluate("train", slices)
+        empirical = self._pooled(plan, training, "train").out_of(population)
         measures = progress.measures
         return Evaluation(
             step=progress.step,
@@ -125,6 +139,26 @@ class Evaluator:
             held_out=Parts.of(parts, functions_in(plan.job.metrics)),
             noise=noise,
             others={name: self._pooled(plan, self._held_out(plan, name)[0], name) for name in plan.others},
+            of_parts=self._part_risks(plan, used, drawn, training, parts) if plan.sources else (),
+        )
+
+    def _part_risks(
+        self, plan: Plan, used: Sequence[Lane], drawn: int, training: Sequence[Risk], held_out: Sequence[Risk]
+    ) -> tuple[PartRisks, ...]:
+        """Both risks on each data set of a mixture, out of the slices that `measure` looks at.
+
+        Args:
+            used, drawn: as in `measure`. training, held_out: slice by slice, of both.
+        """
+        there = [Lane(0, 0, plan.manifest.splits["validation"].examples)]
+        wanted = plan.held_out()
+        of_training = _by_part(training, slices_by_part(plan, "train", used, wanted, drawn))
+        of_held_out = _by_part(held_out, slices_by_part(plan, "validation", there, wanted, plan.job.seed))
+        sizes = (sum(each.stop - each.start for each in own) for own, _ in plan.by_share("train", used, wanted))
+        return tuple(
+            PartRisks(name, self._pooled(plan, mine, "train").out_of(size), self._pooled(plan, its, "validation"))
+            for name, mine, its, size in zip(plan.part_names, of_training, of_held_out, sizes, strict=True)
+            if mine and its  # of a small share there may be none yet
         )
 
     def measure_all(self, plan: Plan, split: str) -> Risk | None:

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Collate
-from streamtrain.order import Order, Reshuffle, passes_of, select_minibatch
+from streamtrain.order import LengthPasses, Order, PartPasses, Passes, Reshuffle, passes_of, select_minibatch
 from streamtrain.stream.ahead.copies import Copies
 from streamtrain.stream.ahead.streamed_batches import StreamedBatches, StreamersWork
 from streamtrain.stream.ahead.thread import made_ahead
@@ -43,6 +43,7 @@ class Choice:
     seed: int
     drop_last: bool
     collate: Collate | None
+    by_length: str | None = None
 
     @cached_property  # asked for at every minibatch
     def steps(self) -> int:
@@ -70,8 +71,7 @@ class Batches(BatchDataset):
         self._own_reader = own if choice.collate is None else own.collating(choice.collate)
         self._device = device
         self._ahead = ahead
-        order = choice.order
-        self._passes = passes_of(choice.reshuffle, order.examples, examples.shards, choice.seed)
+        self._passes = _passes(examples, choice)
         augment = examples.preparing.augment
         self._augmentation = None if augment is None else Augmentation(augment, choice.seed)
         self._streamed = StreamedBatches(examples.preparing.streamers) if examples.preparing.streamers else None
@@ -140,6 +140,7 @@ class Batches(BatchDataset):
             "reshuffle": choice.reshuffle,
             "seed": choice.seed,
             "drop_last": choice.drop_last,
+            "by_length": choice.by_length,
         }
 
     def _made(self, first: Position) -> Iterator[tuple[int, Batch]]:
@@ -167,7 +168,8 @@ class Batches(BatchDataset):
     def _expected(self) -> list[tuple[int, int]]:
         """The runs that are read, where these are not all."""
         choice = self._choice
-        part = choice.lane is not None and choice.reshuffle == "stored"
+        in_order = choice.reshuffle == "stored" and choice.by_length is None and self._examples.parts is None
+        part = choice.lane is not None and in_order
         return choice.order.left(range(choice.lane or 0, (choice.lane or 0) + 1), 0) if part else []
 
     @property
@@ -194,6 +196,17 @@ class Batches(BatchDataset):
             stop = min(start + choice.order.batch_size, choice.order.used)
             return self._passes.stored(pass_index, start, stop)
         return select_minibatch(choice.order, self._passes, Position(pass_index, step), choice.lane)
+
+
+def _passes(examples: Examples, choice: Choice) -> Passes:
+    """The order of each pass."""
+    order = choice.order
+    if examples.parts is not None:
+        return PartPasses(examples.parts, order.examples, order.used, order.lanes, choice.reshuffle, choice.seed)
+    passes = passes_of(choice.reshuffle, order.examples, examples.shards, choice.seed)
+    if choice.by_length is None:
+        return passes
+    return LengthPasses(passes, examples.lengths(choice.by_length), order.ranges, order.batch_size, choice.seed)
 
 
 def _tensors(arrays: Arrays) -> Batch:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from streamtrain.checks import require_count
+from streamtrain.checks import require, require_count
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.images.kinds import WHITE, Color, Mode
 from streamtrain.job import CACHE_BYTES, Collate, Mixture
 from streamtrain.job.data import check_collate
-from streamtrain.order import Order, Reshuffle
+from streamtrain.order import Order, Parts, Reshuffle
 from streamtrain.shards import Manifest
 from streamtrain.stream.examples import Decoding, Map
 from streamtrain.stream.examples.augmenting import Augment
@@ -24,11 +26,14 @@ from streamtrain.stream.loops.own_reader import OwnReader, ReaderSource
 from streamtrain.stream.loops.webdataset_samples import Samples
 from streamtrain.stream.opening import open_dataset
 from streamtrain.stream.reader import Reader
+from streamtrain.stream.whole.column import field_of
+from streamtrain.stream.whole.lengths import lengths_of
+from streamtrain.stream.whole.mixed import joined_manifest, open_sources, parts_of
 from streamtrain.values import Arrays
 
 
 def open(  # noqa: A001  # `st.open` says what it does
-    url: str | Path,
+    url: str | Path | Mixture,
     split: str = "train",
     *,
     fields: Sequence[str] | None = None,
@@ -44,11 +49,12 @@ def open(  # noqa: A001  # `st.open` says what it does
     cache: str | Path | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> Examples:
-    """One split of a data set that `pack` made, or of a folder with ``train/*.tar`` and so on.
+    """One split of a data set that `pack` made, or of a folder with ``train/*.tar`` and so on; or of a mixture.
 
     Args:
-        url: the data set's folder, or a URL of it.
-        fields: those to read; all by default.
+        url: the data set's folder, or a URL of it; or ``st.Mixture({"data/a": 0.7, "data/b": 0.3})``, whose minibatches
+            have these shares, and whose examples are numbered part after part.
+        fields: those to read; all by default, of a mixture those that are alike in all of its data sets.
         map: function from one decoded example to a dict of arrays or numbers of one form.
         augment: function (example, rng) -> example, after ``map``, for `Examples.batches` only; ``rng`` is a
             `numpy.random.Generator` of (seed, pass, the example's number), and the global generators are set with it.
@@ -65,18 +71,19 @@ def open(  # noqa: A001  # `st.open` says what it does
     Raises:
         ConfigError, DataError: no such data set, split or field.
     """
-    if isinstance(url, Mixture):
-        do = "open each of its data sets; st.train reads them together"
-        raise ConfigError(complaint("st.open", expected="a folder or URL", found="st.Mixture", do=do))
-    manifest = open_dataset(str(url))
+    sources = open_sources(url, (split,)) if isinstance(url, Mixture) else ()
+    manifest = joined_manifest(sources, fields or ()) if sources else open_dataset(str(url))
     names = tuple(fields) if fields is not None else tuple(field.name for field in manifest.fields)
     decoding = Decoding(map, image_size, decode_threads, on_bad_example, image_mode, image_background)
-    source = ReaderSource(str(url), manifest, split, names, decoding, verify, cache_folder(cache), cache_bytes)
+    source = ReaderSource(str(url), manifest, split, names, decoding, verify, cache_folder(cache), cache_bytes, sources)
     own_reader = OwnReader(source)
     starts = manifest.splits[split].shards
     shards = [starts.start(index) for index in range(len(starts) + 1)]
     require_count("streamers", streamers, lowest=0)
-    return Examples(own_reader, f"{manifest.digest}/{split}", shards, manifest, Preparing(augment, streamers))
+    parts = parts_of(url, sources, split) if isinstance(url, Mixture) else None
+    shares = "" if parts is None else "/" + ",".join(str(weight) for weight in parts.weights)
+    identity = f"{manifest.digest}/{split}{shares}"
+    return Examples(own_reader, identity, shards, manifest, Preparing(augment, streamers), parts)
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,14 @@ class Examples:
         shards: Sequence[int],
         manifest: Manifest,
         preparing: Preparing,
+        parts: Parts | None = None,
     ) -> None:
         self.own_reader = own_reader
         self.identity = identity
         self.shards = shards
         self.manifest = manifest
         self.preparing = preparing
+        self.parts = parts
 
     @property
     def reader(self) -> Reader:
@@ -147,6 +156,7 @@ class Examples:
         seed: int = 0,
         drop_last: bool = False,
         collate: Collate | None = None,
+        by_length: str | None = None,
         device: str | torch.device | None = None,
         ahead: int = 0,
     ) -> Batches:
@@ -160,6 +170,8 @@ class Examples:
             drop_last: leave the short last minibatch of a pass out.
             collate: how examples of different shapes become a batch: ``st.Pad("tokens")``, several in a tuple, or a
                 function from a list of examples to a dict of arrays, first axis the example.
+            by_length: minibatches of neighbours in length, by this stored field, which is read whole: arrays of
+                different lengths, texts, or whole numbers; a pass has each example once all the same.
             device: where the tensors go; to a GPU through pinned memory and on a stream of its own.
             ahead: minibatches read and copied ahead, by a thread. With an ``augment`` that takes ``streamers``: the
                 generators that it is given are the process's, and the loop may draw from them.
@@ -180,11 +192,25 @@ class Examples:
         if lane is not None and not 0 <= lane < lanes:
             raise ConfigError(complaint("lane", expected=f"0 to {lanes - 1}", found=str(lane), do="change it"))
         check_collate("batches, collate", collate)
-        chosen = Choice(order, lane, reshuffle, seed, drop_last, collate)
+        if self.parts is not None:
+            do = "leave it out, or open one data set"
+            require(reshuffle != "shards", "batches, reshuffle", "stored or examples of a mixture", reshuffle, do)
+            require(by_length is None, "batches, by_length", "none of a mixture", by_length, do)
+        chosen = Choice(order, lane, reshuffle, seed, drop_last, collate, by_length)
         if not chosen.steps:
             expected, do = "at least one full minibatch", "lower batch_size or set drop_last=False"
             raise ConfigError(complaint("batches", expected=expected, found=f"{len(self)} examples", do=do))
         return Batches(self, chosen, None if device is None else torch.device(device), ahead)
+
+    def lengths(self, name: str) -> NDArray[np.int64]:
+        """The length of every example, by a stored field; see `batches`, ``by_length``.
+
+        Raises:
+            ConfigError: no such field, or one without lengths.
+        """
+        setting = "batches, by_length"
+        field = field_of(setting, name, self.reader.place, self.manifest)
+        return lengths_of(setting, field, self.own_reader.of_field(name))
 
     def samples(self) -> Samples:
         """The examples as WebDataset's samples, for the front of a `webdataset.DataPipeline`."""

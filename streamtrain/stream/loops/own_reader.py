@@ -20,6 +20,7 @@ from streamtrain.shards import Manifest
 from streamtrain.stream.examples import Decoding
 from streamtrain.stream.opening import files_for_reading, shards_of
 from streamtrain.stream.reader import Reader
+from streamtrain.stream.whole.mixed import Source, mixed_files
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ReaderSource:
         fields: those to read.
         verify: check every shard's checksum when it is first opened.
         cache, cache_bytes: where the shards of a URL are kept, and the bound on that.
+        sources: a mixture's data sets, whose shares ``url`` then says in words, and ``manifest`` is of all of them.
     """
 
     url: str
@@ -41,6 +43,7 @@ class ReaderSource:
     verify: bool
     cache: Path
     cache_bytes: int
+    sources: tuple[Source, ...] = ()
 
     def reader(self) -> Reader:
         """A new one.
@@ -48,6 +51,9 @@ class ReaderSource:
         Raises:
             ConfigError: no such split or field; the cache has no room for two shards.
         """
+        if self.sources:
+            mixed = mixed_files(self.url, self.sources, verify=self.verify)
+            return Reader(mixed, self.manifest, self.split, self.fields, self.decoding)
         fetched = functools.partial(files_for_reading, self.url, self.manifest, self.cache, self.cache_bytes)
         files = shards_of(self.url, fetched, verify=self.verify)
         return Reader(files, self.manifest, self.split, self.fields, self.decoding)
@@ -73,6 +79,11 @@ class OwnReader:
         other._source = replace(self._source, decoding=replace(self._source.decoding, collate=collate))
         other._of_process = {os.getpid(): self().collating(collate)}
         return other
+
+    def of_field(self, name: str) -> Reader:
+        """A new reader of one field as it is stored."""
+        decoding = Decoding(on_bad_example=self._source.decoding.on_bad_example)
+        return replace(self._source, fields=(name,), decoding=decoding).reader()
 
     def __reduce__(self) -> tuple[type[OwnReader], tuple[ReaderSource]]:
         return OwnReader, (self._source,)

@@ -132,17 +132,12 @@ def test_shares_are_taken_exactly() -> None:
         ({"mode": st.Epochs(reshuffle="shards")}, "mode.reshuffle: expected stored or examples beside st.Mixture"),
         ({"mode": st.Online(follow=True)}, "mode.follow: expected off beside st.Mixture, found True"),
         ({"loss_over": "minibatch"}, "loss_over: expected examples beside st.Mixture, found 'minibatch'"),
-        ({"data": {"balance": st.Balanced("label")}}, "data.balance: expected none of a st.Mixture, found Balanced"),
+        ({"data": {"balance": st.Balanced("label")}}, "data.balance: expected none beside st.Mixture, found Balanced"),
     ],
 )
 def test_settings_that_do_not_go_with_it(settings: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(line)):
         job_on(Path("a"), Path("b"), **settings)
-
-
-def test_open_takes_one_data_set() -> None:
-    with pytest.raises(ConfigError, match=r"st.open: expected a folder or URL, found st.Mixture; open each"):
-        st.open(st.Mixture({"a": 1.0}))  # type: ignore[arg-type]
 
 
 def test_online_has_no_more_examples_than_come_once(folder: Path) -> None:

@@ -62,9 +62,14 @@ def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
     growing = st.BatchSize(20, most=40, follow="noise_scale", every=5)
     probed = dataclasses.replace(probed, batch_size=growing, clip=st.Clip(norm=0.1))
     run(dataclasses.replace(probed, data=dataclasses.replace(job.data, transform=unflattened)), tmp_path, notebook)
+    pack_digits(tmp_path / "again")
+    mixture = st.Mixture({str(tmp_path / "digits"): 0.5, str(tmp_path / "again"): 0.5})
+    mixed = dataclasses.replace(job.data, url=mixture)
+    run(dataclasses.replace(job, data=mixed, mode=st.Online(max_examples=400)), tmp_path, notebook)
     skipping = dataclasses.replace(job, mode=st.Online(), optimizer=st.SGD(), nonfinite="skip", error="zero_one")
     run(dataclasses.replace(skipping, loss=once_nan, aggregation=st.Stale(bound=1)), tmp_path, notebook)
     logged = {re.sub(r"^(layer_\w+)/.*", r"\1/NAME", reading.name) for reading in notebook.readings}
+    logged = {re.sub(r"^parts/(digits|again)/", "parts/NAME/", name) for name in logged}
     logged |= {
         "recovery/seconds",
         "recovery/count",
@@ -75,7 +80,7 @@ def test_the_table_of_names_is_what_both_modes_log(tmp_path: Path) -> None:
         name
         for name in documented()
         if re.match(
-            "(progressive|.*_risk|Gap|chosen|stop/t|gradient/inverse|gradient/risk_gradient_norm|stop/gradient_norm$|probe/(held|sub))",
+            "(progressive|.*_risk|Gap|parts|chosen|stop/t|gradient/inverse|gradient/risk_gradient_norm|stop/gradient_norm$|probe/(held|sub))",
             name,
         )
     }

@@ -6,6 +6,7 @@ What is refused here would be trained on as something else: a label that means o
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from streamtrain.order import Parts
 from streamtrain.shards import Field, Manifest, Split
 from streamtrain.shards.shard_list import ShardList
 from streamtrain.store import local_path, masked
+from streamtrain.stream.fetch.mixed_files import MixedFiles
 from streamtrain.stream.fetch.unpacked import data_folder
 from streamtrain.stream.opening import open_dataset
 
@@ -31,8 +33,11 @@ class Source(NamedTuple):
     manifest: Manifest
 
 
-def open_sources(mixture: Mixture) -> tuple[Source, ...]:
+def open_sources(mixture: Mixture, needed: Sequence[str] = NEEDED) -> tuple[Source, ...]:
     """All of a mixture's data sets.
+
+    Args:
+        needed: splits that have examples in each.
 
     Raises:
         ConfigError: one is behind a URL, or has no examples. DataError: it is not there, or damaged.
@@ -47,10 +52,10 @@ def open_sources(mixture: Mixture) -> tuple[Source, ...]:
                 complaint(f"st.Mixture, {place}", expected="a data set in a folder", found="a URL", do=do)
             )
         source = Source(place, folder, open_dataset(url))
-        for split in NEEDED:
+        for split in needed:
             if split not in source.manifest.splits or not source.manifest.splits[split].examples:
                 counts = ", ".join(f"{name} {s.examples:,}" for name, s in source.manifest.splits.items())
-                do = "pack it with a validation split, e.g. --splits 0.8 0.1 0.1, or leave it out"
+                do = f"pack it with a {split} split, e.g. --splits 0.8 0.1 0.1, or leave it out"
                 expected = f"examples in the {split} split of {place}"
                 raise ConfigError(complaint("st.Mixture", expected=expected, found=counts, do=do))
         found.append(source)
@@ -92,6 +97,17 @@ def joined_manifest(sources: Sequence[Source], names: Sequence[str]) -> Manifest
         segments=tuple(s for m in manifests for s in m.segments) if all(m.segments for m in manifests) else (),
         label=first.label if all(manifest.label == first.label for manifest in manifests) else None,
     )
+
+
+def names_of(sources: Sequence[Source]) -> tuple[str, ...]:
+    """A short name of each, fit for a curve's: its folder's, with its number where several have it."""
+    names = [re.sub(r"[^A-Za-z0-9_.-]", "_", Path(source.place).name) for source in sources]
+    return tuple(name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names, 1))
+
+
+def mixed_files(place: str, sources: Sequence[Source], *, verify: bool) -> MixedFiles:
+    """The shards of all; ``verify`` as in `MixedFiles`."""
+    return MixedFiles(place, [(source.folder, source.manifest) for source in sources], verify=verify)
 
 
 def parts_of(mixture: Mixture, sources: Sequence[Source], split: str) -> Parts:
