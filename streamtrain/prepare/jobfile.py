@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
+import functools
 import importlib.util
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -113,4 +116,17 @@ def _ship_by_value(module: ModuleType) -> None:
     import cloudpickle
 
     cloudpickle.register_pickle_by_value(module)
+    copyreg.pickle(functools._lru_cache_wrapper, _reduce_cached)
     LOADED[module.__name__] = module
+
+
+def _reduce_cached(function: Any) -> str | tuple[Callable[..., Any], tuple[Any, ...]]:
+    """How a function that keeps what it gave (`functools.cache`) is pickled: it names itself, which cloudpickle takes
+    for code that can be imported. One of a job file travels with its code, and an empty cache."""
+    if function.__module__ in LOADED:
+        return _cached, (function.__wrapped__, function.cache_parameters())
+    return str(function.__qualname__)
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
