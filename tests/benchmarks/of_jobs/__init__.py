@@ -1,0 +1,1 @@
+"""What `tests.benchmarks.jobs` compares, a file a subject: contenders by name, each returns its number of examples."""
