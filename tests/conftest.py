@@ -26,22 +26,34 @@ def numbers_as_usual() -> Iterator[None]:
         sys.modules["torch"].set_flush_denormal(False)
 
 
+SHARED = {"ray": False}
+"""Whether the Ray of this process is the one that files of tests share."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_ray_from_another_file() -> Iterator[None]:
     """Ray that `st.train` has started stays until its process ends; the next file of tests may start its own."""
     yield
-    if "ray" in sys.modules:
+    if "ray" in sys.modules and not SHARED["ray"]:
         sys.modules["ray"].shutdown()
 
 
-@pytest.fixture
-def local_ray() -> Iterator[None]:
-    """Room for 8 workers on this host."""
+@pytest.fixture(scope="module")
+def local_ray() -> None:
+    """Ray with room for 8 workers on this host. It stays for the next files: a start takes as long as many a test."""
     import ray
 
-    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    if not ray.is_initialized():
+        ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR")
+        SHARED["ray"] = True
+
+
+@pytest.fixture(scope="module")
+def without_shared_ray() -> None:
+    """For files whose Ray has settings of its own."""
+    if SHARED["ray"]:
+        sys.modules["ray"].shutdown()
+        SHARED["ray"] = False
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,10 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-import ray
 import torch
 
 import streamtrain as st
@@ -27,13 +25,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "digits"
     pack_digits(folder, examples=1500)
     return folder
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 def digest(parameters: dict[str, torch.Tensor]) -> str:

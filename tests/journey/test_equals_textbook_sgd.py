@@ -2,13 +2,11 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 import webdataset
 
@@ -24,12 +22,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[st.Job]:
+def job(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> st.Job:
     folder = tmp_path_factory.mktemp("data") / "digits"
     pack_digits(folder, wide=True)
     demo = st.load_job(ROOT / "jobs" / "mnist.py")
-    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
-    yield dataclasses.replace(
+    return dataclasses.replace(
         demo,
         data=dataclasses.replace(demo.data, url=str(folder)),
         optimizer=st.SGD(lr=0.05, momentum=0.9, weight_decay=1e-3),
@@ -38,7 +35,6 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[st.Job]:
         batch_size=64,
         lanes=LANES,
     )
-    ray.shutdown()
 
 
 def textbook(job: st.Job, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], int, int]:

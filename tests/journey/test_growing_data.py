@@ -3,12 +3,10 @@
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 import streamtrain as st
@@ -16,12 +14,7 @@ from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from streamtrain.run.watching import following
 from tests.support.datasets import pack_digits, save_digits
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def model() -> torch.nn.Module:

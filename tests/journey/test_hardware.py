@@ -36,7 +36,7 @@ SWITCHES = {
 
 
 @pytest.fixture(scope="module")
-def fault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def fault(without_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Ray, whose processes look for the fault at this place."""
     file = tmp_path_factory.mktemp("fault") / "fault"
     with pytest.MonkeyPatch.context() as patch:

@@ -2,13 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 import streamtrain as st
@@ -34,13 +32,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "odd.npz", image=np.zeros((40, 9, 9), np.uint8), label=np.arange(40) % 10)
     st.pack(str(folder / "odd.npz"), folder / "odd", st.PackOptions(splits=(0.5, 0.25, 0.25)))
     return folder
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 def job_of(data: Path, runs: Path, **settings: Any) -> st.Job:

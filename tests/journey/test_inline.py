@@ -7,11 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 
 import streamtrain as st
@@ -76,13 +74,6 @@ def written(folder: Path, data: Path, passes: int = 2, optimizer: str = "st.SGD(
 
 def digest(parameters: dict[str, torch.Tensor]) -> str:
     return hashlib.sha256(b"".join(parameters[name].numpy().tobytes() for name in sorted(parameters))).hexdigest()
-
-
-@pytest.fixture
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 def test_inline_gives_the_bits_of_two_workers_over_ray(tmp_path: Path, data: Path, local_ray: None) -> None:

@@ -27,7 +27,7 @@ from tests.support.small_job import digest, job_on, scaled
 
 
 @pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
+def own_ray(without_shared_ray: None) -> Iterator[None]:
     ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
     yield
     ray.shutdown()

@@ -1,13 +1,11 @@
 """What people minimize, against one plain process that has the whole global minibatch: inline, and over Ray."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 import streamtrain as st
@@ -38,13 +36,6 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def ragged(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(pack_ragged(tmp_path_factory.mktemp("data") / "r", EXAMPLES))
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 def read(job: st.Job, split: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -114,7 +114,7 @@ def test_all_readers_find_the_same_in_our_shards(reader: str, ours: list[Path], 
     assert READERS[reader](ours, tmp_path) == expected
 
 
-def test_ray_data_finds_the_same_in_our_shards(ours: list[Path]) -> None:
+def test_ray_data_finds_the_same_in_our_shards(ours: list[Path], without_shared_ray: None) -> None:
     import ray
 
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")

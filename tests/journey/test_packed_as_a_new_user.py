@@ -3,14 +3,12 @@
 import io
 import json
 import wave
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pytest
-import ray
 import torch
 from PIL import Image
 
@@ -19,14 +17,9 @@ from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import preflight
 from tests.support.command import streamtrain
 
+pytestmark = pytest.mark.usefixtures("local_ray")
+
 datasets.disable_progress_bars()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 def packed(folder: Path, source: str, *flags: str) -> dict[str, Any]:

@@ -4,13 +4,11 @@ import dataclasses
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 import webdataset
 from PIL import Image
@@ -27,12 +25,7 @@ from streamtrain.run.fleet.cluster.room import Bundle
 from tests.support.datasets import digits, pack_digits
 from tests.support.small_job import job_on, model
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def test_images_through_streamers_give_what_arrays_in_the_worker_give(tmp_path: Path) -> None:
