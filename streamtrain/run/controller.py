@@ -253,7 +253,7 @@ class Controller:
             self._progress.note_use(done, self._plan)
             now = time.time()
             curves = self._curves.stint(stint, self._plan.order, now)
-            self._tracker.log(curves + self._system.readings(until - 1, now))
+            self._tracker.log(curves + self._system.readings(until - 1, now, self._fleet.usage))
             with self._optional.writing(self._folder.skipped_lists):
                 self._loader.keep_list()
             self._show(stint)

@@ -15,7 +15,7 @@ from streamtrain.prepare.jobfile import load_job
 from tests.support.chaos import Chaos, digest
 from tests.support.datasets import pack_digits
 from tests.support.fleet import run
-from tests.support.ray_hosts import RayHosts, missing, ray_hosts
+from tests.support.ray_hosts import ADDRESSES, RayHosts, missing, ray_hosts
 
 LATEST = 120.0
 """Seconds within which each thing must happen on a busy machine."""
@@ -44,7 +44,7 @@ def test_promise_5_a_lost_host_costs_seconds_and_no_bit(tmp_path: Path) -> None:
     with ray_hosts() as hosts:
         hosts.start_ray(0)
         hosts.start_ray(1)
-        with driver(hosts, job) as process:
+        with driver(hosts, job, "--tracking.system-seconds", "0.5") as process:
 
             def wait_for(said: str, times: int = 1) -> None:
                 deadline = time.monotonic() + LATEST
@@ -67,6 +67,8 @@ def test_promise_5_a_lost_host_costs_seconds_and_no_bit(tmp_path: Path) -> None:
         hosts.end()  # what is left of the cluster
         with driver(hosts, job, "--resume", "--workers", "1", RAY_ADDRESS="") as process:
             assert process.wait(LATEST) == 0, (chaos.folder / "err.txt").read_text()
+    (journal,) = chaos.runs.glob("*/journal.jsonl")
+    assert f"system/{ADDRESSES[1]}/cpu_utilization_percentage" in journal.read_text(), "of each host with a worker"
     print(re.findall(r"going on.*", (chaos.folder / "err.txt").read_text()))
     (tmp_path / "quiet").mkdir()
     run(dataclasses.replace(load_job(job), workers=1), tmp_path / "quiet")

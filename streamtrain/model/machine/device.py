@@ -90,3 +90,18 @@ def choose_image_layout(job: Job) -> Callable[[torch.Tensor], torch.Tensor]:
 def make_callable(model: torch.nn.Module, job: Job) -> Callable[..., Any]:
     """What computes the model's output: itself, or compiled, with the same parameters."""
     return torch.compile(model) if job.compile else model
+
+
+def gpu_usage(device: str) -> dict[str, float]:
+    """What the device's memory and cores are used for now, under MLflow's names; nothing for a CPU.
+
+    The cores' part needs the package nvidia-ml-py.
+    """
+    if not device.startswith("cuda"):
+        return {}
+    index = torch.device(device).index or 0
+    free, total = torch.cuda.mem_get_info(index)
+    used = {"memory_usage_megabytes": (total - free) / 1e6, "memory_usage_percentage": 100 * (total - free) / total}
+    with contextlib.suppress(ModuleNotFoundError, RuntimeError):
+        used["utilization_percentage"] = float(torch.cuda.utilization(index))
+    return {f"gpu_{index}_{name}": value for name, value in used.items()}

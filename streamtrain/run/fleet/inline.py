@@ -20,6 +20,7 @@ from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.likeness import Likeness
 from streamtrain.run.fleet.processes.worker import Worker
+from streamtrain.track.system import HERE, Usage
 from streamtrain.values import Fingerprint, Loading, Recovery, Risk, Skip, StepTimes, Update
 
 if TYPE_CHECKING:
@@ -96,6 +97,10 @@ class InlineFleet:
         """Goes on with a data set that has grown, or with other batch sizes, from global ``step``."""
         self._plan = plan
         self.worker.extend(plan)
+
+    def usage(self) -> Usage:
+        """Of this process's GPU; whoever asks knows the host."""
+        return {HERE: self.worker.usage()}
 
     def loading(self) -> Loading:
         """What reading has cost so far."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.likeness import Likeness
+from streamtrain.track.system import Usage
 from streamtrain.values import Loading, Recovery, Risk, Skip, StepTimes, Update
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class Fleet(Protocol):
 
     def extend(self, plan: Plan, step: int) -> None:
         """Goes on with a data set that has grown, or with other batch sizes from here on, from global ``step``."""
+
+    def usage(self) -> Usage:
+        """What the workers' hosts and GPUs are used for now, by host; of one for each."""
 
     def loading(self) -> Loading:
         """What reading has cost all workers so far."""

@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from streamtrain.errors import StreamtrainError, TrainingError, WorkerLost, one_line
 from streamtrain.run.fleet.cluster.room import Bundle, Place
+from streamtrain.track.system import HERE, Usage
 
 ANSWER_SECONDS = 5.0
 """Within which a process answers that is not lost."""
@@ -46,6 +47,19 @@ def by_host(members: Sequence[Member], places: Mapping[int, Place]) -> tuple[lis
     nodes = list(dict.fromkeys(node[each.bundle.number] for each in members))
     ordered = sorted(members, key=lambda each: nodes.index(node[each.bundle.number]))
     return ordered, [node[each.bundle.number] for each in ordered]
+
+
+def usage_of(
+    members: Sequence[Member], places: Mapping[int, Place], gather: Callable[[Sequence[Any]], list[Any]]
+) -> Usage:
+    """What the hosts are used for, by address; `HERE` is the one that asks."""
+    here = ray.get_runtime_context().get_node_id()
+    asked: dict[str, Any] = {}
+    for each in members:
+        place = places.get(each.bundle.number)
+        if place is not None:
+            asked.setdefault(HERE if place.node == here else place.address, each.worker)
+    return dict(zip(asked, gather([worker.usage.remote() for worker in asked.values()]), strict=True))
 
 
 def offers(step: int, hosts: Sequence[Sequence[Member]], fresh: Sequence[Member]) -> list[Any]:

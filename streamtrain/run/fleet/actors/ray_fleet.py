@@ -22,9 +22,10 @@ from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.actors.auditing import accuse, audit, audited_steps
 from streamtrain.run.fleet.actors.fatal_example import find_fatal_example
 from streamtrain.run.fleet.actors.forming import Formation, admit
-from streamtrain.run.fleet.actors.members import Member, keep_living, kill
+from streamtrain.run.fleet.actors.members import Member, keep_living, kill, usage_of
 from streamtrain.run.fleet.actors.recruiting import Recruiter
 from streamtrain.run.fleet.likeness import Likeness
+from streamtrain.track.system import Usage
 from streamtrain.values import Fingerprint, Loading, Recovery, Risk, Skip, StepTimes, Update
 
 if TYPE_CHECKING:
@@ -164,6 +165,12 @@ class RayFleet:
 
         self._insist(extend)
         self._recruiter.call_others(self._members)
+
+    def usage(self) -> Usage:
+        """What the hosts and GPUs are used for now, told by one worker of each, by the host's address."""
+        return self._insist(
+            lambda: usage_of(self._members, self._recruiter.places(self._members), self._formation.gather)
+        )
 
     def loading(self) -> Loading:
         """What reading has cost all workers so far."""

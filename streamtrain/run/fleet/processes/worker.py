@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -27,7 +28,7 @@ from streamtrain.aggregate.saved import collect_tensors, restore
 from streamtrain.aggregate.state import State
 from streamtrain.job import BatchSize
 from streamtrain.model.gradient import build_model
-from streamtrain.model.machine.device import give_back_freed_memory, prepare_process
+from streamtrain.model.machine.device import give_back_freed_memory, gpu_usage, prepare_process
 from streamtrain.model.machine.fingerprint import take_fingerprint
 from streamtrain.model.whole_minibatch import WholeMinibatchGradient, make_gradient
 from streamtrain.order import lane_seed
@@ -39,6 +40,7 @@ from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.run.watching.trace import Made, traced
 from streamtrain.stream.ahead.copies import batches_of
 from streamtrain.stream.ahead.streamer import StreamHandle
+from streamtrain.track.system import HostUsage
 from streamtrain.values import Arrays, Fingerprint, Loading, Risk, Selection, Skip, StepTimes, Update
 
 MEASURED = 5
@@ -84,6 +86,7 @@ class Worker:
         )
         self._audit = Audit(self._gradient.layout)
         self._clock = Clock()
+        self._host = HostUsage(Path.cwd())
         self._trace: str | None = None
         self._last_updates: list[Update | Pending] = []
         self._moved = time.monotonic()
@@ -266,6 +269,10 @@ class Worker:
         if self._participant.writes_state:
             self._gradient.write(self._exchange.state, parameters)
         self._gradient.forget()
+
+    def usage(self) -> dict[str, float]:
+        """What this host, and this worker's GPU, are used for now, under MLflow's names."""
+        return self._host.take() | gpu_usage(self._plan.job.device)
 
     def loading(self) -> Loading:
         """What reading has cost this worker so far, and its streamers."""
