@@ -15,6 +15,7 @@ from tests.coverage import (
     progressive_errors,
     risks,
     small_samples,
+    until_enough,
     verdicts,
 )
 from tests.coverage.simulation import Row, Simulation, interval, rate, table
@@ -29,6 +30,7 @@ MODULES = {
     "directions": directions,
     "comparisons": comparisons,
     "passes' worth": passes_worth,
+    "until enough": until_enough,
 }
 FAST: dict[str, Simulation] = {name: module.fast for name, module in MODULES.items()}
 SLOW: dict[str, Simulation] = {
