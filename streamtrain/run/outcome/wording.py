@@ -71,34 +71,40 @@ def of_pass(passes: float) -> str:
 
 
 def in_two_sentences(result: Result) -> str:
-    """Whether a run generalizes, and what to try; the rule of its verdict stands in `streamtrain.measure.verdict`."""
-    at = result.chosen
-    gap = gap_with_error(at.gap_of_loss)
-    held_out = f"held-out examples have a loss of {mean_with_error(at.generalization.loss)}"
-    stopped = f"; those of pass {at.passes:.3g} are kept, before the rise" if result.mode == "epochs" else ""
+    """Whether a run generalizes at its end, what is kept, and what to try; the verdict is `measure.verdict`'s."""
+    end = result.evaluations[-1]  # which the verdict is of
+    gap = gap_with_error(end.gap_of_loss)
+    held_out = f"held-out examples have a loss of {mean_with_error(end.generalization.loss)}"
+    kept = "" if result.chosen.step == end.step else f"; kept are those of pass {_kept(result.chosen)}"
     says: dict[Verdict, tuple[str, str]] = {
         "not finite": (
             "It diverged: the last loss is no number.",
             "Try a smaller learning rate, a warm-up or `clip=st.Clip(norm=1.0)`.",
         ),
         "overfitting": (
-            f"It overfits: the held-out loss has risen while the training loss fell on, to a gap of {gap}{stopped}.",
+            f"It overfits: the held-out loss has risen while the training loss fell on, to a gap of {gap}{kept}.",
             "Try more data, augmentation, weight decay or dropout, or fewer passes.",
         ),
         "fitting": (
-            f"It generalizes with a gap: {held_out}, {gap} from that of training examples.",
+            f"It generalizes with a gap: {held_out}, {gap} from that of training examples{kept}.",
             "Try more data, or augmentation and weight decay: they lower the gap.",
         ),
         "underfitting": (
-            f"It generalizes, and learns on: {held_out}, no gap is seen ({gap}), and the training loss falls on.",
+            f"It generalizes, and learns on: {held_out}, no gap is seen ({gap}), and the training loss falls on{kept}.",
             "Try more passes, a larger model or another learning rate.",
         ),
         "no gap seen": (
-            f"It generalizes as far as is seen: {held_out}, and no clear gap ({gap}).",
+            f"It generalizes as far as is seen: {held_out}, and no clear gap ({gap}){kept}.",
             "Try a larger model or more passes; more held-out examples would tell a smaller gap.",
         ),
     }
     return " ".join(says[result.verdict])
+
+
+def _kept(chosen: Evaluation) -> str:
+    """Which parameters are kept, and what they have."""
+    loss = mean_with_error(chosen.generalization.loss)
+    return f"{of_pass(chosen.passes)}, with {loss} and a gap of {gap_with_error(chosen.gap_of_loss)}"
 
 
 def describe(evaluation: Evaluation, seconds: float, error_unit: str) -> str:

@@ -221,7 +221,10 @@ def test_two_sentences_say_whether_it_generalizes_and_what_to_try(
     result = Result("epochs", "", len(points), 10, 1.0, tuple(points), best, 0.0, None, nothing, {}, tmp_path)
     first, second = in_two_sentences(result).split(". Try ")
     assert f"{first}.".startswith(starts) and f"Try {second}".startswith(tries)
-    assert ("are kept, before the rise" in first) == ("overfits" in first)
+    of_end = f"{points[-1].gap_of_loss.value:+.4f}"
+    assert of_end in first or "diverged" in first, "the verdict is of the last measurement, and so is the gap"
+    kept = f"; kept are those of pass {best.passes:.0f}, with {best.generalization.loss.mean:.4f} ± "
+    assert (kept in first) == (best is not points[-1] and "diverged" not in first)
 
 
 def test_the_end_says_what_measuring_took_where_it_is_much(tmp_path: Path) -> None:
