@@ -21,7 +21,7 @@ from streamtrain.store.remote import Store
 if TYPE_CHECKING:
     import torch
 
-VERSION = 5
+VERSION = 6
 BEST = "best"
 MOST_JSON = 256 << 20
 """Bytes of a checkpoint's JSON, which holds no tensors; what is larger is not ours."""
