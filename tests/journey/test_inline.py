@@ -53,6 +53,7 @@ def guarded(opened):
 import torch
 builtins.open, os.open = guarded(builtins.open), guarded(os.open)
 io.open, os.listdir, os.scandir = builtins.open, guarded(os.listdir), guarded(os.scandir)  # as pathlib calls them
+os.stat = guarded(os.stat)
 from streamtrain.cli.command import main
 sys.argv = ["streamtrain", *sys.argv[1:]]
 main()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 import webdataset
 from PIL import Image
@@ -144,9 +145,11 @@ def test_a_damaged_example_stops_the_run_by_name(tmp_path: Path) -> None:
 
 def test_more_workers_than_the_cluster_has_cpus(tmp_path: Path) -> None:
     pack_digits(tmp_path / "digits")
-    job = dataclasses.replace(job_on(tmp_path / "digits", tmp_path), workers=5, batch_size=50)
+    cpus = int(ray.cluster_resources()["CPU"])
+    job = dataclasses.replace(job_on(tmp_path / "digits", tmp_path), workers=cpus + 1, batch_size=6 * cpus + 6)
     with pytest.raises(
-        st.ConfigError, match=r"workers: expected at most 4 \(1 CPU\(s\) a worker on 1 node\(s\)\), found 5"
+        st.ConfigError,
+        match=rf"workers: expected at most {cpus} \(1 CPU\(s\) a worker on 1 node\(s\)\), found {cpus + 1}",
     ):
         check_resources(plan(job))
     with pytest.raises(st.ConfigError, match=r"workers: expected at most 0 \(1 GPU\(s\) a worker"):
