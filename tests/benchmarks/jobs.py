@@ -1,12 +1,13 @@
 """What users' own functions cost: sounds and pictures made ready, and a language model from shards to updates.
 
-    python -m tests.benchmarks.jobs [--json] [--only map pictures language] [--rounds 5]
+    python -m tests.benchmarks.jobs [--json] [--only map pictures language train] [--rounds 5]
 
 `map`: spectrograms of one second in plain Python and NumPy, by one and by two processes, beside PyTorch's DataLoader
 with two workers over the same arrays in memory. `pictures`: JPEG 500×375 of two photographs, a random crop to 224×224,
 mirrored or not, as floats; beside Pillow in a DataLoader with two workers, which cuts and resizes at once, and DALI's
 pipeline on the CPU, which decodes only what is cut, with two threads. `language`: the GPT of `jobs/text/language.py`,
 with AdamW, from shards to updates by two workers; beside DDP with gloo over a file of the same rows mapped into memory.
+`train`: a small convolutional network on such JPEG made 64×64, from shards to updates; and Ray Train with WebDataset.
 Two cores, one thread a process. A ratio is of examples/s, the median of rounds in turn; content is checked before.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.measuring import on_standard_error, rates, report
-from tests.benchmarks.of_jobs import language, pictures, spectrograms
+from tests.benchmarks.of_jobs import language, pictures, pictures_train, spectrograms
 
 Measured = tuple[dict[str, float], dict[str, float]]
 
@@ -55,10 +56,18 @@ def measure_language(root: Path, rounds: int) -> Measured:
     return found, {"language_vs_ddp": found["language, ours"] / found["language, DDP"]}
 
 
+def measure_train(root: Path, rounds: int) -> Measured:
+    """Pictures, from shards to updates; Ray Train starts anew for each round."""
+    ours, theirs = pictures_train.rates(root, min(rounds, 3))
+    found = {"pictures to updates, ours": ours, "pictures to updates, Ray Train": theirs}
+    return found, {"pictures_train_vs_raytrain": ours / theirs}
+
+
 PARTS: dict[str, Callable[[Path, int], Measured]] = {
     "map": measure_map,
     "pictures": measure_pictures,
     "language": measure_language,
+    "train": measure_train,
 }
 
 
