@@ -1,6 +1,6 @@
 """Rates and momenta searched with Optuna, which ends a run whose held-out loss lags behind the others'.
 
-    pip install 'streamtrain[search]'
+    pip install 'dist/streamtrain-0.1.0-py3-none-any.whl[search]'
     python jobs/search/optuna_pruning.py --trials 12       # MNIST, some minutes on 2 cores
 
 Each trial is a run of its own in MLflow. Trials are compared on the validation split, so the best one has the lowest
@@ -51,7 +51,7 @@ def search(job: st.Job, trials: int, *, inline: bool = False) -> optuna.Study:
         trial.set_user_attr("run", str(result.folder))
         return result.chosen.generalization.loss.mean
 
-    study.optimize(objective, n_trials=trials)
+    study.optimize(objective, n_trials=trials, catch=(st.TrainingError,))  # a rate that diverges ends its trial alone
     return study
 
 

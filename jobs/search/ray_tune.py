@@ -1,6 +1,6 @@
 """Rates and batch sizes searched with Ray Tune, whose scheduler stops runs that lag.
 
-    pip install 'streamtrain[search]'
+    pip install 'dist/streamtrain-0.1.0-py3-none-any.whl[search]'
     python jobs/search/ray_tune.py --trials 8              # MNIST, some minutes on 2 cores
 
 Tune places the trials, one core each, and each trains in its own process (`inline`): on a cluster as many go at once
@@ -30,6 +30,13 @@ def report(evaluation: st.Evaluation) -> None:
     tune.report({"loss": held_out.loss.mean, "error": held_out.error.mean, "gap": gap.value, "step": evaluation.step})
 
 
+def located(url: str | st.Mixture, folder: Path) -> str | st.Mixture:
+    """The data set, or each of a mixture's, where it lies as seen from ``folder``."""
+    if isinstance(url, st.Mixture):
+        return st.Mixture({str(located(each, folder)): share for each, share in url.shares.items()})
+    return url if "://" in url else str(folder / url)
+
+
 def trial_of(file: Path, passes: int, folder: Path) -> Callable[[dict[str, Any]], None]:
     """What Tune calls in a process of each trial, with the settings that it chose.
 
@@ -48,7 +55,7 @@ def trial_of(file: Path, passes: int, folder: Path) -> Callable[[dict[str, Any]]
         )
         tried = dataclasses.replace(
             job,
-            data=dataclasses.replace(job.data, url=str(folder / str(job.data.url))),
+            data=dataclasses.replace(job.data, url=located(job.data.url, folder)),
             mode=st.Epochs(max_passes=passes, patience=passes),
             optimizer=st.SGD(lr=settings["lr"], momentum=0.9),
             batch_size=settings["batch_size"],

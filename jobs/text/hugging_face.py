@@ -52,7 +52,8 @@ job = st.Job(
     mode=st.Online(max_examples=2_000),
     evaluate=st.Evaluate(every=1_000, examples=200),
     optimizer=st.AdamW(lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1),
-    groups=(st.Group("*ln_*", weight_decay=0.0), st.Group("*.bias", weight_decay=0.0)),
+    # of GPT-2's names; another model's norms and biases have their own
+    groups=() if WEIGHTS else (st.Group("*ln_*", weight_decay=0.0), st.Group("*.bias", weight_decay=0.0)),
     schedule=st.Schedule("cosine", warmup_steps=20),
     clip=st.Clip(norm=1.0),
     batch_size=16,

@@ -180,16 +180,33 @@ def _check_apart(model: torch.nn.Module) -> None:
             by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append((name, tensor))
     for sharing in by_storage.values():
         for (name, one), (before, other) in itertools.combinations(reversed(sharing), 2):
-            if (one.requires_grad or other.requires_grad) and bool((_places_of(one) & _places_of(other)).any()):
+            if (one.requires_grad or other.requires_grad) and _share_elements(one, other):
                 found, do = f"that of {before}", "tie them by one Parameter under both names, or clone one"
                 raise JobError(complaint(f"model, {name}", expected="memory of its own", found=found, do=do))
 
 
-def _places_of(tensor: torch.Tensor) -> torch.Tensor:
-    """Where its elements begin in its storage: a mask of the storage's bytes."""
+def _share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one storage have bytes in common at which elements of both begin."""
+    (start, stop), (its_start, its_stop) = _extent(one), _extent(other)
+    first, last = min(start, its_start), max(stop, its_stop)
+    if stop <= its_start or its_stop <= start:
+        return False
+    return bool((_mask(one, first, last) & _mask(other, first, last)).any())
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """The first byte, and the one behind the last."""
+    steps = sum((int(size) - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    start = int(tensor.storage_offset())
+    return start * tensor.element_size(), (start + steps + 1) * tensor.element_size()
+
+
+def _mask(tensor: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """Of the storage's bytes from ``first`` to ``last``: where an element begins."""
     size = tensor.element_size()
-    mask = torch.zeros(tensor.untyped_storage().nbytes(), dtype=torch.bool)
-    mask.as_strided(tensor.shape, [each * size for each in tensor.stride()], tensor.storage_offset() * size).fill_(True)
+    mask = torch.zeros(last - first, dtype=torch.bool)
+    strides = [each * size for each in tensor.stride()]
+    mask.as_strided(tensor.shape, strides, tensor.storage_offset() * size - first).fill_(True)
     return mask
 
 

@@ -8,7 +8,9 @@ counts as much as what they learned last. Runs keep reading sequential.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 from streamtrain.order.lanes import lane
 from streamtrain.order.randomness import lane_seed
@@ -40,6 +42,7 @@ def evaluation_slices(
         return _groups(ranges, wanted, slice_size, seed)
     if wanted == examples:
         return _whole(ranges, examples, slice_size)
+    ends = _ends(ranges)
     count = -(-wanted // min(slice_size, -(-wanted // RUNS)))
     turn = lane_seed(seed, count, count) % examples  # rooms differ by an example; so none lies in a larger one always
     slices: list[tuple[int, int]] = []
@@ -51,8 +54,8 @@ def evaluation_slices(
         over = max(0, begin + length - size)  # goes on at the room's start: its edges are taken as often as its middle
         for first, last in ((0, over), (begin, begin + length - over)):
             start, stop = turn + room.start + first, turn + room.start + last
-            slices += _inside(ranges, min(start, examples), min(stop, examples))
-            slices += _inside(ranges, max(start - examples, 0), max(stop - examples, 0))
+            slices += _inside(ranges, ends, min(start, examples), min(stop, examples))
+            slices += _inside(ranges, ends, max(start - examples, 0), max(stop - examples, 0))
     return tuple(slices)
 
 
@@ -70,9 +73,10 @@ def _groups(ranges: Sequence[Lane], wanted: int, size: int, seed: int) -> tuple[
 
 def _whole(ranges: Sequence[Lane], examples: int, slice_size: int) -> tuple[tuple[int, int], ...]:
     """All examples once."""
+    ends = _ends(ranges)
     count = -(-examples // slice_size)
     rooms = (lane(examples, count, index) for index in range(count))
-    return tuple(piece for room in rooms for piece in _inside(ranges, room.start, room.stop))
+    return tuple(piece for room in rooms for piece in _inside(ranges, ends, room.start, room.stop))
 
 
 def evaluation_slice(examples: int, minibatch: int | None = None) -> int:
@@ -88,14 +92,18 @@ def evaluation_slice(examples: int, minibatch: int | None = None) -> int:
     return max(1, min(LARGEST_SLICE, -(-examples // PARTS)))
 
 
-def _inside(ranges: Sequence[Lane], start: int, stop: int) -> list[tuple[int, int]]:
-    """The pieces of ``[start, stop)``, counted along the ranges laid end to end."""
+def _ends(ranges: Sequence[Lane]) -> list[int]:
+    """Where each ends, with all laid end to end."""
+    return list(accumulate(r.stop - r.start for r in ranges))
+
+
+def _inside(ranges: Sequence[Lane], ends: Sequence[int], start: int, stop: int) -> list[tuple[int, int]]:
+    """The pieces of ``[start, stop)``, counted along the ranges laid end to end, which end at ``ends``."""
     pieces = []
-    offset = 0
-    for r in ranges:
-        length = r.stop - r.start
-        first, last = max(start - offset, 0), min(stop - offset, length)
-        if first < last:
-            pieces.append((r.start + first, r.start + last))
-        offset += length
+    while start < stop:
+        at = bisect_right(ends, start)
+        last = min(stop, ends[at])
+        offset = ranges[at].stop - ends[at]
+        pieces.append((start + offset, last + offset))
+        start = last
     return pieces

@@ -48,7 +48,7 @@ def card_of(
         "dataset.order": plan.manifest.order,
         "standard_errors": STANDARD_ERRORS[plan.manifest.order],
         "progressive.estimates": _progressive_estimates(plan, trains_otherwise),
-        "progressive.new_examples": "all of it" if isinstance(plan.job.mode, Online) else "pass 1",
+        "progressive.new_examples": _new_examples(plan.job),
         "mlflow.source.name": sys.argv[2] if sys.argv[1:2] == ["train"] else sys.argv[0],
     }
     if plan.parts is not None:
@@ -87,6 +87,13 @@ def job_file(job: Job) -> Path | None:
             return file if file.is_file() else None
     file = Path(sys.argv[2]) if sys.argv[1:2] == ["train"] and sys.argv[2:] else Path()
     return file if file.is_file() else None
+
+
+def _new_examples(job: Job) -> str:
+    """In which part of a run no example comes again."""
+    if isinstance(job.mode, Online):
+        return "all of it"
+    return "pass 1" if job.data.balance is None else "no pass for certain: balanced examples come again within one"
 
 
 def _progressive_estimates(plan: Plan, trains_otherwise: Sequence[str]) -> str:

@@ -120,6 +120,20 @@ def _ship_by_value(module: ModuleType) -> None:
     LOADED[module.__name__] = module
 
 
+def ship_caches(pickler: Any) -> None:
+    """Makes a cloudpickle module carry functions with a cache by their code, a script's and a notebook's too.
+
+    Plain pickle is left as it is, which names what `__main__` has.
+    """
+    pickler.CloudPickler.dispatch_table[functools._lru_cache_wrapper] = _reduce_with_code
+
+
+def _reduce_with_code(function: Any) -> str | tuple[Callable[..., Any], tuple[Any, ...]]:
+    if function.__module__ == "__main__":
+        return _cached, (function.__wrapped__, function.cache_parameters())
+    return _reduce_cached(function)
+
+
 def _reduce_cached(function: Any) -> str | tuple[Callable[..., Any], tuple[Any, ...]]:
     """How a function that keeps what it gave (`functools.cache`) is pickled: it names itself, which cloudpickle takes
     for code that can be imported. One of a job file travels with its code, and an empty cache."""

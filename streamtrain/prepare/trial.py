@@ -268,7 +268,7 @@ def _check_whole_sets(plan: Plan, gradient: Gradient, output: Any, batch: Batch,
     """Metrics of the whole set, on all of some examples, and on one, some and one of them; and `Epochs.stop_on`."""
     whole = gradient.objective.whole
     measured = list(gradient.objective.measures(output, batch))
-    if examples < 2:  # of one example some have no value
+    if examples < 2 and whole:  # of one example some have no value
         return
     target = gradient.objective.target(batch)
     pieces = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import streamtrain as st
 from streamtrain.errors import ConfigError
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import preflight
+from streamtrain.run.checkpoints.resuming import fixed_settings
+from streamtrain.shards import Field
+from streamtrain.shards.manifest import read_manifest
+from streamtrain.stream.whole.held_out import _check_means_the_same
 from tests.support.datasets import digits, pack_digits
 from tests.support.small_job import digest, job_on, model
 from tests.support.whole_sets import Auroc
@@ -182,3 +187,30 @@ def test_what_does_not_go_together_is_refused_where_it_is_declared(name: str) ->
     with pytest.raises(ConfigError) as refused:
         declare()
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"classes": ("b", "a")}, "field 'label': expected the classes ('a', 'b'), as in here, found ('b', 'a'); pack"),
+        ({"unit": "km"}, "expected the unit m, as in here, found km"),
+    ],
+)
+def test_another_set_whose_numbers_mean_something_else_is_refused(changed: dict[str, Any], said: str) -> None:
+    """Else its errors would be of other classes, and nothing would show it."""
+    field = Field("label", "label.cls", "int64", (), classes=("a", "b"), unit="m")
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        _check_means_the_same(field, dataclasses.replace(field, **changed), "night, field 'label'", "here")
+
+
+def test_what_early_stopping_goes_by_stays_as_it_was_at_a_resume(data: Path, tmp_path: Path) -> None:
+    """Else the best error so far would be another set's."""
+
+    def fixed(of: str, stop_on: str) -> dict[str, str]:
+        sets = st.Evaluate(splits=("validation", f"{data}/{of}"))
+        mode = st.Epochs(max_passes=2, stop_on=stop_on)
+        return fixed_settings(plan(job_of(data, tmp_path, mode=mode, evaluate=sets)))
+
+    digest_of = read_manifest(data / "noisy").digest
+    assert fixed("noisy#test", "noisy_test/error")["mode.stop_on, its data set"] == digest_of
+    assert "mode.stop_on, its data set" not in fixed("noisy#test", "error")

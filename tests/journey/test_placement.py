@@ -23,7 +23,7 @@ from tests.support.small_job import digest, model, scaled
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nodes() -> Iterator[tuple[str, str]]:
+def nodes(without_shared_ray: None) -> Iterator[tuple[str, str]]:
     """One with GPUs, as Ray is told, and one without; so few CPUs that two workers fill it."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2, "include_dashboard": False})
     cluster.add_node(num_cpus=2)

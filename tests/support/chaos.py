@@ -228,6 +228,10 @@ def packed_pictures(folder: Path) -> Path:
     return folder / "packed"
 
 
+OF_CLOCKS_AND_PLACES = ("mlflow_run_id", "folder", "examples_per_second", "measuring_fraction_of_time")
+"""Of a result, what differs from run to run."""
+
+
 def compared(folder: Path, kills: int, seed: int) -> Chaos:
     """A run with kills, which must end as one worker without Ray does that nobody disturbs, and leave nothing behind.
 
@@ -245,7 +249,7 @@ def compared(folder: Path, kills: int, seed: int) -> Chaos:
     file = folder / "quiet" / "parameters.safetensors"
     assert digest(chaos.runs) == hashlib.sha256(file.read_bytes()).hexdigest(), "other parameters"
     for name, value in json.loads(json.dumps(expected.summary())).items():
-        assert found[name] == value or name in ("mlflow_run_id", "folder", "examples_per_second"), name
+        assert found[name] == value or name in OF_CLOCKS_AND_PLACES, name
     stored = in_mlflow(chaos.folder / "mlflow.db")
     told = curves((reading.name, reading.step, reading.value) for reading in notes.readings)
     other = {name: (stored.get(name), told.get(name)) for name in sorted({*stored, *told})}

@@ -148,5 +148,5 @@ def sha256(parameters: dict[str, torch.Tensor]) -> str:
 def points_of(result: st.Result) -> tuple[Any, ...]:
     """All that a run measures, as JSON has it, but for what a clock said and where it lies."""
     summary = result.summary()
-    clocks = {"examples_per_second", "folder", "run_id", "left"}
+    clocks = {"examples_per_second", "measuring_fraction_of_time", "folder", "mlflow_run_id", "not_in_mlflow"}
     return tuple(sorted((name, repr(value)) for name, value in summary.items() if name not in clocks))

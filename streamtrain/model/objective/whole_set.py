@@ -114,6 +114,10 @@ class TorchMetric:
     """
 
     def __init__(self, metric: Any) -> None:
+        if not metric.metric_state:
+            expected, do = "one with states of its own", "name its parts as metrics of their own"
+            found = f"{type(metric).__name__} of torchmetrics, which is made of others"
+            raise JobError(complaint("metrics", expected=expected, found=found, do=do))
         self._metric = copy.deepcopy(metric).cpu().set_dtype(torch.float64)
         self._states: list[dict[str, Any]] = []
 

@@ -6,7 +6,7 @@ example of the ``w/W``-th part of all weights comes in a pass of ``n`` examples 
 shifts of the passes are spread as evenly as can be (multiples of the golden ratio), so over passes it evens out. Which
 place comes when is a random permutation of (seed, pass). Nothing grows with the number of passes.
 
-Costs 8 bytes an example. Ends on the line are sums in float64, and what they say is true up to their rounding.
+Costs 24 bytes an example. Ends on the line are sums in float64, and what they say is true up to their rounding.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Weights:
         self._ends *= self.examples / self._ends[-1]
         self._starts = np.concatenate([[0.0], self._ends[:-1]])
         self._half = half_bits(self.examples)
+        self._most = 2 + int(self.expected.max())  # times that an example comes in a pass, and more
 
     @functools.cached_property
     def expected(self) -> NDArray[np.float64]:
@@ -61,7 +62,7 @@ class Weights:
         at = drawn + self._shift(pass_index)
         numbers = np.minimum(np.searchsorted(self._ends, at, "right"), self._last)
         times = (at - self._starts[numbers]).astype(np.int64)
-        return numbers, pass_index * (2 + int(self.expected.max())) + times
+        return numbers, pass_index * self._most + times
 
     def used(self, places: int) -> tuple[Lane, ...]:
         """The stored examples that come in the first ``places``, over all passes."""

@@ -59,6 +59,9 @@ def fixed_settings(plan: Plan) -> dict[str, str]:
     fixed["dataset"] = str(plan.manifest.segments[0]) if growing else plan.manifest.digest
     if job.data.mixture is not None:
         fixed["data.url, shares"] = ", ".join(f"{share:.6g}" for share in job.data.mixture.shares.values())
+    stop_on = job.mode.stop_on.rpartition("/")[0] if isinstance(job.mode, Epochs) else ""
+    if stop_on in plan.others:
+        fixed["mode.stop_on, its data set"] = plan.held_out_set(stop_on).manifest.digest
     if needs_last_step(job.schedule):
         fixed["mode.max_passes"] = str(plan.passes)
         if job.max_steps is not None:

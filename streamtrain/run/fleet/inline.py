@@ -16,6 +16,7 @@ import torch
 from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job
+from streamtrain.model.machine.device import gpu_usage
 from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.likeness import Likeness
@@ -100,7 +101,7 @@ class InlineFleet:
 
     def usage(self) -> Usage:
         """Of this process's GPU; whoever asks knows the host."""
-        return {HERE: self.worker.usage()}
+        return {HERE: gpu_usage(self._plan.job.device)}
 
     def loading(self) -> Loading:
         """What reading has cost so far."""

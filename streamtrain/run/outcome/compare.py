@@ -46,7 +46,7 @@ class Comparison:
         rows = {
             name: [
                 {"step": d.step, "first": _figures(d.first), "second": _figures(d.second)}
-                | {"difference": d.value, "standard_error": known(d.reach)}
+                | {"difference": known(d.value), "standard_error": known(d.reach)}
                 | ({} if d.runs is None else {"standard_deviations_of_runs": d.runs.deviations})
                 for d in found
             ]
@@ -223,7 +223,7 @@ def _curves(run: dict[str, Any]) -> dict[str, list[Point]]:
 
 
 def _figures(point: Point) -> dict[str, float | None]:
-    return {"mean": point.mean, "standard_error": known(point.standard_error)}
+    return {"mean": known(point.mean), "standard_error": known(point.standard_error)}
 
 
 def _difference(found: Difference) -> str:

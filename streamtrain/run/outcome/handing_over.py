@@ -95,7 +95,8 @@ def _classes(ended: _Ended) -> None:
         f"{all_classes}" if len(shown) == all_classes else f"the {len(shown)} of {all_classes:,} with the most errors"
     )
     names = [by_class.name(number) for number in shown]
-    errors = [by_class.errors.get(number) for number in shown]
+    of = by_class.errors
+    errors = [of.get(number) for number in shown]
     save(class_figure(by_class.matrix(shown), names, errors, f"classes: {which}"), folder.class_figure)
     for file, rows in ((folder.by_class, by_class.table()), (folder.confusion, by_class.pairs_table())):
         write_whole(file, _as_csv(rows))

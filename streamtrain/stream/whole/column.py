@@ -18,8 +18,8 @@ from streamtrain.stream.examples import Decoding
 from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
 
-AT_ONCE = 1 << 16
-"""Examples whose field is read at once."""
+AT_ONCE, LARGE_AT_ONCE = 1 << 16, 1 << 8
+"""Examples whose field is read at once: of single numbers, and of what may be as large as a recording."""
 
 
 def field_of(setting: str, name: str, place: str, manifest: Manifest) -> Field:
@@ -70,14 +70,15 @@ def column_reader(
     return Reader(LocalFiles(folder, verify=verify), manifest, "train", (name,), decoding)
 
 
-def pieces_of(reader: Reader, name: str) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+def pieces_of(reader: Reader, field: Field) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """The field's values in stored order, piece by piece: their stored numbers, and they; bad examples left out.
 
     Raises:
         ShardError: a shard is damaged, or an example is bad and not to be skipped.
     """
-    for start in range(0, len(reader), AT_ONCE):
-        stop = min(start + AT_ONCE, len(reader))
-        values = reader.read(start, stop).get(name, np.empty(0))
+    at_once = AT_ONCE if field.shape == () else LARGE_AT_ONCE
+    for start in range(0, len(reader), at_once):
+        stop = min(start + at_once, len(reader))
+        values = reader.read(start, stop).get(field.name, np.empty(0))
         skipped = [number - start for number in reader.skipped if start <= number < stop]
         yield np.delete(np.arange(start, stop), skipped), values

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job
 from streamtrain.job.objective.evaluate import is_place
-from streamtrain.shards import Manifest
+from streamtrain.shards import Field, Manifest
 from streamtrain.store import masked
 from streamtrain.stream.opening import open_dataset
-from streamtrain.stream.whole.mixed import Source, parts_of
+from streamtrain.stream.whole.mixed import Source, form_of, parts_of
 
 
 @dataclass(frozen=True)
@@ -71,4 +71,21 @@ def open_held_out(job: Job, manifest: Manifest, place: str, name: str) -> HeldOu
         if mine is not None and (its is None or (mine.images is None and forms[0] != forms[1])):
             where, do = f"evaluate.splits, {masked(url)}, field {each!r}", "pack them alike, or leave it out"
             raise ConfigError(complaint(where, expected=f"{forms[0]}, as in {place}", found=forms[1], do=do))
+        if mine is not None and its is not None:
+            _check_means_the_same(mine, its, f"{masked(url)}, field {each!r}", place)
     return HeldOut(split, found, url or None)
+
+
+def _check_means_the_same(mine: Field, its: Field, where: str, place: str) -> None:
+    """Refuses numbers that mean something else than in the run's own data set: a label's are the places of its classes.
+
+    Raises:
+        ConfigError: they do.
+    """
+    forms = form_of(mine), form_of(its)
+    for what in ("classes", "columns", "unit"):
+        expected, found = (each[what] for each in forms)
+        if expected != found:
+            do = "pack it with the same ones, or leave it out"
+            said = f"the {what} {expected}, as in {place}"
+            raise ConfigError(complaint(f"evaluate.splits, {where}", expected=said, found=str(found), do=do))

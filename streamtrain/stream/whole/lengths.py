@@ -63,7 +63,7 @@ def lengths_of(setting: str, field: Field, reader: Reader) -> NDArray[np.int64]:
     """
     _check_has_lengths(setting, field)
     lengths = np.zeros(len(reader), np.int64)
-    for numbers, values in pieces_of(reader, field.name):
+    for numbers, values in pieces_of(reader, field):
         if field.shape == ():
             lengths[numbers] = values
         else:

@@ -79,7 +79,7 @@ def joined_manifest(sources: Sequence[Source], names: Sequence[str]) -> Manifest
         others = [(source.place, source.manifest.field_named(field.name)) for source in sources[1:]]
         if field.name in names:
             _check_alike(sources[0].place, field, others)
-        there = [other for _, other in others if other is not None and _form(other) == _form(field)]
+        there = [other for _, other in others if other is not None and form_of(other) == form_of(field)]
         if len(there) == len(others):
             fields.append(_joined_field([field, *there]))
     for name in names:
@@ -102,7 +102,10 @@ def joined_manifest(sources: Sequence[Source], names: Sequence[str]) -> Manifest
 def names_of(sources: Sequence[Source]) -> tuple[str, ...]:
     """A short name of each, fit for a curve's: its folder's, with its number where several have it."""
     names = [re.sub(r"[^A-Za-z0-9_.-]", "_", Path(source.place).name) for source in sources]
-    return tuple(name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names, 1))
+    numbered = [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names, 1)]
+    if len(set(numbered)) == len(numbered):
+        return tuple(numbered)
+    return tuple(f"{number}_{name}" for number, name in enumerate(names, 1))
 
 
 def mixed_files(place: str, sources: Sequence[Source], *, verify: bool) -> MixedFiles:
@@ -118,7 +121,7 @@ def parts_of(mixture: Mixture, sources: Sequence[Source], split: str) -> Parts:
 EMPTY = Split(ShardList())
 
 
-def _form(field: Field) -> dict[str, object]:
+def form_of(field: Field) -> dict[str, object]:
     """What examples of all parts have to have in common for them to be one field."""
     common = ("dtype", "shape", "classes", "columns", "unit")
     kind = "images" if field.images is not None else "others"
@@ -131,7 +134,7 @@ def _check_alike(place: str, field: Field, others: Sequence[tuple[str, Field | N
         if other is None:
             do = "leave the field or the data set out"
             raise ConfigError(complaint(where, expected=f"a field {field.name!r} as in {place}", found="none", do=do))
-        mine, its = _form(field), _form(other)
+        mine, its = form_of(field), form_of(other)
         for name in mine:
             if field.images is not None and other.images is not None and name in ("dtype", "shape"):
                 continue  # what `pack` has seen of the images is checked for all together

@@ -38,7 +38,7 @@ def parted_by_class(name: str, place: str, folder: Path | None, manifest: Manife
         where = f"{SETTING}, field {field.name!r}"
         raise ConfigError(complaint(where, expected=expected, found=form_in_words(field), do=do))
     reader = column_reader(SETTING, field.name, place, folder, manifest, verify=verify)
-    values = np.concatenate([values for _, values in pieces_of(reader, field.name)])
+    values = np.concatenate([values for _, values in pieces_of(reader, field)])
     classes, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     _check_classes(field, classes, place)
     members = np.argsort(inverse, kind="stable")

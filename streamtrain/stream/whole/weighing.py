@@ -53,7 +53,7 @@ def weights_of(name: str, place: str, folder: Path | None, manifest: Manifest, s
         do = "name a field of weights"
         raise ConfigError(complaint(where, expected="one number an example", found=form_in_words(field), do=do))
     reader = column_reader(SETTING, name, place, folder, manifest, verify=verify)
-    weights = np.concatenate([values for _, values in pieces_of(reader, name)]).astype(np.float64)
+    weights = np.concatenate([values for _, values in pieces_of(reader, field)]).astype(np.float64)
     wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if wrong.size:
         first = int(wrong[0])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import streamtrain as st
+from streamtrain.model.tensors import check_tensors
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import preflight
 from tests.support.crew import Crew
@@ -68,3 +69,15 @@ def test_every_layer_of_torch_is_tried() -> None:
     losses = {name for name in kinds if "Loss" in name}
     lazy = {name for name in kinds if name.startswith("Lazy")}
     assert kinds - losses - lazy - NOT_LAYERS.keys() == LAYERS.keys() | RECURRENT.keys()
+
+
+def test_views_of_one_memory_that_share_no_element_are_parameters_of_their_own() -> None:
+    """As halves of a packed weight, side by side or interleaved; looked at without the memory of a mask for each."""
+    whole = torch.zeros(64, 8)
+    model = torch.nn.Module()
+    for number, part in enumerate((*whole[:32].chunk(2, dim=1), *whole[32:].chunk(16))):
+        model.register_parameter(f"part{number}", torch.nn.Parameter(part))
+    check_tensors(model, torch.float32)
+    model.register_parameter("again", torch.nn.Parameter(whole[31:33]))
+    with pytest.raises(st.JobError, match="'again': expected memory of its own"):
+        check_tensors(model, torch.float32)

@@ -14,6 +14,7 @@ import streamtrain as st
 from streamtrain.errors import ConfigError, JobError
 from streamtrain.model.objective import ByClass, Computed, WholeSet, check_whole
 from streamtrain.model.objective.by_class import MOST_PAIRS, ClassCounts
+from streamtrain.model.objective.whole_set import TorchMetric
 from streamtrain.track.figures import class_figure
 from streamtrain.values import Moments, Risk, SliceRisk
 from tests.support.whole_sets import Auroc, Keys, Named, Raises
@@ -186,3 +187,9 @@ def test_of_many_classes_the_worst_are_shown_and_the_tables_end() -> None:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     assert file.tell() < 500_000
+
+
+def test_torchmetrics_made_of_others_are_refused_since_they_keep_nothing_themselves() -> None:
+    f1 = torchmetrics.F1Score(task="multiclass", num_classes=3)
+    with pytest.raises(JobError, match="metrics: expected one with states of its own, found CompositionalMetric"):
+        TorchMetric(1 - f1)

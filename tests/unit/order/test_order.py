@@ -60,6 +60,11 @@ def test_evaluation_slices_spread_over_the_used_ranges() -> None:
     ranges = (Lane(0, 0, 10), Lane(1, 100, 110))
     assert evaluation_slices(ranges, wanted=99, slice_size=15) == ((0, 10), (100, 110))
     assert evaluation_slices((), wanted=5, slice_size=2) == ()
+    many = [Lane(0, 3 * n, 3 * n + n % 3) for n in range(50_000)]  # some of them empty; looked at one by one, minutes
+    whole = evaluation_slices(many, wanted=10**9, slice_size=7)
+    assert [n for start, stop in whole for n in range(start, stop)] == [n for r in many for n in range(r.start, r.stop)]
+    part = [n for start, stop in evaluation_slices(many, 1000, 7, seed=3) for n in range(start, stop)]
+    assert len(part) == len(set(part)) == 1000 and all(n % 3 < n // 3 % 3 for n in part)
     taken = np.zeros(20)
     for seed in range(2000):
         numbers = [n for start, stop in evaluation_slices(ranges, 6, 2, seed) for n in range(start, stop)]

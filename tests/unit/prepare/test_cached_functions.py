@@ -47,3 +47,27 @@ def test_they_travel_with_the_file(pickler: Any, tmp_path: Path) -> None:
 
 def test_those_of_others_are_named_as_ever() -> None:
     assert pickle.loads(cloudpickle.dumps(fnmatch._compile_pattern)) is fnmatch._compile_pattern
+
+
+def test_a_scripts_travel_over_ray_and_stay_plain_for_pickle(tmp_path: Path) -> None:
+    """In a script or a notebook they are `__main__`'s."""
+    script = """
+import functools, pickle, sys
+import ray.cloudpickle
+from streamtrain.prepare.jobfile import ship_caches
+
+@functools.cache
+def table(width):
+    return tuple(range(width))
+
+def mapped(example):
+    return {"x": table(4)[example["x"]]}
+
+ship_caches(ray.cloudpickle)
+assert pickle.loads(pickle.dumps(table)) is table
+sys.stdout.buffer.write(ray.cloudpickle.dumps(mapped))
+"""
+    (tmp_path / "script.py").write_text(script)
+    sent = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, check=True).stdout
+    done = subprocess.run([sys.executable, "-c", WORKER], input=sent, capture_output=True, check=False)
+    assert done.stderr == b"" and done.stdout == b"{'x': 3}\n"

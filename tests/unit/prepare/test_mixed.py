@@ -13,6 +13,7 @@ from streamtrain.cli.flags import parse
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
+from streamtrain.stream.whole.mixed import Source, names_of
 
 
 def linear() -> torch.nn.Module:
@@ -150,3 +151,12 @@ def test_flags_leave_it_as_declared_or_name_one_data_set(folder: Path) -> None:
     job = job_on(folder / "a", folder / "more")
     assert parse(st.Job, [], "train", "", job).data.url == job.data.url
     assert parse(st.Job, ["--data.url", "one"], "train", "", job).data.url == "one"
+
+
+def test_parts_have_names_of_their_own() -> None:
+    def named(*places: str) -> tuple[str, ...]:
+        return names_of([Source(place, Path(place), None) for place in places])  # type: ignore[arg-type]
+
+    assert named("data/web", "data/books") == ("web", "books")
+    assert named("x/a", "y/a") == ("a_1", "a_2")
+    assert named("x/a", "y/a", "z/a_1") == ("1_a", "2_a", "3_a_1")

@@ -52,7 +52,7 @@ def by_host(members: Sequence[Member], places: Mapping[int, Place]) -> tuple[lis
 def usage_of(
     members: Sequence[Member], places: Mapping[int, Place], gather: Callable[[Sequence[Any]], list[Any]]
 ) -> Usage:
-    """What the hosts are used for, by address; `HERE` is the one that asks."""
+    """What the hosts are used for, and one GPU of each, by address; `HERE` is the one that asks."""
     here = ray.get_runtime_context().get_node_id()
     asked: dict[str, Any] = {}
     for each in members:
