@@ -35,7 +35,7 @@ import logging, ray
 ray.init("local", logging_level=logging.ERROR, include_dashboard=False, num_cpus=CPUS)
 print("ready", flush=True)
 """
-TRAIN = ("-m", "streamtrain", "train", str(JOB), "--workers", "1", "--lanes", "2", "--tracking.enabled", "false")
+TRAIN = ("-m", "streamtrain", "train", str(JOB), "--workers", "1", "--lanes", "2", "--tracking.no-enabled")
 PASSES = ("--mode.max-passes", "6", "--mode.patience", "6")
 
 
