@@ -93,7 +93,7 @@ def test_whole_sets_have_the_bits_of_any_number_of_workers(
     assert kept["generalization_risk"]["raises"] is None
 
 
-def test_a_whole_set_goes_on_in_a_resumed_run_and_its_curves_are_there(
+def test_a_whole_sets_curves_tables_and_classes_are_in_mlflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -12,13 +12,12 @@ from streamtrain.order import (
     Order,
     Passes,
     Reshuffle,
-    lanes_of_worker,
     passes_of,
-    select_lanes,
     select_minibatch,
 )
 from streamtrain.order.passes.by_length import WINDOW
 from streamtrain.values import Position
+from tests.support.shared_out import read_by_workers
 
 RESHUFFLES = st.sampled_from(["stored", "shards", "examples"])
 
@@ -76,19 +75,9 @@ def test_promise_2_another_number_of_workers_goes_on_with_the_rest_from_anywhere
     total = order.steps_before(3)
     stop = data.draw(st.integers(0, total))
 
-    def read(workers: int, first: int, last: int) -> list[list[int]]:
-        hosted = [lanes_of_worker(order.lanes, workers, worker) for worker in range(workers)]
-        streams = [select_lanes(order, passes_over(order, reshuffle)[0], lanes, first, last) for lanes in hosted]
-        steps = []
-        for step in range(first, last):
-            numbers: list[int] = []
-            for lanes, stream in zip(hosted, streams, strict=True):
-                for part in order.minibatch(order.position(step)).parts[lanes.start : lanes.stop]:
-                    numbers += next(stream).each().tolist() if part.examples else []
-            steps.append(numbers)
-        return steps
-
-    assert read(before, 0, stop) + read(after, stop, total) == read(1, 0, total)
+    passes = passes_over(order, reshuffle)[0]
+    read = [read_by_workers(order, passes, before, 0, stop), read_by_workers(order, passes, after, stop, total)]
+    assert [*read[0], *read[1]] == read_by_workers(order, passes, 1, 0, total)
 
 
 @settings(deadline=None)

@@ -1,4 +1,4 @@
-"""Runs with everything on, ended and gone on with at random: bits and points of a run that nothing happened to."""
+"""Runs by random settings, ended and gone on with at random: bits and points of a run that nothing happened to."""
 
 from pathlib import Path
 

@@ -13,12 +13,11 @@ from streamtrain.order import (
     PartPasses,
     Parts,
     Reshuffle,
-    lanes_of_worker,
-    select_lanes,
     select_minibatch,
 )
 from streamtrain.order.passes import share_pattern
 from streamtrain.values import Lane, Position
+from tests.support.shared_out import read_by_workers
 
 Draw = tuple[int, int]
 """A stored number, and the pass of its part in which it came."""
@@ -120,19 +119,8 @@ def test_promise_2_another_number_of_workers_goes_on_with_the_rest_from_anywhere
     total = order.steps_before(3)
     stop = data.draw(st.integers(0, total))
 
-    def read(workers: int, first: int, last: int) -> list[list[int]]:
-        hosted = [lanes_of_worker(order.lanes, workers, worker) for worker in range(workers)]
-        streams = [select_lanes(order, passes, lanes, first, last) for lanes in hosted]
-        steps = []
-        for step in range(first, last):
-            numbers: list[int] = []
-            for lanes, stream in zip(hosted, streams, strict=True):
-                for part in order.minibatch(order.position(step)).parts[lanes.start : lanes.stop]:
-                    numbers += next(stream).each().tolist() if part.examples else []
-            steps.append(numbers)
-        return steps
-
-    assert read(before, 0, stop) + read(after, stop, total) == read(1, 0, total)
+    read = [read_by_workers(order, passes, before, 0, stop), read_by_workers(order, passes, after, stop, total)]
+    assert [*read[0], *read[1]] == read_by_workers(order, passes, 1, 0, total)
 
 
 @given(all_parts())
