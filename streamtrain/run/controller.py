@@ -18,17 +18,18 @@ from streamtrain.measure.run_curves import RunCurves, Stint
 from streamtrain.prepare.plan import Plan, resized
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.checkpoints.parameters import save_parameters, save_result
-from streamtrain.run.fleet.protocol import Fleet
+from streamtrain.run.fleet.protocol import Fleet, Spare
+from streamtrain.run.fleet.team import Team
 from streamtrain.run.folder import OptionalFiles, RunFolder
-from streamtrain.run.outcome.chosen import chosen_readings, part_readings
+from streamtrain.run.outcome.chosen import chosen_readings
 from streamtrain.run.outcome.limits import Limits
 from streamtrain.run.outcome.result import Evaluation, Result
-from streamtrain.run.outcome.wording import describe, of_pass
-from streamtrain.run.watching.evaluating import Evaluator, other_readings
+from streamtrain.run.outcome.wording import of_pass
 from streamtrain.run.watching.following import wait_for_growth
 from streamtrain.run.watching.growing import decided_before, following
 from streamtrain.run.watching.listening import Listeners
 from streamtrain.run.watching.loader_health import LoaderHealth
+from streamtrain.run.watching.measuring.measurements import Measurements
 from streamtrain.run.watching.probing import Probes
 from streamtrain.run.watching.status import LiveStatus
 from streamtrain.run.watching.trace import Traces
@@ -57,6 +58,7 @@ class Controller:
         folder: Path,
         keeper: Keeper,
         listeners: Listeners | None = None,
+        spare: Spare | None = None,
     ) -> None:
         self._plan = plan
         self._fleet = fleet
@@ -65,14 +67,13 @@ class Controller:
         self._folder = RunFolder(folder)
         self._keeper = keeper
         self._followed = following(plan.job)
-        self._evaluator = Evaluator(fleet, terminal.line)
         self._listeners = listeners or Listeners()
         self._limits = Limits(plan.job)
         self._ended: str | None = None  # by a listener or a limit
-        self._workers = 0
-        self._bits = ""
         self._optional = OptionalFiles(terminal.line)
         self._curves = RunCurves(plan.job)
+        self._team = Team(plan.job, fleet, self._curves, tracker, terminal)
+        self._measurements = Measurements(fleet, spare, self._curves, tracker, terminal)
         self._traces = Traces(plan.job, tracker, terminal, self._folder, self._optional)
         self._probes = Probes(plan, tracker, terminal, self._folder)
         self._system = SystemMetrics(plan.job.tracking.system_seconds, folder)
@@ -88,6 +89,7 @@ class Controller:
         self._loader = LoaderHealth(self._plan, self._tracker, self._folder, self._progress.bad, self._terminal.line)
         if self._followed is not None and self._plan.order.later != tuple(self._progress.growth.later):
             self._resize()  # workers are ahead of the checkpoint
+        self._measurements.go_on(self._plan, self._progress, self._keeper.measured)
 
     def run(self) -> Result:
         """Trains to the end that the mode sets; begins anew from the last checkpoint where all workers were lost.
@@ -116,9 +118,10 @@ class Controller:
 
     def _begin_again(self, lost: WorkerLost) -> None:
         self._terminal.line(f"{lost}; beginning again at step {self._keeper.step:,}")
+        self._measurements.abandon()
         self._fleet.restart(self._keeper.start)
         self._take_up()
-        self._note_recoveries()
+        self._team.tell(self._progress.step)
 
     def _online(self, mode: Online) -> Result:
         self._online_to_the_end(mode)
@@ -147,12 +150,14 @@ class Controller:
         every = self._plan.job.evaluate.every or mode.evaluate_every or -(-(order.used - used) // 10)
         while used < order.used and not self._ended:
             wanted = min(used + every, order.used)
-            is_new = self._plan.order.step_reaching(wanted) > self._progress.step
+            is_new = self._progress.lies_ahead(wanted, self._plan)
             if is_new:  # a run that goes on has been at the others
                 self._advance_to(wanted)
+                self._settle()
             used = self._used_at(wanted)
             if is_new and not self._is_measured and (used == order.used or self._ended or self._affords_evaluation()):
                 self._evaluate()
+        self._settle()
 
     def _epochs(self, mode: Epochs) -> Result:
         progress = self._progress
@@ -162,13 +167,19 @@ class Controller:
         ended = self._ended or self._out_of_patience(of_passes=of_passes)
         for examples in () if ended else self._measured_at(last):
             self._advance_to(examples)
+            self._settle()
+            ended = self._out_of_patience(of_passes=of_passes) or progress.ended
+            if ended:
+                break
             if examples < last and not self._ended and not self._affords_evaluation():
                 continue
             if not self._is_measured:  # where it has come to its end at once it may be
-                self._evaluate_and_choose(of_passes=of_passes)
+                self._evaluate()
             ended = self._out_of_patience(of_passes=of_passes) or self._ended
             if ended:
                 break
+        self._settle()
+        ended = self._out_of_patience(of_passes=of_passes) or ended or self._ended
         assert progress.best is not None
         return self._finish(ended or reason, progress.best, self._best)
 
@@ -183,18 +194,15 @@ class Controller:
         number = "validation error" if stop_on == "error" else stop_on
         return f"no better {number} in {progress.stopping.patience:,} {unit}; best was {kept}"
 
-    def _evaluate_and_choose(self, *, of_passes: bool) -> None:
-        """Measures, and keeps the parameters where none before had a lower error."""
+    def _choose(self, evaluation: Evaluation, mode: Epochs) -> None:
+        """Keeps the parameters of the last measurement where none before had a better number."""
         progress = self._progress
-        evaluation = self._evaluate()
-        at = evaluation.passes if of_passes else evaluation.examples_used
-        mode = self._plan.job.mode
-        assert isinstance(mode, Epochs)
+        at = evaluation.passes if mode.patience_examples is None else evaluation.examples_used
         number = evaluation.number(mode.stop_on)
         progress.stopping = progress.stopping.after(at, -number if mode.highest else number)
         if progress.stopping.improved or progress.best is None:
             progress.best = evaluation
-            self._best = self._fleet.snapshot()
+            self._best = self._measurements.parameters or self._fleet.snapshot()
             with self._optional.writing(file := self._folder.best):
                 save_parameters(file, self._best)
 
@@ -208,8 +216,8 @@ class Controller:
         order = self._plan.order
         every = self._plan.job.evaluate.every or order.used
         used = order.examples_before(order.position(self._progress.step))
-        for examples in (*range((used // every + 1) * every, last, every), last):
-            if self._plan.order.step_reaching(examples) > self._progress.step:
+        for examples in (*range(max(1, used // every) * every, last, every), last):
+            if self._progress.lies_ahead(examples, self._plan):
                 yield examples
         if not self._progress.evaluations:  # it went on behind the last pass, and was never measured
             yield last
@@ -218,7 +226,7 @@ class Controller:
         """A checkpoint where it is time for one; with audits, of a state that has just been audited."""
         self._progress.spent = self._limits.spent
         if self._is_audited or self._keeper.asked is not None:
-            self._keeper.keep(self._fleet, self._progress, self._best)
+            self._keeper.keep(self._fleet, self._progress, self._best, self._measurements.parameters)
 
     @property
     def _is_audited(self) -> bool:
@@ -248,7 +256,7 @@ class Controller:
             seconds = time.monotonic() - started
             self._progress.seconds += seconds
             self._progress.step = until
-            self._note_recoveries()
+            self._team.tell(self._progress.step)
             stint = self._asked_about(done, seconds)
             self._progress.note_use(done, self._plan)
             now = time.time()
@@ -260,6 +268,7 @@ class Controller:
             self._traces.keep(self._fleet)
             self._probes.take(self._fleet.snapshot, self._progress)
             self._grow(done)
+            self._measurements.tell_ready(self._plan, self._progress)
         self._ended = self._limits.reached(self._progress.step)
 
     def _grow(self, done: Sequence[Update]) -> None:
@@ -294,56 +303,30 @@ class Controller:
         self._terminal.live(*status.facts, part=status.part)
         status.keep(self._folder)
 
-    def _note_recoveries(self) -> None:
-        """A line, a point and a tag for every one; a line where workers joined."""
-        recovered = self._fleet.recovered()
-        before = self._workers
-        self._workers = self._fleet.workers
-        if not recovered and before and self._workers > before:
-            self._terminal.line(
-                f"{self._workers - before} joined: {self._workers} workers at step {self._progress.step:,}"
-            )
-        for each in recovered:
-            self._terminal.line(
-                f"{each.lost + '; ' if each.lost else ''}going on at step {each.step:,} with {each.workers} worker(s), "
-                f"{each.seconds:.1f} s after the last update"
-            )
-            self._tracker.log(self._curves.recovery(each, time.time()))
-        if recovered:
-            self._tracker.tag("recoveries", str(self._curves.recoveries))
-        tagged = self._bits
-        self._bits = "; ".join([self._plan.job.bits, *self._fleet.likeness.told])
-        if tagged != self._bits:
-            self._tracker.tag("bits", self._bits)
+    def _evaluate(self) -> None:
+        """Has both risks measured at the current parameters; decides by them at once, unless that is done beside."""
+        self._measurements.begin(self._plan, self._progress)
+        if not self._measurements.beside:
+            self._settle()
 
-    def _evaluate(self) -> Evaluation:
-        """Both risks at the current parameters, told to whoever listens."""
-        started = time.monotonic()
+    def _settle(self) -> None:
+        """Decides by the measurement that was begun last, where it was not decided by yet."""
         progress = self._progress
-        measures = self._progress.measures
-        order = self._plan.order
-        evaluation = self._evaluator.measure(self._plan, progress, self._curves.noise)
-        progress.evaluations.append(evaluation)
-        measures.evaluating.spend(time.monotonic() - started)
-        if self._plan.job.tracking.diagnostics:
-            self._tracker.log(self._curves.trajectory(self._fleet.distance(), progress.step, time.time()))
-        risks = evaluation.empirical, evaluation.generalization
-        now = time.time()
-        curves = self._curves.evaluation(*risks, progress.step, order, progress.seconds, now)
-        of_parts = part_readings(evaluation.of_parts, progress.step, now)
-        self._tracker.log(curves + other_readings(evaluation, now) + of_parts)
-        unit = self._plan.job.unit_of_error
-        self._terminal.line(describe(evaluation, self._progress.seconds, unit))
+        evaluation = self._measurements.settle(self._plan, progress, self._keep)
+        if evaluation is None:
+            return
         progress.ended = self._listeners.hear(evaluation)
         self._ended = self._ended or progress.ended
-        return evaluation
+        if isinstance(self._plan.job.mode, Epochs):
+            self._choose(evaluation, self._plan.job.mode)
+        self._measurements.parameters = {}
 
     def _keep_end(self) -> None:
         """A checkpoint of where the run has ended, from which it may go on."""
         progress = self._progress
         if self._is_audited:
             progress.spent = self._limits.spent
-            self._keeper.take(self._fleet, progress, self._best)
+            self._keeper.take(self._fleet, progress, self._best, self._measurements.parameters)
 
     def _affords_evaluation(self) -> bool:
         return not self._progress.evaluations or self._progress.measures.evaluating.affords(self._progress.seconds)
@@ -356,8 +339,8 @@ class Controller:
         progress = self._progress
         self._fleet.restore(parameters)
         self._probes.end(parameters)
-        test = self._evaluator.measure_all(self._plan, "test")
-        by_class, tables = self._evaluator.by_class(self._plan)
+        test = self._measurements.evaluator.measure_all(self._plan, "test")
+        by_class, tables = self._measurements.evaluator.by_class(self._plan)
         order = self._plan.order
         size = order.size(max(0, chosen.step - 1))
         ended = self._curves.end(size, chosen.noise, progress.step)

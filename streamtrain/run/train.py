@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from streamtrain.prepare.trial import Trial
     from streamtrain.run.checkpoints.checkpoint_files import Checkpoint
     from streamtrain.run.checkpoints.keeper import Keeper
-    from streamtrain.run.fleet.protocol import Fleet
+    from streamtrain.run.fleet.protocol import Fleet, Spare
     from streamtrain.run.outcome.result import Result
     from streamtrain.shards import Manifest
     from streamtrain.track.terminal import Terminal
     from streamtrain.track.tracker import Tracker
     from streamtrain.values import Reading
 
+    _Team = tuple[Fleet, Spare | None]
 
 YOUNG_SECONDS = 60.0
 """A process that trains for the first time after so long has not begun in order to train."""
@@ -264,12 +265,12 @@ def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Track
     workers = _inline if prepared.inline else _over_ray
     with (
         Keeper(job, fixed_settings(plan), kept, prepared.last, lambda: tracker.run_id) as keeper,
-        workers(plan, keeper, terminal, ended) as fleet,
+        workers(plan, keeper, terminal, ended) as (fleet, spare),
     ):
         watchers = [tracker, FirstSteps(began, terminal)] + ([] if prepared.inline else [_ray_metrics(run_name)])
         listeners = Listeners(prepared.listeners, job.on_listener_error, terminal.line)
         trackers = Trackers(*watchers, taken=_layers_aside(job, folder, terminal))
-        result = Controller(plan, fleet, trackers, terminal, folder.path, keeper, listeners).run()
+        result = Controller(plan, fleet, trackers, terminal, folder.path, keeper, listeners, spare).run()
     for problem in hand_over(plan, prepared.trial, run_name, result, tracker):
         terminal.line(problem)
     return result
@@ -293,7 +294,7 @@ def _layers_aside(job: Job, folder: RunFolder, terminal: Terminal) -> Callable[[
 
 
 @contextlib.contextmanager
-def _inline(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str], None]) -> Iterator[Fleet]:
+def _inline(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str], None]) -> Iterator[_Team]:
     """The one worker in this process."""
     from streamtrain.run.checkpoints.signals import stopped_by_signal
     from streamtrain.run.fleet.inline import InlineFleet
@@ -302,21 +303,28 @@ def _inline(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str
         stopped_by_signal(keeper, lambda: False, ended),
         InlineFleet(plan, keeper.start, terminal.line, keeper.begin()[0].fingerprint) as fleet,
     ):
-        yield fleet
+        yield fleet, None
 
 
 @contextlib.contextmanager
-def _over_ray(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str], None]) -> Iterator[Fleet]:
-    """Workers as actors; where Ray itself is stopped with the run, it ends by what is kept."""
+def _over_ray(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str], None]) -> Iterator[_Team]:
+    """Workers as actors, and who measures beside them; where Ray is stopped with the run, it ends by what is kept.
+
+    Who measures takes room first: workers whose number may grow take all that there is.
+    """
     from streamtrain.run.checkpoints.signals import stopped_by_signal
     from streamtrain.run.fleet.actors.ray_fleet import RayFleet
+    from streamtrain.run.fleet.actors.spare import SpareProcess
     from streamtrain.run.fleet.cluster.ray_private import own_ray_ended
 
     with (
         stopped_by_signal(keeper, own_ray_ended, ended),
+        SpareProcess(plan, terminal.line) if plan.job.evaluate.beside else contextlib.nullcontext() as spare,
         RayFleet(plan, keeper.start, terminal.line, keeper.begin()[0].fingerprint) as fleet,
     ):
-        yield fleet
+        if spare is not None:
+            spare.must_be_like(fleet.likeness)
+        yield fleet, spare
 
 
 def _ray_metrics(run_name: str) -> Tracker:

@@ -2,6 +2,8 @@
 
     python -m tests.benchmarks.evaluate [--json] [--rounds 8] [--models mlp cnn]
 
+And whole runs that are measured beside training, `beside.py`.
+
 Ours reads shards, and gives loss and error of each slice with their squares, for standard errors and pairing. The plain
 loop has its tensors in memory as uint8, takes 256 at a time and sums loss and error. One process and one thread each.
 Both must find the same loss and the same number of errors.
@@ -24,8 +26,9 @@ from streamtrain.measure.risk import pooled
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.inline import InlineFleet, alone
-from streamtrain.run.watching.evaluating import slices_of
+from streamtrain.run.watching.measuring.looked_at import slices_of
 from streamtrain.values import Lane
+from tests.benchmarks.beside import measure_beside
 from tests.benchmarks.models import EXAMPLES, MODELS, images
 from tests.benchmarks.rounds import Seconds, alternate, machine, ratio
 
@@ -114,6 +117,9 @@ def measure(names: list[str], rounds: int) -> dict[str, object]:
                 figures[f"{name}, {who}, examples/s"] = PARTS[name] / sorted(each)[len(each) // 2]
             ratios[f"{name}_risk_examples_vs_plain"] = ratio(seconds["plain"], seconds["ours"])
     ratios["risk_examples_vs_plain"] = min(ratios.values())
+    beside, of_runs = measure_beside(rounds)
+    ratios |= beside
+    figures |= of_runs
     return {"ratios": ratios, "figures": figures, "rounds": rounds, "machine": machine()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamtrain.order import evaluation_slice
-from streamtrain.run.watching.evaluating import _enough, _first
+from streamtrain.run.watching.measuring.evaluator import _enough, _first
 from streamtrain.values import Moments
 from tests.coverage.simulation import Row, interval
 

@@ -238,6 +238,7 @@ FLAGS = [
     "--deterministic",
     "--device",
     "--error-unit",
+    "--evaluate.beside",
     "--evaluate.every",
     "--evaluate.examples",
     "--evaluate.max-fraction-of-time",

@@ -5,11 +5,14 @@ Each run has a process of its own, out of a server that has everything imported.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import multiprocessing
 import os
 import random
 import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,10 +23,17 @@ import torch
 
 import streamtrain as st
 from streamtrain.errors import Interrupted
+from streamtrain.prepare.plan import Plan
+from streamtrain.run import train as run_train
+from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.track.terminal import Terminal
+from tests.support.fleet import PlainSpare
+from tests.support.whole_sets import Auroc
 
 CALLS = {"so far": 0, "until": -1}
 """Of `scaled` in this process, and the one at which it is ended."""
 SECONDS = 120
+of_this_process = run_train._inline
 
 
 @dataclass(frozen=True)
@@ -32,11 +42,13 @@ class RandomPlan:
 
     Attributes:
         settings: of the job. ends: (signal, after so many batches), one process after another.
+        beside: whether what is held out is measured while training goes on.
     """
 
     number: int
     settings: dict[str, Any]
     ends: tuple[tuple[signal.Signals, int], ...]
+    beside: bool = False
 
     @classmethod
     def draw(cls, number: int) -> RandomPlan:
@@ -45,7 +57,8 @@ class RandomPlan:
         online = rng.random() < 0.3
         reshuffle = rng.choice(("stored", "examples"))
         epochs = st.Epochs(max_passes=3, patience=rng.choice((1, 2, 3)), reshuffle=reshuffle)
-        evaluate = st.Evaluate(every=rng.choice((None, 70, 130)), examples=rng.choice((None, 40)))
+        splits = rng.choice((("validation",), ("validation", "test")))
+        evaluate = st.Evaluate(every=rng.choice((None, 70, 130)), examples=rng.choice((None, 20)), splits=splits)
         optimizers = (st.SGD(lr=0.1, momentum=0.9), st.AdamW(lr=3e-3), st.Lion(lr=3e-4), st.Muon(lr=0.02))
         settings: dict[str, Any] = {
             "mode": st.Online() if online else epochs,
@@ -57,12 +70,21 @@ class RandomPlan:
             "lanes": rng.choice((1, 2, 4)),
             "evaluate": evaluate,
             "max_steps": rng.choice((None, None, 17)),
+            "metrics": rng.choice(({}, {"margin": margin}, {"margin": margin, "auroc": Auroc()})),
             "listeners": rng.choice(((), (end_after_three,))),
             "seed": number,
         }
         signals = (signal.SIGKILL, signal.SIGTERM)
         ends = tuple((rng.choice(signals), rng.randrange(2, 70)) for _ in range(rng.choice((1, 2, 3))))
-        return cls(number, settings, ends)
+        return cls(number, settings, ends, beside=rng.random() < 0.5)
+
+    def branch(self, data: Path, runs: Path) -> st.Job | None:
+        """What may go on as a branch by one more pass, with another rate; ``None`` where it may not."""
+        settings = self.settings
+        if isinstance(settings["mode"], st.Online) or settings["schedule"].kind != "constant":
+            return None
+        optimizer = dataclasses.replace(settings["optimizer"], lr=settings["optimizer"].lr / 2)
+        return dataclasses.replace(self.job(data, runs), optimizer=optimizer, max_steps=None, listeners=())
 
     def job(self, data: Path, runs: Path) -> st.Job:
         """As it is trained."""
@@ -92,6 +114,11 @@ def scaled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if CALLS["so far"] == CALLS["until"]:
         os.kill(os.getpid(), CALLS["signal"])
     return {**batch, "image": batch["image"].float() / 255}
+
+
+def margin(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A metric that is a mean: how far the right class is ahead of the mean of all."""
+    return output.gather(1, target[:, None])[:, 0] - output.mean(1)
 
 
 def end_after_three(evaluation: st.Evaluation) -> str | None:
@@ -127,9 +154,19 @@ def run(job: st.Job, end: tuple[signal.Signals, int] | None, **how: Any) -> Outc
     return found
 
 
+@contextlib.contextmanager
+def with_spare(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str], None]) -> Iterator[Any]:
+    """The one worker in this process, and a spare measurer beside it in a thread, in place of an actor of Ray's."""
+    spare = PlainSpare(plan)
+    with of_this_process(plan, keeper, terminal, ended) as (fleet, _):
+        yield fleet, spare
+
+
 def _train(
     answer: Connection[Any, Any], job: st.Job, end: tuple[signal.Signals, int] | None, how: dict[str, Any]
 ) -> None:
+    if how.pop("beside", False):
+        run_train._inline = with_spare
     CALLS["so far"], CALLS["until"] = 0, -1 if end is None else end[1]
     CALLS["signal"] = signal.SIGKILL if end is None else end[0]
     try:

@@ -31,6 +31,11 @@ class Evaluate:
     splits: tuple[str, ...] = (VALIDATION,)
     """Held-out sets that are measured, validation among them: other splits of the data set, and other data sets by
     folder or URL with a slash in it, of which one split has examples, or with #SPLIT behind it."""
+    beside: bool = False
+    """Measure in a process of its own, with the resources of one more worker, while the workers train on. What follows
+    from a measurement, as early stopping, then falls at the next one's place: the bits, the measurements and the
+    parameters that many passes keep are those of a run that waits; where that ends early, this has trained as far as
+    to that place."""
 
     def __post_init__(self) -> None:
         require_declared(self, "evaluate.")

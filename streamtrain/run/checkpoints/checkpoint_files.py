@@ -21,8 +21,8 @@ from streamtrain.store.remote import Store
 if TYPE_CHECKING:
     import torch
 
-VERSION = 6
-BEST = "best"
+VERSION = 7
+BEST, MEASURED = "best", "measured"
 MOST_JSON = 256 << 20
 """Bytes of a checkpoint's JSON, which holds no tensors; what is larger is not ours."""
 
@@ -32,7 +32,8 @@ class Checkpoint:
     """All that a run needs to go on.
 
     Attributes:
-        tensors: ``parameters/NAME``, ``momentum/NAME``, … of the state, and ``best/NAME`` of the parameters to be kept.
+        tensors: ``parameters/NAME``, ``momentum/NAME``, … of the state, ``best/NAME`` of the parameters to be kept, and
+            ``measured/NAME`` of those whose measurement is outstanding.
         progress: of the controller at this step, as `Progress.to_json` gives it.
         settings: what must be the same when the run goes on.
         run_id: MLflow's, where it was known.
@@ -47,6 +48,11 @@ class Checkpoint:
     def step(self) -> int:
         """Updates in the state."""
         return int(self.progress["step"])
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """The tensors that workers go on from."""
+        return {name: t for name, t in self.tensors.items() if name.partition("/")[0] not in (BEST, MEASURED)}
 
     def part(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors under ``name/``."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from streamtrain.errors import Interrupted, WorkerLost
 from streamtrain.job import Job
-from streamtrain.run.checkpoints.checkpoint_files import Checkpoint, CheckpointFiles
+from streamtrain.run.checkpoints.checkpoint_files import BEST, MEASURED, Checkpoint, CheckpointFiles
 from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.values import known
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from streamtrain.run.outcome.result import Evaluation
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 COST = 0.02
 """Part of the time that checkpoints may take: the next one waits longer where they take long."""
 MOST_LOSSES = 8
@@ -71,9 +73,7 @@ class Keeper:
     @property
     def start(self) -> tuple[dict[str, torch.Tensor], int] | None:
         """What workers begin with: the last checkpoint's state and step."""
-        if self._last is None:
-            return None
-        return {name: t for name, t in self._last.tensors.items() if not name.startswith("best/")}, self.step
+        return None if self._last is None else (self._last.state, self.step)
 
     def begin(self) -> tuple[Progress, dict[str, torch.Tensor]]:
         """The last checkpoint's progress, under the job's present settings, and the best parameters until then.
@@ -82,7 +82,12 @@ class Keeper:
         """
         if self._last is None:
             return Progress.of(self._job), {}
-        return Progress.from_json(dict(self._last.progress)).under(self._job), self._last.part("best")
+        return Progress.from_json(dict(self._last.progress)).under(self._job), self._last.part(BEST)
+
+    @property
+    def measured(self) -> dict[str, torch.Tensor]:
+        """The parameters whose measurement the last checkpoint has as outstanding."""
+        return {} if self._last is None else self._last.part(MEASURED)
 
     def ask_to_stop(self, why: str) -> None:
         """The next `keep` writes a checkpoint and raises; may be called by a signal's handler."""
@@ -101,8 +106,18 @@ class Keeper:
             concurrent.futures.wait([self._writing])
         return "--resume goes on from the checkpoint before, where there is one"
 
-    def keep(self, fleet: Saves, progress: Progress, best: Mapping[str, torch.Tensor]) -> None:
+    def keep(
+        self,
+        fleet: Saves,
+        progress: Progress,
+        best: Mapping[str, torch.Tensor],
+        measured: Mapping[str, torch.Tensor] = NOTHING,
+    ) -> None:
         """Takes a checkpoint where it is time for one, and writes it beside the training that goes on.
+
+        Args:
+            best: the parameters that many passes would return.
+            measured: those whose measurement is outstanding.
 
         Raises:
             Interrupted: the run was asked to stop; the message says whether the checkpoint is written.
@@ -113,14 +128,21 @@ class Keeper:
             return
         if self._writing is not None and not busy:
             self._writing.result()  # raises what the writer did not expect
-        self.take(fleet, progress, best)
+        self.take(fleet, progress, best, measured)
         if asked is not None:
             raise Interrupted(f"{asked} after step {progress.step:,}; {self._left()}")
 
-    def take(self, fleet: Saves, progress: Progress, best: Mapping[str, torch.Tensor]) -> None:
-        """Takes a checkpoint now, and writes it beside what goes on."""
+    def take(
+        self,
+        fleet: Saves,
+        progress: Progress,
+        best: Mapping[str, torch.Tensor],
+        measured: Mapping[str, torch.Tensor] = NOTHING,
+    ) -> None:
+        """Takes a checkpoint now, as `keep` does, and writes it beside what goes on."""
         started = time.monotonic()
-        tensors = fleet.save() | {f"best/{name}": tensor for name, tensor in best.items()}
+        parts = {BEST: best, MEASURED: measured}
+        tensors = fleet.save() | {f"{part}/{name}": t for part, named in parts.items() for name, t in named.items()}
         self._last = Checkpoint(tensors, progress.to_json(), self._settings, self._run_id())
         if self._files is not None:
             self._writing = self._writer.submit(self._write, self._files, self._last, progress.best)
@@ -130,7 +152,7 @@ class Keeper:
     def keep_best(self, chosen: Evaluation, parameters: Mapping[str, torch.Tensor]) -> None:
         """The run has ended, and these are the parameters that it was for."""
         if self._files is not None:
-            last = Checkpoint({f"best/{name}": tensor for name, tensor in parameters.items()}, {}, {})
+            last = Checkpoint({f"{BEST}/{name}": tensor for name, tensor in parameters.items()}, {}, {})
             self._writing = self._writer.submit(self._write_best, self._files, last, chosen)
 
     def _write(self, files: CheckpointFiles, checkpoint: Checkpoint, chosen: Evaluation | None) -> bool:
@@ -145,7 +167,7 @@ class Keeper:
             about: dict[str, float | None] = {"step": chosen.step, "examples_used": chosen.examples_used}
             for name, mean in (("loss", held_out.loss), ("error", held_out.error)):
                 about |= {f"held_out_{name}": mean.mean, f"held_out_{name}_standard_error": known(mean.standard_error)}
-            if files.write_best(checkpoint.part("best"), about):
+            if files.write_best(checkpoint.part(BEST), about):
                 self._best_step = chosen.step
         return self._best_step == chosen.step
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from streamtrain.job import Epochs, Job, Online
+from streamtrain.measure.diagnostics.noise_scale import Noise
 from streamtrain.measure.early_stopping import EarlyStopping
 from streamtrain.measure.run_curves import Measures
 from streamtrain.order import Unused
+from streamtrain.run.checkpoints.point import Point
 from streamtrain.run.outcome.result import Evaluation, Result
 from streamtrain.run.watching.growing import Growth
 from streamtrain.stored import Stored
@@ -45,6 +47,7 @@ class Progress(Stored):
         growth: of a batch that follows the gradient's noise.
         fingerprint: of the workers that the run began with.
         evaluations, best: so far; ``best`` has the parameters that many passes would return.
+        outstanding: what is being measured beside training, or was, and nothing is decided by it yet.
     """
 
     measures: Measures
@@ -60,6 +63,7 @@ class Progress(Stored):
     bad: dict[tuple[str, int], Skip] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     best: Evaluation | None = None
+    outstanding: Point | None = None
     fingerprint: Fingerprint | None = None
     unused: Unused = field(default_factory=Unused)
     growth: Growth = field(default_factory=Growth)
@@ -117,6 +121,34 @@ class Progress(Stored):
     def used_examples(self, plan: Plan) -> tuple[Lane, ...]:
         """The training examples that are in some update, as runs by `Plan.select`'s numbers."""
         return plan.used_before(self.step, [*self.unused.runs, *((number, number + 1) for number in self.left_out)])
+
+    @property
+    def is_told(self) -> bool:
+        """Whether what is outstanding was measured, and only not decided by."""
+        made = self.evaluations
+        return self.outstanding is not None and bool(made) and made[-1].step == self.outstanding.step
+
+    def lies_ahead(self, examples: int, plan: Plan) -> bool:
+        """Whether the place where so many are used is still to come, or is here and waits for what is outstanding."""
+        at = plan.order.step_reaching(examples)
+        waits = self.outstanding is not None and self.outstanding.step < at == self.step
+        return at > self.step or waits
+
+    def point(self, plan: Plan, noise: Noise | None) -> Point:
+        """Where the run is now, to be measured.
+
+        Args:
+            noise: of the gradients of the last steps.
+        """
+        order = plan.order
+        return Point(
+            step=self.step,
+            examples_used=self.used,
+            passes=order.examples_before(order.position(self.step)) / order.used,
+            used=tuple((each.index, each.start, each.stop) for each in self.used_examples(plan)),
+            progressive=self.measures.progressive.recent if self.step <= order.steps else None,
+            noise=noise,
+        )
 
     def result(
         self,

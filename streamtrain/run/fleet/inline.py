@@ -36,6 +36,7 @@ def alone(job: Job) -> Job:
     """
     needs = {
         "aggregation": (job.pooled, type(job.aggregation).__name__, "leave it out: its bits depend on who is late"),
+        "evaluate.beside": (job.evaluate.beside, "on", "leave it out: there is no process beside this one"),
         "audit_every": (job.audit_every is not None, f"{job.audit_every}", "leave it out: there is nobody to audit"),
     }
     for setting, (given, found, do) in needs.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.likeness import Likeness
@@ -13,15 +13,34 @@ from streamtrain.values import Loading, Recovery, Risk, Skip, StepTimes, Update
 if TYPE_CHECKING:
     import torch
 
+Answer = TypeVar("Answer")
 
-class Fleet(Protocol):
+
+class Measures(Protocol):
+    """Who measures risks at the parameters that it has."""
+
+    def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
+        """Risk on each slice, in the order of ``slices``, whoever computed it; ``by_class`` with counts of classes."""
+
+
+class Spare(Protocol):
+    """Who measures at parameters that it is given, while workers train."""
+
+    def at(self, plan: Plan, parameters: Mapping[str, torch.Tensor], measure: Callable[[Measures], Answer]) -> Answer:
+        """What ``measure`` gives at a model's state dict; asked again where the process is lost meanwhile."""
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """Bad examples that it passed over so far, by split and number in the stored order."""
+
+    def give_up(self) -> None:
+        """Ends what it is at, whose answer nobody wants any more."""
+
+
+class Fleet(Measures, Protocol):
     """All workers of a run, as the controller sees them."""
 
     def advance(self, step: int) -> list[Update]:
         """Trains until ``step`` updates are in the state."""
-
-    def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
-        """Risk on each slice, in the order of ``slices``, whoever computed it; ``by_class`` with counts of classes."""
 
     def extend(self, plan: Plan, step: int) -> None:
         """Goes on with a data set that has grown, or with other batch sizes from here on, from global ``step``."""

@@ -27,7 +27,7 @@ from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.run.checkpoints.resuming import check_settings, fixed_settings
 from streamtrain.run.fleet.inline import InlineFleet, alone
 from streamtrain.run.folder import RunFolder
-from streamtrain.run.watching.evaluating import slices_of
+from streamtrain.run.watching.measuring.looked_at import slices_of
 from streamtrain.values import Lane, Risk, known
 
 MINIBATCHES = 16
@@ -142,7 +142,7 @@ def probe_batch_size(job: Job, run: Path, *, examples: int | None = None, repeat
     stretches = _stretches(plans, used, 2 * size, examples or MINIBATCHES * 2 * size, repeats)
     halves = [size // 2] if size % (2 * order.lanes) == 0 else []
     sizes = [*halves, size, 2 * size]
-    tensors = {name: t for name, t in checkpoint.tensors.items() if not name.startswith("best/")}
+    tensors = checkpoint.state
     with InlineFleet(plans, (tensors, checkpoint.step)) as fleet:
         before = _held_out(fleet, plans)
     ended: dict[int, list[list[Risk]]] = {each: [] for each in sizes}

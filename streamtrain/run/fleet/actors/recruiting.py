@@ -11,6 +11,7 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from streamtrain.errors import WorkerLost
+from streamtrain.job import Job
 from streamtrain.model.machine.portable import portable_environment
 from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
@@ -123,10 +124,10 @@ class Recruiter:
 
     def examiner(self, bundle: Bundle, parameters: Any) -> Any:
         """A new `Examiner`."""
-        return self._actor(Examiner, bundle.worker, num_cpus=0).remote(self.plan, parameters)
+        return actor_class(self.plan.job, Examiner, bundle.worker, {"num_cpus": 0}).remote(self.plan, parameters)
 
     def _member(self, bundle: Bundle) -> Member:
-        worker = self._actor(Worker, bundle.worker, **resources_of_worker(self.plan.job))
+        worker = actor_class(self.plan.job, Worker, bundle.worker)
         return Member(bundle, worker.remote(self.plan, self.start), self._streamers(bundle, self._streamers_each))
 
     @property
@@ -136,11 +137,17 @@ class Recruiter:
 
     def _streamers(self, bundle: Bundle, count: int) -> tuple[Any, ...]:
         cpus = float(self.plan.job.data.decode_threads) if streamers_apart(self.plan) else 0.0
-        actor = self._actor(WorkersStreamer, bundle.streamer, num_cpus=cpus)
+        actor = actor_class(self.plan.job, WorkersStreamer, bundle.streamer, {"num_cpus": cpus})
         return tuple(actor.remote(self.plan) for _ in range(count))
 
-    def _actor(self, plain: type, slot: GroupBundle, **resources: float) -> Any:
-        """The class as an actor's, in its place; with portable bits, in a process that begins with the switches."""
-        there = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.index)
-        switched = {"runtime_env": {"env_vars": portable_environment()}} if self.plan.job.bits == "portable" else {}
-        return ray.remote(plain).options(scheduling_strategy=there, max_restarts=0, **switched, **resources)
+
+def actor_class(job: Job, plain: type, slot: GroupBundle, resources: Mapping[str, float] | None = None) -> Any:
+    """The class as an actor's, in its place; with portable bits, in a process that begins with the switches.
+
+    Args:
+        resources: that it takes of its place; those of a worker by default.
+    """
+    there = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.index)
+    switched = {"runtime_env": {"env_vars": portable_environment()}} if job.bits == "portable" else {}
+    taken = resources_of_worker(job) if resources is None else resources
+    return ray.remote(plain).options(scheduling_strategy=there, max_restarts=0, **switched, **taken)

@@ -20,7 +20,7 @@ def check_resources(plan: Plan) -> None:
     Raises:
         ConfigError: with what was found.
     """
-    job, room, (kind, each) = plan.job, _room(plan.job), _needs(plan.job)
+    job, room, (kind, each) = plan.job, _room(plan.job, together=on_one_host(plan.job)), _needs(plan.job)
     if may_grow():
         return
     where = "the largest node" if on_one_host(job) else f"{len(living_nodes())} node(s)"
@@ -33,6 +33,11 @@ def check_resources(plan: Plan) -> None:
                 do="lower workers" + (" or threads" if each > 1 else "") + ", or start Ray with more",
             )
         )
+    everywhere = _room(job, together=False)
+    if job.evaluate.beside and job.least_workers + 1 > everywhere:
+        expected = f"room for {job.least_workers} worker(s) and a process beside them, of {each} {kind}(s) each"
+        do = "lower workers, leave it out, or start Ray with more"
+        raise ConfigError(complaint("evaluate.beside", expected=expected, found=f"room for {everywhere}", do=do))
     room = _room_for_streamers(job)
     cpus = cpus_of_streamers(job)
     if streamers_apart(plan) and job.least_workers > room:
@@ -52,11 +57,11 @@ def living_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types for it
 
 
-def _room(job: Job) -> int:
-    """Workers that the living nodes could hold, if they did nothing else."""
+def _room(job: Job, *, together: bool) -> int:
+    """Workers that the living nodes, or the largest of them, could hold, if they did nothing else."""
     kind, each = _needs(job)
     rooms = [int(node["Resources"].get(kind, 0) // each) for node in living_nodes()]
-    return max(rooms, default=0) if on_one_host(job) else sum(rooms)
+    return max(rooms, default=0) if together else sum(rooms)
 
 
 def _room_for_streamers(job: Job) -> int:

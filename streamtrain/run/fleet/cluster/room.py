@@ -117,6 +117,16 @@ class Room:
             time.sleep(0.02)
         return bundles
 
+    def take_one(self, who: str) -> GroupBundle:
+        """Waits for room for one more process with the resources of a worker, by this name.
+
+        Raises:
+            TrainingError: no room in time.
+        """
+        group = self._ask([self._worker], "PACK")
+        self._wait_for(group, Wanted(1, who, self._worker), {})
+        return GroupBundle(group, 0)
+
     def give_back(self) -> None:
         """Takes back all requests, and frees what was placed."""
         for group in self._groups:

@@ -35,6 +35,7 @@ from streamtrain.order import lane_seed
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.processes.audit import Audit, checksum, private_lane
 from streamtrain.run.fleet.processes.clock import Clock, TimedAggregator
+from streamtrain.run.fleet.processes.measurer import measure_slices
 from streamtrain.run.fleet.processes.supply import Supply
 from streamtrain.run.loop import pooled_updates, updates
 from streamtrain.run.watching.trace import Made, traced
@@ -45,8 +46,6 @@ from streamtrain.values import Arrays, Fingerprint, Loading, Risk, Selection, Sk
 
 MEASURED = 5
 """Steps of a block, in one of which a batch that follows the gradient's noise has it measured."""
-SPARSE = 4
-"""Shards behind a URL are fetched in parts where an evaluation uses less than one example in so many."""
 
 
 @dataclass(frozen=True)
@@ -234,17 +233,15 @@ class Worker:
             by_class: with a classifier's counts of each class.
         """
         self._load()
-        reader = self._supply.reader(split)
-        if SPARSE * self._seat.workers * sum(stop - start for start, stop in slices) < len(reader):
-            reader.expect(slices)
-        chosen = (self._plan.select(split, start, stop) for start, stop in slices)
-        return [self._evaluate(split, each, reader.select(each), by_class=by_class) for each in chosen]
-
-    def _evaluate(self, split: str, chosen: Selection, examples: Arrays, *, by_class: bool) -> Risk:
-        try:
-            return self._gradient.evaluate(examples, by_class=by_class)
-        except WrongWeight as error:
-            raise self._supply.name_weights(error, -1, split, chosen) from None
+        return measure_slices(
+            self._plan,
+            self._gradient,
+            self._supply,
+            split,
+            slices,
+            by_class=by_class,
+            workers=self._seat.workers,
+        )
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the current state, on the CPU, sharing no memory."""

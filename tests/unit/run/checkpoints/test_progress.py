@@ -12,7 +12,7 @@ import torch
 import streamtrain as st
 from streamtrain.errors import Interrupted
 from streamtrain.prepare.plan import Plan, plan
-from streamtrain.run.checkpoints.keeper import Keeper, Saves
+from streamtrain.run.checkpoints.keeper import NOTHING, Keeper, Saves
 from streamtrain.run.checkpoints.progress import Progress
 from streamtrain.run.outcome.result import Evaluation
 from streamtrain.values import Moments, Risk, Skip, Update
@@ -144,10 +144,16 @@ def test_a_run_that_goes_on_logs_and_measures_as_the_job_says_now(job: st.Job, t
     job = dataclasses.replace(job, mode=st.Epochs(max_passes=1), checkpoints=st.Checkpoints(seconds=0.0))
 
     class Stopped(Keeper):
-        def keep(self, fleet: Saves, progress: Progress, best: Mapping[str, torch.Tensor]) -> None:
+        def keep(
+            self,
+            fleet: Saves,
+            progress: Progress,
+            best: Mapping[str, torch.Tensor],
+            measured: Mapping[str, torch.Tensor] = NOTHING,
+        ) -> None:
             if progress.step:
                 self.ask_to_stop("in the middle")
-            super().keep(fleet, progress, best)
+            super().keep(fleet, progress, best, measured)
 
     keeper = Stopped(job, {})
     with pytest.raises(Interrupted):

@@ -1,8 +1,7 @@
-"""Both risks of a run at its current parameters: which examples are looked at, and what they give."""
+"""Both risks of a run at one place on its way: out of what whoever measures gives of slices of examples."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -10,57 +9,20 @@ from typing import Literal
 import numpy as np
 
 from streamtrain.job import functions_in
-from streamtrain.measure.diagnostics.noise_scale import Noise
 from streamtrain.measure.gap import PartRisks, Parts
 from streamtrain.measure.risk import pooled
 from streamtrain.measure.run_curves import risk_readings
 from streamtrain.model.objective import CLASSES, ByClass, Computed, Table, WholeSet
-from streamtrain.order import evaluation_slice, evaluation_slices, lane_seed
+from streamtrain.order import lane_seed
 from streamtrain.prepare.plan import Plan
-from streamtrain.run.checkpoints.progress import Progress
-from streamtrain.run.fleet.protocol import Fleet
+from streamtrain.run.checkpoints.point import Point
+from streamtrain.run.fleet.protocol import Measures
 from streamtrain.run.outcome.result import Evaluation
+from streamtrain.run.watching.measuring.looked_at import by_part, population, slices_by_part, slices_of
 from streamtrain.values import Lane, Reading, Risk
 
 LEAST_EXAMPLES, LEAST_SLICES = 500, 8
 """That are looked at before it is asked whether they are enough."""
-
-
-def slices_of(
-    plan: Plan, split: str, ranges: Sequence[Lane], wanted: int, seed: int, *, grouped: bool = False
-) -> list[tuple[int, int]]:
-    """Which of these examples are looked at, as `evaluation_slices` gives them; of a mixture, part after part.
-
-    Args:
-        grouped: only slices of a whole loss's examples.
-    """
-    return [*itertools.chain(*slices_by_part(plan, split, ranges, wanted, seed, grouped=grouped))]
-
-
-def slices_by_part(
-    plan: Plan, split: str, ranges: Sequence[Lane], wanted: int, seed: int, *, grouped: bool = False
-) -> list[Sequence[tuple[int, int]]]:
-    """The same by the data sets of a mixture; one list where there is one."""
-    return [
-        evaluation_slices(own, count, evaluation_slice(count, plan.job.loss_group), seed, whole=grouped)
-        for own, count in plan.by_share(split, ranges, wanted)
-    ]
-
-
-def _by_part(risks: Sequence[Risk], slices: Sequence[Sequence[object]]) -> list[list[Risk]]:
-    """Risks of slices, part after part, as those of each part."""
-    left = iter(risks)
-    return [[*itertools.islice(left, len(each))] for each in slices]
-
-
-def _population(plan: Plan, ranges: Sequence[Lane], wanted: int) -> int:
-    """How many examples those that are looked at were drawn from; of a mixture by the part of which most are left."""
-    shares = plan.by_share("train", ranges, wanted)
-    sizes = [sum(each.stop - each.start for each in own) for own, _ in shares]
-    counted = sum(count for _, count in shares)
-    return max(
-        (-(-counted * size // count) for size, (_, count) in zip(sizes, shares, strict=True) if count), default=0
-    )
 
 
 def other_readings(evaluation: Evaluation, now: float) -> list[Reading]:
@@ -100,44 +62,39 @@ def _order(plan: Plan, split: str) -> Literal["uniform", "unknown"]:
 
 
 class Evaluator:
-    """Measures risks at the fleet's current parameters.
+    """Measures risks.
 
     Args:
+        fleet: who does it, at the parameters that they have.
         say: takes a line about a metric that failed, the first time.
     """
 
-    def __init__(self, fleet: Fleet, say: Callable[[str], None] = lambda _: None) -> None:
-        self._fleet = fleet
+    def __init__(self, fleet: Measures, say: Callable[[str], None] = lambda _: None) -> None:
+        self.fleet = fleet
         self._say = say
         self._failed: set[str] = set()
 
-    def measure(self, plan: Plan, progress: Progress, noise: Noise | None) -> Evaluation:
+    def measure(self, plan: Plan, point: Point) -> Evaluation:
         """Both risks: on the validation split or a part of it, and on as many of the used training examples.
 
         The part is the same in all measurements of a run, so that they can be paired; with `Evaluate.until` it is as
         long as it takes.
-
-        Args:
-            noise: of the gradients, which goes into the evaluation.
         """
-        order = plan.order
         parts, wanted = self._held_out(plan, "validation")
-        used = progress.used_examples(plan)
-        drawn = lane_seed(plan.job.seed, progress.step, 0)
+        used = point.lanes
+        drawn = lane_seed(plan.job.seed, point.step, 0)
         slices = slices_of(plan, "train", used, wanted, drawn, grouped=plan.job.loss_group is not None)
-        population = _population(plan, used, wanted)
-        training = self._fleet.evaluate("train", slices)
-        empirical = self._pooled(plan, training, "train").out_of(population)
-        measures = progress.measures
+        training = self.fleet.evaluate("train", slices)
+        empirical = self._pooled(plan, training, "train").out_of(population(plan, used, wanted))
         return Evaluation(
-            step=progress.step,
-            examples_used=progress.used,
+            step=point.step,
+            examples_used=point.examples_used,
             empirical=empirical,
             generalization=self._pooled(plan, parts, "validation"),
-            passes=order.examples_before(order.position(progress.step)) / order.used,
-            progressive=measures.progressive.recent if progress.step <= order.steps else None,
+            passes=point.passes,
+            progressive=point.progressive,
             held_out=Parts.of(parts, functions_in(plan.job.metrics)),
-            noise=noise,
+            noise=point.noise,
             others={name: self._pooled(plan, self._held_out(plan, name)[0], name) for name in plan.others},
             of_parts=self._part_risks(plan, used, drawn, training, parts) if plan.sources else (),
         )
@@ -152,8 +109,8 @@ class Evaluator:
         """
         there = [Lane(0, 0, plan.manifest.splits["validation"].examples)]
         wanted = plan.held_out()
-        of_training = _by_part(training, slices_by_part(plan, "train", used, wanted, drawn))
-        of_held_out = _by_part(held_out, slices_by_part(plan, "validation", there, wanted, plan.job.seed))
+        of_training = by_part(training, slices_by_part(plan, "train", used, wanted, drawn))
+        of_held_out = by_part(held_out, slices_by_part(plan, "validation", there, wanted, plan.job.seed))
         sizes = (sum(each.stop - each.start for each in own) for own, _ in plan.by_share("train", used, wanted))
         return tuple(
             PartRisks(name, self._pooled(plan, mine, "train").out_of(size), self._pooled(plan, its, "validation"))
@@ -192,7 +149,7 @@ class Evaluator:
         taken: dict[int, Risk] = {}
         while True:
             new = left[len(taken) : count]
-            found = self._fleet.evaluate(split, [slices[place] for place in new], by_class=by_class)
+            found = self.fleet.evaluate(split, [slices[place] for place in new], by_class=by_class)
             taken |= zip(new, found, strict=True)
             risks = [taken[place] for place in sorted(taken)]
             if until is None or count == len(left):
@@ -204,7 +161,7 @@ class Evaluator:
 
     def _risks(self, plan: Plan, split: str, wanted: int) -> list[Risk]:
         """Slice by slice."""
-        return self._fleet.evaluate(split, self._slices(plan, split, wanted))
+        return self.fleet.evaluate(split, self._slices(plan, split, wanted))
 
     def _slices(self, plan: Plan, split: str, wanted: int) -> list[tuple[int, int]]:
         held_out = plan.held_out_set(split)

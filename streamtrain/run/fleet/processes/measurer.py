@@ -1,0 +1,98 @@
+"""Who measures risks: a worker at its own state, or a process beside the workers at parameters that it is given.
+
+`Measurer` is a plain class, made an actor in `actors.spare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from streamtrain.aggregate.moments import WrongWeight
+from streamtrain.errors import TrainingError
+from streamtrain.model.gradient import Gradient
+from streamtrain.model.machine.device import prepare_process
+from streamtrain.model.machine.fingerprint import take_fingerprint
+from streamtrain.model.whole_minibatch import make_gradient
+from streamtrain.prepare.plan import Plan
+from streamtrain.run.fleet.processes.audit import private_lane
+from streamtrain.run.fleet.processes.supply import Supply
+from streamtrain.values import Fingerprint, Risk, Skip
+
+SPARSE = 4
+"""Shards behind a URL are fetched in parts where an evaluation uses less than one example in so many."""
+
+
+def measure_slices(
+    plan: Plan,
+    gradient: Gradient,
+    supply: Supply,
+    split: str,
+    slices: Sequence[tuple[int, int]],
+    *,
+    by_class: bool,
+    workers: int,
+) -> list[Risk]:
+    """Risk on each ``(start, stop)`` of a split, by `Plan.select`'s numbers, at the state that is loaded.
+
+    Args:
+        by_class: with a classifier's counts of each class.
+        workers: who share the split's slices, of which these are one share.
+    """
+    reader = supply.reader(split)
+    if SPARSE * workers * sum(stop - start for start, stop in slices) < len(reader):
+        reader.expect(slices)
+    risks = []
+    for start, stop in slices:
+        chosen = plan.select(split, start, stop)
+        try:
+            risks.append(gradient.evaluate(reader.select(chosen), by_class=by_class))
+        except WrongWeight as error:
+            raise supply.name_weights(error, -1, split, chosen) from None
+    return risks
+
+
+class Measurer:
+    """Measures at parameters that it is given; trains nothing.
+
+    Args:
+        plan: of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        prepare_process(plan.job)
+        self._plan = plan
+        self._gradient = make_gradient(plan.job)
+        self._supply = Supply(plan)
+        self._state = private_lane(self._gradient, plan).states[0]
+
+    def fingerprint(self) -> Fingerprint:
+        """What chooses the kernels of this process."""
+        return take_fingerprint(self._plan.job)
+
+    def extend(self, plan: Plan) -> None:
+        """Goes on with a data set that has grown, or other batch sizes."""
+        self._plan = plan
+        self._supply.extend(plan)
+
+    def load(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Measures at this state dict of the model from here on.
+
+        Raises:
+            TrainingError: a frozen parameter is another one here than where the parameters come from.
+        """
+        for name, mine in self._gradient.model.named_parameters():
+            if not mine.requires_grad and not torch.equal(mine.cpu(), parameters[name]):
+                raise TrainingError(f"{name}, a frozen parameter, is not the same in the process that measures beside")
+        self._gradient.write(self._state, parameters)
+        self._gradient.forget()
+        self._gradient.load(self._state)
+
+    def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
+        """Risk on each slice, as `measure_slices` gives it."""
+        return measure_slices(self._plan, self._gradient, self._supply, split, slices, by_class=by_class, workers=1)
+
+    def skipped(self) -> dict[tuple[str, int], Skip]:
+        """Bad examples that were passed over here, by split and number in the stored order."""
+        return self._supply.skipped()
