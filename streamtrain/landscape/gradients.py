@@ -54,7 +54,7 @@ def _minibatches(plan: Plan, step: int, examples: int) -> tuple[list[Selection],
 def _held_out(plan: Plan, examples: int) -> list[Selection]:
     """Groups of equal size, as many examples in all, spread evenly over the split."""
     there = plan.manifest.splits["validation"].examples
-    size = min(examples, plan.held_out()) // GROUPS
+    size = min(examples, plan.held_out(whole=True)) // GROUPS
     spread = [
         np.linspace(own[0].start, own[-1].stop, count, endpoint=False).astype(np.int64)
         for own, count in plan.by_share("validation", [Lane(0, 0, there)], size * GROUPS)

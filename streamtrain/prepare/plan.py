@@ -44,6 +44,13 @@ from streamtrain.stream.whole.mixed import Source, joined_manifest, mixed_files,
 from streamtrain.stream.whole.weighing import balanced_of_job
 from streamtrain.values import Lane, Selection, Skip
 
+MEASURING = 0.1
+"""Part of the work that measuring takes where a job does not say on how many examples."""
+MEASURED_ONLINE = 10
+"""Measurements of a run in one pass where a job does not say."""
+LEAST_MEASURED, GROUPS_MEASURED = 1000, 16
+"""Held-out examples, and minibatches of losses over whole ones, that are looked at however little is trained."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -187,10 +194,32 @@ class Plan:
         """A split of the data set, or another set that is measured, by its name."""
         return self.others.get(split) or HeldOut(split, self.manifest)
 
-    def held_out(self, split: str = "validation") -> int:
-        """Examples of a held-out set that the job measures by."""
+    def held_out(self, split: str = "validation", *, whole: bool = False) -> int:
+        """Examples of a held-out set that one measurement looks at; ``whole``: that the job lets it look at."""
         examples = held_out_examples(self.job, self.held_out_set(split), self.sources)
-        return min(examples, self.job.evaluate.examples or examples)
+        evaluate = self.job.evaluate
+        by_default = evaluate.examples is None and evaluate.until is None and not whole
+        return min(examples, self._affordable if by_default else evaluate.examples or examples)
+
+    @property
+    def measured_every(self) -> int:
+        """Examples used between two measurements; of data that grow, in the segment that was added last."""
+        mode = self.job.mode
+        if not isinstance(mode, Online):
+            return self.job.evaluate.every or self.order.used
+        new = self.manifest.segments[-1].examples.get("train", 0) if mode.follow else self.order.used
+        return self.job.evaluate.every or mode.evaluate_every or max(1, -(-new // MEASURED_ONLINE))
+
+    @property
+    def _affordable(self) -> int:
+        """Examples of each held-out set that take a tenth of the time: of work, the same on any machine.
+
+        Training takes about three forwards an example (Deep Learning, 6.5.8, counts a backward as two), measuring one;
+        it looks at as many training examples as at those of the validation split.
+        """
+        forwards = 3 * self.measured_every * MEASURING / (1 - MEASURING)
+        fewest = max(LEAST_MEASURED, GROUPS_MEASURED * (self.job.loss_group or 0))
+        return max(fewest, int(forwards / (2 + len(self.others))))
 
     @property
     def ranges(self) -> tuple[Lane, ...]:

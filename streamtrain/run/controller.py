@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from streamtrain.errors import NonFiniteError, WorkerLost
 from streamtrain.job import Epochs, Online
 from streamtrain.measure.run_curves import RunCurves, Stint
-from streamtrain.prepare.plan import Plan, resized
+from streamtrain.prepare.plan import MEASURED_ONLINE, Plan, resized
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.checkpoints.parameters import save_parameters, save_result
 from streamtrain.run.fleet.protocol import Fleet, Spare
@@ -147,7 +147,7 @@ class Controller:
         order = self._plan.order
         since = self._progress.since
         used = order.examples_before(order.position(since))
-        every = self._plan.job.evaluate.every or mode.evaluate_every or -(-(order.used - used) // 10)
+        every = self._plan.job.evaluate.every or mode.evaluate_every or -(-(order.used - used) // MEASURED_ONLINE)
         while used < order.used and not self._ended:
             wanted = min(used + every, order.used)
             is_new = self._progress.lies_ahead(wanted, self._plan)
@@ -155,8 +155,9 @@ class Controller:
                 self._advance_to(wanted)
                 self._settle()
             used = self._used_at(wanted)
-            if is_new and not self._is_measured and (used == order.used or self._ended or self._affords_evaluation()):
-                self._evaluate()
+            last = used == order.used or bool(self._ended)
+            if is_new and not self._is_measured and (last or self._affords_evaluation()):
+                self._evaluate(last=last)
         self._settle()
 
     def _epochs(self, mode: Epochs) -> Result:
@@ -214,7 +215,7 @@ class Controller:
     def _measured_at(self, last: int) -> Iterator[int]:
         """Examples used, at which many passes are still to be measured: ends of passes, or as evaluate.every says."""
         order = self._plan.order
-        every = self._plan.job.evaluate.every or order.used
+        every = self._plan.measured_every
         used = order.examples_before(order.position(self._progress.step))
         for examples in (*range(max(1, used // every) * every, last, every), last):
             if self._progress.lies_ahead(examples, self._plan):
@@ -303,9 +304,13 @@ class Controller:
         self._terminal.live(*status.facts, part=status.part)
         status.keep(self._folder)
 
-    def _evaluate(self) -> None:
-        """Has both risks measured at the current parameters; decides by them at once, unless that is done beside."""
-        self._measurements.begin(self._plan, self._progress)
+    def _evaluate(self, *, last: bool = False) -> None:
+        """Has both risks measured at the current parameters; decides by them at once, unless that is done beside.
+
+        Args:
+            last: whether a run in one pass ends here.
+        """
+        self._measurements.begin(self._plan, self._progress, last=last)
         if not self._measurements.beside:
             self._settle()
 
@@ -340,7 +345,9 @@ class Controller:
         self._fleet.restore(parameters)
         self._probes.end(parameters)
         test = self._measurements.evaluator.measure_all(self._plan, "test")
-        by_class, tables = self._measurements.evaluator.by_class(self._plan)
+        by_class, tables = self._measurements.evaluator.by_class(
+            self._plan, whole=isinstance(self._plan.job.mode, Online)
+        )
         order = self._plan.order
         size = order.size(max(0, chosen.step - 1))
         ended = self._curves.end(size, chosen.noise, progress.step)

@@ -190,6 +190,12 @@ def _announce(prepared: _Prepared, run_name: str, terminal: Terminal) -> None:
     terminal.line(f"{run_name}: {order.used:,} examples a pass in {order.steps:,} steps, {_counted(job)} worker(s)")
     if plan.parts is not None:
         terminal.line(f"{run_name}: {shares_in_words(plan)}")
+    part, there = plan.held_out(), plan.held_out(whole=True)
+    if part < there and job.evaluate.examples is None and job.evaluate.until is None:
+        terminal.line(
+            f"{run_name}: risks are measured on {part:,} of {there:,} validation examples, about a tenth of the work; "
+            f"evaluate.examples says on how many"
+        )
     lie: list[tuple[Path | None, Manifest]] = [(each.folder, each.manifest) for each in plan.sources]
     for folder, manifest in lie or [(data_folder(job.data.place), plan.manifest)]:
         if folder and (warning := order_warning(folder, manifest)):

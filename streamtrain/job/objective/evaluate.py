@@ -22,8 +22,9 @@ class Evaluate:
     """Examples used between two measurements, also within passes; by default the ends of passes, or a tenth of a run in
     one pass. Early stopping looks at each of them."""
     examples: int | None = None
-    """Held-out examples that are looked at, a random part that is the same each time; all by default. The empirical
-    risk is measured on as many. The test split is measured whole."""
+    """Held-out examples that are looked at, a random part that is the same each time; by default as many as take about
+    a tenth of the work, at least 1,000, and all at the end of a run in one pass. The empirical risk is measured on as
+    many. The test split is measured whole."""
     until: float | None = None
     """Look at held-out examples, in a random order that is the same each time, only until the standard error of their
     error is at most this: at least 500, and at most as many as `examples` says. How many they are depends on what they

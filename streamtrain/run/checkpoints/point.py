@@ -15,6 +15,7 @@ class Point(Stored):
 
     Attributes:
         step: updates in the parameters. examples_used, passes, progressive, noise: as an `Evaluation` has them.
+        last: whether a run in one pass ends here: then all is looked at that the job lets it look at.
         used: training examples that are in some update, as (lane, start, stop) by `Plan.select`'s numbers.
     """
 
@@ -22,6 +23,7 @@ class Point(Stored):
     examples_used: int
     passes: float
     used: tuple[tuple[int, int, int], ...]
+    last: bool = False
     progressive: Risk | None = None
     noise: Noise | None = None
 

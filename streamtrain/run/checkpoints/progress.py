@@ -134,14 +134,15 @@ class Progress(Stored):
         waits = self.outstanding is not None and self.outstanding.step < at == self.step
         return at > self.step or waits
 
-    def point(self, plan: Plan, noise: Noise | None) -> Point:
+    def point(self, plan: Plan, noise: Noise | None, *, last: bool = False) -> Point:
         """Where the run is now, to be measured.
 
         Args:
-            noise: of the gradients of the last steps.
+            noise: of the gradients of the last steps. last: whether a run in one pass ends here.
         """
         order = plan.order
         return Point(
+            last=last,
             step=self.step,
             examples_used=self.used,
             passes=order.examples_before(order.position(self.step)) / order.used,

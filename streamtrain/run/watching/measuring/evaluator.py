@@ -80,7 +80,10 @@ class Evaluator:
         The part is the same in all measurements of a run, so that they can be paired; with `Evaluate.until` it is as
         long as it takes.
         """
-        parts, wanted = self._held_out(plan, "validation")
+        parts, wanted = self._held_out(plan, "validation", whole=point.last)
+        same = parts  # as in all other measurements
+        if point.last and plan.held_out() < plan.held_out(whole=True):
+            same = self._held_out(plan, "validation")[0]
         used = point.lanes
         drawn = lane_seed(plan.job.seed, point.step, 0)
         slices = slices_of(plan, "train", used, wanted, drawn, grouped=plan.job.loss_group is not None)
@@ -93,22 +96,24 @@ class Evaluator:
             generalization=self._pooled(plan, parts, "validation"),
             passes=point.passes,
             progressive=point.progressive,
-            held_out=Parts.of(parts, functions_in(plan.job.metrics)),
+            held_out=Parts.of(same, functions_in(plan.job.metrics)),
             noise=point.noise,
-            others={name: self._pooled(plan, self._held_out(plan, name)[0], name) for name in plan.others},
-            of_parts=self._part_risks(plan, used, drawn, training, parts) if plan.sources else (),
+            others={
+                name: self._pooled(plan, self._held_out(plan, name, whole=point.last)[0], name) for name in plan.others
+            },
+            of_parts=self._part_risks(plan, point, drawn, training, parts) if plan.sources else (),
         )
 
     def _part_risks(
-        self, plan: Plan, used: Sequence[Lane], drawn: int, training: Sequence[Risk], held_out: Sequence[Risk]
+        self, plan: Plan, point: Point, drawn: int, training: Sequence[Risk], held_out: Sequence[Risk]
     ) -> tuple[PartRisks, ...]:
         """Both risks on each data set of a mixture, out of the slices that `measure` looks at.
 
         Args:
-            used, drawn: as in `measure`. training, held_out: slice by slice, of both.
+            drawn: as in `measure`. training, held_out: slice by slice, of both.
         """
         there = [Lane(0, 0, plan.manifest.splits["validation"].examples)]
-        wanted = plan.held_out()
+        used, wanted = point.lanes, plan.held_out(whole=point.last)
         of_training = by_part(training, slices_by_part(plan, "train", used, wanted, drawn))
         of_held_out = by_part(held_out, slices_by_part(plan, "validation", there, wanted, plan.job.seed))
         sizes = (sum(each.stop - each.start for each in own) for own, _ in plan.by_share("train", used, wanted))
@@ -123,10 +128,16 @@ class Evaluator:
         found = plan.manifest.splits.get(split)
         return self._pooled(plan, self._risks(plan, split, found.examples), split) if found and found.examples else None
 
-    def by_class(self, plan: Plan) -> tuple[ByClass | None, dict[str, Table]]:
-        """What no curve shows of the held-out examples that `measure` takes: a classifier's errors, and arrays."""
-        whole = WholeSet.of(plan.job, by_class=True)
-        found = whole.compute(self._held_out(plan, "validation", by_class=True)[0]) if whole else Computed()
+    def by_class(self, plan: Plan, *, whole: bool = False) -> tuple[ByClass | None, dict[str, Table]]:
+        """What no curve shows of the held-out examples that `measure` takes: a classifier's errors, and arrays.
+
+        Args:
+            whole: of those that the last measurement of a run takes.
+        """
+        of_set = WholeSet.of(plan.job, by_class=True)
+        found = Computed()
+        if of_set:
+            found = of_set.compute(self._held_out(plan, "validation", by_class=True, whole=whole)[0])
         self._tell(found)
         pairs = found.tables.pop(CLASSES, None)
         target = plan.manifest.field_named(str(plan.job.data.target))
@@ -139,9 +150,11 @@ class Evaluator:
                 self._failed.add(name)
                 self._say(f"{why}; its value is NaN")
 
-    def _held_out(self, plan: Plan, split: str, *, by_class: bool = False) -> tuple[list[Risk], int]:
+    def _held_out(
+        self, plan: Plan, split: str, *, by_class: bool = False, whole: bool = False
+    ) -> tuple[list[Risk], int]:
         """Of a held-out set, slice by slice in the stored order; and of how many examples these are."""
-        slices = self._slices(plan, split, plan.held_out(split))
+        slices = self._slices(plan, split, plan.held_out(split, whole=whole))
         until = plan.job.evaluate.until
         left = list(range(len(slices))) if until is None else _at_random(plan, slices)
         sizes = [stop - start for start, stop in slices]

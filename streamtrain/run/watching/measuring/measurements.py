@@ -60,10 +60,14 @@ class Measurements:
         """Whether training goes on meanwhile."""
         return self._beside is not None
 
-    def begin(self, plan: Plan, progress: Progress) -> None:
-        """Measures the workers' present parameters, or has it done beside what they do next."""
+    def begin(self, plan: Plan, progress: Progress, *, last: bool = False) -> None:
+        """Measures the workers' present parameters, or has it done beside what they do next.
+
+        Args:
+            last: whether a run in one pass ends here.
+        """
         started = time.monotonic()
-        progress.outstanding = point = progress.point(plan, self._curves.noise)
+        progress.outstanding = point = progress.point(plan, self._curves.noise, last=last)
         if self._beside is None:
             self._here = self.evaluator.measure(plan, point)
         else:
