@@ -64,7 +64,8 @@ def test_as_many_as_it_takes_and_the_same_on_any_number_of_workers(
     assert alone.by_class is not None
     assert sum(error.count for error in alone.by_class.errors.values()) == alone.chosen.generalization.error.count
     strict = st.train(job_of(data, tmp_path, evaluate=st.Evaluate(until=1e-9)), inline=True, quiet=True)
-    whole = st.train(job_of(data, tmp_path), inline=True, quiet=True)
+    everything = st.Evaluate(examples=there)
+    whole = st.train(job_of(data, tmp_path, evaluate=everything), inline=True, quiet=True)
     assert seen(strict) == seen(whole), "where all are needed, all are looked at, in their order"
     part = job_of(data, tmp_path, evaluate=st.Evaluate(until=1e-9, examples=700))
     fixed = job_of(data, tmp_path, evaluate=st.Evaluate(examples=700))
