@@ -120,11 +120,14 @@ def _ship_by_value(module: ModuleType) -> None:
     LOADED[module.__name__] = module
 
 
-def ship_caches(pickler: Any) -> None:
-    """Makes a cloudpickle module carry functions with a cache by their code, a script's and a notebook's too.
+def ship_code(pickler: Any) -> None:
+    """Makes a cloudpickle module carry job files by their code, which other processes cannot import.
 
-    Plain pickle is left as it is, which names what `__main__` has.
+    Functions with a cache too, and a script's and a notebook's. Plain pickle is left as it is, which names what
+    `__main__` has.
     """
+    for module in LOADED.values():
+        pickler.register_pickle_by_value(module)
     pickler.CloudPickler.dispatch_table[functools._lru_cache_wrapper] = _reduce_with_code
 
 

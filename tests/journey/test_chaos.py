@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chaos import JOB, ROOT, compared
+from tests.support.chaos import JOB, OPTIMIZERS, ROOT, compared
 
-KILLS = 10
+KILLS = 7
 
 
 @pytest.mark.timeout(600)
@@ -24,6 +24,6 @@ def test_promise_3_and_8_killed_at_random_a_run_ends_as_undisturbed(tmp_path: Pa
 def test_its_optimizer_is_declared_in_25_lines_and_nothing_in_the_library_names_it() -> None:
     declared = JOB[JOB.index("@dataclasses.dataclass") : JOB.index("def scaled")].strip().splitlines()
     assert declared[1].startswith("class SoftSign(st.Optimizer)") and len(declared) <= 25
-    assert "optimizer=SoftSign(" in JOB
+    assert OPTIMIZERS[0].startswith("SoftSign(") and "optimizer={optimizer}" in JOB
     naming = [file for file in (ROOT / "streamtrain").rglob("*.py") if "softsign" in file.read_text().lower()]
     assert naming == []

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from tests.support.leftovers import Leftovers
 
 JOB = """
 import dataclasses, os, time
+import numpy as np
 import torch
 import streamtrain as st
 
@@ -55,27 +56,47 @@ def scaled(batch):
         time.sleep({seconds})
     return {{**batch, "image": batch["image"].float() / 255}}
 
+def shifted(example, rng):
+    return {{**example, "image": np.roll(example["image"], int(rng.integers(0, 3)), 1)}}
+
+def erased(batch, generator):
+    kept = torch.rand(batch["image"].shape[0], 8, 8, generator=generator) > 0.1
+    return {{**batch, "image": batch["image"] * kept}}
+
 job = st.Job(
-    st.Data({data!r}, transform=scaled),
+    st.Data(st.Mixture({data!r}), transform=scaled, augment=shifted, augment_batch=erased, streamers=2),
     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32),
                                 torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 10)),
     mode=st.Epochs(max_passes={passes}, patience=10**6),
-    optimizer=SoftSign(lr=0.01),
+    optimizer={optimizer},
     schedule=lambda step: 1 / (1 + 0.001 * step),
     clip=st.Clip(norm=1.0),
     batch_size=st.BatchSize({{0: 20, 2000: 40, 3000: 80, 4500: 20}}),
+    evaluate=st.Evaluate(every=1000, examples=40, beside=True),
     workers={workers},
     lanes=4,
     checkpoints=st.Checkpoints(seconds=1.0),
     tracking=st.Tracking(uri={uri!r}, folder={runs!r}, log_model=False, layer_curves=True),
 )
 """
+OPTIMIZERS = ("SoftSign(lr=0.01)", "st.AdamW(lr=0.003, weight_decay=0.1)")
+"""Of even seeds and of odd ones."""
 STEPS_A_PASS, PASSES_A_KILL = 24, 8
 LANE_SECONDS = 0.004
 """Each lane's part takes so long at least while there is more to kill: a kill in about two seconds."""
-KINDS = {"worker": 5, "streamer": 4, "driver": 1}
+KINDS = {"worker": 4, "streamer": 4, "measurer": 1, "driver": 1}
 """How many of each are among ten victims; a driver takes longest to come back."""
-ACTORS = {"worker": "ray::Worker.", "streamer": "ray::WorkersStreamer"}
+ACTORS = {"worker": "ray::Worker.", "streamer": "ray::WorkersStreamer", "measurer": "ray::Measurer"}
+CPUS = 4
+"""That the driver takes the machine to have: room for two workers and a process beside them."""
+DRIVER = f"""
+import sys
+from streamtrain.prepare.surroundings import ray_room
+ray_room.usable_cpus = lambda: {CPUS}
+from streamtrain.cli.command import main
+sys.argv[0] = "streamtrain"
+main()
+"""
 TIMED = ("throughput/", "step_time/", "recovery/", "loader/", "system/", "evaluation/")
 """How curves begin that depend on time."""
 Curves = dict[str, list[tuple[int, float]]]
@@ -107,11 +128,12 @@ class Chaos:
         """Folder of the run's folder."""
         return self.folder / "runs"
 
-    def job(self, data: Path, lane_seconds: float = LANE_SECONDS) -> Path:
-        """Writes the job's file."""
+    def job(self, data: Mapping[str, float], lane_seconds: float = LANE_SECONDS) -> Path:
+        """Writes the job's file, over a mixture with these shares."""
         (self.folder / "job.py").write_text(
             JOB.format(
-                data=str(data),
+                data=dict(data),
+                optimizer=OPTIMIZERS[self.seed % 2],
                 passes=self.passes,
                 workers=2,
                 uri=f"sqlite:///{self.folder / 'mlflow.db'}",
@@ -153,7 +175,7 @@ class Chaos:
     @contextlib.contextmanager
     def _driver(self, job: Path) -> Iterator["subprocess.Popen[bytes]"]:
         self.starts += 1
-        command = [sys.executable, "-m", "streamtrain", "train", str(job), "--json", "--resume"]
+        command = [sys.executable, "-c", DRIVER, "train", str(job), "--json", "--resume"]
         temporary = {"TMPDIR": str(self.leftovers.temporary), "RAY_TMPDIR": self.ray}
         environment = {**os.environ, **temporary, "PYTHONPATH": str(ROOT)}
         with (self.folder / "out.txt").open("wb") as out, (self.folder / "err.txt").open("ab") as err:
@@ -219,13 +241,15 @@ def in_mlflow(database: Path) -> Curves:
         return curves(opened.execute("SELECT key, step, value FROM metrics"))
 
 
-def packed_pictures(folder: Path) -> Path:
-    """Digits as PNG, which streamers decode."""
+def packed_pictures(folder: Path) -> dict[str, float]:
+    """Digits as PNG, which streamers decode: two data sets, and the shares of a mixture of them."""
     for number, (image, label) in enumerate(zip(*digits(600), strict=True)):
-        (folder / "raw" / str(label)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / "raw" / str(label) / f"{number}.png")
-    pack(str(folder / "raw"), folder / "packed", PackOptions(seed=1, shard_examples=60))
-    return folder / "packed"
+        raw = folder / f"raw{number % 3 // 2}" / str(label)
+        raw.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(raw / f"{number}.png")
+    for each in range(2):
+        pack(str(folder / f"raw{each}"), folder / f"packed{each}", PackOptions(seed=1, shard_examples=60))
+    return {str(folder / "packed0"): 0.65, str(folder / "packed1"): 0.35}
 
 
 OF_CLOCKS_AND_PLACES = ("mlflow_run_id", "folder", "examples_per_second", "measuring_fraction_of_time")

@@ -54,7 +54,7 @@ def test_a_scripts_travel_over_ray_and_stay_plain_for_pickle(tmp_path: Path) -> 
     script = """
 import functools, pickle, sys
 import ray.cloudpickle
-from streamtrain.prepare.jobfile import ship_caches
+from streamtrain.prepare.jobfile import ship_code
 
 @functools.cache
 def table(width):
@@ -63,7 +63,7 @@ def table(width):
 def mapped(example):
     return {"x": table(4)[example["x"]]}
 
-ship_caches(ray.cloudpickle)
+ship_code(ray.cloudpickle)
 assert pickle.loads(pickle.dumps(table)) is table
 sys.stdout.buffer.write(ray.cloudpickle.dumps(mapped))
 """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from streamtrain.errors import TrainingError, WorkerLost
+from streamtrain.prepare.jobfile import ship_code
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.actors.members import gather, kill
 from streamtrain.run.fleet.actors.recruiting import actor_class
@@ -33,8 +34,8 @@ class SpareProcess:
     """
 
     def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        ship_code(ray.cloudpickle)
         self._plan = plan
-        self._say = say
         self._room = Room(plan, say)
         self._slot: GroupBundle | None = None
         self._likeness: Likeness | None = None
