@@ -7,8 +7,8 @@ that a slower peer needs. How long it stays awake adapts: doubled when that was 
 Who sleeps says so beside its counter, and nobody calls the kernel for those who do not. (A load may pass a store
 before it, so an arrival can miss that its peer has just fallen asleep: that one then looks around by itself.)
 
-Counters are plain words: what a worker wrote before it arrived is seen by whoever sees it arrive, since
-x86-64 keeps the order of stores and of loads. Other machines do not, and are refused (`check_machine`).
+Counters are plain words: what a worker wrote before it arrived is seen by whoever sees it arrive, since it publishes
+that first (`memory_order`, which says why this is enough on each kind of machine).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import select
 import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from streamtrain.errors import ConfigError, WorkerLost, complaint
+from streamtrain.errors import WorkerLost
+from streamtrain.memory_order import calls_here, publish
 from streamtrain.processes import watch
 
 AWAKE_SECONDS = (10e-6, 300e-6)
@@ -34,30 +34,16 @@ WORDS_A_LINE = CACHE_LINE // 8
 """A worker's words have a line of their own: else each write takes the line from all who read another's word."""
 COUNT, ASLEEP = 0, 1
 """Of a worker's words: arrivals, and 1 while it sleeps."""
-SYS_FUTEX, FUTEX_WAIT, FUTEX_WAKE = 202, 0, 1
-"""Of x86-64 Linux: futex(2)."""
+FUTEX_WAIT, FUTEX_WAKE = 0, 1
+"""Of Linux: futex(2)."""
+_calls = calls_here()
+_futex = _calls.futex if _calls else -1
+"""Number of the call; one that no kernel has where memory cannot be shared."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-def shares_memory() -> bool:
-    """Whether this machine's memory keeps the order that shared words need."""
-    return platform.machine() in ("x86_64", "AMD64") and platform.system() == "Linux"
-
-
-def check_machine() -> None:
-    """Refuses machines whose memory does not keep the order that shared words need.
-
-    Raises:
-        ConfigError: with what to use instead.
-    """
-    if not shares_memory():
-        found = f"{platform.system()} on {platform.machine()}"
-        do = 'use exchange="collective", or 1 worker'
-        raise ConfigError(complaint("exchange 'shared'", expected="Linux on x86-64", found=found, do=do))
 
 
 class Barrier(Protocol):
@@ -116,6 +102,7 @@ class SharedBarrier:
         # barrier, could be taken for one who is still at this one, and one barrier serves all waits of all steps.
         count = self._count + 1
         self._count = count
+        publish()  # all that this worker has written and read, before its arrival
         self._arrival[COUNT] = count
         for peer in self._peers:
             if peer[ASLEEP]:
@@ -173,7 +160,7 @@ def make_barrier(words: memoryview, worker: int, processes: Mapping[int, int]) -
 
 def wake(word: memoryview) -> None:
     """Wakes all who sleep on a word."""
-    _libc.syscall(SYS_FUTEX, _address(word), FUTEX_WAKE, _EVERYBODY, None, None, 0)
+    _libc.syscall(_futex, _address(word), FUTEX_WAKE, _EVERYBODY, None, None, 0)
 
 
 def sleep_while(word: memoryview, seen: int, seconds: float) -> bool:
@@ -183,7 +170,7 @@ def sleep_while(word: memoryview, seen: int, seconds: float) -> bool:
         Whether it ended before the time was over.
     """
     longest = ctypes.byref(_Timespec(0, int(seconds * 1e9)))
-    failed = _libc.syscall(SYS_FUTEX, _address(word), FUTEX_WAIT, ctypes.c_uint32(seen), longest, None, 0)
+    failed = _libc.syscall(_futex, _address(word), FUTEX_WAIT, ctypes.c_uint32(seen), longest, None, 0)
     return not (failed and ctypes.get_errno() == errno.ETIMEDOUT)
 
 

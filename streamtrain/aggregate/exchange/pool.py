@@ -37,6 +37,7 @@ from streamtrain.aggregate.state import Slot, State
 from streamtrain.aggregate.tree import tree_sum_
 from streamtrain.aggregate.vector import gaps_of
 from streamtrain.errors import WorkerLost
+from streamtrain.memory_order import publish
 from streamtrain.processes import is_dead
 from streamtrain.values import Update
 
@@ -273,4 +274,5 @@ class Pool:
         try:
             yield
         finally:
+            publish()  # what was written before or under the lock, to who holds it next
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from streamtrain.errors import WorkerLost
+from streamtrain.memory_order import publish, take_part
 from streamtrain.processes import open_lent, watch
 from streamtrain.values import Arrays, Loading
 
@@ -116,6 +117,7 @@ class RingWriter:
     """The streamer's end; makes the memory, which is gone with the last process that maps it."""
 
     def __init__(self, shape: RingShape) -> None:
+        take_part()
         descriptor = os.memfd_create("streamtrain-ring", os.MFD_CLOEXEC)
         self.handle = RingHandle(os.getpid(), descriptor, shape)
         self._shape = shape
@@ -148,6 +150,7 @@ class RingWriter:
         views = slot.lay_out([examples, *sizes])
         for name, array in arrays.items():
             views[name][...] = array
+        publish()  # the batch, before it is counted
         self._words[0] = filled + 1
         return True
 
@@ -183,6 +186,7 @@ class RingWriter:
 
     def fail(self) -> None:
         """No more will come: the reader raises once it has taken what is there."""
+        publish()
         self._words[1] = 1
 
 
@@ -190,6 +194,7 @@ class RingReader:
     """The worker's end."""
 
     def __init__(self, handle: RingHandle) -> None:
+        take_part()
         self._descriptor = open_lent(handle.process, handle.descriptor)
         self._shape = handle.shape
         self._words = memoryview(mmap.mmap(self._descriptor, handle.shape.head_bytes)).cast("q")
@@ -219,6 +224,7 @@ class RingReader:
                 raise WorkerLost("the streamer failed or died before its next batch")
         views = self._slot(taken % self._shape.depth).views()
         arrays = {name: np.array(view) for name, view in views.items()}
+        publish()  # all was read, before the slot is free
         self._words[LINE // WORD] = taken + 1
         return arrays
 

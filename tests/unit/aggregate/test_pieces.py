@@ -231,12 +231,6 @@ def test_shared_memory_has_no_name_that_could_be_left_behind() -> None:
     assert sorted(Path("/dev/shm").iterdir()) == before
 
 
-def test_machines_that_reorder_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    with pytest.raises(ConfigError, match="exchange 'shared': expected Linux on x86-64, found Linux on aarch64; use"):
-        shared_block(4096)
-
-
 def test_buckets_hold_all_pieces_once_from_the_last_and_no_more_than_their_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,7 +11,7 @@ import mmap
 import os
 from dataclasses import dataclass
 
-from streamtrain.aggregate.exchange.barrier import check_machine
+from streamtrain.memory_order import take_part
 from streamtrain.processes import open_lent
 
 MAP_NORESERVE = 0x4000
@@ -37,7 +37,7 @@ def shared_block(size: int) -> tuple[mmap.mmap, Handle]:
     Raises:
         ConfigError: not on this kind of machine.
     """
-    check_machine()
+    take_part()
     descriptor = os.memfd_create("streamtrain", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, size)
     return mmap.mmap(descriptor, size), Handle(os.getpid(), descriptor)
@@ -45,6 +45,7 @@ def shared_block(size: int) -> tuple[mmap.mmap, Handle]:
 
 def open_file(handle: Handle) -> int:
     """A descriptor of this process's own for the block that ``handle`` names; locks on it are this process's."""
+    take_part()
     return open_lent(handle.process, handle.descriptor)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from streamtrain.aggregate.exchange.barrier import shares_memory
 from streamtrain.aggregate.exchange.collective.hosts import group_by_host
 from streamtrain.aggregate.exchange.join import Seat
+from streamtrain.memory_order import shares_memory
 from streamtrain.order import hosting_of
 from streamtrain.run.fleet.actors.members import Member, by_host, gather, offers
 from streamtrain.run.fleet.actors.recruiting import Recruiter
