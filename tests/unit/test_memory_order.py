@@ -74,7 +74,7 @@ def test_who_sees_the_word_sees_the_data(ordered: bool) -> None:
         data[:: 4096 // 16] = turn
         memory_order.publish()
         words[0] = turn
-        while words[8] < turn:
+        while words[8] < turn and peer.is_alive():
             os.sched_yield()
     peer.join()
     assert peer.exitcode == 0
@@ -83,10 +83,12 @@ def test_who_sees_the_word_sees_the_data(ordered: bool) -> None:
 def _answer(handle: Handle, ordered: bool) -> None:
     if ordered:
         _by_membarrier()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     block = open_block(handle)
     words, data = memoryview(block).cast("q"), np.frombuffer(block, np.int64, 4096, offset=1 << 14)
     for turn in range(1, ROUNDS + 1):
-        while words[0] < turn:
+        while words[0] < turn and parent.is_alive():
             os.sched_yield()
         seen = data[:: 4096 // 16].tolist()
         memory_order.publish()
