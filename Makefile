@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-.PHONY: demo test chaos clusters coverage chapter8 data ui lint types imports lock
+.PHONY: demo test chaos clusters versions arm64 gpu coverage chapter8 data ui lint types imports lock
 
 demo: $(VENV)/ready data  ## environment, data, both modes, where to look
 	$(BIN)/python jobs/demo.py
@@ -18,6 +18,17 @@ chaos: $(VENV)/ready  ## kills processes of a run at random: make chaos KILLS=30
 
 clusters: $(VENV)/ready  ## what cluster/ describes, really started: as root, with sshd, rsync and ip
 	$(BIN)/python -m pytest -m clusters $(PYTEST_FLAGS)
+
+versions: $(VENV)/ready  ## a part of the tests with the lowest and the newest versions: make versions [NAMES="lowest newest"]
+	$(BIN)/python -m tests.support.versions $(NAMES)
+
+arm64: $(VENV)/ready  ## the tests of aggregate on an emulated arm64: as root, with debootstrap and qemu-user-static
+	$(BIN)/python -m tests.support.arm64 $(NAMES)
+
+gpu:  ## on a machine with one CUDA GPU, with that machine's torch: make gpu PYTHON=python3.12
+	$(PYTHON) -m venv --system-site-packages build/gpu
+	build/gpu/bin/pip install --quiet --disable-pip-version-check -r tests/gpu/requirements.txt
+	build/gpu/bin/python -m tests.gpu $(NAMES)
 
 coverage: $(VENV)/ready  ## every ± and every stated rate against known answers; the tables go to build/coverage
 	mkdir -p build/coverage

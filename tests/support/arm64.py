@@ -7,7 +7,7 @@ takes some twenty times as long, importing torch alone half a minute.
 
 Emulation on x86-64 shows that the calls of the kernel, the sizes of words and the arithmetic are right. It hides a
 wrong order of memory, since an x86-64 keeps the order: for that there are the words in streamtrain/memory_order.py, and
-tests/unit/test_memory_order.py, which a real arm64 would fail without them.
+tests/unit/test_memory_order.py, which a real arm64 may fail without them.
 """
 
 import subprocess
