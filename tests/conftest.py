@@ -3,12 +3,19 @@
 And what many would make again: an MLflow database, whose tables take seconds to make.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+with pytest.MonkeyPatch.context() as one_thread:
+    # several files run at once, and threads that wait for each other on too few cores took most of the time; what
+    # tests start has as many threads as a user's
+    one_thread.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    import torch  # noqa: F401 - its library of threads reads the variable now
 
 
 @pytest.fixture(scope="session", autouse=True)
