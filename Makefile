@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-.PHONY: demo test chaos clusters versions arm64 gpu coverage chapter8 data ui lint types imports lock
+.PHONY: demo test chaos clusters versions arm64 gpu coverage models chapter8 data ui lint types imports lock
 
 demo: $(VENV)/ready data  ## environment, data, both modes, where to look
 	$(BIN)/python jobs/demo.py
@@ -33,6 +33,9 @@ gpu:  ## on a machine with one CUDA GPU, with that machine's torch: make gpu PYT
 coverage: $(VENV)/ready  ## every ± and every stated rate against known answers; the tables go to build/coverage
 	mkdir -p build/coverage
 	COVERAGE_TABLES=build/coverage $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m coverage tests/coverage $(PYTEST_FLAGS)
+
+models: $(VENV)/ready  ## the logged model of every job in an environment out of its own requirements: some 20 minutes, over the network
+	$(BIN)/python -m pytest -m models -rP tests/models $(PYTEST_FLAGS)
 
 ui: $(VENV)/ready  ## MLflow's pages on this folder's runs
 	$(BIN)/streamtrain ui

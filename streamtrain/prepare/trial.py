@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Epochs, Job
 from streamtrain.job.objective import check_names
-from streamtrain.model.gradient import Batch, Gradient, build_model
+from streamtrain.model.gradient import Batch, Gradient
 from streamtrain.model.objective import check_whole, risk_of
 from streamtrain.model.whole_minibatch import make_gradient
 from streamtrain.prepare.augmented import first_augmented, first_tried, try_augmented_batch
@@ -28,6 +28,7 @@ from streamtrain.prepare.jobfile import check_functions_travel, why_not_logged
 from streamtrain.prepare.mixing import check_apart_from_padding, check_examples_apart, rows_of, tensors_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.prepare.rehearsal import MOST_UPDATED, Rehearsal
+from streamtrain.serving import Examples, Prospect, prospect, read_examples
 from streamtrain.shards import Field
 from streamtrain.stream.examples.generators import kept_generators
 from streamtrain.stream.reader import FIRST_LOOKED_AT
@@ -45,6 +46,7 @@ class Trial:
         inputs, output: a few examples through the model on the CPU, for the logged model's signature; no output where
             there can be none.
         unlogged: why MLflow will not have the model, in one line; ``None`` where it will.
+        prospect: what of the job MLflow will have with it.
         trains_otherwise: kinds of the model's parts that compute otherwise in training than in evaluation.
     """
 
@@ -52,6 +54,7 @@ class Trial:
     output: NDArray[Any] | None
     unlogged: str | None = None
     trains_otherwise: tuple[str, ...] = ()
+    prospect: Prospect = field(default_factory=Prospect)
 
 
 def preflight(plan: Plan) -> Trial:
@@ -105,9 +108,9 @@ def _try(plan: Plan) -> Trial:
         check_examples_apart(gradient, batch, output, halves=halves, losses=job.loss_over == "examples")
         if job.data.collate is not None and job.loss_over == "examples":
             _check_padding(plan, gradient, halves=halves)
-    unlogged = _try_logging(job, gradient)
+    found, unlogged = _try_logging(plan, gradient)
     otherwise = tuple(gradient.modes.differing())
-    return Trial(*_signature(gradient.objective.inputs(batch), output), unlogged, otherwise)
+    return Trial(*_signature(gradient.objective.inputs(batch), output), unlogged, otherwise, found)
 
 
 def _signature(inputs: Sequence[torch.Tensor], output: Any) -> tuple[tuple[NDArray[Any], ...], NDArray[Any] | None]:
@@ -116,23 +119,33 @@ def _signature(inputs: Sequence[torch.Tensor], output: Any) -> tuple[tuple[NDArr
     return tuple(tensor.cpu().numpy() for tensor in inputs), output.float().numpy() if is_one else None
 
 
-def _try_logging(job: Job, gradient: Gradient) -> str | None:
-    """Saves a model as MLflow does at the end of a run, to nowhere; why that fails, where it does.
+def _try_logging(plan: Plan, gradient: Gradient) -> tuple[Prospect, str | None]:
+    """Makes a model's program, or else saves the model, as at the end of a run, to nowhere; why both fail, if they do.
 
     Raises:
-        ConfigError: it fails, and the job wants the model registered.
+        ConfigError: they fail, and the job wants the model registered.
     """
     layout = gradient.layout
+    job = plan.job
     wanted = job.tracking.enabled and job.tracking.log_model
     if not wanted or layout.size * layout.dtype.itemsize > MOST_UPDATED:
-        return None
-    model = build_model(job)
-    model.load_state_dict(gradient.state_dict())
-    why = why_not_logged(model.eval())
+        return Prospect(), None
+    job = dataclasses.replace(job, device="cpu", compile=False)
+    another = Gradient(job)
+    found = prospect(job, another, examples_of(plan))
+    if found.not_exported is None:
+        return found, None
+    why = why_not_logged(another.model.eval())
     if why is not None and job.tracking.register is not None:
         do = "let its parts be pickled, or leave tracking.register out"
         raise ConfigError(complaint("tracking.register", expected="a model that can be saved", found=why, do=do))
-    return why
+    return found, why
+
+
+def examples_of(plan: Plan) -> Examples:
+    """A few held-out examples, which the logged model is held against."""
+    data = plan.job.data
+    return read_examples(plan.reader("validation"), unmapped=data.map is not None and data.collate is None)
 
 
 def _first_examples(plan: Plan) -> Arrays:

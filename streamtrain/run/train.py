@@ -182,6 +182,7 @@ def _will_start_ray() -> bool:
 def _announce(prepared: _Prepared, run_name: str, terminal: Terminal) -> None:
     """What is about to run; a warning where the data are not as shuffled as they should be, or what will be missing."""
     from streamtrain.inspect.audit import order_warning
+    from streamtrain.run.outcome.handing_over import by_pickle
     from streamtrain.stream.fetch.unpacked import data_folder
 
     plan = prepared.plan
@@ -204,6 +205,10 @@ def _announce(prepared: _Prepared, run_name: str, terminal: Terminal) -> None:
         do = "let its parts be pickled, or set tracking.log_model to False; its parameters are kept either way"
         what = "the model for MLflow"
         terminal.line(complaint(what, expected="one that can be saved", found=prepared.trial.unlogged, do=do))
+    elif prepared.trial.prospect.not_exported is not None:
+        terminal.line(by_pickle(prepared.trial.prospect.not_exported))
+    for line in prepared.trial.prospect.outside:
+        terminal.line(f"the model for MLflow, {line}")
 
 
 def _began() -> float:

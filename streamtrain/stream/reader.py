@@ -173,6 +173,14 @@ class Reader:
         other._near = (0, 0, [])
         return other
 
+    def unmapped(self) -> Reader:
+        """A reader of the same open shards that gives examples as `map` gets them, each by itself."""
+        other = copy.copy(self)
+        other._decoding = replace(self._decoding, map=None, collate=None)
+        other._assembler = Assembler(other._decoding)
+        other._near = (0, 0, [])
+        return other
+
     @property
     def skips(self) -> dict[tuple[str, int], Skip]:
         """``skipped`` with the split's name."""

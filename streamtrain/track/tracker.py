@@ -41,11 +41,29 @@ class RunCard:
 
 
 @dataclass(frozen=True)
+class ProgramCard:
+    """A trained model as a program that runs without its job.
+
+    ``inputs``: an example as it is called with, by the names of fields, first axis the example; bytes and texts are
+    objects. ``outputs``: what it gives for it, by name, the empty one of a single output. ``save`` writes its files
+    into a folder and returns each by what it is: ``program``, ``card`` and perhaps ``functions``. ``any_size``: other
+    axes than the first may have other sizes too. ``notes``: what who uses it has to know.
+    """
+
+    inputs: Mapping[str, np.ndarray[Any, Any]]
+    outputs: Mapping[str, np.ndarray[Any, Any]]
+    save: Callable[[Path], Mapping[str, Path]]
+    any_size: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """A trained model on the CPU, with a few inputs as it is called with, and its output for them.
 
     ``output`` is ``None`` where it is not one array. ``register``: the name under which the model is registered.
-    ``step``: updates in its parameters. ``any_size``: it takes inputs of other sizes too.
+    ``step``: updates in its parameters. ``any_size``: it takes inputs of other sizes too. ``program``: the same model
+    without its job, where it can be. ``needs``: what pip has to install for it.
     """
 
     model: torch.nn.Module
@@ -54,6 +72,8 @@ class ModelCard:
     register: str | None = None
     step: int = 0
     any_size: bool = False
+    program: ProgramCard | None = None
+    needs: tuple[str, ...] = ()
 
 
 class Tracker(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamtrain.errors import one_line
+from streamtrain.errors import complaint, one_line
 from streamtrain.run.folder import RunFolder
 from streamtrain.run.outcome.report import description, figures
 from streamtrain.store import write_whole
@@ -47,7 +48,7 @@ def hand_over(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: 
     tracker.artifact(ended.folder.parameters, "parameters")
     tracker.tag("verdict", result.verdict)
     tracker.describe(description(run_name, result))
-    parts: dict[str, Callable[[_Ended], None]] = {
+    parts: dict[str, Callable[[_Ended], Iterable[str] | None]] = {
         ended.folder.result.name: _result,
         "figures": _figures,
         "the figure of layers": _layers,
@@ -57,7 +58,7 @@ def hand_over(plan: Plan, trial: Trial, run_name: str, result: Result, tracker: 
     }
     for what, keep in parts.items():
         try:
-            keep(ended)
+            yield from (f"{run_name}: {line}" for line in keep(ended) or ())
         except Exception as error:
             yield f"{run_name}: {what} could not be made ({one_line(error)}); the parameters are in {result.folder}"
 
@@ -117,22 +118,52 @@ def _as_csv(rows: Iterable[Sequence[object]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _model(ended: _Ended) -> None:
+def _model(ended: _Ended) -> list[str]:
+    """The logged model; lines for what the trial has not said of it."""
     tracker = ended.tracker
     tracking = ended.plan.job.tracking
     if ended.trial.unlogged is not None:
         tracker.tag("model.logged", f"no: {ended.trial.unlogged}")
-    elif tracking.enabled and tracking.log_model:
-        tracker.model(_model_card(ended.plan, ended.trial, ended.result))
-        if ended.trial.output is None:
-            tracker.tag("model.signature", "none: MLflow's signatures cannot say the form of what it returns")
+        return []
+    if not (tracking.enabled and tracking.log_model):
+        return []
+    card, pickled = _model_card(ended.plan, ended.trial, ended.result)
+    tracker.model(card)
+    if card.program is not None:
+        return [
+            f"the model in MLflow, {note}" for note in card.program.notes if note not in ended.trial.prospect.outside
+        ]
+    tracker.tag("model.pickled", pickled)
+    if card.output is None:
+        tracker.tag("model.signature", "none: MLflow's signatures cannot say the form of what it returns")
+    return [] if ended.trial.prospect.not_exported else [by_pickle(pickled)]
 
 
-def _model_card(plan: Plan, trial: Trial, result: Result) -> ModelCard:
-    from streamtrain.model.gradient import build_model
-    from streamtrain.track.tracker import ModelCard
+def by_pickle(why: str) -> str:
+    """The line for a model that is no program."""
+    do = "read it by mlflow.pytorch.load_model, and call it with what data.map and data.transform make"
+    return complaint(
+        "the model for MLflow", expected="one that torch.export takes", found=f"{why}: kept by pickle", do=do
+    )
 
-    model = build_model(plan.job)
-    model.load_state_dict(result.parameters)
-    any_size = plan.job.data.collate is not None
-    return ModelCard(model.eval(), trial.inputs, trial.output, plan.job.tracking.register, result.chosen.step, any_size)
+
+def _model_card(plan: Plan, trial: Trial, result: Result) -> tuple[ModelCard, str]:
+    """The model with the parameters that are kept; and why it is no program, where it is none."""
+    from streamtrain.model.gradient import Gradient
+    from streamtrain.model.initial import InitialParameters
+    from streamtrain.prepare.trial import examples_of
+    from streamtrain.serving import OF_PICKLE, NotExported, of_model, pinned, serve
+    from streamtrain.track.tracker import ModelCard, ProgramCard
+
+    filled = InitialParameters(plan.job.model, result.parameters)
+    job = dataclasses.replace(plan.job, model=filled, device="cpu", compile=False)
+    gradient = Gradient(job)
+    model = gradient.model.eval()
+    any_size = job.data.collate is not None
+    card = ModelCard(model, trial.inputs, trial.output, job.tracking.register, result.chosen.step, any_size)
+    try:
+        served = serve(job, gradient, examples_of(plan), trial.prospect)
+    except NotExported as why:
+        return dataclasses.replace(card, needs=pinned({*OF_PICKLE, *of_model(model)})), str(why)
+    program = ProgramCard(served.inputs, served.outputs, served.save, any_size, served.notes)
+    return dataclasses.replace(card, program=program, needs=served.needs), ""

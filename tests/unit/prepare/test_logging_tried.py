@@ -4,10 +4,11 @@ import dataclasses
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow.models
-import mlflow.pytorch
+import mlflow.pyfunc
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ import streamtrain as st
 from streamtrain.model.gradient import build_model
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import Trial, preflight
-from streamtrain.run.outcome.handing_over import hand_over
+from streamtrain.run.outcome.handing_over import _model_card, hand_over
 from streamtrain.run.train import _announce, _Prepared
 from streamtrain.track.mlflow.model import save_model
 from streamtrain.track.terminal import Terminal
@@ -44,11 +45,22 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "d")
 
 
-class Locked(nn.Sequential):
-    """Holds what no pickle takes."""
+class Branching(nn.Sequential):
+    """Goes one way or the other by what it gets, so that it is no program."""
 
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(64, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = super().forward(x)
+        return output if x.sum() < torch.inf else output * 2
+
+
+class Locked(Branching):
+    """Holds what no pickle takes, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.lock = threading.Lock()
 
 
@@ -56,19 +68,38 @@ def tried(job: st.Job, **tracking: Any) -> Trial:
     return preflight(plan(dataclasses.replace(job, tracking=st.Tracking(**tracking))))
 
 
+PICKLED = {"scripted": "parts of it are TorchScript"}
+"""What `torch.export` does not take, with what it says."""
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_what_the_trial_says_of_a_model_is_what_mlflow_does(name: str, url: str, tmp_path: Path) -> None:
-    job = job_of(name, url)
-    trial = tried(job)
-    card = ModelCard(build_model(job).eval(), trial.inputs, trial.output)
+    job = dataclasses.replace(job_of(name, url), tracking=st.Tracking())
+    plans = plan(job)
+    trial = preflight(plans)
+    model = build_model(job).eval()
+    card, _ = _model_card(plans, trial, _kept(model))
+    assert (card.program is None) == (trial.prospect.not_exported is not None) == (name in PICKLED)
     try:
         save_model(card, tmp_path / "model")
     except Exception as error:
         assert trial.unlogged is not None and str(error).split("\n")[0][:40] in trial.unlogged
-    else:
-        assert trial.unlogged is None
+        return
+    assert trial.unlogged is None
+    if card.program is None:
+        assert trial.prospect.not_exported is not None and PICKLED[name] in trial.prospect.not_exported
         found = mlflow.models.Model.load(str(tmp_path / "model")).signature
         assert found is not None and found.inputs is not None and found.outputs is not None
+    else:
+        examples = plans.reader("validation").read(0, 3)
+        expected = model(torch.from_numpy(examples["x"])).detach().numpy()
+        given = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict({"x": examples["x"]})
+        np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def _kept(model: nn.Module) -> Any:
+    """A result whose parameters are the model's."""
+    return SimpleNamespace(parameters=model.state_dict(), chosen=SimpleNamespace(step=0))
 
 
 def test_a_model_that_cannot_be_saved_is_told_before_ray_starts(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +110,33 @@ def test_a_model_that_cannot_be_saved_is_told_before_ray_starts(url: str, capsys
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("the model for MLflow: expected one that can be saved, found TypeError: cannot pickle")
     assert "set tracking.log_model to False" in told
+
+
+def test_a_model_that_is_no_program_is_kept_by_pickle_and_a_line_says_so_before_ray_starts(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = dataclasses.replace(job_of("tied weights", url), model=Branching, tracking=st.Tracking())
+    plans = plan(job)
+    trial = preflight(plans)
+    assert trial.unlogged is None
+    _announce(_Prepared(plans, trial, None, None, inline=False, tags={}), "a run", Terminal())
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("the model for MLflow: expected one that torch.export takes, found torch.export: ")
+    assert "data-dependent" in told and "kept by pickle; read it by mlflow.pytorch.load_model" in told
+    card, why = _model_card(plans, trial, _kept(build_model(job)))
+    save_model(card, tmp_path / "model")
+    assert "data-dependent" in why and card.program is None
+    needs = [need.partition("==")[0] for need in (tmp_path / "model" / "requirements.txt").read_text().split()]
+    assert needs[:4] == ["mlflow", "cloudpickle", "numpy", "torch"]
+
+
+def test_a_lock_is_no_hindrance_to_a_program(url: str) -> None:
+    class Exportable(Locked):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.Sequential.forward(self, x)  # type: ignore[no-any-return]
+
+    trial = tried(dataclasses.replace(job_of("tied weights", url), model=Exportable))
+    assert trial.unlogged is None and trial.prospect.not_exported is None
 
 
 @pytest.mark.parametrize("tracking", [{"enabled": False}, {"log_model": False}])

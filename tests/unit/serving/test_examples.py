@@ -1,0 +1,57 @@
+"""A few examples, as the reader gives them and as `map` gets them, row by row the same ones."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamtrain as st
+from streamtrain.errors import ShardError
+from streamtrain.prepare.plan import plan
+from streamtrain.prepare.trial import examples_of
+from streamtrain.serving.examples import MOST
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("data")
+    np.savez(folder / "d.npz", x=np.arange(60.0), label=np.arange(60) % 3)
+    st.pack(str(folder / "d.npz"), folder / "d", st.PackOptions(splits=(0.5, 0.5, 0.0), seed=1))
+    return str(folder / "d")
+
+
+def odd_only(example: dict[str, Any]) -> dict[str, Any]:
+    if example["x"] % 2 == 0:
+        raise ValueError("even")
+    return {"x": np.float32([example["x"] * 10]), "label": example["label"]}
+
+
+def refused(example: dict[str, Any]) -> dict[str, Any]:
+    raise ValueError("none is good")
+
+
+def model() -> Any:
+    import torch
+
+    return torch.nn.Linear(1, 3)
+
+
+def job_of(url: str, **data: Any) -> st.Job:
+    return st.Job(st.Data(url, inputs=("x",), **data), model, tracking=st.Tracking(enabled=False))
+
+
+def test_bad_ones_are_in_neither(url: str) -> None:
+    found = examples_of(plan(job_of(url, map=odd_only, on_bad_example="skip")))
+    assert len(found.read["x"]) == len(found.raw["x"]) == MOST
+    assert np.array_equal(found.read["x"][:, 0], found.raw["x"] * 10) and (found.raw["x"] % 2 == 1).all()
+
+
+def test_without_a_map_there_is_one_form_of_them(url: str) -> None:
+    found = examples_of(plan(job_of(url)))
+    assert found.raw == {} and len(found.read["x"]) == MOST
+
+
+def test_where_none_is_good_the_data_set_is_named(url: str) -> None:
+    plans = plan(job_of(url, map=refused, on_bad_example="skip"))
+    with pytest.raises(ShardError, match=r"d: expected a readable example, found 30 bad ones"):
+        examples_of(plans)
