@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import io
+import logging
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,13 +92,16 @@ class Evaluated(torch.nn.Module):
         fields: names of what it is called with.
         missing: other fields that the job's functions look at and no output depends on, as a few examples have them;
             they are zeros.
+
+    Attributes:
+        fields: these names.
     """
 
     def __init__(self, gradient: Gradient, fields: Sequence[str], missing: Arrays | None = None) -> None:
         super().__init__()
         self.model = gradient.model
         self._gradient = gradient
-        self._fields = tuple(fields)
+        self.fields = tuple(fields)
         forms = {name: torch.as_tensor(array[:1]) for name, array in (missing or {}).items()}
         self._missing = {name: (one.shape[1:], one.dtype) for name, one in forms.items()}
 
@@ -105,7 +112,7 @@ class Evaluated(torch.nn.Module):
 
     def batch(self, tensors: Sequence[torch.Tensor]) -> Batch:
         """Transformed, as the model takes it."""
-        given = dict(zip(self._fields, tensors, strict=True))
+        given = dict(zip(self.fields, tensors, strict=True))
         examples = tensors[0].shape[0]
         zeros = {name: torch.zeros((examples, *shape), dtype=dtype) for name, (shape, dtype) in self._missing.items()}
         return self._gradient.batch({**zeros, **given})
@@ -159,7 +166,7 @@ def export(job: Job, gradient: Gradient, arrays: Arrays) -> Program:
     try:
         with torch.no_grad():
             evaluated = _with_needed_fields(job, gradient, arrays)
-            examples = _traced(tensors_of(evaluated._fields, arrays))
+            examples = _traced(tensors_of(evaluated.fields, arrays))
             names, left_out = named_tensors(evaluated.output(evaluated.batch(examples)))
             exported = _export(evaluated, examples, any_size=job.data.collate is not None)
     except NotExported:
@@ -169,7 +176,7 @@ def export(job: Job, gradient: Gradient, arrays: Arrays) -> Program:
     ) as error:  # whatever torch.export raises for what it cannot trace, in the user's code or in its own
         raise NotExported(f"torch.export: {_first_line(error)}") from None
     outputs = () if list(names) == [""] else tuple(names)
-    program = Program(exported, evaluated._fields, outputs, left_out, packages=_packages(exported))
+    program = Program(exported, evaluated.fields, outputs, left_out, packages=_packages(exported))
     return dataclasses.replace(program, difference=difference(program, job, gradient, arrays))
 
 
@@ -252,6 +259,13 @@ def _export(module: torch.nn.Module, examples: tuple[torch.Tensor, ...], *, any_
         for tensor in examples
     )
     module.eval()
+    with _silent():
+        return _traced_program(module, examples, shapes)
+
+
+def _traced_program(
+    module: torch.nn.Module, examples: tuple[torch.Tensor, ...], shapes: tuple[dict[int, Any], ...]
+) -> ExportedProgram:
     try:
         return torch.export.export(module, examples, dynamic_shapes=(shapes,), strict=False)
     except Exception:
@@ -259,6 +273,32 @@ def _export(module: torch.nn.Module, examples: tuple[torch.Tensor, ...], *, any_
         with contextlib.suppress(Exception):
             return torch.export.export(module, examples, dynamic_shapes=(shapes,), strict=True)
         raise
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """What torch.export prints and logs of code that it cannot take, pages of it, stays away from the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(_OthersOnly(sys.stderr)):
+            yield
+    finally:
+        logging.disable(before)
+
+
+class _OthersOnly(io.TextIOBase):
+    """A stream as other threads see it; what the one that made this writes is dropped."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._silent = threading.get_ident()
+
+    def write(self, text: str, /) -> int:
+        return len(text) if threading.get_ident() == self._silent else int(self._stream.write(text))
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def _used(exported: ExportedProgram) -> list[bool]:

@@ -31,6 +31,7 @@ def save_model(card: ModelCard, folder: Path) -> None:
 
 def _save_program(program: ProgramCard, needs: list[str], folder: Path) -> None:
     """As a program and the code that calls it, with inputs by their fields' names, and an example of them."""
+    import mlflow.models
     import mlflow.pyfunc
 
     quieten()
@@ -38,6 +39,9 @@ def _save_program(program: ProgramCard, needs: list[str], folder: Path) -> None:
     notes = {"inputs": [f"{name}: {_form(array)}" for name, array in program.inputs.items()], "notes": program.notes}
     with tempfile.TemporaryDirectory(dir=folder.parent) as made:
         files = program.save(Path(made))
+        # MLflow copies artifacts twice, once to where temporary files lie: what may be large is moved in afterwards
+        large = files["program"].rename(Path(made) / "moved_in")
+        files["program"].touch()
         mlflow.pyfunc.save_model(
             str(folder),
             python_model=str(PREDICTOR),
@@ -47,6 +51,10 @@ def _save_program(program: ProgramCard, needs: list[str], folder: Path) -> None:
             pip_requirements=needs,
             metadata=notes,
         )
+        large.replace(folder / "artifacts" / files["program"].name)
+    described = mlflow.models.Model.load(str(folder))
+    described.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    described.save(str(folder / "MLmodel"))
 
 
 def _save_pickle(card: ModelCard, needs: list[str], folder: Path) -> None:

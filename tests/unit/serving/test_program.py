@@ -238,10 +238,13 @@ class Python(nn.Linear):
         (Python, "returns no tensor but list"),
     ],
 )
-def test_what_cannot_be_exported_is_said_in_one_line(model: Callable[[], nn.Module], said: str) -> None:
+def test_what_cannot_be_exported_is_said_in_one_line_and_nothing_else(
+    model: Callable[[], nn.Module], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(NotExported) as refused:
         exported(job_of(model), {"x": GENERATOR.random((4, 2)).astype(np.float32)})
     assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_objective_that_calls_the_model_twice_has_no_one_output() -> None:

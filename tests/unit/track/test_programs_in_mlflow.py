@@ -82,6 +82,8 @@ def test_it_says_its_form_and_shows_an_example(images: tuple[Path, Any, Gradient
     assert [(spec.name, spec.shape) for spec in signature.outputs] == [(None, (-1, 3))]
     example = model.input_example
     assert np.array_equal(example["image"], IMAGES["image"][:1]) and model.predict(example).shape == (1, 3)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.name != "MLmodel")
+    assert 0 < model.metadata.model_size_bytes - size < 10_000, "the program counts"
     needs = (folder / "requirements.txt").read_text().split()
     assert [need.partition("==")[0] for need in needs] == ["mlflow", "numpy", "torch"]
     assert model.metadata.metadata["inputs"] == ["image: uint8 (8, 8, 3)", "mask: float32 (5,)"]
