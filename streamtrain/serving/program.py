@@ -80,7 +80,7 @@ class Program:
 
     def save(self, file: Path) -> None:
         """Writes it, without the examples that it was exported with."""
-        self.exported.example_inputs = None
+        self.exported._example_inputs = None  # the public setter of torch 2.6 takes no None
         torch.export.save(self.exported, file)
 
 
