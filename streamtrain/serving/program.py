@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import sys
@@ -63,25 +64,35 @@ class Program:
     def __call__(self, arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Outputs for examples, by name; a single one by the empty name."""
         with torch.no_grad():
-            found = self.exported.module()(*tensors_of(self.fields, arrays))
+            found = self._module(*tensors_of(self.fields, arrays))
         return {name: tensor.numpy() for name, tensor in zip(self.outputs or ("",), found, strict=True)}
 
-    def saved(self, file: Path) -> Program:
-        """Writes it, and reads it again.
+    def save(self, file: Path) -> None:
+        """Writes it, without the examples that it was exported with.
 
         Raises:
-            NotExported: torch.export fails in it, as on tensors without values in them.
+            NotExported: torch.export cannot.
         """
+        self.exported._example_inputs = None  # the public setter of torch 2.6 takes no None
         try:
-            self.save(file)
-            return dataclasses.replace(self, exported=torch.export.load(file))
+            torch.export.save(self.exported, file)
         except Exception as error:
             raise NotExported(f"torch.export.save: {_first_line(error)}") from None
 
-    def save(self, file: Path) -> None:
-        """Writes it, without the examples that it was exported with."""
-        self.exported._example_inputs = None  # the public setter of torch 2.6 takes no None
-        torch.export.save(self.exported, file)
+    def read_back(self, file: Path) -> Program:
+        """The same as `save` has written it.
+
+        Raises:
+            NotExported: torch.export cannot read it.
+        """
+        try:
+            return dataclasses.replace(self, exported=torch.export.load(file))
+        except Exception as error:
+            raise NotExported(f"torch.export.load: {_first_line(error)}") from None
+
+    @functools.cached_property
+    def _module(self) -> torch.nn.Module:
+        return self.exported.module()
 
 
 class Evaluated(torch.nn.Module):

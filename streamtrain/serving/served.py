@@ -21,6 +21,9 @@ from streamtrain.serving.requirements import OF_PROGRAM, pinned
 PROGRAM, CARD, FUNCTIONS = "program.pt2", "program.json", "functions.py"
 """Files of a logged model; `streamtrain.track.mlflow.predictor` reads them."""
 
+MOST_READ_BACK = 2**28
+"""Bytes of parameters up to which the written program is read again: it is another copy of them in memory."""
+
 
 @dataclass(frozen=True)
 class Prospect:
@@ -92,7 +95,7 @@ class Served:
 def prospect(job: Job, gradient: Gradient, examples: Examples) -> Prospect:
     """What of a job can be handed over, without a trained model: what the trial asks.
 
-    The program is written to disk, and what is read from there is held against the model.
+    The program is written to disk, but not read again: that takes longer than to make it.
 
     Args:
         gradient: as `export` takes it.
@@ -100,14 +103,14 @@ def prospect(job: Job, gradient: Gradient, examples: Examples) -> Prospect:
     try:
         program = export(job, gradient, examples.read)
         with tempfile.TemporaryDirectory() as folder:
-            difference(program.saved(Path(folder) / PROGRAM), job, gradient, examples.read)
+            program.save(Path(folder) / PROGRAM)
     except NotExported as why:
         return Prospect(str(why))
     return _with_map(job, program, examples)
 
 
 def serve(job: Job, gradient: Gradient, examples: Examples, found: Prospect) -> Served:
-    """The same with a trained model.
+    """The same with a trained model; what is written of it is read again, and held against it.
 
     Args:
         found: what the trial found; where it did not ask, an empty one.
@@ -118,6 +121,11 @@ def serve(job: Job, gradient: Gradient, examples: Examples, found: Prospect) -> 
     if found.not_exported is not None:
         raise NotExported(found.not_exported)
     program = export(job, gradient, examples.read)
+    if sum(each.nbytes for each in program.exported.state_dict.values()) <= MOST_READ_BACK:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / PROGRAM
+            program.save(file)
+            difference(program.read_back(file), job, gradient, examples.read)
     if found.map is None:
         found = _with_map(job, program, examples)
     else:

@@ -68,7 +68,7 @@ def test_it_computes_as_in_evaluation_for_one_and_many(tmp_path: Path) -> None:
     program, gradient = exported(job_of(Mixed, "image", "mask", transform=scaled), IMAGES)
     assert program.fields == ("image", "mask") and program.outputs == () and program.difference == 0
     program.save(tmp_path / "program.pt2")
-    again = dataclasses.replace(program, exported=torch.export.load(tmp_path / "program.pt2"))
+    again = program.read_back(tmp_path / "program.pt2")
     many = {name: np.concatenate([array] * 7)[:41] for name, array in IMAGES.items()}
     for arrays in (first(IMAGES, 1), first(IMAGES, 2), IMAGES, many):
         expected = evaluated(gradient, dict(arrays)).numpy()
@@ -257,7 +257,9 @@ def test_an_objective_that_calls_the_model_twice_has_no_one_output() -> None:
 def test_what_torch_cannot_write_is_said(tmp_path: Path) -> None:
     program, _ = exported(job_of(Several), {"x": GENERATOR.random((4, 2)).astype(np.float32)})
     with pytest.raises(NotExported, match=r"torch.export.save: .*no_such_folder"):
-        program.saved(tmp_path / "no_such_folder" / "program.pt2")
+        program.save(tmp_path / "no_such_folder" / "program.pt2")
+    with pytest.raises(NotExported, match=r"torch.export.load: "):
+        program.read_back(tmp_path / "program.pt2")
 
 
 class Wavering(nn.Linear):
