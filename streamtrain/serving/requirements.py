@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from streamtrain.serving.functions import NotShipped, cut_out, imported
+from streamtrain.serving.map_source import NotShipped, cut_out, imported
 
 OF_PROGRAM = ("torch", "numpy")
 OF_PICKLE = (*OF_PROGRAM, "cloudpickle")

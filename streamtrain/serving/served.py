@@ -14,7 +14,7 @@ import numpy as np
 from streamtrain.job import Job
 from streamtrain.model.gradient import Gradient
 from streamtrain.serving.examples import Examples
-from streamtrain.serving.functions import MapSource, NotShipped, check, map_source
+from streamtrain.serving.map_source import MapSource, NotShipped, check, map_source
 from streamtrain.serving.program import NotExported, Program, difference, export
 from streamtrain.serving.requirements import OF_PROGRAM, pinned
 

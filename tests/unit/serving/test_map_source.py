@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import streamtrain as st
-from streamtrain.serving.functions import MapSource, NotShipped, check, cut_out, imported, map_source
+from streamtrain.serving.map_source import MapSource, NotShipped, check, cut_out, imported, map_source
 from streamtrain.values import Arrays
 
 FILE = '''"""A job."""
