@@ -1,7 +1,8 @@
 """A trained model as others use it: a program of fields to outputs, and what it needs to run without us."""
 
+from streamtrain.serving.evaluated import NotExported
 from streamtrain.serving.examples import Examples, read_examples
-from streamtrain.serving.program import NotExported, Program, export
+from streamtrain.serving.program import Program, export
 from streamtrain.serving.requirements import OF_PICKLE, of_model, pinned
 from streamtrain.serving.served import Prospect, Served, prospect, serve
 

@@ -7,14 +7,9 @@ model gives. It is read without pickle: weights as bytes, the graph as JSON.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import io
-import logging
-import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from streamtrain.errors import JobError, StreamtrainError
+from streamtrain.errors import StreamtrainError
 from streamtrain.job import Job
-from streamtrain.model.gradient import Batch, Gradient
+from streamtrain.model.gradient import Gradient
+from streamtrain.serving.evaluated import Evaluated, NotExported, named_tensors, tensors_of
+from streamtrain.serving.tracing import first_line, packages_of, trace, used_inputs
 from streamtrain.values import Arrays
 
 if TYPE_CHECKING:
@@ -34,11 +31,6 @@ TRACED_EXAMPLES = 3
 """Of the batch that is exported: with one, export would take it for a batch of one always."""
 CLOSE = {"float32": 1e-5, "float64": 1e-12, "bf16": 2e-2, "fp16": 5e-3}
 """Of the largest output, how far the program's may be from the model's in each precision: kernels may be others."""
-OWN_OPERATORS = ("aten", "prims", "prim", "higher_order", "_operator", "math", "builtins", "torch")
-
-
-class NotExported(Exception):
-    """Why a model cannot be such a program, in one line."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class Program:
         try:
             torch.export.save(self.exported, file)
         except Exception as error:
-            raise NotExported(f"torch.export.save: {_first_line(error)}") from None
+            raise NotExported(f"torch.export.save: {first_line(error)}") from None
 
     def read_back(self, file: Path) -> Program:
         """The same as `save` has written it.
@@ -88,63 +80,11 @@ class Program:
         try:
             return dataclasses.replace(self, exported=torch.export.load(file))
         except Exception as error:
-            raise NotExported(f"torch.export.load: {_first_line(error)}") from None
+            raise NotExported(f"torch.export.load: {first_line(error)}") from None
 
     @functools.cached_property
     def _module(self) -> torch.nn.Module:
         return self.exported.module()
-
-
-class Evaluated(torch.nn.Module):
-    """A model as evaluation calls it: tensors of fields in, tensors out.
-
-    Args:
-        gradient: of a job on the CPU; its modes are set to evaluation.
-        fields: names of what it is called with.
-        missing: other fields that the job's functions look at and no output depends on, as a few examples have them;
-            they are zeros.
-
-    Attributes:
-        fields: these names.
-    """
-
-    def __init__(self, gradient: Gradient, fields: Sequence[str], missing: Arrays | None = None) -> None:
-        super().__init__()
-        self.model = gradient.model
-        self._gradient = gradient
-        self.fields = tuple(fields)
-        forms = {name: torch.as_tensor(array[:1]) for name, array in (missing or {}).items()}
-        self._missing = {name: (one.shape[1:], one.dtype) for name, one in forms.items()}
-
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Outputs, in the order of `names`."""
-        found, _ = named_tensors(self.output(self.batch(tensors)))
-        return tuple(tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in found.values())
-
-    def batch(self, tensors: Sequence[torch.Tensor]) -> Batch:
-        """Transformed, as the model takes it."""
-        given = dict(zip(self.fields, tensors, strict=True))
-        examples = tensors[0].shape[0]
-        zeros = {name: torch.zeros((examples, *shape), dtype=dtype) for name, (shape, dtype) in self._missing.items()}
-        return self._gradient.batch({**zeros, **given})
-
-    def output(self, batch: Batch) -> Any:
-        """What the model returns; where the job's own function calls it, what it returned there.
-
-        Raises:
-            NotExported: that function calls the model several times, or never.
-        """
-        if not self._gradient.objective.is_own:
-            return self._gradient.output(batch)
-        found: list[Any] = []
-        hook = self.model.register_forward_hook(lambda _, __, output: found.append(output))
-        try:
-            self._gradient.output(batch)
-        finally:
-            hook.remove()
-        if len(found) != 1:
-            raise NotExported(f"the objective calls the model {len(found)} times for a batch, and not once")
-        return found[0]
 
 
 class _Inputs(torch.nn.Module):
@@ -179,15 +119,15 @@ def export(job: Job, gradient: Gradient, arrays: Arrays) -> Program:
             evaluated = _with_needed_fields(job, gradient, arrays)
             examples = _traced(tensors_of(evaluated.fields, arrays))
             names, left_out = named_tensors(evaluated.output(evaluated.batch(examples)))
-            exported = _export(evaluated, examples, any_size=job.data.collate is not None)
+            exported = trace(evaluated, examples, any_size=job.data.collate is not None)
     except NotExported:
         raise
     except (
         Exception
     ) as error:  # whatever torch.export raises for what it cannot trace, in the user's code or in its own
-        raise NotExported(f"torch.export: {_first_line(error)}") from None
+        raise NotExported(f"torch.export: {first_line(error)}") from None
     outputs = () if list(names) == [""] else tuple(names)
-    program = Program(exported, evaluated.fields, outputs, left_out, packages=_packages(exported))
+    program = Program(exported, evaluated.fields, outputs, left_out, packages=packages_of(exported))
     return dataclasses.replace(program, difference=difference(program, job, gradient, arrays))
 
 
@@ -204,37 +144,13 @@ def difference(program: Program, job: Job, gradient: Gradient, arrays: Arrays) -
         try:
             found = program(some)
         except Exception as error:  # a guard of the graph on a size that it was not traced with
-            raise NotExported(f"a batch of {examples}: {_first_line(error)}") from None
+            raise NotExported(f"a batch of {examples}: {first_line(error)}") from None
         with torch.no_grad():
             evaluated = Evaluated(gradient, list(some))
             expected, _ = named_tensors(evaluated.output(evaluated.batch(tensors_of(list(some), some))))
         for name, tensor in expected.items():
             worst = max(worst, _part(name, tensor, torch.from_numpy(found[name]), CLOSE[job.precision], examples))
     return worst
-
-
-def tensors_of(fields: Iterable[str], arrays: Arrays) -> tuple[torch.Tensor, ...]:
-    """Some fields of examples, as the program takes them."""
-    return tuple(torch.as_tensor(np.ascontiguousarray(arrays[name])) for name in fields)
-
-
-def named_tensors(output: Any) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """What a model returned, by name, the empty one of a single tensor; and what of it is no tensor.
-
-    Raises:
-        NotExported: no tensor is in it.
-    """
-    if isinstance(output, Mapping):
-        named = {str(name): value for name, value in output.items()}
-    elif isinstance(output, tuple | list):
-        named = {f"output_{index}": value for index, value in enumerate(output)}
-    else:
-        named = {"": output}
-    tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
-    others = {name: value for name, value in named.items() if name not in tensors and value is not None}
-    if not tensors:
-        raise NotExported(f"the model returns no tensor but {type(output).__name__}")
-    return tensors, tuple(f"{name} ({type(value).__name__})" for name, value in others.items())
 
 
 def _with_needed_fields(job: Job, gradient: Gradient, arrays: Arrays) -> Evaluated:
@@ -244,8 +160,8 @@ def _with_needed_fields(job: Job, gradient: Gradient, arrays: Arrays) -> Evaluat
     part: torch.nn.Module = whole if gradient.objective.is_own else _Inputs(whole, job.data.inputs)
     if not gradient.objective.is_own and job.data.transform is None:
         return Evaluated(gradient, job.data.inputs)
-    traced = _export(part, _traced(tensors_of(every, arrays)), any_size=job.data.collate is not None)
-    used = _used(traced)
+    traced = trace(part, _traced(tensors_of(every, arrays)), any_size=job.data.collate is not None)
+    used = used_inputs(traced)
     fields = [name for name, is_used in zip(every, used, strict=True) if is_used]
     if not fields:
         raise NotExported("no output depends on any field")
@@ -260,82 +176,6 @@ def _with_needed_fields(job: Job, gradient: Gradient, arrays: Arrays) -> Evaluat
 def _traced(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     rows = [torch.arange(TRACED_EXAMPLES) % len(tensor) for tensor in tensors]
     return tuple(tensor[which] for tensor, which in zip(tensors, rows, strict=True))
-
-
-def _export(module: torch.nn.Module, examples: tuple[torch.Tensor, ...], *, any_size: bool) -> ExportedProgram:
-    """For any number of examples; with ``any_size`` for other axes of any length too, where the model allows it."""
-    dim = torch.export.Dim
-    shapes = tuple(
-        {axis: dim.DYNAMIC if axis == 0 else dim.AUTO if any_size else dim.STATIC for axis in range(tensor.dim())}
-        for tensor in examples
-    )
-    module.eval()
-    with _silent():
-        return _traced_program(module, examples, shapes)
-
-
-def _traced_program(
-    module: torch.nn.Module, examples: tuple[torch.Tensor, ...], shapes: tuple[dict[int, Any], ...]
-) -> ExportedProgram:
-    try:
-        return torch.export.export(module, examples, dynamic_shapes=(shapes,), strict=False)
-    except Exception:
-        # which reads Python itself: for it `len(x)` is no number, but it knows fewer kinds of code
-        with contextlib.suppress(Exception):
-            return torch.export.export(module, examples, dynamic_shapes=(shapes,), strict=True)
-        raise
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """What torch.export prints and logs of code that it cannot take, pages of it, stays away from the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stderr(_OthersOnly(sys.stderr)):
-            yield
-    finally:
-        logging.disable(before)
-
-
-class _OthersOnly(io.TextIOBase):
-    """A stream as other threads see it; what the one that made this writes is dropped."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._silent = threading.get_ident()
-
-    def write(self, text: str, /) -> int:
-        return len(text) if threading.get_ident() == self._silent else int(self._stream.write(text))
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-
-def _used(exported: ExportedProgram) -> list[bool]:
-    """Which of its inputs an output depends on."""
-    reached: set[Any] = set()
-    waiting = [node for node in exported.graph.nodes if node.op == "output"]
-    while waiting:
-        node = waiting.pop()
-        if node not in reached:
-            reached.add(node)
-            waiting += [] if _is_batch_size(node) else node.all_input_nodes
-    names = {node.name for node in reached}
-    return [name in names for name in exported.graph_signature.user_inputs]
-
-
-def _is_batch_size(node: Any) -> bool:
-    """Whether it asks how many examples there are: every field says the same."""
-    return node.target is torch.ops.aten.sym_size.int and node.args[1] == 0
-
-
-def _packages(exported: ExportedProgram) -> tuple[str, ...]:
-    """Whose operators the graph calls, beside torch's own: they have to be imported before it is read."""
-    modules = [module for module in exported.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
-    targets = [node.target for module in modules for node in module.graph.nodes if node.op == "call_function"]
-    spaces = {str(getattr(target, "namespace", "") or target.__module__).partition(".")[0] for target in targets}
-    return tuple(sorted(spaces - set(OWN_OPERATORS)))
 
 
 def _part(name: str, expected: torch.Tensor, found: torch.Tensor, close: float, examples: int) -> float:
@@ -359,13 +199,3 @@ def _part(name: str, expected: torch.Tensor, found: torch.Tensor, close: float, 
     if part > close:
         raise NotExported(f"{what}: other numbers than the model's, by {part:.2g} of the largest")
     return part
-
-
-def _first_line(error: BaseException) -> str:
-    """Of torch's errors, which go on for pages; of one in the user's code, without our words around it."""
-    if isinstance(error, JobError) and error.__cause__ is not None:
-        error = error.__cause__
-    text = (str(error).strip().splitlines() or [""])[0]
-    if text.startswith("Constraints violated"):
-        text = "its code makes a number of how many examples there are, or goes another way by it"
-    return f"{type(error).__name__}: {text}"[:300]

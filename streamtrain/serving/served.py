@@ -13,9 +13,10 @@ import numpy as np
 
 from streamtrain.job import Job
 from streamtrain.model.gradient import Gradient
+from streamtrain.serving.evaluated import NotExported
 from streamtrain.serving.examples import Examples
 from streamtrain.serving.map_source import MapSource, NotShipped, check, map_source
-from streamtrain.serving.program import NotExported, Program, difference, export
+from streamtrain.serving.program import Program, difference, export
 from streamtrain.serving.requirements import OF_PROGRAM, pinned
 
 PROGRAM, CARD, FUNCTIONS = "program.pt2", "program.json", "functions.py"

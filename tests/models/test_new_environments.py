@@ -15,7 +15,7 @@ import pytest
 
 import streamtrain as st
 from streamtrain.run.afterwards.kept_model import KeptModel
-from streamtrain.serving.program import Evaluated, named_tensors, tensors_of
+from streamtrain.serving.evaluated import Evaluated, named_tensors, tensors_of
 from tests.support.command import streamtrain as run_command
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(3600)]
