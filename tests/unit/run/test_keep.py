@@ -73,7 +73,8 @@ def test_everything_is_kept_also_of_a_model_of_two_outputs(job: st.Job, tmp_path
         "figures/risk.html",
     ]
     (card,) = keeper.cards
-    assert keeper.tags["model.signature"].startswith("none: ") and card.step == result.chosen.step
+    assert card.program is not None and [*card.program.outputs] == ["output_0", "output_1"]
+    assert "model.signature" not in keeper.tags and card.step == result.chosen.step
     assert card.output is None and torch.equal(card.model.state_dict()["bias"], result.parameters["bias"])
     assert keeper.description == description("a run", result)
     assert keeper.description.startswith("It generalizes")
