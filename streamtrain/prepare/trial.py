@@ -120,7 +120,10 @@ def _signature(inputs: Sequence[torch.Tensor], output: Any) -> tuple[tuple[NDArr
 
 
 def _try_logging(plan: Plan, gradient: Gradient) -> tuple[Prospect, str | None]:
-    """Makes a model's program, or else saves the model, as at the end of a run, to nowhere; why both fail, if they do.
+    """Saves the model by pickle, to nowhere; or makes its program, as at the end of a run: why both fail, if they do.
+
+    The program is what is logged where it can be had. Making it takes seconds, so it is tried here only where something
+    would be lost without it: where pickle fails, or the model is to be registered.
 
     Raises:
         ConfigError: they fail, and the job wants the model registered.
@@ -132,10 +135,12 @@ def _try_logging(plan: Plan, gradient: Gradient) -> tuple[Prospect, str | None]:
         return Prospect(), None
     job = dataclasses.replace(job, device="cpu", compile=False)
     another = Gradient(job)
+    why = why_not_logged(another.model.eval())
+    if why is None and job.tracking.register is None:
+        return Prospect(), None
     found = prospect(job, another, examples_of(plan))
     if found.not_exported is None:
         return found, None
-    why = why_not_logged(another.model.eval())
     if why is not None and job.tracking.register is not None:
         do = "let its parts be pickled, or leave tracking.register out"
         raise ConfigError(complaint("tracking.register", expected="a model that can be saved", found=why, do=do))

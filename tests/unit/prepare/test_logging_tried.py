@@ -18,7 +18,7 @@ import streamtrain as st
 from streamtrain.model.gradient import build_model
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import Trial, preflight
-from streamtrain.run.outcome.handing_over import _model_card, hand_over
+from streamtrain.run.outcome.handing_over import _Ended, _model, _model_card, hand_over
 from streamtrain.run.train import _announce, _Prepared
 from streamtrain.track.mlflow.model import save_model
 from streamtrain.track.terminal import Terminal
@@ -78,8 +78,8 @@ def test_what_the_trial_says_of_a_model_is_what_mlflow_does(name: str, url: str,
     plans = plan(job)
     trial = preflight(plans)
     model = build_model(job).eval()
-    card, _ = _model_card(plans, trial, _kept(model))
-    assert (card.program is None) == (trial.prospect.not_exported is not None) == (name in PICKLED)
+    card, why = _model_card(plans, trial, _kept(model))
+    assert (card.program is None) == (name in PICKLED)
     try:
         save_model(card, tmp_path / "model")
     except Exception as error:
@@ -87,7 +87,7 @@ def test_what_the_trial_says_of_a_model_is_what_mlflow_does(name: str, url: str,
         return
     assert trial.unlogged is None
     if card.program is None:
-        assert trial.prospect.not_exported is not None and PICKLED[name] in trial.prospect.not_exported
+        assert PICKLED[name] in why
         found = mlflow.models.Model.load(str(tmp_path / "model")).signature
         assert found is not None and found.inputs is not None and found.outputs is not None
     else:
@@ -112,15 +112,13 @@ def test_a_model_that_cannot_be_saved_is_told_before_ray_starts(url: str, capsys
     assert "set tracking.log_model to False" in told
 
 
-def test_a_model_that_is_no_program_is_kept_by_pickle_and_a_line_says_so_before_ray_starts(
-    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_that_is_no_program_is_kept_by_pickle_and_a_line_says_so(url: str, tmp_path: Path) -> None:
     job = dataclasses.replace(job_of("tied weights", url), model=Branching, tracking=st.Tracking())
     plans = plan(job)
     trial = preflight(plans)
     assert trial.unlogged is None
-    _announce(_Prepared(plans, trial, None, None, inline=False, tags={}), "a run", Terminal())
-    told = capsys.readouterr().err.splitlines()[-1]
+    result, _ = run(plans.job, tmp_path)
+    (told,) = _model(_Ended(plans, trial, result, NoTracker()))
     assert told.startswith("the model for MLflow: expected one that torch.export takes, found torch.export: ")
     assert "data-dependent" in told and "kept by pickle; read it by mlflow.pytorch.load_model" in told
     card, why = _model_card(plans, trial, _kept(build_model(job)))
@@ -128,6 +126,15 @@ def test_a_model_that_is_no_program_is_kept_by_pickle_and_a_line_says_so_before_
     assert "data-dependent" in why and card.program is None
     needs = [need.partition("==")[0] for need in (tmp_path / "model" / "requirements.txt").read_text().split()]
     assert needs[:4] == ["mlflow", "cloudpickle", "numpy", "torch"]
+
+
+def test_a_model_to_be_registered_that_is_no_program_is_told_before_ray_starts(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = dataclasses.replace(job_of("tied weights", url), model=Branching, tracking=st.Tracking(register="ours"))
+    plans = plan(job)
+    _announce(_Prepared(plans, preflight(plans), None, None, inline=False, tags={}), "a run", Terminal())
+    assert "expected one that torch.export takes" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_lock_is_no_hindrance_to_a_program(url: str) -> None:

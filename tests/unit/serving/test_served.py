@@ -1,5 +1,6 @@
 """What a run hands over: what the trial found with the model's first parameters holds for its last ones, or is said."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 import torch
 
 import streamtrain as st
+from streamtrain.model.gradient import Gradient
 from streamtrain.prepare.plan import Plan, plan
-from streamtrain.prepare.trial import Trial, preflight
+from streamtrain.prepare.trial import Trial, examples_of, preflight
 from streamtrain.run.outcome.handing_over import hand_over
+from streamtrain.serving import prospect
 from streamtrain.track.tracker import ModelCard, NoTracker
 from tests.support.fleet import run
 
@@ -101,7 +104,8 @@ def handed_over(plans: Plan, trial: Trial, folder: Path, parameters: Any = None)
 
 def test_a_map_that_changed_meanwhile_is_no_part_of_it(job: st.Job, tmp_path: Path) -> None:
     plans = plan(job)
-    trial = preflight(plans)
+    found = prospect(plans.job, Gradient(plans.job), examples_of(plans))
+    trial = dataclasses.replace(preflight(plans), prospect=found)
     assert trial.prospect.map is not None
     changed = SimpleNamespace(**{**vars(trial.prospect.map), "source": trial.prospect.map.source.replace("= 4", "= 5")})
     object.__setattr__(trial.prospect, "map", changed)
