@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +15,12 @@ from streamtrain.samples import merged_moments as merged_moments
 from streamtrain.stored import Stored
 
 Arrays = dict[str, NDArray[np.generic]]
-"""Fields of a batch of examples: name -> array whose first axis is the example."""
+"""Fields of a batch of examples: name -> array whose first axis is the example, or a row that several share."""
+
+
+def examples_in(batch: Mapping[str, Any]) -> int:
+    """Examples of a batch, of arrays or tensors: those that share rows are never fewer than these."""
+    return max(map(len, batch.values()), default=0)
 
 
 class Selection(NamedTuple):

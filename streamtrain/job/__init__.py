@@ -1,7 +1,7 @@
 """What a user declares: a `Job` and its parts, a file a subject, each validated where it is made."""
 
 from streamtrain.job.checkpoints import Checkpoints
-from streamtrain.job.data import CACHE_BYTES, Balanced, Collate, Data, Mixture, Pad
+from streamtrain.job.data import CACHE_BYTES, Balanced, Collate, Data, Mixture, Pack, Pad
 from streamtrain.job.fleet import Stale, Synchronous
 from streamtrain.job.job import FRACTION, Job
 from streamtrain.job.mode import Epochs, Online
@@ -30,6 +30,7 @@ __all__ = [
     "OfMeans",
     "Online",
     "Optimizer",
+    "Pack",
     "Pad",
     "Schedule",
     "Stale",

@@ -23,10 +23,10 @@ from streamtrain.model.lanes_together import count_kept, must_go_apart
 from streamtrain.model.machine.device import make_callable, place_model
 from streamtrain.model.modes import Modes
 from streamtrain.model.objective import Batch as Batch
-from streamtrain.model.objective import Objective, risk_of
+from streamtrain.model.objective import Objective, pieces_of, risk_of
 from streamtrain.model.tensors import Buffers
 from streamtrain.stream.examples.batch_augmentation import augment_batch
-from streamtrain.values import Arrays, Moments, Risk, SliceRisk
+from streamtrain.values import Arrays, Moments, Risk, SliceRisk, examples_in
 
 Gradients = tuple[torch.Tensor | None, ...]
 TOGETHER_BYTES = 2**23
@@ -175,7 +175,7 @@ class Gradient:
             if not whole:
                 return risk
             states = whole.begin()
-            whole.update(states, output, self.objective.target(batch))
+            whole.update(states, *self.objective.compared_of(output, batch))
             return SliceRisk(risk.loss, risk.error, risk.metrics, states)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -207,7 +207,7 @@ class Gradient:
         """How many further lanes may go together with this one; none before it is known what an example holds."""
         if self._apart or not (part.arrays and self._bytes_an_example):
             return 0
-        self._largest_lane = max(self._largest_lane, _examples_in(part))  # a pass's last lanes are short
+        self._largest_lane = max(self._largest_lane, examples_in(part.arrays))  # a pass's last lanes are short
         return max(1, int(TOGETHER_BYTES / (self._bytes_an_example * self._largest_lane))) - 1
 
     def _group(self, group: Sequence[Part], slot_of: Callable[[int], Slot | DeviceSlot]) -> None:
@@ -244,7 +244,7 @@ class Gradient:
             return next(self._forwards(batch, part))
         if part.arrays:
             held = found[1] + sum(each.nbytes for each in batch.values() if each.layout is torch.strided)
-            self._bytes_an_example = held / _examples_in(part)
+            self._bytes_an_example = held / examples_in(part.arrays)
         return found[0]
 
     def training_batch(self, part: Part) -> Batch:
@@ -290,13 +290,7 @@ class Gradient:
 
     def _pieces(self, batch: Batch) -> Iterator[Batch]:
         """The examples, in pieces of at most ``micro_batch``."""
-        examples = len(next(iter(batch.values())))
-        most = self._micro_batch
-        if most is None or examples <= most:
-            yield batch
-            return
-        for start in range(0, examples, most):
-            yield {name: tensor[start : start + most] for name, tensor in batch.items()}
+        return pieces_of(batch, self._data.pack, self._micro_batch)
 
     def _leave(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
         """Brings a lane's gradients into its slot, but those that were taken while backward made them."""
@@ -335,7 +329,3 @@ class Gradient:
     def _load_buffers(self) -> None:
         assert self._state is not None, "load a state first"
         self._buffers.load(self._state)
-
-
-def _examples_in(part: Part) -> int:
-    return len(part.arrays[next(iter(part.arrays))])

@@ -66,7 +66,7 @@ def try_augmented_batch(plan: Plan, gradient: Gradient, arrays: Arrays) -> None:
         return gradient.training_batch(Part(0, {name: array.copy() for name, array in arrays.items()}, seed=1))
 
     batch = try_twice("data.augment_batch", augmented, MAY_DRAW)
-    for name in data.fields_used:
+    for name in data.fields_used if data.pack is None else (*data.fields_used, *data.pack.made):
         if name not in batch:
             found = ", ".join(sorted(batch))
             expected, do = f"a field {name!r}", "return it too"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from streamtrain.errors import JobError, complaint
-from streamtrain.job import Weighted
+from streamtrain.job import Pack, Weighted
 from streamtrain.model.gradient import Batch, Gradient
 from streamtrain.model.objective import Measured
 
@@ -55,17 +55,26 @@ def check_examples_apart(gradient: Gradient, batch: Batch, output: Any, *, halve
             _check_values(name, values, [own[name] for own in each], parts, most=most, hint=hint)
 
 
-def check_apart_from_padding(gradient: Gradient, alone: Sequence[Batch], together: Batch, *, halves: bool) -> None:
+def check_left_alone(
+    gradient: Gradient, alone: Sequence[Batch], together: Batch, pack: Pack | None, *, halves: bool
+) -> None:
     """Tries the loss, the error and the metrics on examples of different sizes, one by one and as one batch.
 
     Args:
         alone: a batch of each, transformed.
         together: of all of them, in the same order.
+        pack: how they are laid into rows; ``None`` where they are padded.
         halves: forward passes are in half precision.
 
     Raises:
-        JobError: an example's loss depends on what it is padded to.
+        JobError: an example's loss depends on what it is padded to, or on who else is in its row.
     """
+    expected, found = "the same of an example whatever it is padded to", "another beside a longer one"
+    do = "leave the padding out in the model and here, by the field's lengths that st.Pad adds"
+    if pack is not None:
+        expected, found = "the same of an example wherever in a row it lies", "another beside others"
+        fields = f"{pack.example_field!r} and {pack.position_field!r}"
+        do = f"let the model tell by {fields}, which st.Pack adds, who an entry belongs to, and where it is in it"
     most = 10 * (OF_HALVES if halves else OF_A_MODEL)
     whole, *each = (
         tensors_of(gradient.objective.measures(gradient.output(batch), batch)) for batch in (together, *alone)
@@ -73,8 +82,6 @@ def check_apart_from_padding(gradient: Gradient, alone: Sequence[Batch], togethe
     for name, values in whole.items():
         for number, own in enumerate(each):
             if _differ(values[number : number + 1], own[name], most):
-                expected, found = "the same of an example whatever it is padded to", "another beside a longer one"
-                do = "leave the padding out in the model and here, by the field's lengths that st.Pad adds"
                 raise JobError(complaint(name, expected=expected, found=found, do=do))
 
 

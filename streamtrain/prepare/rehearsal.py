@@ -20,6 +20,7 @@ from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import JobError, NonFiniteError, complaint, users_code
 from streamtrain.model.gradient import Gradient
+from streamtrain.model.objective import cut
 from streamtrain.prepare.plan import Plan
 from streamtrain.stream.examples.generators import seed_all
 from streamtrain.values import Arrays
@@ -43,6 +44,7 @@ class Rehearsal:
     def __init__(self, plan: Plan, gradient: Gradient) -> None:
         job = plan.job
         self._gradient = gradient
+        self._pack = job.data.pack
         check_saving(gradient.model)
         descent = Descent.of(job)
         memory = private_memory(gradient.layout, descent, Capacity(1))
@@ -86,7 +88,7 @@ class Rehearsal:
         first = self.lane(training)
         _refuse_changed(self._held, _held(gradient.model))
         self._evaluate_twice(arrays)
-        self.lane({name: array[::-1] for name, array in training.items()}, SEEDS[1])
+        self.lane(self._others(training), SEEDS[1])
         seed_all(2)
         _refuse_other(first, self.lane(training))
         _refuse_changed(self._held, _held(gradient.model))
@@ -95,6 +97,11 @@ class Rehearsal:
         self._update()
         with users_code("the model's load_state_dict"):
             gradient.model.load_state_dict(gradient.state_dict())
+
+    def _others(self, arrays: Arrays) -> Arrays:
+        """The same examples backwards; of those that share rows the first."""
+        pack = self._pack
+        return cut(arrays, pack, 0, 1) if pack else {name: array[::-1] for name, array in arrays.items()}
 
     def _evaluate_twice(self, arrays: Arrays) -> None:
         risks = []

@@ -20,19 +20,19 @@ from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Epochs, Job
 from streamtrain.job.objective import check_names
 from streamtrain.model.gradient import Batch, Gradient
-from streamtrain.model.objective import check_whole, risk_of
+from streamtrain.model.objective import check_whole, cut, risk_of
 from streamtrain.model.whole_minibatch import make_gradient
 from streamtrain.prepare.augmented import first_augmented, first_tried, try_augmented_batch
 from streamtrain.prepare.draws import try_twice
 from streamtrain.prepare.jobfile import check_functions_travel, why_not_logged
-from streamtrain.prepare.mixing import check_apart_from_padding, check_examples_apart, rows_of, tensors_of
+from streamtrain.prepare.mixing import check_examples_apart, check_left_alone, rows_of, tensors_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.prepare.rehearsal import MOST_UPDATED, Rehearsal
 from streamtrain.serving import Examples, Prospect, prospect, read_examples
 from streamtrain.shards import Field
 from streamtrain.stream.examples.generators import kept_generators
 from streamtrain.stream.reader import FIRST_LOOKED_AT
-from streamtrain.values import Arrays, Selection
+from streamtrain.values import Arrays, Selection, examples_in
 
 SIZED_EXAMPLES = 16
 """First examples, of which the smallest is collated with the largest."""
@@ -87,7 +87,7 @@ def _try(plan: Plan) -> Trial:
     arrays = _first_examples(plan)
     training = first_augmented(plan, arrays)
     _check_arrays(training)
-    examples = len(next(iter(arrays.values())))
+    examples = examples_in(arrays)
     rehearsal = Rehearsal(plan, gradient)
     batch = dict(try_twice("data.transform", lambda: gradient.batch({n: array.copy() for n, array in arrays.items()})))
     _check_made(plan, batch, training.keys() - arrays.keys())
@@ -95,7 +95,7 @@ def _try(plan: Plan) -> Trial:
     gradient.modes.evaluate()
     with torch.no_grad():
         output = gradient.output(batch)
-        _check_labels(plan, output, arrays, batch)
+        _check_labels(plan, gradient.objective.compared_of(output, batch)[0], arrays, batch)
         _check_losses(gradient, output, batch, examples)
         _check_whole_sets(plan, gradient, output, batch, examples)
     _check_smallest_part(rehearsal, plan, training)
@@ -105,9 +105,10 @@ def _try(plan: Plan) -> Trial:
     with torch.no_grad():
         output = gradient.output(batch)
         halves = job.precision in ("bf16", "fp16")
-        check_examples_apart(gradient, batch, output, halves=halves, losses=job.loss_over == "examples")
+        if job.data.pack is None:
+            check_examples_apart(gradient, batch, output, halves=halves, losses=job.loss_over == "examples")
         if job.data.collate is not None and job.loss_over == "examples":
-            _check_padding(plan, gradient, halves=halves)
+            _check_collated(plan, gradient, halves=halves)
     found, unlogged = _try_logging(plan, gradient)
     otherwise = tuple(gradient.modes.differing())
     return Trial(*_signature(gradient.objective.inputs(batch), output), unlogged, otherwise, found)
@@ -169,8 +170,9 @@ def _first_examples(plan: Plan) -> Arrays:
     return arrays
 
 
-def _check_padding(plan: Plan, gradient: Gradient, *, halves: bool) -> None:
-    """Whether the smallest and the largest of the first examples are to the job what they are alone."""
+def _check_collated(plan: Plan, gradient: Gradient, *, halves: bool) -> None:
+    """Whether examples are to the job what they are alone: the smallest and the largest of some, or all in rows."""
+    pack = plan.job.data.pack
     reader = plan.reader("train")
     found = []
     for number in range(min(SIZED_EXAMPLES, len(reader))):
@@ -178,18 +180,19 @@ def _check_padding(plan: Plan, gradient: Gradient, *, halves: bool) -> None:
         if arrays:
             found.append((sum(array.nbytes for array in arrays.values()), number, arrays))
     found.sort(key=lambda each: each[0])
-    if not found or found[0][0] == found[-1][0]:
+    if pack is None and (not found or found[0][0] == found[-1][0]):
         return
-    chosen = [found[0], found[-1]]
+    chosen = [found[0], found[-1]] if pack is None else found
     together = reader.take(np.array([number for _, number, _ in chosen]))
     alone = [gradient.batch(arrays) for _, _, arrays in chosen]
-    check_apart_from_padding(gradient, alone, gradient.batch(together), halves=halves)
+    check_left_alone(gradient, alone, gradient.batch(together), pack, halves=halves)
 
 
 def _check_made(plan: Plan, batch: Mapping[str, Any], augmented: Set[str]) -> None:
     """Whether evaluation has the fields that model and loss take; ``augmented``: those that only training has."""
     data = plan.job.data
-    for name in data.fields_used:
+    kept = data.fields_used if data.pack is None else (*data.fields_used, *data.pack.made)
+    for name in kept:
         if name in batch:
             continue
         expected, found = f"a field {name!r}", ", ".join(sorted(batch))
@@ -213,8 +216,7 @@ def _check_fields(plan: Plan) -> None:
         if is_image(field.member):
             _check_images(plan, field)
             continue
-        is_padded = any(pad.field == name for pad in plan.job.data.pads)
-        if field.dtype is None or (field.shape is None and not is_padded):
+        if field.dtype is None or (field.shape is None and name not in plan.job.data.resized):
             kind = "text, JSON or bytes" if field.dtype is None else "arrays whose shape varies"
             pad = "" if field.dtype is None else f"data.collate=st.Pad({name!r}), "
             raise ConfigError(
@@ -288,19 +290,25 @@ def _check_whole_sets(plan: Plan, gradient: Gradient, output: Any, batch: Batch,
     measured = list(gradient.objective.measures(output, batch))
     if examples < 2 and whole:  # of one example some have no value
         return
-    target = gradient.objective.target(batch)
     pieces = []
-    for start, stop in itertools.pairwise(sorted({0, 1, examples - 1, examples})):
-        found, rows = rows_of(output, examples, start, stop)
-        piece = {name: tensor[start:stop] for name, tensor in batch.items()}
-        pieces.append((rows if found else gradient.output(piece), gradient.objective.target(piece)))
-    numbers = check_whole(whole, output, target, pieces) if whole else []
+    for start, stop in itertools.pairwise(sorted({0, 1, examples - 1, examples})) if whole else ():
+        piece = _cut(plan, batch, start, stop)
+        found, rows = (False, None) if plan.job.data.pack else rows_of(output, examples, start, stop)
+        pieces.append(gradient.objective.compared_of(rows if found else gradient.output(piece), piece))
+    pair = gradient.objective.compared_of(output, batch)
+    numbers = check_whole(whole, *pair, pieces) if whole else []
     check_names(numbers)
     mode = plan.job.mode
     name = mode.stop_on.rpartition("/")[2] if isinstance(mode, Epochs) else "error"
     if name not in (*measured, *numbers):
         expected = f"one of {', '.join((*measured, *numbers))}"
         raise ConfigError(complaint("mode.stop_on", expected=expected, found=name, do="choose one of them"))
+
+
+def _cut(plan: Plan, batch: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """Some examples of a batch, of arrays or tensors."""
+    pack = plan.job.data.pack
+    return cut(batch, pack, start, stop) if pack else {name: each[start:stop] for name, each in batch.items()}
 
 
 def _check_labels(plan: Plan, output: Any, arrays: Arrays, batch: Batch) -> None:
@@ -332,9 +340,9 @@ def _check_labels(plan: Plan, output: Any, arrays: Arrays, batch: Batch) -> None
 def _check_smallest_part(rehearsal: Rehearsal, plan: Plan, arrays: Arrays) -> None:
     """A backward of the smallest part that a lane gives in a pass: in training mode BatchNorm refuses one example."""
     found = plan.order.smallest(plan.passes)
-    smallest = min(found.smallest_part, len(next(iter(arrays.values()))))
+    smallest = min(found.smallest_part, examples_in(arrays))
     try:
-        rehearsal.lane({name: array[:smallest] for name, array in arrays.items()})
+        rehearsal.lane(_cut(plan, arrays, 0, smallest))
     except JobError as error:
         if smallest < found.smallest_part:
             raise

@@ -169,6 +169,7 @@ PUBLIC = tuple(
             "OfMeans",
             "Online",
             "Optimizer",
+            "Pack",
             "PackOptions",
             "Pad",
             "Probe",

@@ -17,7 +17,7 @@ VOCABULARY, LONGEST, NO_TOKEN = 11, 9, -100
 
 
 class Language(torch.nn.Module):
-    """Next token from this one and the mean of those before."""
+    """Next token from this one and the mean of those up to it; of its own example where several share a row."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,9 +25,15 @@ class Language(torch.nn.Module):
         self.mix = torch.nn.Linear(12, 6)
         self.head = torch.nn.Linear(6, VOCABULARY)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, example: torch.Tensor | None = None, position: torch.Tensor | None = None
+    ) -> torch.Tensor:
         each = self.embed(tokens)
-        before = each.cumsum(1) / torch.arange(1, tokens.shape[1] + 1, dtype=each.dtype)[:, None]
+        if example is None or position is None:
+            before = each.cumsum(1) / torch.arange(1, tokens.shape[1] + 1, dtype=each.dtype)[:, None]
+        else:
+            seen = (example[:, :, None] == example[:, None, :]) & (position[:, :, None] >= position[:, None, :])
+            before = (seen.to(each.dtype) / (position[:, :, None] + 1)) @ each
         output: torch.Tensor = self.head(self.mix(torch.cat([each, before], -1)).tanh())
         return output
 
@@ -83,6 +89,36 @@ def pack_ragged(folder: Path, examples: int, options: st.PackOptions | None = No
     pa.parquet.write_table(table, folder / "tokens.parquet")
     st.pack(folder / "tokens.parquet", folder / "tokens", options or st.PackOptions(splits=(0.8, 0.1, 0.1), seed=1))
     return folder / "tokens"
+
+
+IN_ROWS = {
+    "inputs": ("tokens", "tokens_example", "tokens_position"),
+    "collate": st.Pack(("tokens", "next"), length=20),
+}
+"""Several of them in a row."""
+
+
+def entry_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Of every token, shape (tokens,)."""
+    return torch.nn.functional.cross_entropy(output, target, reduction="none")
+
+
+class Hits:
+    """Tokens that are the likeliest, of the whole set."""
+
+    def __init__(self) -> None:
+        self.right = self.count = 0
+
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        self.right += int((output.argmax(1) == target).sum())
+        self.count += len(target)
+
+    def merge(self, other: Hits) -> None:
+        self.right += other.right
+        self.count += other.count
+
+    def compute(self) -> float:
+        return self.right / self.count
 
 
 PADS = st.Pad("tokens", multiple_of=4), st.Pad("next", value=NO_TOKEN, multiple_of=4)

@@ -13,6 +13,8 @@ def check_combined(data: Data, mode: Online | Epochs, loss_over: str) -> None:
     Raises:
         ConfigError: naming the setting.
     """
+    do = "pad with st.Pad: what the model gives for all lanes has to be of one form"
+    require(loss_over != "minibatch" or data.pack is None, "loss_over", "examples beside st.Pack", loss_over, do)
     for beside in _of_the_order(data):
         do = f"leave it out, or {beside}"
         follows = isinstance(mode, Online) and mode.follow

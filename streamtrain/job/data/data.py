@@ -9,9 +9,11 @@ from typing import Literal
 
 from streamtrain.checks import require, require_count, require_declared
 from streamtrain.job.data.balanced import Balanced
+from streamtrain.job.data.collate import check_collate, pads_of
 from streamtrain.job.data.functions import Augment, AugmentBatch, Collate, Map, Transform
+from streamtrain.job.data.in_rows import Pack
 from streamtrain.job.data.mixture import Mixture
-from streamtrain.job.data.padding import Pad, check_collate, pads_of
+from streamtrain.job.data.padding import Pad
 from streamtrain.job.settings import MayChange
 
 CACHE_BYTES = 32 * 2**30
@@ -47,8 +49,9 @@ class Data:
     numpy.random.Generator of (seed, pass, the example's stored number)."""
     collate: Collate | None = None
     """How examples of different shapes become a batch, after `map` and `augment`, in training and in evaluation:
-    st.Pad("tokens"), several in a tuple, or a function from a list of examples, dicts, to a batch, a dict of arrays
-    whose first axis is the example; it must not draw."""
+    st.Pad("tokens"), several in a tuple, st.Pack("tokens", length=512), which lays several examples into one row, or a
+    function from a list of examples, dicts, to a batch, a dict of arrays whose first axis is the example; it must not
+    draw."""
     augment_batch: AugmentBatch | None = None
     """Function (batch, generator) -> batch, after `transform` and in training only, on the device: erasing, mixing, …;
     `generator` is a torch.Generator of (seed, step, lane)."""
@@ -133,8 +136,18 @@ class Data:
 
     @property
     def pads(self) -> tuple[Pad, ...]:
-        """The fields that `collate` pads; none where it is a function."""
+        """The fields that `collate` pads; none where it is something else."""
         return pads_of(self.collate)
+
+    @property
+    def pack(self) -> Pack | None:
+        """What `collate` lays into rows, if anything."""
+        return self.collate if isinstance(self.collate, Pack) else None
+
+    @property
+    def resized(self) -> tuple[str, ...]:
+        """The fields that may have another length in each example, since `collate` pads them or lays them into rows."""
+        return tuple(pad.field for pad in self.pads) if self.pack is None else self.pack.names
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -153,9 +166,9 @@ class Data:
         a function, it is among them all the same: to be refused by name.
         """
         there = tuple(stored)
-        padded = [pad.field for pad in self.pads]
-        lengths = {pad.length_field for pad in self.pads}
-        needed = [name for name in dict.fromkeys((*self.fields_used, *padded)) if name in there or name not in lengths]
+        made = {pad.length_field for pad in self.pads} if self.pack is None else {*self.pack.made}
+        wanted = dict.fromkeys((*self.fields_used, *self.resized))
+        needed = [name for name in wanted if name in there or name not in made]
         missing = [name for name in needed if name not in there]
         if (self.map is None and not callable(self.collate)) or not missing:
             return tuple(dict.fromkeys((*needed, *self.extra)))

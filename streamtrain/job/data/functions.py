@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy.random
     import torch
 
+    from streamtrain.job.data.in_rows import Pack
     from streamtrain.job.data.padding import Pad
 
     Batch = dict[str, torch.Tensor]
@@ -16,6 +17,6 @@ if TYPE_CHECKING:
     Map = Callable[[dict[str, Any]], Mapping[str, Any]]
     Augment = Callable[[dict[str, Any], numpy.random.Generator], Mapping[str, Any]]
     AugmentBatch = Callable[[Batch, torch.Generator], Batch]
-    Collate = Pad | tuple[Pad, ...] | Callable[[list[dict[str, Any]]], Mapping[str, Any]]
+    Collate = Pad | tuple[Pad, ...] | Pack | Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 else:  # a job is declared without importing torch
     Transform = Map = Augment = AugmentBatch = Collate = Callable[..., Any]

@@ -18,10 +18,8 @@ class Pad(OneSetting):
     The padded length is that of the longest example of those that are collated together, a lane's part of a minibatch,
     rounded up to ``multiple_of``: a function of these examples alone, whoever reads them.
 
-    Several short sequences are not laid into one row. A row would then be no example, and a batch is cut by its first
-    axis: into pieces of ``micro_batch``, by the trial, which holds that an example's loss is its own, for predictions
-    by key, and in the stream of a streamer. Its count, its loss and its standard error are of examples. ``by_length``
-    takes most of the padding away; `streamtrain pack --tokens` lays texts into full rows, which are the examples then.
+    A row is an example. ``by_length`` takes most of the padding away, `Pack` nearly all of it where the model can take
+    several examples in a row; `streamtrain pack --tokens` lays texts into full rows, which are the examples then.
     """
 
     field: str
@@ -52,24 +50,3 @@ class Pad(OneSetting):
         """Entries of a batch whose longest example has so many: at least ``multiple_of``, so that it is not empty."""
         rounded = max(1, -(-longest // self.multiple_of)) * self.multiple_of
         return rounded if self.longest is None else max(longest, min(rounded, self.longest))
-
-
-def pads_of(collate: object) -> tuple[Pad, ...]:
-    """The pads that a declared ``collate`` is; none where it is something else."""
-    given = tuple(collate) if isinstance(collate, tuple | list) else (collate,)
-    pads = tuple(pad for pad in given if isinstance(pad, Pad))
-    return pads if len(pads) == len(given) else ()
-
-
-def check_collate(setting: str, collate: object) -> None:
-    """One pad, several of different fields, a function, or none.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    pads = pads_of(collate)
-    expected, do = 'st.Pad("field"), a tuple of them, or a function', "give one of these, or leave it out"
-    require(collate is None or callable(collate) or bool(pads), setting, expected, collate, do)
-    names = [pad.field for pad in pads]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    require(not twice, setting, "each field padded once", ", ".join(twice), "leave one of its st.Pads out")

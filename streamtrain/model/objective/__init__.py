@@ -2,6 +2,7 @@
 
 from streamtrain.model.objective.built_in import cross_entropy, margin, mse, soft_error, zero_one
 from streamtrain.model.objective.by_class import ByClass
+from streamtrain.model.objective.entries import Entries, cut, pieces_of
 from streamtrain.model.objective.measuring import (
     Batch,
     Measured,
@@ -18,16 +19,19 @@ __all__ = [
     "Batch",
     "ByClass",
     "Computed",
+    "Entries",
     "Measured",
     "Objective",
     "Table",
     "WholeSet",
     "check_whole",
     "cross_entropy",
+    "cut",
     "loss_and_error",
     "margin",
     "metrics_of",
     "mse",
+    "pieces_of",
     "risk_of",
     "soft_error",
     "take_metrics",

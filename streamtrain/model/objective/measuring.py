@@ -13,12 +13,14 @@ from streamtrain.job import Job, Measure, OfMeans, Value
 from streamtrain.job.objective.metric import is_whole
 from streamtrain.model.machine.device import choose_autocast, choose_image_layout
 from streamtrain.model.objective.built_in import cross_entropy, margin, mse, soft_error, zero_one
+from streamtrain.model.objective.entries import Entries
 from streamtrain.model.objective.whole_set import WholeSet
 from streamtrain.values import Moments, Risk
 
 Batch = dict[str, torch.Tensor]
 Measured = Value | tuple[Value, ...]
 """One number of each example, shape (examples,); of a function of means several."""
+OfExamples = Callable[[str, Any], Value]
 
 
 class Objective:
@@ -34,6 +36,7 @@ class Objective:
 
     def __init__(self, job: Job) -> None:
         self._data = job.data
+        self._pack = job.data.pack
         self._function = job.objective
         self.is_own = job.objective is not None
         self._loss, self._error = loss_and_error(job)
@@ -66,12 +69,10 @@ class Objective:
 
     def losses(self, output: Any, batch: Batch) -> Values:
         """Loss and error of each example, shape (examples,); the latter without a graph."""
-        if self.is_own:
-            return output["loss"], output.get("error", output["loss"])
-        return self.compared(output, self.target(batch))
+        return self._losses(output, batch, self._of_examples(batch))
 
     def compared(self, output: Any, target: Any) -> Values:
-        """Loss and error of each example, from output and target."""
+        """Loss and error as the job's functions give them, from output and target."""
         with self._autocast(), users_code("the loss"):
             losses = self._loss(output, target)
         with torch.no_grad(), users_code("the error"):
@@ -79,12 +80,53 @@ class Objective:
 
     def measures(self, output: Any, batch: Batch) -> dict[str, Measured]:
         """Loss, error and every metric of each example, by name."""
-        found = dict(zip(("loss", "error"), self.losses(output, batch), strict=True))
+        of_examples = self._of_examples(batch)
+        found = dict(zip(("loss", "error"), self._losses(output, batch, of_examples), strict=True))
         if self.is_own:
-            named = found | {name: values for name, values in output.items() if name not in found}
-            return named | take_metrics(self._metrics, None, None, named)
+            found |= self.own_values(output, batch)
+        pair = self.compared_of(output, batch)
+
+        def measure(name: str, metric: Measure) -> Value:
+            with users_code(f"metrics, {name!r}"):
+                values = metric(*pair)
+            return of_examples(f"metrics, {name!r}", values)
+
         with self._autocast():
-            return found | take_metrics(self._metrics, output, self.target(batch), found)
+            return found | take_metrics(self._metrics, measure, found)
+
+    def own_values(self, output: Mapping[str, Any], batch: Batch) -> dict[str, Value]:
+        """What the job's own function gave of each example beside loss and error, by name."""
+        of_examples = self._of_examples(batch)
+        return {name: of_examples(name, value) for name, value in output.items() if name not in ("loss", "error")}
+
+    def compared_of(self, output: Any, batch: Batch) -> tuple[Any, Any]:
+        """Output and target as losses, errors and metrics get them: of rows the entries, one behind the other.
+
+        Of an own objective's output, values by name, nothing is compared.
+        """
+        target = self.target(batch)
+        if self._pack is None or self.is_own:
+            return output, target
+        entries = Entries(self._pack, batch)
+        return entries.of(output), entries.of(target)
+
+    def _losses(self, output: Any, batch: Batch, of_examples: OfExamples) -> Values:
+        if self.is_own:
+            losses, errors = output["loss"], output.get("error", output["loss"])
+        else:
+            losses, errors = self.compared(*self.compared_of(output, batch))
+        found = of_examples("loss", losses)
+        return found, found if errors is losses else of_examples("error", errors)
+
+    def _of_examples(self, batch: Batch) -> OfExamples:
+        """Makes values of examples of what may have been given of entries, by the name of what it is."""
+        if self._pack is None:
+            return lambda _, value: value
+        entries = Entries(self._pack, batch)
+        if self.is_own:  # it has seen rows, and may give values of either
+            return lambda name, value: entries.of_examples(name, entries.of(value), of_rows=entries.are_in(value))
+        of_rows = entries.are_in(self.target(batch))
+        return lambda name, value: entries.of_examples(name, value, of_rows=of_rows)
 
     def target(self, batch: Batch) -> Any:
         """What the loss compares an output with: one field, or a dict of several; ``None`` of an own objective."""
@@ -104,11 +146,14 @@ def metrics_of(job: Job) -> dict[str, Measure | OfMeans]:
 
 
 def take_metrics(
-    metrics: Mapping[str, Measure | OfMeans], output: Any, target: Any, found: Mapping[str, Value]
+    metrics: Mapping[str, Measure | OfMeans],
+    measure: Callable[[str, Measure], Value],
+    found: Mapping[str, Value],
 ) -> dict[str, Measured]:
     """Every metric of each example.
 
     Args:
+        measure: calls a function for the metric of this name.
         found: loss and error of each, and what else there is, by name.
 
     Raises:
@@ -117,7 +162,7 @@ def take_metrics(
     values: dict[str, Value] = dict(found)
     for name, metric in metrics.items():
         if not isinstance(metric, OfMeans):
-            values[name] = _call(name, metric, output, target)
+            values[name] = measure(name, metric)
     several: dict[str, Measured] = {}
     for name, metric in metrics.items():
         if isinstance(metric, OfMeans):
@@ -126,7 +171,7 @@ def take_metrics(
                     where, do = f"metrics, {name!r}", f"name one of {', '.join(values)}"
                     raise JobError(complaint(where, expected="names of what is measured", found=each, do=do))
             several[name] = tuple(
-                values[each] if isinstance(each, str) else _call(name, each, output, target) for each in metric.measures
+                values[each] if isinstance(each, str) else measure(name, each) for each in metric.measures
             )
     return {name: several[name] if name in several else values[name] for name in metrics}
 
@@ -143,11 +188,6 @@ def loss_and_error(job: Job) -> tuple[Measure, Measure]:
     if job.error is None:
         return loss, zero_one if job.loss == "cross_entropy" else loss
     return loss, zero_one if isinstance(job.error, str) else job.error
-
-
-def _call(name: str, metric: Measure, output: Any, target: Any) -> Value:
-    with users_code(f"metrics, {name!r}"):
-        return metric(output, target)
 
 
 def _moments(measured: Measured) -> Moments:

@@ -69,7 +69,8 @@ class WholeSet:
     @classmethod
     def of(cls, job: Job, *, by_class: bool = False) -> WholeSet:
         """A job's own; ``by_class`` with a classifier's counts, where it is one."""
-        is_classifier = job.errs_by_classes and isinstance(job.data.target, str)
+        # the entries of an example are no examples: their errors go together, and so would the figure's ±
+        is_classifier = job.errs_by_classes and isinstance(job.data.target, str) and job.data.pack is None
         counts = {CLASSES: ClassCounts()} if by_class and is_classifier else {}
         return cls(whole_in(job.metrics) | counts)
 
@@ -179,12 +180,12 @@ def check_whole(metrics: WholeSet, output: Any, target: Any, pieces: Sequence[tu
 
 def on_cpu(value: Any) -> Any:
     """What a model returned, with its tensors on the CPU."""
-    return _mapped(value, lambda tensor: tensor.detach().cpu())
+    return mapped(value, lambda tensor: tensor.detach().cpu())
 
 
 def in_float64(value: Any) -> Any:
     """The same with its numbers in float64, but whole ones."""
-    return _mapped(value, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    return mapped(value, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
 
 def _of(metrics: WholeSet, several: Sequence[tuple[Any, ...]]) -> Computed:
@@ -244,13 +245,13 @@ def _try(name: str, call: Callable[..., Answer], *arguments: Any) -> Answer | Fa
         return Failed(str(error))
 
 
-def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """The tensors of what a model returns changed, in tuples, lists and dicts too; all else as it is."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return type(value)({name: _mapped(each, change) for name, each in value.items()})  # type: ignore[call-arg]
+        return type(value)({name: mapped(each, change) for name, each in value.items()})  # type: ignore[call-arg]
     if isinstance(value, tuple | list):
-        parts = [_mapped(each, change) for each in value]
+        parts = [mapped(each, change) for each in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import torch
 
 from streamtrain.errors import ConfigError, JobError, complaint, one_line
 from streamtrain.job import Job, Weighted
+from streamtrain.model.objective import Entries
 from streamtrain.run.afterwards.kept_model import KeptModel, Piece
 from streamtrain.store import PARTIAL
 from streamtrain.stream.reader import Reader
@@ -167,24 +169,31 @@ def _tables(model: KeptModel, reader: Reader, split: str, left_out: dict[str, No
                 "split": pa.array([split] * len(piece.numbers), pa.string()),
                 "number": pa.array(piece.numbers, pa.int64()),
             }
-            for name, tensor in _values(model, piece, left_out).items():
-                columns[name] = _column(name, tensor, len(piece.numbers))
+            for name, value in _values(model, piece, left_out).items():
+                columns[name] = _column(name, value, len(piece.numbers))
             yield pa.table(columns)
 
 
-def _values(model: KeptModel, piece: Piece, left_out: dict[str, None]) -> dict[str, torch.Tensor]:
-    """Loss, error, weight and outputs of a batch's examples, by their columns' names."""
+def _values(model: KeptModel, piece: Piece, left_out: dict[str, None]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+    """Loss, error, weight and outputs of a batch's examples, by their columns' names.
+
+    Of outputs in rows that examples share, each example's own entries.
+    """
     output, batch = model.output(piece.arrays)
     with torch.no_grad():
         losses, errors = model.objective.losses(output, batch)
-    found: dict[str, torch.Tensor] = {"loss": _of_each(losses), "error": _of_each(errors)}
+    found: dict[str, torch.Tensor | list[torch.Tensor]] = {"loss": _of_each(losses), "error": _of_each(errors)}
     if isinstance(losses, Weighted):
         found["weight"] = losses.weights
     if model.objective.is_own:
-        measured = {name: value for name, value in output.items() if name not in found}
-        return found | {name: _of_each(value) for name, value in measured.items()}
+        measured = model.objective.own_values(output, batch)
+        return found | {name: _of_each(value) for name, value in measured.items() if name not in found}
+    pack = model.job.data.pack
+    entries = None if pack is None else Entries(pack, batch)
     for name, value in _outputs(output).items():
-        if isinstance(value, torch.Tensor) or name == "output":
+        if isinstance(value, torch.Tensor) and entries is not None and entries.are_in(value):
+            found[name] = entries.split(value)
+        elif isinstance(value, torch.Tensor) or name == "output":
             found[name] = value
         elif value is not None:
             left_out[f"{name} ({type(value).__name__})"] = None
@@ -204,14 +213,19 @@ def _outputs(output: Any) -> dict[str, Any]:
     return {"output": output}
 
 
-def _column(name: str, tensor: Any, examples: int) -> pa.Array:
-    """A tensor whose first axis is the example: numbers, or lists of them, an axis each.
+def _column(name: str, value: Any, examples: int) -> pa.Array:
+    """A tensor whose first axis is the example: numbers, or lists of them, an axis each; or a tensor of each example.
 
     Raises:
         JobError: it is something else.
     """
     import pyarrow as pa
 
+    if isinstance(value, list) and len(value) == examples:
+        entries = _column(name, torch.cat(value), sum(map(len, value)))
+        ends = itertools.accumulate(map(len, value), initial=0)
+        return pa.ListArray.from_arrays(pa.array(list(ends), pa.int32()), entries)
+    tensor = value
     if not isinstance(tensor, torch.Tensor) or tensor.is_complex() or tensor.dim() == 0 or len(tensor) != examples:
         shape = f"shape {tuple(tensor.shape)}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
         do = "return tensors of real numbers whose first axis is the example"

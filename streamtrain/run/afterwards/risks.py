@@ -109,7 +109,7 @@ def _measured(model: KeptModel, reader: Reader) -> Iterator[Risk]:
             try:
                 with torch.no_grad():
                     risks.append(risk_of(model.objective.measures(output, batch)))
-                    whole.update(states, output, model.objective.target(batch))
+                    whole.update(states, *model.objective.compared_of(output, batch))
             except WrongWeight as wrong:
                 where = reader.where(piece.numbers[wrong.index])
                 raise WrongWeight(wrong.index, wrong.weight, where=where) from None

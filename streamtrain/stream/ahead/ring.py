@@ -4,8 +4,8 @@ One writer, one reader. The writer fills slot ``n mod depth`` and counts up ``fi
 copies it out and counts up ``taken``. Waiting is a short sleep; a dead or failed writer is noticed.
 Beside its batches the writer leaves what they have cost.
 
-A slot begins with the batch's number of examples and the sizes of one of them. Where a slot lies, the ring's head says:
-a batch that is larger than its slot gets a larger one behind all others, and the old one's memory is given back.
+A slot begins with the sizes of the batch's arrays. Where a slot lies, the ring's head says: a batch that is larger than
+its slot gets a larger one behind all others, and the old one's memory is given back.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LOOK_EVERY = 50
 class RingShape:
     """What a ring holds: ``depth`` slots of at most ``examples`` examples of these fields (dtype, shape of one).
 
-    Where it ``varies``, a batch's examples may have other sizes than these, along as many axes.
+    Where it ``varies``, a batch's arrays may have other sizes than these, along as many axes.
     """
 
     depth: int
@@ -50,28 +50,32 @@ class RingShape:
 
     @property
     def sizes(self) -> list[int]:
-        """Of one example: its fields' axes, field after field."""
-        return [size for _, shape in self.fields.values() for size in shape]
+        """Of the largest batch of such examples: its arrays' axes, field after field."""
+        return [size for _, shape in self.fields.values() for size in (self.examples, *shape)]
 
     def sizes_of(self, arrays: Arrays) -> list[int]:
-        """The same of a batch's examples."""
-        return [size for name in self.fields for size in arrays[name].shape[1:]] if arrays else self.sizes
+        """The same of a batch; all 0 where it has no arrays."""
+        return [size for name in self.fields for size in arrays[name].shape] if arrays else [0] * len(self.sizes)
 
     @property
     def head_bytes(self) -> int:
         """Bytes before the first slot: the writer's line, the reader's, and for each slot where it lies."""
         return _paged(LINE * (2 + self.depth))
 
-    def slot_bytes(self, examples: int, sizes: Sequence[int]) -> int:
-        """Bytes of a slot that holds so many examples of these sizes."""
-        arrays = self.forms(examples, sizes)
-        return _padded(WORD * (1 + len(sizes))) + sum(_bytes(dtype, shape) for _, dtype, shape in arrays)
+    def slot_bytes(self, sizes: Sequence[int]) -> int:
+        """Bytes of a slot that holds a batch of these sizes."""
+        return self.first_byte + sum(_bytes(dtype, shape) for _, dtype, shape in self.forms(sizes))
 
-    def forms(self, examples: int, sizes: Sequence[int]) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+    @property
+    def first_byte(self) -> int:
+        """Where in a slot the first array lies, behind the sizes."""
+        return _padded(WORD * len(self.sizes))
+
+    def forms(self, sizes: Sequence[int]) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:
         """Name, type and shape of every field's array."""
         left = iter(sizes)
         for name, (dtype, shape) in self.fields.items():
-            yield name, np.dtype(dtype), (examples, *itertools.islice(left, len(shape)))
+            yield name, np.dtype(dtype), tuple(itertools.islice(left, 1 + len(shape)))
 
 
 class Slot:
@@ -82,22 +86,22 @@ class Slot:
         self.size = size
         self.memory = mmap.mmap(descriptor, size, offset=offset)
         self._shape = shape
-        self._head = np.frombuffer(self.memory, np.int64, 1 + len(shape.sizes))
+        self._head = np.frombuffer(self.memory, np.int64, len(shape.sizes))
         self._seen: list[int] = []
         self._views: Arrays = {}
 
-    def lay_out(self, head: list[int]) -> Arrays:
-        """Arrays to write a batch into: ``head`` is its number of examples, and the sizes of one."""
-        self._head[:] = head
+    def lay_out(self, sizes: list[int]) -> Arrays:
+        """Arrays of these sizes, to write a batch into."""
+        self._head[:] = sizes
         return self.views()
 
     def views(self) -> Arrays:
         """The arrays of the batch that is in it; made anew only where its sizes are others than the last one's."""
         head = self._head.tolist()
         if head != self._seen:
-            offset = self._shape.slot_bytes(0, head[1:])
+            offset = self._shape.first_byte
             self._views = {}
-            for name, dtype, shape in self._shape.forms(head[0], head[1:]):
+            for name, dtype, shape in self._shape.forms(head):
                 self._views[name] = np.ndarray(shape, dtype, buffer=self.memory, offset=offset)
                 offset += _bytes(dtype, shape)
             self._seen = head
@@ -126,7 +130,7 @@ class RingWriter:
         self._words = memoryview(mmap.mmap(descriptor, self._end)).cast("q")
         self._lock = threading.Lock()
         self._closed = False
-        first = shape.slot_bytes(shape.examples, shape.sizes)
+        first = shape.slot_bytes(shape.sizes)
         self._slots = [self._make_slot(number, first) for number in range(shape.depth)]
 
     def close(self) -> None:
@@ -142,25 +146,24 @@ class RingWriter:
             if stopped():
                 return False
             time.sleep(SLEEP_SECONDS)
-        examples = len(next(iter(arrays.values()))) if arrays else 0
         sizes = self._shape.sizes_of(arrays)
-        slot = self._slot_for(filled % self._shape.depth, examples, sizes)
+        slot = self._slot_for(filled % self._shape.depth, sizes)
         if slot is None:
             return False
-        views = slot.lay_out([examples, *sizes])
+        views = slot.lay_out(sizes)
         for name, array in arrays.items():
             views[name][...] = array
         publish()  # the batch, before it is counted
         self._words[0] = filled + 1
         return True
 
-    def _slot_for(self, number: int, examples: int, sizes: Sequence[int]) -> Slot | None:
+    def _slot_for(self, number: int, sizes: Sequence[int]) -> Slot | None:
         """A slot, made larger where it has to be; none where the ring was closed before."""
         slot = self._slots[number]
         if not self._shape.varies:
             return slot
         with self._lock:  # another file might have the descriptor's number once it is closed
-            room = self._shape.slot_bytes(examples, sizes)
+            room = self._shape.slot_bytes(sizes)
             if room <= slot.size:
                 return slot
             if self._closed:

@@ -2,15 +2,13 @@
 
 The streamer listens at its host's address and sends to the first who has the stream's token. On either side batches
 wait in a queue, between the thread that decodes or trains and the one that sends or receives. Nothing is parsed: a
-batch is a line of integers, where shapes vary one of the sizes of an example, then the bytes of its arrays. They travel
-as they are, unencrypted.
+batch is a line of integers, the sizes of its arrays among them, then their bytes. They travel as they are, unencrypted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hmac
-import itertools
 import queue
 import secrets
 import socket
@@ -96,11 +94,8 @@ class WireWriter:
 
     def _bytes_of(self, arrays: Arrays) -> list[NDArray[np.uint8]]:
         """What is sent, in this order."""
-        examples = len(next(iter(arrays.values()))) if arrays else 0
-        parts = [np.array([examples, *astuple(self._loading)[1:]], np.int64)]
-        if examples and self._shape.varies:
-            parts.append(np.array(self._shape.sizes_of(arrays), np.int64))
-        for name, (dtype, _) in self._shape.fields.items() if examples else ():
+        parts = [np.array([*astuple(self._loading)[1:], *self._shape.sizes_of(arrays)], np.int64)]
+        for name, (dtype, _) in self._shape.fields.items() if arrays else ():
             parts.append(np.ascontiguousarray(arrays[name], dtype))
         return [part.reshape(-1).view(np.uint8) for part in parts]
 
@@ -189,21 +184,17 @@ class WireReader:
         self._batches.put(None)
 
     def _received(self) -> Arrays:
-        line = np.empty(len(fields(Loading)), np.int64)
+        counts = len(fields(Loading)) - 1
+        line = np.empty(counts + len(self._shape.sizes), np.int64)
         _receive(self._connection, line)
-        examples = int(line[0])
-        if not 0 <= examples <= self._shape.examples:
-            raise ConnectionError(f"a batch of {examples} examples")
-        sizes = np.array(self._shape.sizes, np.int64)
-        if examples and self._shape.varies:
-            _receive(self._connection, sizes)
-        left = iter(sizes.tolist())
+        self.loading = Loading(0.0, *map(int, line[:counts]))
         arrays: Arrays = {}
-        for name, (dtype, shape) in self._shape.fields.items() if examples else ():
-            arrays[name] = np.empty((examples, *itertools.islice(left, len(shape))), dtype)
+        for name, dtype, shape in self._shape.forms(line[counts:].tolist()):
+            if not 0 <= shape[0] <= self._shape.examples:
+                raise ConnectionError(f"a batch of {shape[0]} examples")
+            arrays[name] = np.empty(shape, dtype)
             _receive(self._connection, arrays[name])
-        self.loading = Loading(0.0, *map(int, line[1:]))
-        return arrays
+        return arrays if line[counts] else {}
 
 
 def _receive(connection: socket.socket, array: NDArray[np.generic]) -> None:

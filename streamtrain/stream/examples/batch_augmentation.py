@@ -25,7 +25,7 @@ def augment_batch(function: AugmentBatch, batch: Batch, seed: int, device: torch
     Raises:
         JobError: the function fails, or leaves another number of examples.
     """
-    examples = len(next(iter(batch.values())))
+    counts = {name: len(tensor) for name, tensor in batch.items()}
     generator = torch.Generator(device).manual_seed(seed)
     with kept_generators():
         seed_all(seed)
@@ -34,8 +34,10 @@ def augment_batch(function: AugmentBatch, batch: Batch, seed: int, device: torch
         with users_code("data.augment_batch"):
             augmented = dict(function(batch, generator))
     for name, tensor in augmented.items():
-        if isinstance(tensor, torch.Tensor) and (tensor.dim() == 0 or len(tensor) != examples):
+        fits = {counts[name]} if name in counts else {*counts.values()}  # several: examples, and rows that they share
+        if isinstance(tensor, torch.Tensor) and (tensor.dim() == 0 or len(tensor) not in fits):
             where, found = f"data.augment_batch, field {name!r}", f"shape {tuple(tensor.shape)}"
             do = "keep the examples along the first axis"
-            raise JobError(complaint(where, expected=f"{examples} examples, as it was given", found=found, do=do))
+            expected = f"{' or '.join(map(str, sorted(fits)))} examples, as it was given"
+            raise JobError(complaint(where, expected=expected, found=found, do=do))
     return augmented

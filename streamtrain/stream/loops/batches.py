@@ -52,7 +52,7 @@ class Choice:
 
 
 class Batches(BatchDataset):
-    """Minibatches, each a dict of tensors with the example along the first axis.
+    """Minibatches, each a dict of tensors with the example along the first axis, or the row that `Pack` lays some into.
 
     Every lane gives `len` of them a pass. A part without examples, as of a short last minibatch or where all were
     skipped, is a batch of 0 examples, of the form of the others.

@@ -168,8 +168,9 @@ class Examples:
             reshuffle: order of the passes after the first; see `Epochs`.
             seed: of the orders of the passes after the first, and of ``augment``.
             drop_last: leave the short last minibatch of a pass out.
-            collate: how examples of different shapes become a batch: ``st.Pad("tokens")``, several in a tuple, or a
-                function from a list of examples to a dict of arrays, first axis the example.
+            collate: how examples of different shapes become a batch: ``st.Pad("tokens")``, several in a tuple,
+                ``st.Pack("tokens", length=512)``, or a function from a list of examples to a dict of arrays, first axis
+                the example.
             by_length: minibatches of neighbours in length, by this stored field, which is read whole: arrays of
                 different lengths, texts, or whole numbers; a pass has each example once all the same.
             device: where the tensors go; to a GPU through pinned memory and on a stream of its own.

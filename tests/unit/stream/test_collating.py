@@ -117,18 +117,22 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
         st.Pad("tokens"),
         r"example '\d+', field 'next': expected int64 of shape \(\d,\) as in .*; pad it with st.Pad\('next'\)",
     ),
-    "no such field": (dict, st.Pad("token"), "expected a field 'token' to pad, found label, next, tokens, word; "),
+    "no such field": (dict, st.Pad("token"), "expected a field 'token' to collate, found label, next, tokens, word; "),
     "the lengths' name": (
         mapped(lambda example: {"tokens_length": 3}),
         st.Pad("tokens"),
         "field 'tokens_length': expected no such field, found one; rename it",
     ),
-    "a number": (mapped(lambda e: {}), st.Pad("label"), "expected an array of numbers to pad, found a single number;"),
-    "a text": (mapped(lambda e: {"word": "a"}), st.Pad("word"), "field 'word': expected an array of numbers to pad"),
+    "a number": (mapped(lambda e: {}), st.Pad("label"), "expected an array of numbers, found a single number;"),
+    "a text": (
+        mapped(lambda e: {"word": "a"}),
+        st.Pad("word"),
+        "field 'word': expected an array of numbers, found str",
+    ),
     "lists of lists": (
         mapped(lambda example: {"tokens": [[1], [1, 2]]}),
         st.Pad("tokens"),
-        "field 'tokens': expected an array of numbers to pad, found list; make it an array in data.map",
+        "field 'tokens': expected an array of numbers, found list; make it an array in data.map",
     ),
     "another type": (
         mapped(lambda example: {"tokens": example["tokens"].astype("f4" if example["label"] % 2 else "f8")}),
@@ -191,7 +195,7 @@ def test_what_makes_no_batch_is_one_line(folder: Path, name: str, threads: int) 
 @pytest.mark.parametrize(
     ("collate", "said"),
     [
-        (3, r"collate: expected st.Pad\(\"field\"\), a tuple of them, or a function, found 3"),
+        (3, r"collate: expected st.Pad\(\"field\"\), a tuple of them, st.Pack\(.*\), or a function, found 3"),
         ((), "collate: expected st.Pad"),
         ((st.Pad("a"), "b"), "collate: expected st.Pad"),
         ((st.Pad("a"), st.Pad("a", 1)), "collate: expected each field padded once, found 'a'"),

@@ -112,7 +112,7 @@ def test_a_batch_larger_than_agreed_is_refused() -> None:
         reader = WireReader(WireHandle(HERE, server.getsockname()[1], b"token", SHAPE), 5.0)
         with server.accept()[0] as connection:
             assert connection.recv(5) == b"token"
-            connection.sendall(np.array([10**12, 0, 0, 0, 0, 0, 0]).tobytes())
+            connection.sendall(np.array([0, 0, 0, 0, 0, 0, 10**12, 2, 10**12]).tobytes())
             with pytest.raises(WorkerLost):
                 reader.get()
     reader.close()
