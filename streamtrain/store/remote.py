@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from streamtrain.errors import ConfigError, StoreError, complaint, one_line
+from streamtrain.store.addresses import http_address, s3_address
+from streamtrain.store.direct import Bytes, Direct, Request
 from streamtrain.store.local import local_path, write_whole
 from streamtrain.store.retry import Retrier, RetryPolicy, WrongLengthError
 from streamtrain.store.secrets import masked
 
-CHUNK = 4 << 20
+CHUNK = 8 << 20
 """Bytes of one request at most."""
 WINDOW = 3
 """Requests of one fetch that are on their way at once."""
@@ -162,8 +164,10 @@ class Store:
         self._retrier.stop()
         for future in list(self._under_way):
             future.cancel()
+        if "_direct" in self.__dict__ and self._direct is not None:
+            self._direct.close()
 
-    def chunks(self, name: str, start: int, stop: int, *, ends: bool = False) -> Iterator[bytes]:
+    def chunks(self, name: str, start: int, stop: int, *, ends: bool = False) -> Iterator[Bytes]:
         """Bytes ``[start, stop)`` of an object, in order and in chunks; with ``ends`` it must end at ``stop``.
 
         The last request then asks for one byte more than there should be: so a longer object shows
@@ -185,12 +189,16 @@ class Store:
             for _, _, future in begun:
                 future.cancel()
 
-    def _arrived(self, name: str, start: int, stop: int, begun: Future[Any], *, ends: bool) -> bytes:
+    def _arrived(self, name: str, start: int, stop: int, begun: Future[Any], *, ends: bool) -> Bytes:
         """One range, from a request that is under way or, where that fails, from another."""
         under_way = [begun]
 
-        def attempt() -> bytes:
-            data: bytes = self._wait(under_way.pop() if under_way else self._begin(name, start, stop + ends))
+        def again() -> Request:
+            self._retrier.count()
+            return self._begin(name, start, stop + ends)  # type: ignore[return-value]  # as the first was
+
+        def attempt() -> Bytes:
+            data = self._came(under_way.pop() if under_way else self._begin(name, start, stop + ends), again)
             if len(data) < stop - start:
                 raise WrongLengthError(f"{len(data)} bytes")
             return data
@@ -206,7 +214,21 @@ class Store:
 
     def _begin(self, name: str, start: int, stop: int) -> Future[Any]:
         """Asks for a range."""
-        return self._asked("cat_file", self._inner(name), start=start, end=stop)
+        if self._direct is None:
+            return self._asked("cat_file", self._inner(name), start=start, end=stop)
+        return self._noted(self._direct.begin(self._inner(name), start, stop))
+
+    def _came(self, begun: Future[Any], again: Callable[[], Request]) -> Bytes:
+        """What was asked for, in time."""
+        if self._direct is not None and isinstance(begun, Request):
+            return self._direct.result(begun, again)
+        data: bytes = self._wait(begun)
+        return data
+
+    def _by_client(self, inner: str, start: int, stop: int) -> bytes:
+        """A range by fsspec's client."""
+        data: bytes = self._wait(self._asked("cat_file", inner, start=start, end=stop))
+        return data
 
     def _answer(self, method: str, *words: Any) -> Any:
         """What one of fsspec's methods returns, in time."""
@@ -226,14 +248,18 @@ class Store:
             import asyncio
 
             asked = asyncio.run_coroutine_threadsafe(getattr(system, f"_{method}")(*words, **named), system.loop)
-            self._under_way.add(asked)
-            asked.add_done_callback(self._under_way.discard)
-            return asked
+            return self._noted(asked)
         asked = Future()
         try:
             asked.set_result(getattr(system, method)(*words, **named))
         except Exception as error:
             asked.set_exception(error)
+        return asked
+
+    def _noted(self, asked: Future[Any]) -> Future[Any]:
+        """Something under way, which `close` ends."""
+        self._under_way.add(asked)
+        asked.add_done_callback(self._under_way.discard)
         return asked
 
     def _path(self, name: str) -> str:
@@ -247,6 +273,14 @@ class Store:
     def _system(self) -> Any:
         """The file system, connected to nothing yet."""
         return _file_system(self._base, self.place)
+
+    @functools.cached_property
+    def _direct(self) -> Direct | None:
+        """The short way to bytes, where there is one."""
+        address = http_address(self._base)
+        if self._base.startswith(("s3://", "s3a://")):
+            address = s3_address(self._system)
+        return None if address is None else Direct(address, self._by_client, self._retrier.policy)
 
 
 def _file_system(url: str, place: str) -> Any:

@@ -19,7 +19,7 @@ from streamtrain.store.secrets import masked
 
 Result = TypeVar("Result")
 
-_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """HTTP: timeouts, conflicts, throttling, and trouble of the server's own."""
 
 _LASTING = frozenset(
@@ -59,7 +59,7 @@ def temporary(error: BaseException) -> bool:
     """Whether the same request may go well a moment later."""
     status = _status(error)
     if status is not None:
-        return status in _STATUSES
+        return status in PASSING_STATUSES
     if any(base.__name__ in _PASSING for base in type(error).__mro__):
         return True
     lasting = isinstance(error, _LASTING_ERRORS) or getattr(error, "errno", None) in _LASTING
@@ -75,12 +75,14 @@ class RetryPolicy:
         first: bound of the wait before the second attempt.
         longest: bound of any wait.
         stall: time in which one request of at most a few MB must be answered in full.
+        quiet: time without a byte after which a range is asked for once more beside, where that can be told.
     """
 
     attempts: int = 8
     first: float = 0.2
     longest: float = 20.0
     stall: float = 60.0
+    quiet: float = 3.0
 
 
 class Retrier:
@@ -115,9 +117,13 @@ class Retrier:
                 number += 1
                 if number == self.policy.attempts or not temporary(error):
                     raise self._gave_up(where, expected, error, number) from None
-            with self._lock:
-                self.retries += 1
+            self.count()
             self._stopped.wait(self._random.uniform(0, min(self.policy.longest, self.policy.first * 2 ** (number - 1))))
+
+    def count(self) -> None:
+        """Counts a request that is tried again."""
+        with self._lock:
+            self.retries += 1
 
     def stop(self) -> None:
         """Ends all waiting, and lets no request begin any more."""

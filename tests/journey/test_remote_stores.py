@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -136,6 +138,37 @@ def test_every_example_arrives_once_from_s3(
     files = assert_all_arrive("s3://digits", folder, tmp_path / "cache", keep=False)
     assert files.health().bytes_fetched > 0
     assert Store("s3://digits", QUICK).names("train/00000")[:2] == ["train/000000.tar", "train/000001.tar"]
+
+
+@pytest.mark.parametrize("way", ["variables", "profile", "settings", "anonymous"])
+def test_shards_come_from_s3_straight_with_the_clients_credentials(
+    way: str, s3: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever they stand; and the client is asked for no shard."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    for variable in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY") if way != "variables" else ():
+        monkeypatch.delenv(f"AWS_{variable}")
+    if way == "profile":
+        written = (
+            f"[profile own]\naws_access_key_id=other\naws_secret_access_key=x\nendpoint_url={s3}\nregion=eu-west-1\n"
+        )
+        (tmp_path / "config").write_text(written)
+        monkeypatch.delenv("AWS_ENDPOINT_URL")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_PROFILE", "own")
+    if way in ("settings", "anonymous"):
+        chosen = {"key": "other", "secret": "x"} if way == "settings" else {"anon": True}
+        monkeypatch.setitem(fsspec.config.conf, "s3", {**chosen, "endpoint_url": s3})
+    if way == "anonymous":
+        owner = boto3.client("s3", endpoint_url=s3, aws_access_key_id="key", aws_secret_access_key="secret")
+        owner.put_object_acl(Bucket="digits", Key="train/000000.tar", ACL="public-read")
+    store = Store("s3://digits", QUICK)
+    signed = store._direct._address("digits/train/000000.tar")
+    key = {"variables": "key", "profile": "other", "settings": "other", "anonymous": None}[way]
+    assert (f"={key}" in signed) if key else ("?" not in signed)
+    monkeypatch.setattr(store, "_by_client", None)
+    whole = (folder / "train" / "000000.tar").read_bytes()
+    assert store.read("train/000000.tar", 0, len(whole)) == whole and store.retries == 0
 
 
 @pytest.mark.usefixtures("small_requests")

@@ -24,6 +24,6 @@ def small_pieces() -> Iterator[None]:
         for module in (writing, fetched):
             patch.setattr(module, "LARGE", 1)
         patch.setattr(blocks, "MEMBER_BYTES", BLOCK_BYTES)
-        for module in (remote, wanted):
-            patch.setattr(module, "CHUNK", 5000)
+        patch.setattr(remote, "CHUNK", 5000)
+        patch.setattr(wanted, "SAVED", 5000)
         yield

@@ -9,16 +9,20 @@ import hashlib
 import io
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from streamtrain.shards.index import ShardIndex, index_name, read_index
 from streamtrain.shards.shard import END, PIECE
 from streamtrain.shards.shard_list import Shard
 from streamtrain.store import sha256_of
-from streamtrain.store.remote import CHUNK, Store
+from streamtrain.store.direct import Bytes
+from streamtrain.store.remote import Store
 from streamtrain.stream.fetch.cache import Wrong
 from streamtrain.stream.fetch.shard_files import ShardRows
+
+SAVED = 4 << 20
+"""Bytes that are left out where a part is fetched in place of its shard: fewer are not worth a file of its own."""
 
 
 class Sum:
@@ -56,7 +60,7 @@ class Whole:
         """Why the file is not what was wanted, by size and checksum; ``None`` where it is."""
         return self._wrong(sha256_of(file))
 
-    def chunks(self, start: int, stop: int) -> Iterator[bytes]:
+    def chunks(self, start: int, stop: int) -> Iterator[Bytes]:
         """Its bytes ``[start, stop)``, from the store."""
         return self._store.chunks(self._shard.file, start, stop)
 
@@ -119,18 +123,25 @@ def part_of(whole: Whole, rows: ShardRows, index: ShardIndex | None) -> tuple[Sh
     shard = rows.shard
     first, last = index.whole_samples(rows.first, rows.last, shard.examples)
     start, stop = index.begin(first), index.begin(last)
-    if not 0 <= start < stop <= shard.bytes - len(END) or stop - start + CHUNK > shard.bytes:
-        return None  # what would be saved is less than a request brings
+    if not 0 <= start < stop <= shard.bytes - len(END) or stop - start + SAVED > shard.bytes:
+        return None
     return ShardRows(shard, first, last), Part(whole, index, start, stop)
 
 
-def _cut(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """The same bytes in pieces of ``size``, the last one shorter."""
+def _cut(chunks: Iterable[Bytes], size: int) -> Iterator[Bytes]:
+    """The same bytes in pieces of ``size``, the last one shorter; copied only where chunks end within a piece."""
     held = b""
     for chunk in chunks:
-        held += chunk
-        while len(held) >= size:
-            yield held[:size]
-            held = held[size:]
+        first = size - len(held) if held else 0
+        rest = memoryview(chunk)[first:]
+        if held:
+            held += bytes(chunk[:first])
+            if len(held) < size:
+                continue
+            yield held
+        while len(rest) >= size:
+            yield rest[:size]
+            rest = rest[size:]
+        held = bytes(rest)
     if held:
         yield held
