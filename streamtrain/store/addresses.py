@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,21 +24,17 @@ S3_SETTINGS = frozenset({"anon", "key", "secret", "token", "endpoint_url", "prof
 """Settings of fsspec's for s3 that a signed URL carries; with others it is the client's own business."""
 
 
-def http_address(base: str) -> Address | None:
-    """What makes a URL of an object's full name, where ``base`` is plain; else ``None``."""
-    import fsspec
-
-    plain = base.startswith(("http://", "https://")) and not fsspec.config.conf.get("http")
+def http_address(base: str, settings: Mapping[str, Any]) -> Address | None:
+    """What makes a URL of an object's full name, where ``base`` is plain, without ``settings`` of fsspec's for it."""
+    plain = base.startswith(("http://", "https://")) and not settings
     if not plain or has_password(base) or behind_proxy(base):
         return None
     return lambda url: url
 
 
-def s3_address(system: Any) -> Address | None:
+def s3_address(system: Any, settings: Mapping[str, Any]) -> Address | None:
     """The same by s3fs, whose credentials, profile and endpoint sign."""
-    import fsspec
-
-    if set(fsspec.config.conf.get("s3", {})) - S3_SETTINGS:
+    if set(settings) - S3_SETTINGS:
         return None
 
     def signed(name: str) -> str | None:

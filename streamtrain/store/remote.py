@@ -277,9 +277,12 @@ class Store:
     @functools.cached_property
     def _direct(self) -> Direct | None:
         """The short way to bytes, where there is one."""
-        address = http_address(self._base)
+        import fsspec
+
         if self._base.startswith(("s3://", "s3a://")):
-            address = s3_address(self._system)
+            address = s3_address(self._system, fsspec.config.conf.get("s3", {}))
+        else:
+            address = http_address(self._base, fsspec.config.conf.get("http", {}))
         return None if address is None else Direct(address, self._by_client, self._retrier.policy)
 
 

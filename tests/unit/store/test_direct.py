@@ -131,8 +131,8 @@ def test_a_closed_store_ends_what_is_under_way(server: RangeServer) -> None:
 
 def test_only_what_is_plain_is_asked_for_straight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert http_address("https://host/data") is not None and http_address("s3://bucket") is None
-    assert has_password("https://me:secret@host/data") and http_address("https://me:secret@host/data") is None
+    assert http_address("https://host/data", {}) is not None and http_address("s3://bucket", {}) is None
+    assert has_password("https://me:secret@host/data") and http_address("https://me:secret@host/data", {}) is None
     (tmp_path / ".netrc").write_text("machine known login me password secret\n")
     (tmp_path / ".netrc").chmod(0o600)
     assert has_password("https://known/data") and not has_password("https://host/data")
@@ -143,13 +143,17 @@ def test_only_what_is_plain_is_asked_for_straight(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "near")
     assert behind_proxy("https://host/data") and not behind_proxy("https://near/data")
-    assert http_address("https://host/data") is None and http_address("https://near/data") is not None
+    assert http_address("https://host/data", {}) is None and http_address("https://near/data", {}) is not None
+    assert http_address("https://near/data", {"headers": {"X-Key": "secret"}}) is None
+
+
+def test_settings_that_no_signed_url_carries_are_the_clients_business() -> None:
+    assert s3_address(None, {"key": "x", "secret": "y"}) is not None
+    assert s3_address(None, {"requester_pays": True}) is None
+    assert Store("s3://bucket")._direct is not None
+
+
+def test_fsspecs_settings_for_http_are_kept(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fsspec.config.conf, "http", {"headers": {"X-Key": "secret"}})
-    assert http_address("https://near/data") is None
-
-
-def test_settings_that_no_signed_url_carries_are_the_clients_business(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"key": "x", "secret": "y"})
-    assert s3_address(None) is not None
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"requester_pays": True})
-    assert s3_address(None) is None
+    read(server)
+    assert {who for who, _ in server.asked} == {THEIRS}
