@@ -19,10 +19,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from streamtrain.shards.shard import BLOCK, END, PIECE, examples
+from streamtrain.shards.shard import BLOCK, END, examples
 from streamtrain.store import user_cache, write_whole
 
 SUFFIX = ".index.npz"
+EARLIER_PIECE = 1 << 20
+"""Bytes of a piece in indexes that do not say."""
 LARGE = 16 << 20
 """Shards of so many bytes get an index in any case; smaller ones are worth fetching whole."""
 
@@ -40,6 +42,7 @@ class ShardIndex:
         stride: bytes of every sample but the last, where they are all of one size: then the arrays above are empty.
         block: examples of every sample but the last.
         sums: CRC-32 of every piece of the shard, uint32, shape (pieces,); empty where it is not large.
+        piece: bytes of a piece; the last may be shorter.
     """
 
     keys: NDArray[np.bytes_]
@@ -51,6 +54,7 @@ class ShardIndex:
     stride: int = 0
     block: int = 1
     sums: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
+    piece: int = EARLIER_PIECE
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -77,6 +81,29 @@ class ShardIndex:
             return min(sample * self.stride, end)
         # as `pack` lays them out: one header before each content
         return int(self.starts[sample].min()) - BLOCK if sample < len(self) else end
+
+    def borders(self, examples: int, size: int) -> NDArray[np.int64]:
+        """Examples at which to cut a shard of so many, into parts whose samples begin in ``size`` bytes each."""
+        samples = -(-examples // self.block)
+        at = np.arange(samples, dtype=np.int64)
+        begins = at * self.stride if self.stride else self.starts.min(axis=1) - BLOCK
+        first = np.flatnonzero(np.diff(begins // size, prepend=-1))
+        return np.append(first * self.block, examples)
+
+    def part(self, first: int, last: int, examples: int) -> ShardIndex:
+        """Of the samples that hold the examples ``[first, last)``, where they are a shard by themselves."""
+        rows = slice(first // self.block, -(-last // self.block))
+        begin = self.begin(rows.start * self.block)
+        stop = self.begin(min(rows.stop * self.block, examples))
+        return ShardIndex(
+            self.keys[rows],
+            self.extensions,
+            self.starts[rows] - begin,
+            self.sizes[rows],
+            stop - begin + len(END),
+            "",
+            block=self.block,
+        )
 
 
 def index_name(shard: str) -> str:
@@ -136,6 +163,7 @@ def write_index(file: Path, index: ShardIndex) -> None:
         stride=np.int64(index.stride),
         block=np.int64(index.block),
         sums=index.sums,
+        piece=np.int64(index.piece),
     )
     write_whole(file, stream.getvalue())
 
@@ -162,7 +190,8 @@ def read_index(
         and index.stride >= 0
         and (index.stride or index.starts.size or not len(index))
         and index.block >= 1
-        and len(index.sums) in (0, -(-shard_bytes // PIECE))
+        and index.piece >= 1
+        and len(index.sums) in (0, -(-shard_bytes // index.piece))
     )
     return index if fits else None
 
@@ -185,4 +214,5 @@ def _index(parts: dict[str, NDArray[Any]]) -> ShardIndex:
         return index
     if parts["sums"].dtype != np.uint32:
         raise ValueError("checksums of another type")
-    return replace(index, stride=int(parts["stride"]), block=int(parts["block"]), sums=parts["sums"])
+    piece = int(parts.get("piece", EARLIER_PIECE))
+    return replace(index, stride=int(parts["stride"]), block=int(parts["block"]), sums=parts["sums"], piece=piece)

@@ -20,7 +20,7 @@ from streamtrain.store.checksums import Checksums
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-PIECE = 1 << 20
+PIECE = 1 << 15
 """Bytes that a checksum of their own is kept of, beside the one of the whole shard."""
 MEMBER_LIMIT = 8 << 30
 """USTAR's bound on a member, in bytes."""
@@ -55,6 +55,7 @@ class ShardWriter:
 
     def __init__(self, file: Path) -> None:
         self._opened = file.open("wb", buffering=1 << 20)
+        self.piece = PIECE
         self._checksums = Checksums(PIECE)
         self.sums: list[int] = []
         """CRC-32 of every piece, once it is closed."""

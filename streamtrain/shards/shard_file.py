@@ -84,13 +84,15 @@ class ShardFile:
         starts, sizes = places[:, :, 0], places[:, :, 1]
         keys = np.array([key.encode() for key in self._keys], np.bytes_)
         sums = np.array(self._tar.sums if done.bytes >= LARGE else (), np.uint32)
+        piece = self._tar.piece
         alike = sizes if self.examples == len(self._keys) else sizes[:-1]  # the last block may be shorter
         if (alike != sizes[:1]).any():
             block = self._block
-            return ShardIndex(keys, self._extensions, starts, sizes, done.bytes, done.sha256, block=block, sums=sums)
+            known = done.bytes, done.sha256
+            return ShardIndex(keys, self._extensions, starts, sizes, *known, block=block, sums=sums, piece=piece)
         if not len(sums):
             return None
         stride = self._stride or (int(starts[1, 0] - starts[0, 0]) if len(starts) > 1 else done.bytes - len(END))
         return ShardIndex(
-            keys[:0], (), starts[:0, :0], sizes[:0, :0], done.bytes, done.sha256, stride, self._block, sums
+            keys[:0], (), starts[:0, :0], sizes[:0, :0], done.bytes, done.sha256, stride, self._block, sums, piece
         )

@@ -88,6 +88,18 @@ class Direct:
         threading.Thread(target=self._run, args=(request, name, start, stop), name="range", daemon=True).start()
         return request
 
+    def at_once(self, name: str, start: int, stop: int, again: Callable[[], Request]) -> Bytes:
+        """The same, read by this thread, as threads cost most where few bytes come; silent ones are asked ``again``.
+
+        Raises:
+            As `result`.
+        """
+        try:
+            data = self._read(Request(), name, start, stop, self._policy.quiet)
+        except TimeoutError:
+            return self.result(again(), again)
+        return self._otherwise(name, start, stop) if data is None else data
+
     def result(self, first: Request, again: Callable[[], Request]) -> Bytes:
         """What a request brought; ``again`` begins the same one once more, where it is silent.
 
@@ -122,7 +134,7 @@ class Direct:
 
     def _run(self, request: Request, name: str, start: int, stop: int) -> None:
         try:
-            data = self._read(request, name, start, stop)
+            data = self._read(request, name, start, stop, self._policy.stall)
             found: Bytes = self._otherwise(name, start, stop) if data is None else data
         except BaseException as error:
             with contextlib.suppress(InvalidStateError):  # cancelled
@@ -131,12 +143,12 @@ class Direct:
             with contextlib.suppress(InvalidStateError):
                 request.set_result(found)
 
-    def _read(self, request: Request, name: str, start: int, stop: int) -> Bytes | None:
-        """The bytes; ``None`` where the answer is another than them."""
+    def _read(self, request: Request, name: str, start: int, stop: int, patience: float) -> Bytes | None:
+        """The bytes; ``None`` where the answer is another than them. ``patience``: seconds that a byte may take."""
         url = self._url(name)
         if url is None:
             return None
-        server, connection, answer = self._ask(request, url, start, stop)
+        server, connection, answer = self._ask(request, url, (start, stop), patience)
         whole = False
         try:
             if answer.status in PASSING_STATUSES:
@@ -168,17 +180,24 @@ class Direct:
             return None
 
     def _ask(
-        self, request: Request, url: str, start: int, stop: int
+        self, request: Request, url: str, span: tuple[int, int], patience: float
     ) -> tuple[str, http.client.HTTPConnection, http.client.HTTPResponse]:
         """Sends a request; by another connection, where one that was kept has been closed meanwhile."""
         scheme, netloc, path, query, _ = urlsplit(url)
         server = f"{scheme}://{netloc}"
         target = (path or "/") + (f"?{query}" if query else "")
-        headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity", "User-Agent": "streamtrain"}
+        headers = {
+            "Range": f"bytes={span[0]}-{span[1] - 1}",
+            "Accept-Encoding": "identity",
+            "User-Agent": "streamtrain",
+        }
         while True:
             connection, kept = self._connection(server)
             request.connection = connection
+            connection.timeout = patience
             try:
+                if connection.sock is not None:
+                    connection.sock.settimeout(patience)
                 connection.request("GET", target, headers=headers)
                 return server, connection, connection.getresponse()
             except BaseException as error:

@@ -78,12 +78,14 @@ class Store:
             raise StoreError(complaint(self.named(name), expected="its size", found="no answer", do=do))
         return size
 
-    def read(self, name: str, start: int, stop: int) -> bytes:
+    def read(self, name: str, start: int, stop: int) -> Bytes:
         """Bytes ``[start, stop)`` of an object.
 
         Raises:
             StoreError: they are not there, or could not be had.
         """
+        if self._direct is not None and stop - start <= CHUNK:
+            return self._arrived(name, start, stop, None, ends=False)
         return b"".join(self.chunks(name, start, stop))
 
     def read_whole(self, name: str) -> bytes:
@@ -189,16 +191,19 @@ class Store:
             for _, _, future in begun:
                 future.cancel()
 
-    def _arrived(self, name: str, start: int, stop: int, begun: Future[Any], *, ends: bool) -> Bytes:
-        """One range, from a request that is under way or, where that fails, from another."""
-        under_way = [begun]
+    def _arrived(self, name: str, start: int, stop: int, begun: Future[Any] | None, *, ends: bool) -> Bytes:
+        """One range, from a request that is under way or, where that fails or there is none, from another."""
+        under_way = [begun] if begun else []
 
         def again() -> Request:
             self._retrier.count()
             return self._begin(name, start, stop + ends)  # type: ignore[return-value]  # as the first was
 
         def attempt() -> Bytes:
-            data = self._came(under_way.pop() if under_way else self._begin(name, start, stop + ends), again)
+            if begun is None and self._direct is not None:
+                data = self._direct.at_once(self._inner(name), start, stop, again)
+            else:
+                data = self._came(under_way.pop() if under_way else self._begin(name, start, stop + ends), again)
             if len(data) < stop - start:
                 raise WrongLengthError(f"{len(data)} bytes")
             return data

@@ -60,7 +60,9 @@ def files_for_reading(url: str, manifest: Manifest, cache: Path, cache_bytes: in
         expected = f"at least {2 * largest:,}, twice the largest shard"
         raise ConfigError(complaint("cache_bytes", expected=expected, found=f"{cache_bytes:,}", do="raise it"))
     ahead = cache_bytes - held * largest
-    return FetchedFiles(Store(url), Cache(cache, cache_bytes), most_held=held, ahead_bytes=ahead)
+    planned = cache_bytes - largest
+    files = Cache(cache, cache_bytes)
+    return FetchedFiles(Store(url), files, most_held=held, planned_bytes=planned, ahead_bytes=ahead)
 
 
 def fetched_files(job: Job, manifest: Manifest, *, lanes: bool) -> FetchedFiles:
@@ -86,10 +88,12 @@ def fetched_files(job: Job, manifest: Manifest, *, lanes: bool) -> FetchedFiles:
         expected = f"at least {shards_held * largest:,}, for the {shards_held} shards that are in use at once"
         do = "raise it, lower lanes, or pack with a smaller --shard-bytes"
         raise ConfigError(complaint("data.cache_bytes", expected=expected, found=f"{job.data.cache_bytes:,}", do=do))
+    ahead = spare // (workers * job.data.streamers) if lanes else 0
     return FetchedFiles(
         Store(job.data.place),
         Cache(cache_folder(job.data.cache), job.data.cache_bytes),
         keep=not (lanes and isinstance(job.mode, Online)),
         most_held=held_by_lanes if lanes else 1,
-        ahead_bytes=spare // (workers * job.data.streamers) if lanes else 0,
+        planned_bytes=ahead + largest if lanes else 0,
+        ahead_bytes=ahead,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -132,6 +132,13 @@ class Reader:
             self._opened.expect(runs)
             self._near = (0, 0, [])
 
+    def follow(self, selections: Iterable[Selection]) -> None:
+        """Says which selections come from now on, in their order: where examples lie apart behind a URL, what to fetch
+        and to keep follows from that. Others may still be asked for.
+        """
+        self._opened.follow(selections)
+        self._near = (0, 0, [])
+
     def leave_out(self, skips: Mapping[int, Skip]) -> None:
         """Passes over these examples, by their stored number, without a look at them."""
         self.skipped |= skips
@@ -216,14 +223,10 @@ class Reader:
     ) -> tuple[Arrays, NDArray[np.int64]]:
         """The same, with the places in ``numbers`` of those that are in it."""
         there = np.flatnonzero(~np.isin(numbers, self._left_out))
-        shards = np.array([self._shards.holding(number) for number in numbers[there].tolist()])
         pieces = []
         places = []
-        for number in np.unique(shards).tolist():
-            at = there[shards == number]
-            rows = numbers[at] - self._shards.start(number)
-            begin, _, opened = self._opened.find(number, int(rows.min()), int(rows.max()) + 1)
-            rows += self._shards.start(number) - begin
+        for number, at, begin, opened in self._opened.apart(numbers, there):
+            rows = numbers[at] - begin
             if opened.encoded or self._by_example(augmentation):
                 piece, good = self._decoded(number, begin, opened, rows, augmentation)
                 at = at[good]

@@ -296,6 +296,26 @@ def test_lanes_fetch_their_part_of_a_large_shard_only(tmp_path: Path, blocks: bo
     assert 0 < health["waiting_share"][0] <= 1 and health["retries"][-1] == health["skipped"][-1] == 0
 
 
+@needs_nginx
+def test_promise_2_permuted_examples_are_the_same_from_a_url_in_a_small_cache(tmp_path: Path) -> None:
+    """Out of small parts of shards, whatever room they have."""
+    with small_pieces():
+        pack_digits(tmp_path / "digits", PackOptions(seed=3, blocks=False, shard_examples=200), wide=True)
+        shards = [file.stat().st_size for file in (tmp_path / "digits" / "train").glob("*.tar")]
+        results = []
+        with nginx(tmp_path / "digits", tmp_path / "nginx") as url:
+            for place, room in ((str(tmp_path / "digits"), 99), (url, 7), (url, 99)):
+                cache = tmp_path / f"cache{room}"
+                data = st.Data(place, transform=scaled, cache=str(cache), cache_bytes=room * max(shards))
+                mode = st.Epochs(max_passes=3, reshuffle="examples")
+                job = st.Job(data, linear, mode=mode, batch_size=30, lanes=2, tracking=st.Tracking(enabled=False))
+                results.append(run(job, tmp_path))
+        for name, values in results[0][0].parameters.items():
+            assert all(torch.equal(values, result.parameters[name]) for result, _ in results[1:])
+        fetched = [fleet.worker._supply.reader("train", lanes=True).loading.bytes_fetched for _, fleet in results]
+        assert fetched[0] == 0 and fetched[1] > fetched[2] > sum(shards)
+
+
 def test_promise_7_a_run_follows_what_comes_into_a_bucket_and_goes_on_after_a_stop(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

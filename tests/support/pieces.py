@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from streamtrain.packing.shuffling import blocks
-from streamtrain.shards import index, shard
+from streamtrain.shards import shard
 from streamtrain.shards import shard_file as writing
 from streamtrain.store import remote
 from streamtrain.stream.fetch import fetched, wanted
@@ -19,8 +19,7 @@ BLOCK_BYTES = 16 * 28 * 28
 def small_pieces() -> Iterator[None]:
     """While this lasts, in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (shard, index, wanted):
-            patch.setattr(module, "PIECE", PIECE)
+        patch.setattr(shard, "PIECE", PIECE)
         for module in (writing, fetched):
             patch.setattr(module, "LARGE", 1)
         patch.setattr(blocks, "MEMBER_BYTES", BLOCK_BYTES)

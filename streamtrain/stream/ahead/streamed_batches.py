@@ -194,7 +194,8 @@ def _serve(
                 told = len(skips)
                 connection.send(("skips", dict(skips)))
 
-        selections = work.selections(first, begin, every)
+        selections, followed = (work.selections(first, begin, every) for _ in range(2))
+        reader.follow(followed)
         streamer = Streamer(reader, selections, work.largest, augmentation=work.augmentation, tell=tell)
         connection.send(("handle", streamer.start()))
         while not streamer.wait(LOOK_SECONDS):

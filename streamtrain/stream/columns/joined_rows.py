@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from streamtrain.errors import ConfigError
 from streamtrain.shards.manifest import Field, Manifest
@@ -38,6 +41,20 @@ class JoinedRows:
     def expect(self, runs: list[Run]) -> None:
         """Says that only these examples will be read; that changes nothing where shards lie in folders."""
         self.wanted = runs
+
+    def follow(self, selections: object) -> None:
+        """Says which selections come; that changes nothing where shards lie in folders."""
+
+    def apart(
+        self, numbers: NDArray[np.int64], good: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.int64], int, OpenShard]]:
+        """See `OpenRows.apart`."""
+        part_of = np.searchsorted(self._first_examples, numbers, "right") - 1
+        for part in np.unique(part_of[good]).tolist():
+            before, shard = self._first_examples[part], self._first_shards[part]
+            chosen = good[part_of[good] == part]
+            for index, at, begin, opened in self._parts[part].apart(numbers - before, chosen):
+                yield shard + index, at, before + begin, opened
 
     def extend(self, shards: object) -> None:
         """Not known of mixtures."""

@@ -8,21 +8,29 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from streamtrain.shards.index import ShardIndex
 from streamtrain.shards.manifest import Field, Manifest
-from streamtrain.shards.shard_list import ShardList
-from streamtrain.stream.columns.indexes import find_index
+from streamtrain.shards.shard_list import Shard, ShardList
+from streamtrain.stream.columns.indexes import find_index, index_in_memory
 from streamtrain.stream.columns.loose_blocks import has_any_size, loose_columns
 from streamtrain.stream.columns.open_shard import (
+    Bytes,
     OpenShard,
     block_columns,
     encoded_columns,
     fixed_columns,
     map_shard,
 )
+from streamtrain.stream.columns.planned_rows import PlannedRows
+from streamtrain.stream.fetch.fetched import FetchedFiles
 from streamtrain.stream.fetch.shard_files import ShardFiles, ShardRows
+from streamtrain.values import Selection
 
 
 class Opened(NamedTuple):
@@ -54,6 +62,8 @@ class OpenRows:
         self.wanted: list[tuple[int, int]] = []
         self._open: OrderedDict[tuple[int, int], Opened] = OrderedDict()
         self._lock = threading.Lock()
+        self._coming: Iterable[Selection] | None = None
+        self._planned: PlannedRows | None = None
 
     def expect(self, runs: list[tuple[int, int]]) -> None:
         """Closes all; from now on these runs, in order, are wanted."""
@@ -63,12 +73,55 @@ class OpenRows:
             self._open.clear()
             self.wanted = runs
 
+    def follow(self, selections: Iterable[Selection]) -> None:
+        """Says which selections come from now on, in their order, for those whose examples lie `apart`."""
+        with self._lock:
+            self._end_plan()
+            self._coming = selections
+
+    def apart(
+        self, numbers: NDArray[np.int64], good: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.int64], int, OpenShard]]:
+        """What is open with these examples in it: shard, places in ``numbers``, the first example that it has, columns.
+
+        Args:
+            good: places of those that are wanted.
+        """
+        if self._coming is not None and isinstance(self._files, FetchedFiles):
+            self.expect([])
+            self._planned = PlannedRows(self._files, self._shards, self._coming)
+            self._coming = None
+        planned = None if self._planned is None else self._planned.found(numbers)
+        if planned is not None:
+            is_good = np.zeros(len(numbers), bool)
+            is_good[good] = True
+            for index, rows, places, data in planned:
+                at = places[is_good[places]]
+                if len(at):
+                    yield index, at, self._shards.start(index) + rows.first, self._in_memory(index, rows, data)
+            return
+        shards = np.array([self._shards.holding(number) for number in numbers[good].tolist()])
+        for index in np.unique(shards).tolist():
+            at = good[shards == index]
+            begin, _, opened = self._found(index, numbers[at] - self._shards.start(index))
+            yield index, at, begin, opened
+
+    def _found(self, index: int, rows: NDArray[np.int64]) -> tuple[int, int, OpenShard]:
+        return self.find(index, int(rows.min()), int(rows.max()) + 1)
+
     def extend(self, shards: ShardList) -> None:
         """Goes on with a split that has more shards."""
         self._shards = shards
 
     def find(self, index: int, first: int, last: int) -> tuple[int, int, OpenShard]:
         """What is open with the rows ``[first, last)`` of a shard in it: its examples' begin and end, and columns."""
+        if self._planned is not None and isinstance(self._files, FetchedFiles):  # which has all the room there is
+            start, shard = self._shards.start(index), self._shards[index]
+            known = self._files.index_of(shard)
+            first, last = (0, shard.examples) if known is None else known.whole_samples(first, last, shard.examples)
+            rows = ShardRows(shard, first, last)
+            opened = self._in_memory(index, rows, np.frombuffer(self._files.read(rows), np.uint8))
+            return start + first, start + last, opened
         with self._lock:
             return self._find(index, first, last)
 
@@ -129,12 +182,31 @@ class OpenRows:
         where = self.where(index)
         path = self._files.hold(rows)
         data = map_shard(path, where)
+        return self._laid_out(where, data, shard, lambda samples: find_index(shard, path, where, len(data), samples))
+
+    def _in_memory(self, index: int, rows: ShardRows, data: Bytes) -> OpenShard:
+        """Columns of rows whose bytes are there, as those of a shard of their own."""
+        assert isinstance(self._files, FetchedFiles)
+        known = self._files.index_of(rows.shard)
+
+        def find(samples: int) -> ShardIndex:
+            if known is not None and not known.stride:
+                return known.part(rows.first, rows.last, rows.shard.examples)
+            return index_in_memory(data, self.where(index), samples)
+
+        return self._laid_out(self.where(index), data, rows.as_shard, find)
+
+    def _laid_out(self, where: str, data: Bytes, shard: Shard, find: Callable[[int], ShardIndex]) -> OpenShard:
+        """Columns of a shard, by its index where one is needed for that: ``find`` has one of so many samples."""
         if self._block is not None and self._loose:
-            blocks = find_index(shard, path, where, len(data), -(-shard.examples // self._block))
-            return loose_columns(where, data, blocks, shard, self._block, self._fields)
+            return loose_columns(where, data, find(-(-shard.examples // self._block)), shard, self._block, self._fields)
         if self._block is not None:
             return block_columns(where, data, shard, self._block, self._fields)
         fixed = fixed_columns(where, data, shard.examples, self._fields)
-        return fixed or encoded_columns(
-            where, data, find_index(shard, path, where, len(data), shard.examples), self._fields
-        )
+        return fixed or encoded_columns(where, data, find(shard.examples), self._fields)
+
+    def _end_plan(self) -> None:
+        if self._planned is not None:
+            self._planned.close()
+        self._planned = None
+        self._coming = None

@@ -18,6 +18,7 @@ import fcntl
 import os
 import random
 import re
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,6 +77,13 @@ class Pin:
                 self.path.unlink()
 
 
+def wrong_twice(place: str, wrong: Wrong) -> StoreError:
+    """What is told where another copy is wrong too."""
+    found = f"{wrong.found}, in two copies that were fetched one after the other"
+    where = f"{place}, {wrong.where}"
+    return StoreError(complaint(where, expected=wrong.expected, found=found, do="restore it or pack again"))
+
+
 def cache_folder(chosen: str | Path | None) -> Path:
     """The chosen one, or a folder in the user's cache directory (XDG Base Directory Specification)."""
     return user_cache() if chosen is None else Path(chosen).absolute()
@@ -128,7 +136,7 @@ class Cache:
                 return pin
             partial = self.folder / f"{wanted.entry}{PARTIAL}"
             try:
-                if not self._reserve(wanted, partial, patience):
+                if not self._reserve(wanted.bytes, partial, patience):
                     return None
                 self._fill(wanted, partial)
                 return self._arrived(partial, self.folder / wanted.entry)
@@ -147,9 +155,7 @@ class Cache:
             if wrong is None:
                 return
             if not left:
-                where = f"{wanted.place}, {wrong.where}"
-                found = f"{wrong.found}, in two copies that were fetched one after the other"
-                raise StoreError(complaint(where, expected=wrong.expected, found=found, do="restore it or pack again"))
+                raise wrong_twice(wanted.place, wrong)
             os.truncate(partial, 0)
             os.truncate(partial, wanted.bytes)
 
@@ -181,15 +187,26 @@ class Cache:
             os.utime(path)
             return pin
 
-    def _reserve(self, wanted: Wanted, partial: Path, patience: float) -> bool:
-        """Makes the empty file of full size that what is wanted will fill, where there is room in time."""
+    @contextlib.contextmanager
+    def scratch(self, size: int) -> Iterator[Path | None]:
+        """A file of ``size`` bytes, all holes, for one process while this lasts; ``None`` where there is no room."""
+        entry = secrets.token_hex(32)
+        with self._alone(entry):
+            partial = self.folder / f"{entry}{PARTIAL}"
+            try:
+                yield partial if self._reserve(size, partial, patience=0) else None
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def _reserve(self, size: int, partial: Path, patience: float) -> bool:
+        """Makes an empty file of full size, where there is room in time."""
         deadline = time.monotonic() + patience
         while True:
             with self._counting():
                 partial.unlink(missing_ok=True)  # of a dead process: the lock on its name is ours
-                if self._make_room(wanted.bytes):
+                if self._make_room(size):
                     with partial.open("xb") as opened:
-                        opened.truncate(wanted.bytes)
+                        opened.truncate(size)
                     return True
             if time.monotonic() >= deadline:
                 return False

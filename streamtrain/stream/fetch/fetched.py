@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeAlias
@@ -13,8 +14,11 @@ from typing import TypeAlias
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.shards.index import LARGE, ShardIndex
 from streamtrain.shards.shard_list import Shard
+from streamtrain.store.direct import Bytes
 from streamtrain.store.remote import Store
-from streamtrain.stream.fetch.cache import Cache, Pin
+from streamtrain.stream.fetch.cache import Cache, Pin, Wrong, wrong_twice
+from streamtrain.stream.fetch.farthest import LOOKED_AHEAD
+from streamtrain.stream.fetch.planned import BLOCK, BlockFile, PlannedUnits, blocks_of
 from streamtrain.stream.fetch.shard_files import OPEN_SHARDS, ShardRows
 from streamtrain.stream.fetch.wanted import Part, Sum, Whole, part_of
 from streamtrain.values import Loading
@@ -33,6 +37,7 @@ class FetchedFiles:
         cache: of this host.
         keep: leave what was used in the cache; a single pass has no use for it any more.
         most_held: shards held at once, by one reader.
+        planned_bytes: of the cache, for what `planned` keeps, in place of shards held and fetched ahead.
         ahead_bytes: bytes of the shards that are fetched ahead and not held yet; 0 fetches nothing ahead.
             What several processes may hold and fetch ahead together must have room in the cache: where
             one waits for room that another takes and the other waits for the first, both stop.
@@ -41,7 +46,14 @@ class FetchedFiles:
     in_parts = True
 
     def __init__(
-        self, store: Store, cache: Cache, *, keep: bool = True, most_held: int = OPEN_SHARDS, ahead_bytes: int = 0
+        self,
+        store: Store,
+        cache: Cache,
+        *,
+        keep: bool = True,
+        most_held: int = OPEN_SHARDS,
+        planned_bytes: int = 0,
+        ahead_bytes: int = 0,
     ) -> None:
         self.place = store.place
         self.most_held = most_held
@@ -49,12 +61,14 @@ class FetchedFiles:
         self._cache = cache
         self._keep = keep
         self._ahead_bytes = ahead_bytes
+        self._planned_bytes = planned_bytes
         threads = AHEAD_THREADS if ahead_bytes else 0
         self._lock = threading.Lock()
         self._pins: dict[Name, list[Pin]] = {}
         self._hits = self._misses = 0
         self._fetched = Sum()
         self._indexes: dict[str, ShardIndex | None] = {}
+        self._wholes: dict[str, Whole] = {}
         self._ahead: dict[Name, tuple[int, Future[Pin | None]]] = {}
         self._tasks: Tasks = queue.SimpleQueue()
         # a reader that is thrown away takes its threads along
@@ -104,6 +118,54 @@ class FetchedFiles:
                     self._tasks.put((future, thing))
                     room -= thing.bytes
 
+    def planned(self, read: Callable[[int], Bytes], uses: Iterable[int], sizes: Sequence[int]) -> PlannedUnits:
+        """Units fetched by ``read`` in the order of their uses, in the cache's room for them; nothing else is held now.
+
+        Args:
+            sizes: bytes of every unit.
+        """
+        self.ahead(())
+        blocks = min(self._planned_bytes // BLOCK, sum(map(blocks_of, sizes)))
+        looked_ahead = min(len(sizes), LOOKED_AHEAD)
+        while blocks:
+            scratch = contextlib.ExitStack()
+            file = scratch.enter_context(self._cache.scratch(blocks * BLOCK))
+            if file is not None:
+                kept = BlockFile(file)
+                scratch.callback(kept.close)
+                return PlannedUnits(read, sizes, uses, kept, blocks * BLOCK, looked_ahead, scratch.close)
+            scratch.close()
+            blocks //= 2  # others on this host have the rest
+        return PlannedUnits(read, sizes, uses, None, 0, looked_ahead)
+
+    def read(self, rows: ShardRows) -> Bytes:
+        """The bytes of a shard that holds just these rows, which no file keeps; called by any number of threads.
+
+        Raises:
+            StoreError: they could not be had, or came wrong twice.
+        """
+        wanted = self._wanted(rows)
+        content = wanted.read()
+        if isinstance(content, Wrong):
+            content = wanted.read()
+        if isinstance(content, Wrong):
+            raise wrong_twice(wanted.place, content)
+        return content
+
+    def index_of(self, shard: Shard) -> ShardIndex | None:
+        """The index by which parts of a large shard are fetched; ``None`` where it comes whole."""
+        index = None if shard.bytes < LARGE else self._index(self._whole(shard), shard)
+        return None if index is None or not len(index.sums) else index
+
+    def bytes_of(self, rows: ShardRows) -> int:
+        """Bytes of what comes for such rows."""
+        return self._wanted(rows).bytes
+
+    def count(self, *, hit: bool) -> None:
+        """Counts a part as there in time, or as waited for."""
+        self._hits += hit
+        self._misses += not hit
+
     def health(self) -> Loading:
         """Bytes fetched, hits, misses and retries so far."""
         return Loading(
@@ -151,7 +213,10 @@ class FetchedFiles:
         return whole if part is None else part[1]
 
     def _whole(self, shard: Shard) -> Whole:
-        return Whole(self._store, shard, self._fetched)
+        whole = self._wholes.get(shard.file)
+        if whole is None:  # kept: names without secrets take their time
+            whole = self._wholes[shard.file] = Whole(self._store, shard, self._fetched)
+        return whole
 
     def _index(self, whole: Whole, shard: Shard) -> ShardIndex | None:
         """The shard's index, asked for once."""

@@ -9,11 +9,11 @@ import hashlib
 import io
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from streamtrain.shards.index import ShardIndex, index_name, read_index
-from streamtrain.shards.shard import END, PIECE
+from streamtrain.shards.shard import END
 from streamtrain.shards.shard_list import Shard
 from streamtrain.store import sha256_of
 from streamtrain.store.direct import Bytes
@@ -21,6 +21,10 @@ from streamtrain.store.remote import Store
 from streamtrain.stream.fetch.cache import Wrong
 from streamtrain.stream.fetch.shard_files import ShardRows
 
+_PARSING = threading.Lock()
+"""CPython 3.11 may raise `SystemError` where several threads parse literals at once, as NumPy's headers are."""
+SMALL = 1 << 20
+"""Bytes that are asked for by who wants them, rather than by threads for each."""
 SAVED = 4 << 20
 """Bytes that are left out where a part is fetched in place of its shard: fewer are not worth a file of its own."""
 
@@ -56,6 +60,12 @@ class Whole:
         self.fetched.add(self.bytes)
         return self._wrong(found)
 
+    def read(self) -> Bytes | Wrong:
+        """The shard's bytes, or what is wrong with those that came."""
+        content = self._store.read(self._shard.file, 0, self.bytes)
+        self.fetched.add(self.bytes)
+        return self._wrong(hashlib.sha256(content).hexdigest()) or content
+
     def check(self, file: Path) -> Wrong | None:
         """Why the file is not what was wanted, by size and checksum; ``None`` where it is."""
         return self._wrong(sha256_of(file))
@@ -63,6 +73,10 @@ class Whole:
     def chunks(self, start: int, stop: int) -> Iterator[Bytes]:
         """Its bytes ``[start, stop)``, from the store."""
         return self._store.chunks(self._shard.file, start, stop)
+
+    def read_range(self, start: int, stop: int) -> Bytes:
+        """The same of few bytes, in one request."""
+        return self._store.read(self._shard.file, start, stop)
 
     def index(self) -> ShardIndex | None:
         """Its index, where the store has one.
@@ -72,7 +86,10 @@ class Whole:
         """
         shard = self._shard
         data = self._store.read_if_there(index_name(shard.file))
-        return None if data is None else read_index(io.BytesIO(data), None, shard.bytes, shard.sha256)
+        if data is None:
+            return None
+        with _PARSING:
+            return read_index(io.BytesIO(data), None, shard.bytes, shard.sha256)
 
     def _wrong(self, found: str) -> Wrong | None:
         expected = self._shard.sha256
@@ -95,15 +112,29 @@ class Part:
 
     def fetch(self, file: Path) -> Wrong | None:
         """Writes the shard's bytes to ``file``, as the store gives them."""
-        begin = at = self._start // PIECE * PIECE
-        end = min(-(-self._stop // PIECE) * PIECE, self._index.shard_bytes)
         with file.open("r+b") as opened:
-            for piece in _cut(self._whole.chunks(begin, end), PIECE):
-                expected, found = int(self._index.sums[at // PIECE]), zlib.crc32(piece)
-                if found != expected:
-                    return Wrong(f"bytes {at} to {at + len(piece)}", f"CRC-32 {expected:08x}", f"{found:08x}")
-                opened.write(piece[max(self._start - at, 0) : self._stop - at])
-                at += len(piece)
+            return self._checked(opened.write)
+
+    def read(self) -> Bytes | Wrong:
+        """Its bytes, or what is wrong with those that came."""
+        content = bytearray()
+        wrong = self._checked(content.extend)
+        content += END
+        return wrong or memoryview(content)
+
+    def _checked(self, put: Callable[[Bytes], object]) -> Wrong | None:
+        """Gives all but a tar's end to ``put``, piece by piece; what is wrong with one, if anything."""
+        size = self._index.piece
+        begin = at = self._start // size * size
+        end = min(-(-self._stop // size) * size, self._index.shard_bytes)
+        small = end - begin <= SMALL
+        came = iter([self._whole.read_range(begin, end)]) if small else self._whole.chunks(begin, end)
+        for piece in _cut(came, size):
+            expected, found = int(self._index.sums[at // size]), zlib.crc32(piece)
+            if found != expected:
+                return Wrong(f"bytes {at} to {at + len(piece)}", f"CRC-32 {expected:08x}", f"{found:08x}")
+            put(piece[max(self._start - at, 0) : self._stop - at])
+            at += len(piece)
         self._whole.fetched.add(end - begin)
         return None
 

@@ -5,6 +5,8 @@ They are a function of (data set, seed, batch size, lanes), and of the position,
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +79,7 @@ class Batches(BatchDataset):
         self._streamed = StreamedBatches(examples.preparing.streamers) if examples.preparing.streamers else None
         self._position = Position(0, 0)
         self._sought = 0
+        self._followed: tuple[int, Position] | None = None
 
     @property
     def position(self) -> Position:
@@ -150,6 +153,8 @@ class Batches(BatchDataset):
             raise ConfigError(complaint("DataLoader", expected="no workers", found="some", do=do))
         if expected := self._expected:
             self._own_reader().expect(expected)
+        if self._streamed is None and self._followed != (os.getpid(), first):
+            self._own_reader().follow(self._upcoming(first))
         if self._streamed is not None:
             self._streamed.begin(self._work, first)
             if self._augmentation is not None and (self._ahead or self._device is not None):
@@ -182,7 +187,17 @@ class Batches(BatchDataset):
         if self._streamed is not None:
             return _tensors(self._streamed.get(self._work) or self._no_examples)
         selection = self._selection(pass_index, step)
-        return _tensors(self._own_reader().select(selection, self._augmentation) or self._no_examples)
+        batch = _tensors(self._own_reader().select(selection, self._augmentation) or self._no_examples)
+        self._followed = os.getpid(), self._carried(pass_index, step + 1)
+        return batch
+
+    def _upcoming(self, first: Position) -> Iterator[Selection]:
+        """What is read from a position on, pass after pass."""
+        for step in range(first.step, len(self)):
+            yield self._selection(first.pass_index, step)
+        for pass_index in itertools.count(first.pass_index + 1):
+            for step in range(len(self)):
+                yield self._selection(pass_index, step)
 
     @cached_property
     def _no_examples(self) -> Arrays:

@@ -49,9 +49,11 @@ class WorkersStreamer:
         order = plan.order
         reader = plan.reader("train", lanes=True)
         reader.expect(plan.left(lanes, step))
+        coming, followed = (plan.selections(lanes, step) for _ in range(2))
+        reader.follow(followed if share is None else share.of(followed))
         self._streamer = Streamer(
             reader,
-            plan.selections(lanes, step) if share is None else share.of(plan.selections(lanes, step)),
+            coming if share is None else share.of(coming),
             largest=order.largest // order.lanes,
             address=address,
             augmentation=plan.augmentation,

@@ -45,6 +45,7 @@ class Supply:
             return selections_streamed(self._streams)
         reader = self.reader("train", lanes=True)
         reader.expect(self._plan.left(lanes, step))
+        reader.follow(self._plan.selections(lanes, step))
         return selections_read(reader, self._plan.selections(lanes, step), self._plan.augmentation)
 
     def part(self, selection: Selection) -> Arrays:

@@ -1,6 +1,7 @@
 """Only the lanes' part of a border shard is fetched, checked by itself, and read as the whole shard is."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,7 +114,8 @@ def test_a_wrong_piece_is_fetched_again_and_then_named(
 ) -> None:
     folder, manifest = packed["one by one"]
     files, shard = fetched(folder, tmp_path), manifest.splits["train"].shards[0]
-    usual, spoiled = Store.chunks, iter([True])
+    usual = Store.chunks
+    spoiled: Iterator[bool] = iter([True])
 
     def flipped(store: Store, *span: object, **named: object) -> Iterator[bytes]:
         for chunk in usual(store, *span, **named):  # type: ignore[arg-type]
@@ -124,7 +126,7 @@ def test_a_wrong_piece_is_fetched_again_and_then_named(
     assert (rows.first, rows.last) == (50, 60)
     begin = (shard.bytes - 1024) // 100 * 50
     assert files.hold(rows).read_bytes()[:-1024] == (folder / shard.file).read_bytes()[begin : begin * 60 // 50]
-    spoiled = iter([True, True])
+    spoiled = itertools.repeat(True)
     with pytest.raises(StoreError, match=r"000000\.tar, bytes \d+ to \d+: expected CRC-32 .{8}, found .{8}, in two"):
         files.hold(files.covering(ShardRows(shard, 20, 30)))
     assert len(list(tmp_path.iterdir())) == 2
@@ -160,6 +162,8 @@ def test_what_was_not_expected_is_read_from_the_whole_shard(
         },
         {"starts": np.empty((7, 0), np.int64)},
         {"sums": np.zeros(3, np.uint32)},
+        {"piece": 0},
+        {"piece": 1},
         {"sums": np.zeros(0, np.uint32)},
     ],
     ids=lambda change: " ".join(change),
