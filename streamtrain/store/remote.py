@@ -27,7 +27,7 @@ from streamtrain.store.retry import Retrier, RetryPolicy, WrongLengthError
 from streamtrain.store.secrets import masked
 
 CHUNK = 8 << 20
-"""Bytes of one request at most."""
+"""Bytes of one request; objects of less than two have one."""
 WINDOW = 3
 """Requests of one fetch that are on their way at once."""
 
@@ -176,11 +176,13 @@ class Store:
         without a request of its own.
         """
         begun: deque[tuple[int, int, Future[Any]]] = deque()
-        starts = iter(range(start, stop, CHUNK))
+        # a second request for the rest of a small object costs more than it hastens
+        size = CHUNK if stop - start > 2 * CHUNK else max(stop - start, 1)
+        starts = iter(range(start, stop, size))
         try:
             while True:
                 for first in starts:
-                    last = min(first + CHUNK, stop)
+                    last = min(first + size, stop)
                     begun.append((first, last, self._begin(name, first, last + (ends and last == stop))))
                     if len(begun) == WINDOW:
                         break

@@ -1,7 +1,8 @@
 """Reading decoded minibatches against WebDataset, LitData and the limits: memory and the bare decoder.
 
 Warm page cache. 28×28 uint8 and label in minibatches of 128 on one core; JPEG 500×375 in minibatches of 32. All
-give complete tensors with labels; their content is checked against the source before anything is timed.
+give complete tensors with labels; their content is checked against the source before anything is timed. Foreign tars
+give their JPEGs' bytes: `foreign_readers`.
 """
 
 import shutil
@@ -15,6 +16,7 @@ import simplejpeg
 import torch
 
 import streamtrain as st
+from tests.benchmarks.foreign_readers import foreign_contenders
 from tests.benchmarks.measuring import on_standard_error, one_core, rates, report, wants_json
 
 EXAMPLES, BATCH = 32_768, 128
@@ -159,6 +161,7 @@ def main() -> None:
         check_photos(root, files)
         with one_core():
             found |= rates(photo_contenders(root, files), ROUNDS)
+            found |= rates(foreign_contenders(root, files), ROUNDS)
         one, two = (st.open(root / "jpeg", decode_threads=threads).batches(PHOTO_BATCH) for threads in (1, 2))
         threads = {"JPEG, 1 thread": one, "JPEG, 2 threads": two}
         found |= rates(
@@ -172,6 +175,8 @@ def main() -> None:
         "blocks_vs_slice_copy": found["blocks"] / found["slices of tensors in memory"],
         "jpeg_vs_simplejpeg": found["JPEG, ours on one core"] / found["JPEG, simplejpeg alone"],
         "jpeg_vs_webdataset": found["JPEG, ours on one core"] / found["JPEG, webdataset with Pillow"],
+        "foreign_vs_best_reader": found["foreign, ours"]
+        / max(found[f"foreign, {peer}"] for peer in ("spdl", "webshart")),
         "jpeg_two_cores_vs_one": found["JPEG, 2 threads"] / found["JPEG, 1 thread"],
     }
     report("Reading decoded minibatches, examples/s", found, ratios, as_json=as_json)
