@@ -50,7 +50,7 @@ def test_a_silent_request_is_asked_once_more_beside(server: RangeServer) -> None
     released = threading.Event()
     server.before = lambda number: number == 1 or released.wait()
     store = Store(server.url, RetryPolicy(attempts=1, stall=86_400, quiet=0.01))
-    assert store.read("x.tar", 0, 500) == DATA[:500] and store.retries == 1
+    assert store.read("x.tar", 0, 1500) == DATA[:1500] and store.retries == 1
     released.set()
 
 
@@ -65,8 +65,16 @@ def test_the_first_may_still_win(server: RangeServer) -> None:
         return released.wait()
 
     server.before = before
-    assert Store(server.url, RetryPolicy(attempts=1, stall=86_400, quiet=0.01)).read("x.tar", 0, 500) == DATA[:500]
+    assert Store(server.url, RetryPolicy(attempts=1, stall=86_400, quiet=0.01)).read("x.tar", 0, 1500) == DATA[:1500]
     assert len(server.asked) == 2
+    released.set()
+
+
+def test_a_small_range_is_asked_once_more_too(server: RangeServer) -> None:
+    released = threading.Event()
+    server.before = lambda number: number >= 1 or released.wait()
+    store = Store(server.url, RetryPolicy(attempts=1, stall=86_400, quiet=0.01))
+    assert store.read("x.tar", 0, 500) == DATA[:500] and store.retries >= 1
     released.set()
 
 
