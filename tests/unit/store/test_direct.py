@@ -81,8 +81,8 @@ def test_a_small_range_is_asked_once_more_too(server: RangeServer) -> None:
 def test_where_both_are_silent_the_time_counts(server: RangeServer) -> None:
     released = threading.Event()
     server.before = lambda _: released.wait()
-    with pytest.raises(StoreError, match="expected 500 bytes, found no answer in time; see"):
-        Store(server.url, RetryPolicy(attempts=1, stall=0.1, quiet=0.01)).read("x.tar", 0, 500)
+    with pytest.raises(StoreError, match="expected 1500 bytes, found no answer in time; see"):
+        Store(server.url, RetryPolicy(attempts=1, stall=0.1, quiet=0.01)).read("x.tar", 0, 1500)
     assert len(server.asked) == 2
     released.set()
 
