@@ -88,17 +88,19 @@ class Direct:
         threading.Thread(target=self._run, args=(request, name, start, stop), name="range", daemon=True).start()
         return request
 
-    def at_once(self, name: str, start: int, stop: int, again: Callable[[], Request]) -> Bytes:
+    def at_once(self, request: Request, name: str, span: tuple[int, int], again: Callable[[], Request]) -> Bytes:
         """The same, read by this thread, as threads cost most where few bytes come; silent ones are asked ``again``.
 
         Raises:
             As `result`.
         """
         try:
-            data = self._read(Request(), name, start, stop, self._policy.quiet)
+            data = self._read(request, name, *span, self._policy.quiet)
         except TimeoutError:
             return self.result(again(), again)
-        return self._otherwise(name, start, stop) if data is None else data
+        finally:
+            request.cancel()  # nobody waits for it
+        return self._otherwise(name, *span) if data is None else data
 
     def result(self, first: Request, again: Callable[[], Request]) -> Bytes:
         """What a request brought; ``again`` begins the same one once more, where it is silent.

@@ -203,7 +203,9 @@ class Store:
 
         def attempt() -> Bytes:
             if begun is None and self._direct is not None:
-                data = self._direct.at_once(self._inner(name), start, stop, again)
+                request = Request()
+                self._noted(request)
+                data = self._direct.at_once(request, self._inner(name), (start, stop), again)
             else:
                 data = self._came(under_way.pop() if under_way else self._begin(name, start, stop + ends), again)
             if len(data) < stop - start:
