@@ -39,7 +39,7 @@ def test_promise_5_a_lost_host_costs_seconds_and_no_bit(tmp_path: Path) -> None:
     pack_digits(tmp_path / "digits", examples=600)
     (tmp_path / "run").mkdir()
     chaos = Chaos(tmp_path / "run", 0, kills=1)
-    job = chaos.job(tmp_path / "digits", lane_seconds=0.05)
+    job = chaos.job(repr(str(tmp_path / "digits")), lane_seconds=0.05)
     (chaos.folder / "pace").touch()
     with ray_hosts() as hosts:
         hosts.start_ray(0)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def erased(batch, generator):
     return {{**batch, "image": batch["image"] * kept}}
 
 job = st.Job(
-    st.Data(st.Mixture({data!r}), transform=scaled, augment=shifted, augment_batch=erased, streamers=2),
+    st.Data({data}, transform=scaled, augment=shifted, augment_batch=erased, streamers={streamers}),
     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32),
                                 torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 10)),
     mode=st.Epochs(max_passes={passes}, patience=10**6),
@@ -72,7 +72,7 @@ job = st.Job(
     schedule=lambda step: 1 / (1 + 0.001 * step),
     clip=st.Clip(norm=1.0),
     batch_size=st.BatchSize({{0: 20, 2000: 40, 3000: 80, 4500: 20}}),
-    evaluate=st.Evaluate(every=1000, examples=40, beside=True),
+    evaluate={evaluate},
     workers={workers},
     lanes=4,
     checkpoints=st.Checkpoints(seconds=1.0),
@@ -81,6 +81,7 @@ job = st.Job(
 """
 OPTIMIZERS = ("SoftSign(lr=0.01)", "st.AdamW(lr=0.003, weight_decay=0.1)")
 """Of even seeds and of odd ones."""
+BESIDE = "st.Evaluate(every=1000, examples=40, beside=True)"
 STEPS_A_PASS, PASSES_A_KILL = 24, 8
 LANE_SECONDS = 0.004
 """Each lane's part takes so long at least while there is more to kill: a kill in about two seconds."""
@@ -107,6 +108,7 @@ class Chaos:
     """One run, and who kills it.
 
     Attributes:
+        streamers: of each worker.
         killed: what was killed, in order.
         starts: how often the driver was started.
     """
@@ -114,6 +116,7 @@ class Chaos:
     folder: Path
     seed: int
     kills: int
+    streamers: int = 1
     killed: list[str] = field(default_factory=list)
     starts: int = 0
 
@@ -128,11 +131,13 @@ class Chaos:
         """Folder of the run's folder."""
         return self.folder / "runs"
 
-    def job(self, data: Mapping[str, float], lane_seconds: float = LANE_SECONDS) -> Path:
-        """Writes the job's file, over a mixture with these shares."""
+    def job(self, data: str, lane_seconds: float = LANE_SECONDS, evaluate: str = "st.Evaluate()") -> Path:
+        """Writes the job's file; ``data`` and ``evaluate`` are code."""
         (self.folder / "job.py").write_text(
             JOB.format(
-                data=dict(data),
+                data=data,
+                evaluate=evaluate,
+                streamers=self.streamers,
                 optimizer=OPTIMIZERS[self.seed % 2],
                 passes=self.passes,
                 workers=2,
@@ -241,30 +246,30 @@ def in_mlflow(database: Path) -> Curves:
         return curves(opened.execute("SELECT key, step, value FROM metrics"))
 
 
-def packed_pictures(folder: Path) -> dict[str, float]:
-    """Digits as PNG, which streamers decode: two data sets, and the shares of a mixture of them."""
+def packed_pictures(folder: Path) -> str:
+    """Digits as PNG, which streamers decode: two data sets, and a mixture of them as code."""
     for number, (image, label) in enumerate(zip(*digits(600), strict=True)):
         raw = folder / f"raw{number % 3 // 2}" / str(label)
         raw.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(raw / f"{number}.png")
     for each in range(2):
         pack(str(folder / f"raw{each}"), folder / f"packed{each}", PackOptions(seed=1, shard_examples=60))
-    return {str(folder / "packed0"): 0.65, str(folder / "packed1"): 0.35}
+    return f"st.Mixture({ {str(folder / 'packed0'): 0.65, str(folder / 'packed1'): 0.35} })"
 
 
 OF_CLOCKS_AND_PLACES = ("mlflow_run_id", "folder", "examples_per_second", "measuring_fraction_of_time")
 """Of a result, what differs from run to run."""
 
 
-def compared(folder: Path, kills: int, seed: int) -> Chaos:
+def compared(folder: Path, kills: int, seed: int, streamers: int = 1) -> Chaos:
     """A run with kills, which must end as one worker without Ray does that nobody disturbs, and leave nothing behind.
 
     Raises:
         AssertionError: it does not.
     """
     (folder / "chaos").mkdir()
-    chaos = Chaos(folder / "chaos", seed, kills)
-    job = chaos.job(packed_pictures(folder))
+    chaos = Chaos(folder / "chaos", seed, kills, streamers)
+    job = chaos.job(packed_pictures(folder), evaluate=BESIDE)
     found = chaos.run(job)
     assert len(chaos.killed) == kills, f"the run ended after {len(chaos.killed)} kills of {kills}: make it longer"
     notes = Notebook()
@@ -292,7 +297,7 @@ def main() -> None:
     given = parser.parse_args()
     print(f"seed {given.seed}")
     with tempfile.TemporaryDirectory() as name:
-        chaos = compared(Path(name), given.kills, given.seed)
+        chaos = compared(Path(name), given.kills, given.seed, streamers=2)
     counts = {kind: chaos.killed.count(kind) for kind in KINDS}
     print(f"{given.kills} kills ({counts}), {chaos.starts} starts of the driver: the same bits, each measure once")
 
