@@ -18,7 +18,7 @@ import streamtrain as st
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors.auditing import Check, audited_steps, checks_of, erring
 from streamtrain.run.fleet.actors.ray_fleet import RayFleet
-from streamtrain.run.fleet.actors.recruiting import Recruiter
+from streamtrain.run.fleet.cluster.placing import resources_of_worker
 from streamtrain.run.fleet.processes.worker import Worker
 from streamtrain.values import Fingerprint
 from tests.support.datasets import pack_digits
@@ -85,14 +85,14 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> Odd:
     switches = Odd()
     workers = itertools.count()
 
-    def actor(self: Recruiter, plain: type, slot: Any, **resources: float) -> Any:
+    def actor(job: st.Job, plain: type, slot: Any, resources: Any = None) -> Any:
         there = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.index)
         is_odd = plain is Worker and next(workers) == switches.before
         environment = {"env_vars": dict(switches)} if is_odd else {}
         options = {"scheduling_strategy": there, "max_restarts": 0, "runtime_env": environment}
-        return ray.remote(plain).options(**options, **resources)
+        return ray.remote(plain).options(**options, **(resources_of_worker(job) if resources is None else resources))
 
-    monkeypatch.setattr(Recruiter, "_actor", actor)
+    monkeypatch.setattr("streamtrain.run.fleet.actors.recruiting.actor_class", actor)
     return switches
 
 
