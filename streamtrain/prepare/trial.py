@@ -180,7 +180,7 @@ def _check_collated(plan: Plan, gradient: Gradient, *, halves: bool) -> None:
         if arrays:
             found.append((sum(array.nbytes for array in arrays.values()), number, arrays))
     found.sort(key=lambda each: each[0])
-    if pack is None and (not found or found[0][0] == found[-1][0]):
+    if not found or (pack is None and found[0][0] == found[-1][0]):
         return
     chosen = [found[0], found[-1]] if pack is None else found
     together = reader.take(np.array([number for _, number, _ in chosen]))

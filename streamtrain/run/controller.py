@@ -345,9 +345,8 @@ class Controller:
         self._fleet.restore(parameters)
         self._probes.end(parameters)
         test = self._measurements.evaluator.measure_all(self._plan, "test")
-        by_class, tables = self._measurements.evaluator.by_class(
-            self._plan, whole=isinstance(self._plan.job.mode, Online)
-        )
+        whole = chosen.generalization.loss.count > self._plan.held_out()  # not so where a listener ended a single pass
+        by_class, tables = self._measurements.evaluator.by_class(self._plan, whole=whole)
         order = self._plan.order
         size = order.size(max(0, chosen.step - 1))
         ended = self._curves.end(size, chosen.noise, progress.step)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from streamtrain.stream.examples.boxes import objects_in
 from streamtrain.stream.reader import FIRST_LOOKED_AT, Reader
 from streamtrain.values import Arrays
 
@@ -47,4 +49,10 @@ def read_examples(reader: Reader, *, unmapped: bool) -> Examples:
 
 
 def _joined(pieces: list[Arrays]) -> Arrays:
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    return {name: _column([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _column(parts: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """One array of all; one of objects where they differ in form, as pictures that `map` brings to one size."""
+    alike = len({(part.shape[1:], part.dtype) for part in parts}) == 1
+    return np.concatenate(parts) if alike else objects_in([row for part in parts for row in part])

@@ -138,6 +138,8 @@ def cut_out(source: str, *names: str) -> str:
         for statement in (each for each, binds in bound.items() if name in binds and each not in kept):
             kept.add(statement)
             waiting += _used(statement) - wanted
+            if isinstance(statement, ast.Import | ast.ImportFrom):  # what is set of one module counts for its others
+                waiting += bound[statement] - wanted
     lines = source.splitlines()
     text, last = "", 0
     for statement in tree.body:
@@ -226,6 +228,8 @@ def _type(column: np.ndarray[Any, Any]) -> str:
     kinds = {type(value) for value in column}
     if kinds <= {bytes} or kinds <= {str}:
         return "bytes" if kinds <= {bytes} else "text"
+    if kinds <= {np.ndarray}:
+        raise NotShipped("it needs arrays that differ in shape or type")
     raise NotShipped(f"it needs fields that are {', '.join(sorted(kind.__name__ for kind in kinds))}")
 
 
@@ -236,10 +240,11 @@ def _start(statement: ast.stmt) -> int:
 
 
 def _bound(statement: ast.stmt) -> Iterator[str]:
-    """Names of the module that a statement binds."""
+    """Names of the module that a statement binds, or whose value it changes: by an item, an attribute or a method."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield statement.name
         return
+    of_script = _is_of_a_script(statement)
     for node in ast.walk(statement):
         if isinstance(node, ast.alias):
             yield node.asname or node.name.partition(".")[0]
@@ -247,6 +252,26 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
+        elif of_script:
+            continue
+        elif isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            yield from _changed(node)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            yield from _changed(node.value.func)
+
+
+def _changed(target: ast.expr) -> Iterator[str]:
+    """The name that a chain of attributes and items begins with; a plain name is no chain."""
+    chain = target
+    while isinstance(chain, ast.Attribute | ast.Subscript):
+        chain = chain.value
+    if chain is not target and isinstance(chain, ast.Name):
+        yield chain.id
+
+
+def _is_of_a_script(statement: ast.stmt) -> bool:
+    """Whether it runs only where the file is run as a script."""
+    return isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
 
 
 def _used(statement: ast.stmt) -> set[str]:

@@ -88,9 +88,10 @@ class Progress(Stored):
         self.measures.follow(job)
         mode = job.mode
         stopping = self.stopping
-        if isinstance(mode, Epochs) and self.evaluations:
+        decided = self.evaluations[:-1] if self.is_told else self.evaluations  # the last may be the best yet
+        if isinstance(mode, Epochs) and decided:
             best = self.best
-            last = self.evaluations[-1]  # patience may be counted in another unit than before
+            last = decided[-1]  # patience may be counted in another unit than before
             best_at = _place(best, mode) if best is not None and stopping.best_at else 0
             if self.patience_from:
                 best_at = max(best_at, _place(self.evaluations[self.patience_from - 1], mode))
@@ -163,14 +164,13 @@ class Progress(Stored):
         """Of the run, which has ended with ``reason`` and keeps these parameters, measured in ``chosen``."""
         online = isinstance(plan.job.mode, Online)
         order = plan.order
-        used = self.evaluations[-1].examples_used
         return Result(
             mode="online" if online else "epochs",
             stop_reason=reason,
             passes=order.position(self.step - 1).pass_index + 1,
-            examples_used=used,
+            examples_used=self.used,  # may be more than at the last measurement, where that was made beside
             examples_unused=self.measures.late_examples if online else 0,
-            examples_per_second=used / self.seconds,
+            examples_per_second=self.used / self.seconds,
             evaluations=tuple(self.evaluations),
             chosen=chosen,
             gradient_norm_at_stop=self.measures.norms.mean,

@@ -109,7 +109,7 @@ def check_branch(last: Checkpoint, plan: Plan) -> None:
             expected, found = f"{saved.get(name, 'nothing')}, as the run has it", now.get(name, "nothing")
             raise ConfigError(complaint(f"--branch, {name}", expected=expected, found=found, do=do))
     vectors = vectors_of(Descent.of(plan.job), layout_of(build_model(plan.job)))
-    parts = {name.partition("/")[0] for name in last.tensors if "/" in name} - {"best", "buffers"}
+    parts = {name.partition("/")[0] for name in last.state if "/" in name} - {"buffers"}
     if parts != set(vectors):
         do = "keep the kind of optimizer and average, or take the parameters alone into a new run, by --from"
         expected = f"one that keeps {' and '.join(sorted(parts))} of each parameter, as the checkpoint has it"

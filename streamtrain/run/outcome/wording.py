@@ -107,8 +107,8 @@ def _kept(chosen: Evaluation) -> str:
     return f"{of_pass(chosen.passes)}, with {loss} and a gap of {gap_with_error(chosen.gap_of_loss)}"
 
 
-def describe(evaluation: Evaluation, seconds: float, error_unit: str) -> str:
-    """One line about an evaluation, for the terminal."""
+def describe(evaluation: Evaluation, rate: float, error_unit: str) -> str:
+    """One line about an evaluation, for the terminal; ``rate``: examples a second so far."""
     train = evaluation.empirical
     held_out = evaluation.generalization
     return (
@@ -117,5 +117,5 @@ def describe(evaluation: Evaluation, seconds: float, error_unit: str) -> str:
         f"held out {mean_with_error(held_out.loss)}, "
         f"gap {gap_with_error(evaluation.gap_of_loss)}  "
         f"error: train {in_unit(train.error.mean, error_unit)}, held out {in_unit(held_out.error.mean, error_unit)}  "
-        f"{evaluation.examples_used / seconds:,.0f} examples/s"
+        f"{rate:,.0f} examples/s"
     )

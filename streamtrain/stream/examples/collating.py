@@ -128,6 +128,7 @@ class Rows:
             if name in pack.names:
                 _refuse_other_forms(examples, name, 1)
                 continue
+            _refuse_other_forms(examples, name, 0, "name it in st.Pack too, or bring all to one form in data.map")
             arrays[name] = _stacked(examples, name)
             if arrays[name].shape[1:2] == (pack.length,):
                 where = f"{examples[0].where}, field {name!r}"
@@ -271,15 +272,20 @@ def _same_fields(examples: Sequence[Example]) -> list[str]:
     return list(first.values)
 
 
-def _refuse_other_forms(examples: Sequence[Example], name: str, axes: int) -> None:
-    """Raises `ShardError` where a field's type or its shape from axis ``axes`` on is not the first example's."""
+def _refuse_other_forms(examples: Sequence[Example], name: str, axes: int, advice: str = "") -> None:
+    """Raises `ShardError` where a field's type or its shape from axis ``axes`` on is not the first example's.
+
+    Args:
+        advice: for fields whose lengths differ, where it is not to pad them.
+    """
     first = examples[0].values[name]
     for example in examples:
         value = example.values[name]
         if value.dtype != first.dtype or value.ndim != first.ndim or value.shape[axes:] != first.shape[axes:]:
             expected = f"{_form(first)} as in {examples[0].where}" + (", but for the first axis" if axes else "")
             differ = value.dtype == first.dtype and value.ndim and value.shape[1:] == first.shape[1:]
-            do = f"pad it with st.Pad({name!r}) in data.collate" if differ else "bring all to one form in data.map"
+            pad = advice or f"pad it with st.Pad({name!r}) in data.collate"
+            do = pad if differ else "bring all to one form in data.map"
             where = f"{example.where}, field {name!r}"
             raise ShardError(complaint(where, expected=expected, found=_form(value), do=do))
 

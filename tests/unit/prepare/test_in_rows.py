@@ -11,7 +11,7 @@ from torch import nn
 import streamtrain as st
 from streamtrain.prepare.description import card_of
 from streamtrain.prepare.plan import plan
-from streamtrain.prepare.trial import Trial, preflight
+from streamtrain.prepare.trial import SIZED_EXAMPLES, Trial, preflight
 from tests.support.tokens import IN_ROWS, Hits, Language, entry_loss, language_job, pack_ragged
 
 ROWS = IN_ROWS["collate"]
@@ -133,3 +133,19 @@ def test_what_cannot_be_is_refused_before_anything_starts(name: str, url: str) -
 def test_the_runs_page_shows_how_examples_are_laid(url: str) -> None:
     shown = card_of(plan(language_job(url, IN_ROWS, loss=entry_loss)), "a").params
     assert shown["data.collate"].startswith("Pack(fields=('tokens', 'next'), length=20, value=0")
+
+
+def test_where_the_first_examples_are_all_bad_none_is_held_against_others(url: str) -> None:
+    few = first_words(url)
+
+    def late(example: dict[str, Any]) -> dict[str, Any]:
+        if example["word"] in few:
+            raise ValueError("bad")
+        return {name: example[name] for name in ("tokens", "next")}
+
+    given = {"map": late, "on_bad_example": "skip", "extra": ("word", "tokens", "next")}
+    assert tried(url, given).output is not None
+
+
+def first_words(url: str) -> set[str]:
+    return {example["word"] for example, _ in zip(st.open(url), range(SIZED_EXAMPLES), strict=False)}

@@ -1,14 +1,18 @@
 """A few examples, as the reader gives them and as `map` gets them, row by row the same ones."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import streamtrain as st
 from streamtrain.errors import ShardError
+from streamtrain.model.gradient import Gradient
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import examples_of
+from streamtrain.serving import prospect
 from streamtrain.serving.examples import MOST
 
 
@@ -55,3 +59,31 @@ def test_where_none_is_good_the_data_set_is_named(url: str) -> None:
     plans = plan(job_of(url, map=refused, on_bad_example="skip"))
     with pytest.raises(ShardError, match=r"d: expected a readable example, found 30 bad ones"):
         examples_of(plans)
+
+
+def cropped(example: dict[str, Any]) -> dict[str, Any]:
+    return {"image": example["image"][:4, :4].astype(np.float32), "label": example["label"]}
+
+
+def flat() -> Any:
+    import torch
+
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+
+
+def test_pictures_of_several_sizes_that_map_brings_to_one(tmp_path: Path) -> None:
+    """The program is logged all the same; `map` is said to be no part of it."""
+    for number in range(40):
+        folder = tmp_path / "raw" / f"{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        levels = np.random.default_rng(number).integers(0, 256, (4 + number, 50 - number, 3), np.uint8)
+        Image.fromarray(levels).save(folder / f"{number}.png")
+    st.pack(str(tmp_path / "raw"), tmp_path / "d", st.PackOptions(splits=(0.5, 0.5, 0.0), seed=1))
+    data = st.Data(str(tmp_path / "d"), map=cropped)
+    job = st.Job(data, flat, tracking=st.Tracking(enabled=False))
+    found = examples_of(plan(job))
+    assert found.read["image"].shape == (MOST, 4, 4, 3) and len(found.raw["image"]) == MOST
+    for raw, read in zip(found.raw["image"], found.read["image"], strict=True):
+        assert np.array_equal(raw[:4, :4], read)
+    said = "data.map: it needs arrays that differ in shape or type; examples are given to it as data.map returns them"
+    assert prospect(job, Gradient(job), found).outside == (said,)

@@ -167,3 +167,12 @@ def test_names_in_branches_and_loops_are_found() -> None:
     source = "try:\n    import fast as f\nexcept ImportError:\n    f = None\nfor i in range(3):\n    last = i\nx = 1\n"
     source += "def g():\n    return f, last\n"
     assert cut_out(source, "g") == source.replace("x = 1\n", "\n\n")
+
+
+def test_what_fills_a_value_or_sets_its_attribute_is_kept() -> None:
+    source = (
+        "from PIL import Image, ImageFile\n\n\nImageFile.LOAD_TRUNCATED_IMAGES = True\nTABLE = {}\nTABLE['a'] = 1\n"
+    )
+    source += "TABLE.update(b=2)\nfor i in range(3):\n    TABLE[i] = i\ndef g(x):\n    return TABLE, Image.open(x)\n"
+    others = "\n\nif __name__ == '__main__':\n    TABLE.clear()\nOTHER = []\nOTHER.append(1)\n"
+    assert cut_out(source + others, "g") == source

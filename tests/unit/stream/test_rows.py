@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[Any, st.Pack, str]] = {
     "a field of different lengths": (
         dict,
         st.Pack("tokens", 15),
-        r"field 'next': expected int64 of shape \(\d,\) as in .*; pad it with st.Pad\('next'\)",
+        r"field 'next': expected int64 of shape \(\d,\) as in .*; name it in st.Pack too, or bring all to one form in",
     ),
 }
 

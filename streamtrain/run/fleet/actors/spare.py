@@ -74,11 +74,10 @@ class SpareProcess:
         """
         placed = ray.put(dict(parameters))
         for losses in itertools.count(1):
-            actor = self._actor or self._call()
             try:
-                return self._measured(actor, plan, placed, measure)
+                return self._measured(self._actor or self._call(), plan, placed, measure)
             except WorkerLost as lost:
-                if self._actor is not actor or self._ended:  # nobody wants it any more
+                if self._actor is None or self._ended:  # it was given up: nobody wants it any more
                     raise
                 self._end()
                 if losses == MOST_LOSSES:

@@ -140,4 +140,5 @@ class Measurements:
         curves = self._curves.evaluation(*risks, evaluation.step, plan.order, progress.seconds, now)
         of_parts = part_readings(evaluation.of_parts, evaluation.step, now)
         self._tracker.log(curves + other_readings(evaluation, now) + of_parts)
-        self._terminal.line(describe(evaluation, progress.seconds, plan.job.unit_of_error))
+        rate = progress.used / progress.seconds  # of now: the run may be further on than what was measured
+        self._terminal.line(describe(evaluation, rate, plan.job.unit_of_error))

@@ -10,8 +10,13 @@ import torch
 import streamtrain as st
 from streamtrain.measure.gap import paired
 from streamtrain.prepare.plan import plan
+from streamtrain.run.checkpoints.keeper import Keeper
+from streamtrain.run.controller import Controller
 from streamtrain.run.outcome.result import Evaluation
-from tests.support.fleet import run
+from streamtrain.run.watching.listening import Listeners
+from streamtrain.track.terminal import Terminal
+from streamtrain.track.tracker import NoTracker
+from tests.support.fleet import PlainFleet, run
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +97,13 @@ def test_it_is_said_on_how_many(data: Path, tmp_path: Path, capsys: pytest.Captu
     explicit = st.Evaluate(examples=500)
     st.train(job_on(data, mode=st.Epochs(max_passes=1), tracking=off, evaluate=explicit), inline=True, name="lines")
     assert "a tenth of the work" not in capsys.readouterr().err
+
+
+def test_errors_by_class_are_of_the_examples_that_the_last_measurement_had(data: Path, tmp_path: Path) -> None:
+    """A single pass that a listener ends where it is measured on a part."""
+    plans = plan(job_on(data, mode=st.Online(evaluate_every=4000)))
+    listeners = Listeners((lambda evaluation: True,))
+    fleet, keeper = PlainFleet(plans), Keeper(plans.job, {})
+    result = Controller(plans, fleet, NoTracker(), Terminal(quiet=True), tmp_path, keeper, listeners).run()
+    assert counts(result.evaluations) == [(1000, 1000)] and result.by_class is not None
+    assert sum(error.count for error in result.by_class.errors.values()) == 1000

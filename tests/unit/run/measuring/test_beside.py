@@ -1,9 +1,12 @@
 """Measured beside training: the numbers, choices and bits of a run that waits, whenever a measurement is ready."""
 
 import dataclasses
+import itertools
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from streamtrain.errors import Interrupted, JobError, WorkerLost
 from streamtrain.prepare.plan import plan
 from streamtrain.run.checkpoints.checkpoint_files import CheckpointFiles
 from streamtrain.run.checkpoints.keeper import Keeper
-from streamtrain.run.checkpoints.resuming import fixed_settings
+from streamtrain.run.checkpoints.resuming import check_branch, fixed_settings
 from streamtrain.run.controller import Controller
 from streamtrain.run.outcome.result import Result
 from streamtrain.run.watching.listening import Listeners
@@ -257,6 +260,7 @@ def test_a_listener_ends_the_run_at_the_next_place(job: st.Job, mode: str, tmp_p
     assert steps == ([6, 12, 18] if mode == "online" else [6, 12])
     assert list(result.evaluations) == list(expected.evaluations[: len(steps)])
     assert "ended it" in result.stop_reason
+    assert result.examples_used == 18 * 50, "it has trained as far as to the next place"
 
 
 def test_bad_examples_that_are_met_beside_are_counted(job: st.Job, tmp_path: Path) -> None:
@@ -296,3 +300,47 @@ def test_a_run_that_goes_on_without_it_says_what_is_not_measured(
     result, _ = run(job, tmp_path, keeper=Keeper(job, {}, checkpoints, last), quiet=False)
     assert "step 6 is not measured: evaluate.beside is off since then" in capsys.readouterr().err
     assert result.evaluations[0].step == 12
+
+
+def test_promise_3_a_better_number_that_was_only_told_uses_up_no_patience(job: st.Job, tmp_path: Path) -> None:
+    """A run that stops between a measurement and the place where it decides goes on as if it had not stopped."""
+    job = dataclasses.replace(job, mode=st.Epochs(max_passes=2, patience_examples=300))
+    expected, _ = run(job, tmp_path)
+    assert len(expected.evaluations) > 3
+    checkpoints = CheckpointFiles(str(tmp_path / "kept"), 2, print)
+    plans = plan(job)
+    keeper = Keeper(job, fixed_settings(plans), checkpoints)
+
+    class Patient(Asking):
+        def advance(self, step: int) -> list[Update]:
+            done = super().advance(step)
+            making = controller._measurements._beside
+            assert making is not None and (making._making is None or making.ready(30))
+            return done
+
+    fleet = Patient(plans, keeper, 14)
+    controller = Controller(plans, fleet, NoTracker(), Terminal(quiet=True), tmp_path, keeper, spare=PlainSpare(plans))
+    with pytest.raises(Interrupted, match="after step 18"):
+        controller.run()
+    last = checkpoints.newest()
+    assert last is not None and last.progress["outstanding"]["step"] == last.progress["evaluations"][-1]["step"] == 12
+    check_branch(last, plans)
+    found, _ = beside(job, tmp_path, Keeper(job, {}, checkpoints, last))
+    assert found.evaluations == expected.evaluations and found.stop_reason == expected.stop_reason
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+def test_the_rate_is_that_of_the_run(
+    job: st.Job, late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where each stint takes a second: whenever a measurement is told."""
+    seconds = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)), time=time.time)
+    monkeypatch.setattr("streamtrain.run.controller.time", clock)
+    job = dataclasses.replace(job, mode=MODES["passes"])
+    plans = plan(job)
+    fleet = Gated(plans)
+    gate: Callable[[], object] = (lambda: fleet.trained.wait(0.5)) if late else lambda: None
+    Controller(plans, fleet, NoTracker(), Terminal(), tmp_path, Keeper(job, {}), spare=PlainSpare(plans, gate)).run()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "examples/s" in line]
+    assert lines and {line.rpartition("  ")[2] for line in lines[:3]} == {"300 examples/s"}
