@@ -1,12 +1,14 @@
 """Under which URL any HTTP client gets an object as it is: the object's own, or one that is signed for a while.
 
-Only where that is plain: what a proxy, a password or settings of fsspec's change is left to the store's own client.
+Only where that is plain: what a proxy, a password, quoting or settings of fsspec's change is left to the store's own
+client.
 """
 
 from __future__ import annotations
 
 import netrc
 import os
+import re
 import threading
 import time
 import urllib.request
@@ -22,6 +24,8 @@ MOST_SIGNED = 1024
 """URLs that are kept."""
 S3_SETTINGS = frozenset({"anon", "key", "secret", "token", "endpoint_url", "profile"})
 """Settings of fsspec's for s3 that a signed URL carries; with others it is the client's own business."""
+_SENDABLE = re.compile("[!-~]+")
+"""URLs that can be sent as they are, without quoting."""
 
 
 def http_address(base: str, settings: Mapping[str, Any]) -> Address | None:
@@ -29,7 +33,7 @@ def http_address(base: str, settings: Mapping[str, Any]) -> Address | None:
     plain = base.startswith(("http://", "https://")) and not settings
     if not plain or has_password(base) or behind_proxy(base):
         return None
-    return lambda url: url
+    return lambda url: url if _SENDABLE.fullmatch(url) else None
 
 
 def s3_address(system: Any, settings: Mapping[str, Any]) -> Address | None:

@@ -4,15 +4,16 @@ A client for everything reads an answer in small portions and joins them: two co
 each request has a thread and a connection of its own, and reads into the memory that its bytes stay in. Checksums and
 files are the caller's, beside it: all of these let go of the interpreter's lock.
 
-What is not plain (another answer than the range: refused, redirected, the whole object) goes to the store's own client,
-whose answer, or error, then counts. A request that is silent for long is asked once more beside (J. Dean & L. A.
-Barroso, "The Tail at Scale", 2013), and the first whole answer is taken.
+What is not plain (another answer than the range: refused, redirected, the whole object; a certificate that this machine
+does not know) goes to the store's own client, whose answer, or error, then counts. A request that is silent for long is
+asked once more beside (J. Dean & L. A. Barroso, "The Tail at Scale", 2013), and the first whole answer is taken.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import socket
 import ssl
 import threading
@@ -28,6 +29,8 @@ from streamtrain.store.retry import PASSING_STATUSES, RetryPolicy
 
 STEP = 1 << 18
 """Bytes that are read at once: what a socket holds, and progress is told by."""
+KEPT = 15.0
+"""Seconds that a connection is kept unused: firewalls on the way forget it after minutes, and then nothing answers."""
 Otherwise = Callable[[str, int, int], bytes]
 Bytes = bytes | memoryview
 
@@ -44,7 +47,8 @@ class Request(Future[Bytes]):
     """The bytes of a range, on their way.
 
     Attributes:
-        moved: when the last of what has come so far did, in `time.monotonic`'s seconds.
+        moved: when the last of what has come so far did, in `time.monotonic`'s seconds; infinite where that is
+            not told.
     """
 
     def __init__(self) -> None:
@@ -78,7 +82,7 @@ class Direct:
         self._address = address
         self._otherwise = otherwise
         self._policy = policy
-        self._idle: list[tuple[str, http.client.HTTPConnection]] = []
+        self._idle: list[tuple[float, str, http.client.HTTPConnection]] = []
         self._context: ssl.SSLContext | None = None
 
     def begin(self, name: str, start: int, stop: int) -> Request:
@@ -132,12 +136,14 @@ class Direct:
     def close(self) -> None:
         """Closes the connections that nobody uses."""
         while self._idle:
-            self._idle.pop()[1].close()
+            self._idle.pop()[-1].close()
 
     def _run(self, request: Request, name: str, start: int, stop: int) -> None:
         try:
-            data = self._read(request, name, start, stop, self._policy.stall)
-            found: Bytes = self._otherwise(name, start, stop) if data is None else data
+            found = self._read(request, name, start, stop, self._policy.stall)
+            if found is None:
+                request.moved = math.inf
+                found = self._otherwise(name, start, stop)
         except BaseException as error:
             with contextlib.suppress(InvalidStateError):  # cancelled
                 request.set_exception(error)
@@ -150,7 +156,10 @@ class Direct:
         url = self._url(name)
         if url is None:
             return None
-        server, connection, answer = self._ask(request, url, (start, stop), patience)
+        try:
+            server, connection, answer = self._ask(request, url, (start, stop), patience)
+        except ssl.SSLCertVerificationError:  # the client may know more: botocore has a bundle, and takes the user's
+            return None
         whole = False
         try:
             if answer.status in PASSING_STATUSES:
@@ -171,7 +180,7 @@ class Direct:
             answer.close()
             request.connection = None
             if whole:
-                self._idle.append((server, connection))
+                self._idle.append((time.monotonic(), server, connection))
             else:
                 connection.close()
 
@@ -211,10 +220,10 @@ class Direct:
         """A connection to a server, and whether it was used before."""
         while self._idle:
             try:
-                of, connection = self._idle.pop()
+                since, of, connection = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if of == server:
+            if of == server and time.monotonic() - since < KEPT:
                 return connection, True
             connection.close()
         scheme, _, netloc = server.partition("://")

@@ -1,7 +1,7 @@
 """A store behind a URL: a folder of this machine, s3, gs, az, http(s), hf, memory, and whatever else fsspec opens.
 
-Objects are named relative to the URL and read in ranges of at most `CHUNK` bytes, a few of them on
-their way at once, so that a connection that breaks costs one range and a fetch of any size needs
+Objects are named relative to the URL and read in ranges of `CHUNK` bytes, those of less than two in one, a
+few of them on their way at once, so that a connection that breaks costs one range and a fetch of any size needs
 `WINDOW` times `CHUNK` bytes of memory. All retries are ours (`retry`): those of the clients below
 are switched off where they can be. Credentials are found where each store's own tools find them
 (environment, configuration files, the machine's role; ``.netrc`` for HTTP); none is ever asked for,
@@ -286,12 +286,10 @@ class Store:
     @functools.cached_property
     def _direct(self) -> Direct | None:
         """The short way to bytes, where there is one."""
-        import fsspec
-
         if self._base.startswith(("s3://", "s3a://")):
-            address = s3_address(self._system, fsspec.config.conf.get("s3", {}))
+            address = s3_address(self._system, _settings("s3", "s3a"))
         else:
-            address = http_address(self._base, fsspec.config.conf.get("http", {}))
+            address = http_address(self._base, _settings("http", "https"))
         return None if address is None else Direct(address, self._by_client, self._retrier.policy)
 
 
@@ -317,6 +315,13 @@ def _file_system(url: str, place: str) -> Any:
     if hasattr(system, "retries"):
         system.retries = 1
     return system
+
+
+def _settings(*protocols: str) -> dict[str, Any]:
+    """A user's for fsspec, of a file system that has these names."""
+    import fsspec
+
+    return {name: value for each in protocols for name, value in fsspec.config.conf.get(each, {}).items()}
 
 
 def _http_options() -> dict[str, Any]:

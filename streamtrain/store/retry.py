@@ -45,10 +45,10 @@ _LASTING_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADi
 
 _PASSING = frozenset(
     {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "HTTPClientError", "IncompleteRead"}
-    | {"IncompleteReadError", "ProtocolError", "ResponseStreamingError", "TransportError"}
+    | {"IncompleteReadError", "ProtocolError", "ResponseStreamingError", "SSLError", "TransportError"}
 )
 """Base classes, by name since their packages are optional, of what clients raise when a connection breaks:
-aiohttp, botocore, http.client, urllib3, httpx."""
+aiohttp, botocore, http.client, ssl (whose numbers are its own), urllib3, httpx."""
 
 
 class WrongLengthError(OSError):
@@ -74,7 +74,7 @@ class RetryPolicy:
         attempts: of one request, the first included.
         first: bound of the wait before the second attempt.
         longest: bound of any wait.
-        stall: time in which one request of at most a few MB must be answered in full.
+        stall: time in which one request of at most 16 MiB must be answered in full.
         quiet: time without a byte after which a range is asked for once more beside, where that can be told.
     """
 

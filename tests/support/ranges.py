@@ -17,6 +17,7 @@ class RangeServer:
     Attributes:
         data: the object.
         asked: who asked and for which range, in order.
+        peers: addresses of the connections that asked.
         before: called with the number of the request; whether it answers afterwards, or closes the connection.
         closes: closes the connection after every answer, without saying so.
         status: of its answers.
@@ -25,6 +26,7 @@ class RangeServer:
 
     data: bytes
     asked: list[tuple[str, str]] = field(default_factory=list)
+    peers: set[object] = field(default_factory=set)
     before: Callable[[int], bool] = lambda _: True
     closes: bool = False
     status: int = 206
@@ -41,6 +43,7 @@ def serving(plan: RangeServer) -> Iterator[RangeServer]:
 
         def do_GET(self) -> None:
             number = len(plan.asked)
+            plan.peers.add(self.client_address)
             plan.asked.append((self.headers["User-Agent"].split("/")[0], self.headers["Range"]))
             if not plan.before(number):
                 self.close_connection = True

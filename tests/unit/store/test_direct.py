@@ -1,6 +1,9 @@
 """Ranges by plain HTTP: what is asked once more, what goes to the store's own client, and which URLs are plain."""
 
+import http.client
+import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import fsspec
 import pytest
 
 from streamtrain.errors import StoreError
-from streamtrain.store import RetryPolicy, remote
+from streamtrain.store import RetryPolicy, direct, remote
 from streamtrain.store.addresses import behind_proxy, has_password, http_address, s3_address
 from streamtrain.store.remote import Store
 from tests.support.ranges import RangeServer, serving
@@ -95,6 +98,17 @@ def test_kept_connections_that_were_closed_cost_nothing(server: RangeServer) -> 
     assert store.retries == 0
 
 
+def test_a_connection_is_not_kept_for_long(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A firewall on the way may have forgotten it, and then nothing answers."""
+    store = Store(server.url, RetryPolicy(attempts=1))
+    for start in (0, 500):
+        assert store.read("x.tar", start, start + 500) == DATA[start : start + 500]
+    assert len(server.peers) == 1
+    monkeypatch.setattr(direct, "KEPT", 0)
+    assert store.read("x.tar", 1000, 1500) == DATA[1000:1500]
+    assert len(server.peers) == 2
+
+
 def test_a_new_connection_that_breaks_is_a_failure(server: RangeServer) -> None:
     server.before = lambda number: number > 0
     assert read(server).retries == 1
@@ -107,6 +121,33 @@ def test_other_answers_are_the_clients_business(server: RangeServer, status: int
     with pytest.raises(StoreError, match=expected) as stopped:
         Store(server.url, QUICK).read("x.tar", 0, 1000)
     assert "\n" not in str(stopped.value) and {who for who, _ in server.asked} == {OURS, THEIRS}
+
+
+def test_the_clients_own_answers_may_take_their_time(server: RangeServer) -> None:
+    """Whether their bytes move is not told, so they are not asked for once more."""
+    server.status, server.before = 403, lambda number: number == 0 or time.sleep(0.3) is None
+    with pytest.raises(StoreError, match="no access"):
+        Store(server.url, RetryPolicy(attempts=1, quiet=0.05)).read("x.tar", 0, 1500)
+    assert [who for who, _ in server.asked] == [OURS, THEIRS]
+
+
+@pytest.mark.parametrize("stop", [500, 1500])
+def test_a_certificate_that_is_not_known_is_the_clients_business(
+    server: RangeServer, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """That of S3 has a bundle of its own, or the one of AWS_CA_BUNDLE."""
+
+    def connect(*_: object) -> None:
+        raise ssl.SSLCertVerificationError(1, "unable to get local issuer certificate")
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", connect)
+    assert Store(server.url, QUICK).read("x.tar", 0, stop) == DATA[:stop]
+    assert {who for who, _ in server.asked} == {THEIRS}
+
+
+def test_names_that_have_to_be_quoted_are_the_clients_business(server: RangeServer) -> None:
+    assert Store(f"{server.url}/my dätä?sig=secret", QUICK).read("x.tar", 0, 500) == DATA[:500]
+    assert {who for who, _ in server.asked} == {THEIRS}
 
 
 def test_what_passes_is_not_asked_of_two_clients(server: RangeServer) -> None:
@@ -161,7 +202,11 @@ def test_settings_that_no_signed_url_carries_are_the_clients_business() -> None:
     assert Store("s3://bucket")._direct is not None
 
 
-def test_fsspecs_settings_for_http_are_kept(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fsspec.config.conf, "http", {"headers": {"X-Key": "secret"}})
+@pytest.mark.parametrize("protocol", ["http", "https"])
+def test_fsspecs_settings_for_http_are_kept(
+    server: RangeServer, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    """Of whichever of its names: fsspec has them for both."""
+    monkeypatch.setitem(fsspec.config.conf, protocol, {"headers": {"X-Key": "secret"}})
     read(server)
     assert {who for who, _ in server.asked} == {THEIRS}

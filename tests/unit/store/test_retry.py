@@ -3,6 +3,7 @@
 import errno
 import http.client
 import random
+import ssl
 
 import aiohttp
 import pytest
@@ -31,6 +32,7 @@ TEMPORARY = [
     WrongLengthError("3 bytes"),
     OSError(errno.EBUSY, "SlowDown"),
     EOFError(),
+    ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed or bad record mac"),
     aiohttp.ClientPayloadError("not all of it"),
     aiohttp.ServerDisconnectedError(),
     http.client.IncompleteRead(b""),
