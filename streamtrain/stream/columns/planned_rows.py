@@ -50,30 +50,26 @@ class PlannedRows:
         self._shards = shards
         self.units = units_of(files, shards)
         self._expected: deque[tuple[bytes, int]] = deque()
-        self._is_within = False
         self._planned = files.planned(self._read, self._uses(selections), self.units.sizes.tolist())
 
     def found(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, ShardRows, NDArray[np.int64], Bytes]] | None:
         """Shard, rows, the places in ``numbers`` that are in them, and their bytes as a shard; for every unit.
 
-        ``None`` where these are not the examples of the next selection, and after one that was not taken to its end:
-        its other units would be taken for the next one's.
+        ``None`` where these are not the examples of the next selection.
         """
         if not self._expected:
             self._planned.begin_ahead()
-        if self._is_within or not self._expected or self._expected[0][0] != numbers.tobytes():
+        if not self._expected or self._expected[0][0] != numbers.tobytes():
             return None
         return self._next(numbers)
 
     def _next(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, ShardRows, NDArray[np.int64], Bytes]]:
         _, count = self._expected.popleft()
-        self._is_within = True
         units = self.units.of(numbers)
         for _ in range(count):
             unit, data, was_there = self._planned.take()
             self._files.count(hit=was_there)
             yield *self._rows(unit), np.flatnonzero(units == unit), data
-        self._is_within = False
 
     def _uses(self, selections: Iterable[Selection]) -> Iterator[int]:
         for selection in selections:

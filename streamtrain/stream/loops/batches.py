@@ -187,7 +187,6 @@ class Batches(BatchDataset):
         if self._streamed is not None:
             return _tensors(self._streamed.get(self._work) or self._no_examples)
         selection = self._selection(pass_index, step)
-        self._followed = None  # where reading fails or is interrupted, who goes on has another plan made
         batch = _tensors(self._own_reader().select(selection, self._augmentation) or self._no_examples)
         self._followed = os.getpid(), self._carried(pass_index, step + 1)
         return batch

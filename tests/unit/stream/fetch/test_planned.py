@@ -6,19 +6,16 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-import streamtrain as st
 from streamtrain.errors import StoreError
 from streamtrain.order import passes_of
 from streamtrain.shards import Manifest
 from streamtrain.store import RetryPolicy
 from streamtrain.store.remote import Store
 from streamtrain.stream.columns import planned_rows
-from streamtrain.stream.columns.open_rows import OpenRows
 from streamtrain.stream.fetch import fetched, planned
 from streamtrain.stream.fetch.cache import Cache
 from streamtrain.stream.fetch.farthest import visits
@@ -188,41 +185,3 @@ def test_blocks_are_used_again(tmp_path: Path) -> None:
         kept.write(number, there[number])
         assert all(kept.read(each).tobytes() == content for each, content in there.items())
     kept.close()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_promise_3_who_goes_on_after_a_read_that_was_interrupted_gets_every_example(
-    kind: str, packed: dict[str, tuple[Path, Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, manifest = packed[kind]
-    local = Reader(LocalFiles(folder), manifest, "train", ("label", "image"))
-    reader = Reader(files_of(folder, tmp_path, 20 * BLOCK), manifest, "train", ("label", "image"))
-    reader.follow(permuted())
-    laid_out, calls = OpenRows._in_memory, itertools.count()
-
-    def interrupted(*given: Any) -> Any:
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-        return laid_out(*given)
-
-    monkeypatch.setattr(OpenRows, "_in_memory", interrupted)
-    selections = [*itertools.islice(permuted(), 12)]
-    with pytest.raises(KeyboardInterrupt):
-        reader.select(selections[0])
-    for selection in selections:
-        assert same(reader.select(selection), local.select(selection))
-
-
-def test_a_loop_that_goes_on_after_an_interruption_has_another_plan_made(
-    packed: dict[str, tuple[Path, Manifest]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batches = st.open(packed["encoded"][0]).batches(BATCH, reshuffle="examples")
-    made = list[object]()
-    monkeypatch.setattr(Reader, "follow", lambda _, selections: made.append(selections))
-    next(iter(batches))
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(Reader, "select", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        next(iter(batches))
-    next(iter(batches))
-    next(iter(batches))
-    assert len(made) == 2
