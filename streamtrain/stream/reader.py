@@ -160,7 +160,7 @@ class Reader:
         of_pass = None if augmentation is None else augmentation.in_pass(selection.pass_index)
         if selection.numbers is not None:
             if augmentation is None or selection.passes is None:
-                return self.take(selection.numbers, of_pass)
+                return self._assembler.collated(self._take(selection.numbers, of_pass, followed=True))
             return self._assembler.collated(self._take_passes(selection.numbers, selection.passes, augmentation))
         if len(selection.runs) == 1:
             return self.read(*selection.runs[0], of_pass)
@@ -214,18 +214,20 @@ class Reader:
             places.append(at[good])
         return _in_order(pieces, places)[0]
 
-    def _take(self, numbers: NDArray[np.int64], augmentation: PassAugmentation | None) -> Arrays:
+    def _take(
+        self, numbers: NDArray[np.int64], augmentation: PassAugmentation | None, *, followed: bool = False
+    ) -> Arrays:
         """The same, not yet collated."""
-        return self._take_good(numbers, augmentation)[0]
+        return self._take_good(numbers, augmentation, followed=followed)[0]
 
     def _take_good(
-        self, numbers: NDArray[np.int64], augmentation: PassAugmentation | None
+        self, numbers: NDArray[np.int64], augmentation: PassAugmentation | None, *, followed: bool = False
     ) -> tuple[Arrays, NDArray[np.int64]]:
         """The same, with the places in ``numbers`` of those that are in it."""
         there = np.flatnonzero(~np.isin(numbers, self._left_out))
         pieces = []
         places = []
-        for number, at, begin, opened in self._opened.apart(numbers, there):
+        for number, at, begin, opened in self._opened.apart(numbers, there, followed=followed):
             rows = numbers[at] - begin
             if opened.encoded or self._by_example(augmentation):
                 piece, good = self._decoded(number, begin, opened, rows, augmentation)

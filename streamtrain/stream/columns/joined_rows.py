@@ -46,14 +46,14 @@ class JoinedRows:
         """Says which selections come; that changes nothing where shards lie in folders."""
 
     def apart(
-        self, numbers: NDArray[np.int64], good: NDArray[np.int64]
+        self, numbers: NDArray[np.int64], good: NDArray[np.int64], *, followed: bool = False
     ) -> Iterator[tuple[int, NDArray[np.int64], int, OpenShard]]:
         """See `OpenRows.apart`."""
         part_of = np.searchsorted(self._first_examples, numbers, "right") - 1
         for part in np.unique(part_of[good]).tolist():
             before, shard = self._first_examples[part], self._first_shards[part]
             chosen = good[part_of[good] == part]
-            for index, at, begin, opened in self._parts[part].apart(numbers - before, chosen):
+            for index, at, begin, opened in self._parts[part].apart(numbers - before, chosen, followed=followed):
                 yield shard + index, at, before + begin, opened
 
     def extend(self, shards: object) -> None:

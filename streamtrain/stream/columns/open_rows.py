@@ -80,18 +80,19 @@ class OpenRows:
             self._coming = selections
 
     def apart(
-        self, numbers: NDArray[np.int64], good: NDArray[np.int64]
+        self, numbers: NDArray[np.int64], good: NDArray[np.int64], *, followed: bool = False
     ) -> Iterator[tuple[int, NDArray[np.int64], int, OpenShard]]:
         """What is open with these examples in it: shard, places in ``numbers``, the first example that it has, columns.
 
         Args:
             good: places of those that are wanted.
+            followed: whether they are a selection's, which may be one that `follow` was told of.
         """
-        if self._coming is not None and isinstance(self._files, FetchedFiles):
+        if followed and self._coming is not None and isinstance(self._files, FetchedFiles):
             self.expect([])
             self._planned = PlannedRows(self._files, self._shards, self._coming)
             self._coming = None
-        planned = None if self._planned is None else self._planned.found(numbers)
+        planned = self._planned.found(numbers) if followed and self._planned is not None else None
         if planned is not None:
             is_good = np.zeros(len(numbers), bool)
             is_good[good] = True

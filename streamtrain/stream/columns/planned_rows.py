@@ -6,10 +6,11 @@ index of every shard, and 24 bytes a unit.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ UNIT = 1 << 17
 MOST_UNITS = 1 << 22
 
 Bytes = NDArray[np.uint8]
+Expected: TypeAlias = "deque[tuple[bytes, int]]"
+"""Of each selection that comes: its numbers, and how many units these are in."""
 
 
 class Units(NamedTuple):
@@ -49,14 +52,20 @@ class PlannedRows:
         self._files = files
         self._shards = shards
         self.units = units_of(files, shards)
-        self._expected: deque[tuple[bytes, int]] = deque()
-        self._planned = files.planned(self._read, self._uses(selections), self.units.sizes.tolist())
+        self._expected: Expected = deque()
+        self._is_between = True
+        # neither knows this object: else its threads would keep it for good
+        read = functools.partial(_read, files, shards, self.units)
+        self._planned = files.planned(read, _uses(self.units, selections, self._expected), self.units.sizes.tolist())
 
     def found(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, ShardRows, NDArray[np.int64], Bytes]] | None:
         """Shard, rows, the places in ``numbers`` that are in them, and their bytes as a shard; for every unit.
 
-        ``None`` where these are not the examples of the next selection.
+        ``None`` where these are not the examples of the next selection, and where one before was not taken to its end,
+        after which nobody knows what comes next.
         """
+        if not self._is_between:
+            return None
         if not self._expected:
             self._planned.begin_ahead()
         if not self._expected or self._expected[0][0] != numbers.tobytes():
@@ -64,32 +73,43 @@ class PlannedRows:
         return self._next(numbers)
 
     def _next(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, ShardRows, NDArray[np.int64], Bytes]]:
+        self._is_between = False
         _, count = self._expected.popleft()
         units = self.units.of(numbers)
         for _ in range(count):
             unit, data, was_there = self._planned.take()
             self._files.count(hit=was_there)
-            yield *self._rows(unit), np.flatnonzero(units == unit), data
-
-    def _uses(self, selections: Iterable[Selection]) -> Iterator[int]:
-        for selection in selections:
-            if selection.numbers is not None:
-                units = np.unique(self.units.of(selection.numbers)).tolist()
-                self._expected.append((selection.numbers.tobytes(), len(units)))
-                yield from units
-
-    def _rows(self, unit: int) -> tuple[int, ShardRows]:
-        first, last = int(self.units.firsts[unit]), int(self.units.firsts[unit + 1])
-        number = self._shards.holding(first)
-        start = self._shards.start(number)
-        return number, ShardRows(self._shards[number], first - start, last - start)
-
-    def _read(self, unit: int) -> memoryview | bytes:
-        return self._files.read(self._rows(unit)[1])
+            yield *_rows(self._shards, self.units, unit), np.flatnonzero(units == unit), data
+        self._is_between = True
 
     def close(self) -> None:
         """Ends what is under way, and keeps nothing."""
         self._planned.close()
+
+
+def _read(files: FetchedFiles, shards: ShardList, units: Units, unit: int) -> memoryview | bytes:
+    return files.read(_rows(shards, units, unit)[1])
+
+
+def _rows(shards: ShardList, units: Units, unit: int) -> tuple[int, ShardRows]:
+    first, last = int(units.firsts[unit]), int(units.firsts[unit + 1])
+    number = shards.holding(first)
+    start = shards.start(number)
+    return number, ShardRows(shards[number], first - start, last - start)
+
+
+def _uses(units: Units, selections: Iterable[Selection], expected: Expected) -> Iterator[int]:
+    """The units of every selection, which is noted in ``expected``; no more where a second pass still is of runs."""
+    pass_of_runs = None
+    for selection in selections:
+        if selection.numbers is not None:
+            used = np.unique(units.of(selection.numbers)).tolist()
+            expected.append((selection.numbers.tobytes(), len(used)))
+            yield from used
+        elif selection.runs:
+            if pass_of_runs not in (None, selection.pass_index):
+                return
+            pass_of_runs = selection.pass_index
 
 
 def units_of(files: FetchedFiles, shards: ShardList) -> Units:

@@ -144,7 +144,7 @@ class FetchedFiles:
         Raises:
             StoreError: they could not be had, or came wrong twice.
         """
-        wanted = self._wanted(rows)
+        wanted = self._wanted(rows, in_any_case=True)
         content = wanted.read()
         if isinstance(content, Wrong):
             content = wanted.read()
@@ -158,8 +158,8 @@ class FetchedFiles:
         return None if index is None or not len(index.sums) else index
 
     def bytes_of(self, rows: ShardRows) -> int:
-        """Bytes of what comes for such rows."""
-        return self._wanted(rows).bytes
+        """Bytes of what `read` brings for such rows."""
+        return self._wanted(rows, in_any_case=True).bytes
 
     def count(self, *, hit: bool) -> None:
         """Counts a part as there in time, or as waited for."""
@@ -206,10 +206,10 @@ class FetchedFiles:
         if not pins:
             del self._pins[name]
 
-    def _wanted(self, rows: ShardRows) -> Whole | Part:
-        """What to fetch for rows that `covering` gave."""
+    def _wanted(self, rows: ShardRows, *, in_any_case: bool = False) -> Whole | Part:
+        """What to fetch for rows that `covering` gave; ``in_any_case``: for just these rows, however many they are."""
         whole = self._whole(rows.shard)
-        part = None if rows.whole else part_of(whole, rows, self._index(whole, rows.shard))
+        part = None if rows.whole else part_of(whole, rows, self._index(whole, rows.shard), in_any_case=in_any_case)
         return whole if part is None else part[1]
 
     def _whole(self, shard: Shard) -> Whole:

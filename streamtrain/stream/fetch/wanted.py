@@ -143,18 +143,22 @@ class Part:
         return Wrong(f"bytes {self._start} to {self._stop}", "a part fetched since the machine was started", "another")
 
 
-def part_of(whole: Whole, rows: ShardRows, index: ShardIndex | None) -> tuple[ShardRows, Part] | None:
+def part_of(
+    whole: Whole, rows: ShardRows, index: ShardIndex | None, *, in_any_case: bool = False
+) -> tuple[ShardRows, Part] | None:
     """What to fetch for these rows, and the rows in it; ``None`` where that is the whole shard.
 
     Args:
         index: of the shard, where it has one.
+        in_any_case: also where the part is not much smaller than the shard.
     """
     if index is None or not len(index.sums):
         return None
     shard = rows.shard
     first, last = index.whole_samples(rows.first, rows.last, shard.examples)
     start, stop = index.begin(first), index.begin(last)
-    if not 0 <= start < stop <= shard.bytes - len(END) or stop - start + SAVED > shard.bytes:
+    saved = 0 if in_any_case else SAVED
+    if not 0 <= start < stop <= shard.bytes - len(END) or stop - start + saved > shard.bytes:
         return None
     return ShardRows(shard, first, last), Part(whole, index, start, stop)
 

@@ -186,6 +186,7 @@ class Batches(BatchDataset):
     def _read(self, pass_index: int, step: int) -> Batch:
         if self._streamed is not None:
             return _tensors(self._streamed.get(self._work) or self._no_examples)
+        self._followed = None  # where this one fails, what was to come has to be said anew
         selection = self._selection(pass_index, step)
         batch = _tensors(self._own_reader().select(selection, self._augmentation) or self._no_examples)
         self._followed = os.getpid(), self._carried(pass_index, step + 1)

@@ -1,9 +1,11 @@
 """Permuted examples out of small parts by a plan: the same as from a folder, in the room that there is."""
 
+import gc
 import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from streamtrain.stream.fetch.fetched import FetchedFiles
 from streamtrain.stream.fetch.planned import BlockFile
 from streamtrain.stream.fetch.shard_files import LocalFiles, ShardRows
 from streamtrain.stream.reader import Reader
-from streamtrain.values import Selection
+from streamtrain.values import Selection, Skip
 from tests.support.caches import bytes_in, leftovers
 from tests.support.pieces import small_pieces
 from tests.unit.stream.fetch.test_parts import EXAMPLES, KINDS, packed, same
@@ -116,6 +118,69 @@ def test_others_may_be_asked_for_between(kind: str, packed: dict[str, tuple[Path
     reader.follow(permuted(first=1))
     for selection in itertools.islice(permuted(first=1), 5):
         assert same(reader.select(selection), local.select(selection))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_others_may_take_up_most_of_a_shard(
+    kind: str, packed: dict[str, tuple[Path, Manifest]], tmp_path: Path
+) -> None:
+    """So much of it that elsewhere the whole shard is fetched."""
+    folder, manifest = packed[kind]
+    local = Reader(LocalFiles(folder), manifest, "train", ("label", "image"))
+    reader = Reader(files_of(folder, tmp_path, 20 * BLOCK), manifest, "train", ("label", "image"))
+    reader.follow(permuted())
+    for other in (next(permuted()), Selection(1, numbers=np.array([99, 1])), Selection(1, ((1, 100),))):
+        assert same(reader.select(other), local.select(other))
+
+
+def test_after_a_failure_no_example_is_missing(
+    packed: dict[str, tuple[Path, Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Ctrl-C comes in the middle of a batch, and the loop goes on."""
+    folder, manifest = packed["encoded"]
+    reader = Reader(files_of(folder, tmp_path, 20 * BLOCK), manifest, "train", ("label", "image"))
+    local = Reader(LocalFiles(folder), manifest, "train", ("label", "image"))
+    reader.follow(permuted())
+    for number, selection in enumerate(itertools.islice(permuted(), 8)):
+        if number == 2:
+            with monkeypatch.context() as patch, pytest.raises(TypeError):
+                patch.setattr(reader, "_decoded", None)
+                reader.select(selection)
+        assert same(reader.select(selection), local.select(selection))
+
+
+@pytest.mark.timeout(30)
+def test_runs_that_are_followed_have_no_plan(packed: dict[str, tuple[Path, Manifest]], tmp_path: Path) -> None:
+    """Though single examples of them are left out, and others taken: nothing is sought in runs without an end."""
+    folder, manifest = packed["encoded"]
+    reader = Reader(files_of(folder, tmp_path, 20 * BLOCK), manifest, "train", ("label", "image"))
+    local = Reader(LocalFiles(folder), manifest, "train", ("label", "image"))
+    for each in (reader, local):
+        each.leave_out({20: Skip("20", "bad")})
+    reader.follow(Selection(number, ((0, BATCH),)) for number in itertools.count())
+    assert same(reader.read(16, 32), local.read(16, 32)) and len(local.read(16, 32)["label"]) == 15
+    assert same(reader.take(np.array([3, 170])), local.take(np.array([3, 170])))
+    assert reader.loading.cache_misses == 2, "one for each shard, which are held"
+    apart = Selection(1, numbers=np.array([3, 170]))
+    assert same(reader.select(apart), local.select(apart))
+
+
+def test_a_reader_that_is_thrown_away_takes_its_plan_along(
+    packed: dict[str, tuple[Path, Manifest]], tmp_path: Path
+) -> None:
+    folder, manifest = packed["encoded"]
+    before = {*threading.enumerate()}
+    reader = Reader(files_of(folder, tmp_path, 20 * BLOCK), manifest, "train", ("label",))
+    reader.follow(permuted())
+    reader.select(next(permuted()))
+    threads = {*threading.enumerate()} - before
+    assert len(threads) >= planned.THREADS and len(leftovers(tmp_path)) == 3, "counting, the file and its lock"
+    del reader
+    gc.collect()
+    assert leftovers(tmp_path) == ["counting"]
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_others_may_hold_the_room(packed: dict[str, tuple[Path, Manifest]], tmp_path: Path) -> None:
