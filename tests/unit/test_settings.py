@@ -12,6 +12,7 @@ MAY_CHANGE = {
     *("workers", "placement", "streamers", "threads", "exchange", "device", "profile", "bits", "audit_every"),
     *("max_steps", "max_seconds", "probe_every", "probe_examples", "error_unit", "listeners", "on_listener_error"),
     *("evaluate.max_fraction_of_time", "evaluate.every", "evaluate.examples", "evaluate.until", "evaluate.splits"),
+    "evaluate.beside",
     *("data.url", "data.verify", "data.cache", "data.cache_bytes", "data.decode_threads", "data.streamers"),
     *(
         f"{part}.{each.name}"
