@@ -39,7 +39,7 @@ def scaled(batch):
 
 job = st.Job(
     st.Data("packed", transform=scaled), model, mode=st.Epochs(max_passes=2), batch_size=32,
-    tracking=st.Tracking(uri="sqlite:///mlflow.db"),
+    tracking=st.Tracking(uri="sqlite:///mlflow.db", log_model=False),
 )
 """
 SQUARES = """

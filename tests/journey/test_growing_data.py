@@ -55,7 +55,7 @@ def test_promise_7_a_run_follows_what_another_process_appends(
         lanes=2,
         workers=2,
         aggregation=aggregation,
-        tracking=st.Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", folder=str(tmp_path / "runs")),
+        tracking=st.Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", folder=str(tmp_path / "runs"), log_model=False),
     )
     processes = iter([appending(tmp_path / "digits", 500)])
     wait, form = following.wait_for_growth, RayFleet._form

@@ -35,6 +35,6 @@ def job_on(folder: Path, runs: Path, **settings: object) -> st.Job:
         optimizer=settings.pop("optimizer", st.SGD(lr=0.2, momentum=0.9)),  # type: ignore[arg-type]
         batch_size=48,
         workers=2,
-        tracking=st.Tracking(uri=f"sqlite:///{runs / 'mlflow.db'}", folder=str(runs / "runs")),
+        tracking=st.Tracking(uri=f"sqlite:///{runs / 'mlflow.db'}", folder=str(runs / "runs"), log_model=False),
         **settings,  # type: ignore[arg-type]
     )
