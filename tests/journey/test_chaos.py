@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.chaos import JOB, OPTIMIZERS, ROOT, compared
 
-KILLS = 5
+KILLS = 4
 
 
 @pytest.mark.timeout(600)
