@@ -182,6 +182,7 @@ def _will_start_ray() -> bool:
 def _announce(prepared: _Prepared, run_name: str, terminal: Terminal) -> None:
     """What is about to run; a warning where the data are not as shuffled as they should be, or what will be missing."""
     from streamtrain.inspect.audit import order_warning
+    from streamtrain.prepare.plan import LEAST_MEASURED
     from streamtrain.run.outcome.handing_over import by_pickle
     from streamtrain.stream.fetch.unpacked import data_folder
 
@@ -193,8 +194,9 @@ def _announce(prepared: _Prepared, run_name: str, terminal: Terminal) -> None:
         terminal.line(f"{run_name}: {shares_in_words(plan)}")
     part, there = plan.held_out(), plan.held_out(whole=True)
     if part < there and job.evaluate.examples is None and job.evaluate.until is None:
+        why = "about a tenth of the work" if part > LEAST_MEASURED else "the fewest that are looked at"
         terminal.line(
-            f"{run_name}: risks are measured on {part:,} of {there:,} validation examples, about a tenth of the work; "
+            f"{run_name}: risks are measured on {part:,} of {there:,} validation examples, {why}; "
             f"evaluate.examples says on how many"
         )
     lie: list[tuple[Path | None, Manifest]] = [(each.folder, each.manifest) for each in plan.sources]
