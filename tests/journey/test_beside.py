@@ -103,6 +103,31 @@ def test_what_a_measurement_beside_meets_ends_the_run_in_one_line(
         st.train(job, quiet=True)
 
 
+JOB = """
+import torch, streamtrain as st
+
+def scaled(batch):
+    return {**batch, "image": batch["image"].float() / 255}
+
+def model():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+job = st.Job(
+    st.Data(DATA, transform=scaled), model, mode=st.Epochs(max_passes=1), batch_size=48,
+    evaluate=st.Evaluate(every=600, examples=100, beside=True), tracking=st.Tracking(enabled=False))
+"""
+
+
+def test_what_a_job_file_declares_travels_to_who_measures(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: None
+) -> None:
+    """Nobody can import a job file; and who measures is called before any worker."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pixels.py").write_text(JOB.replace("DATA", repr(str(data))))
+    result = st.train(st.load_job(tmp_path / "pixels.py"), quiet=True)
+    assert len(result.evaluations) == 3
+
+
 def test_beside_needs_room_for_one_more(data: Path, tmp_path: Path, local_ray: None) -> None:
     job = beside(job_of(data, tmp_path), workers=8, lanes=8)
     with pytest.raises(

@@ -78,7 +78,8 @@ def main() -> int:
         row = {"environment": name, "python": ENVIRONMENTS[name].python} | _tried(uv, name, ENVIRONMENTS[name])
         rows.append(row)
         print(json.dumps(row), flush=True)
-    return int(any("not run" not in row and row["failed"] for row in rows))
+    ran = [row for row in rows if "not run" not in row]
+    return int(not ran or any(row["failed"] for row in ran))
 
 
 def _tried(uv: Path, name: str, environment: Environment) -> dict[str, object]:

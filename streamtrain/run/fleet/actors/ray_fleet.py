@@ -17,7 +17,6 @@ import ray
 import ray.cloudpickle
 
 from streamtrain.errors import MiscomputedError, ShardError, TrainingError, WorkerLost, complaint
-from streamtrain.prepare.jobfile import ship_code
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.actors.auditing import accuse, audit, audited_steps
 from streamtrain.run.fleet.actors.fatal_example import find_fatal_example
@@ -55,7 +54,6 @@ class RayFleet:
         say: Callable[[str], None] = lambda _: None,
         began: Fingerprint | None = None,
     ) -> None:
-        ship_code(ray.cloudpickle)
         self._recruiter = Recruiter(plan, start, say)
         self.likeness = Likeness(plan.job, began, say)
         self._members: list[Member] = []

@@ -14,6 +14,7 @@ from streamtrain.errors import WorkerLost
 from streamtrain.job import Job
 from streamtrain.model.machine.portable import portable_environment
 from streamtrain.order import hosting_of
+from streamtrain.prepare.jobfile import ship_code
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.actors.members import Arrivals, Member, gather, kill
 from streamtrain.run.fleet.cluster.placing import resources_of_worker, streamers_apart
@@ -144,9 +145,12 @@ class Recruiter:
 def actor_class(job: Job, plain: type, slot: GroupBundle, resources: Mapping[str, float] | None = None) -> Any:
     """The class as an actor's, in its place; with portable bits, in a process that begins with the switches.
 
+    What it is given may be declared in a job file: its code travels along.
+
     Args:
         resources: that it takes of its place; those of a worker by default.
     """
+    ship_code(ray.cloudpickle)
     there = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.index)
     switched = {"runtime_env": {"env_vars": portable_environment()}} if job.bits == "portable" else {}
     taken = resources_of_worker(job) if resources is None else resources

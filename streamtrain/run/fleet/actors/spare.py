@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from streamtrain.errors import TrainingError, WorkerLost
-from streamtrain.prepare.jobfile import ship_code
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.actors.members import gather, kill
 from streamtrain.run.fleet.actors.recruiting import actor_class
@@ -34,7 +33,6 @@ class SpareProcess:
     """
 
     def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
-        ship_code(ray.cloudpickle)
         self._plan = plan
         self._room = Room(plan, say)
         self._slot: GroupBundle | None = None
