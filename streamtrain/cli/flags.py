@@ -208,4 +208,6 @@ def _unboxed(box: str) -> str:
     for rest in (" For full helptext", " Got errors", " Argument helptext:"):
         text, _, _ = text.partition(rest)
     text = re.sub(r"^Error parsing (Job: )?", "", text)
+    # the likeliest flag by its names; tyro sets its whole help behind it, and further ones
+    text = re.sub(r"(Perhaps you meant: --[\w.-]+(?:, --[\w.-]+)*).*", r"\1", text)
     return text.replace(" Perhaps you meant:", "; perhaps you meant") + "; see --help"

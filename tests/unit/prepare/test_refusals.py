@@ -304,6 +304,11 @@ COMMANDS = [
         "train: schedule.cycle_steps: expected steps for kind 'cosine-restarts', and only for it, found 0; set kind *",
     ),
     (["train", "job.py", "--wrokers", "2"], 2, "train: Unrecognized options: --wrokers, 2; perhaps you meant --work*"),
+    (
+        ["train", "job.py", "--evaluate.besid"],
+        2,
+        "train: Unrecognized options: --evaluate.besid; perhaps you meant --evaluate.beside, --evaluate.no-beside; see*",
+    ),
     (["train", "job.py", "--workers", "0"], 2, "train: workers: expected a whole number of at least 1, found 0; *"),
     (["train", "job.py", "--mode", "offline"], 2, "train: --mode: expected online or epochs, found offline; *"),
     (
