@@ -307,7 +307,7 @@ COMMANDS = [
     (
         ["train", "job.py", "--evaluate.besid"],
         2,
-        "train: Unrecognized options: --evaluate.besid; perhaps you meant --evaluate.beside, --evaluate.no-beside; see*",
+        "train: Unrecognized options: --evaluate.besid; perhaps you meant --evaluate.beside, --evaluate.no-beside; *",
     ),
     (["train", "job.py", "--workers", "0"], 2, "train: workers: expected a whole number of at least 1, found 0; *"),
     (["train", "job.py", "--mode", "offline"], 2, "train: --mode: expected online or epochs, found offline; *"),
