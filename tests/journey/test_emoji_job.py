@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f'cp "{folder}/$name" . && echo "$name"\n'
     )
     npm.chmod(0o755)
-    words = [sys.executable, str(ROOT / "jobs" / "emoji_data.py"), str(folder)]
+    words = [sys.executable, str(ROOT / "jobs" / "classification" / "emoji_data.py"), str(folder)]
     subprocess.run(words, check=True, env={"PATH": f"{npm.parent}:/usr/bin:/bin"})
     done = run_command("pack", str(folder / "pictures"), str(folder / "packed"))
     assert done.returncode == 0, done.stderr
@@ -90,7 +90,7 @@ def test_both_drawings_of_an_emoji_are_in_one_split_and_no_tone_is_taken(folder:
 
 
 def test_pictures_are_moved_within_their_margin_and_mirrored(folder: Path) -> None:
-    job = st.load_job(ROOT / "jobs" / "emoji.py")
+    job = st.load_job(ROOT / "jobs" / "classification" / "emoji.py")
     image = np.full((32, 32, 3), 255, np.uint8)
     image[10, 12] = 0
     seen = set()
@@ -105,7 +105,7 @@ def test_pictures_are_moved_within_their_margin_and_mirrored(folder: Path) -> No
 
 
 def test_a_square_is_erased() -> None:
-    job = st.load_job(ROOT / "jobs" / "emoji.py")
+    job = st.load_job(ROOT / "jobs" / "classification" / "emoji.py")
     images = torch.ones(200, 3, 32, 32)
     assert job.data.augment_batch is not None
     erased = job.data.augment_batch({"image": images}, torch.Generator().manual_seed(1))["image"] == 0
@@ -117,7 +117,7 @@ def test_a_square_is_erased() -> None:
 
 
 def test_it_trains(folder: Path, tmp_path: Path) -> None:
-    job = st.load_job(ROOT / "jobs" / "emoji.py")
+    job = st.load_job(ROOT / "jobs" / "classification" / "emoji.py")
     small = dataclasses.replace(
         job,
         data=dataclasses.replace(job.data, url=str(folder / "packed")),

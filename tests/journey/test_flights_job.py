@@ -16,7 +16,7 @@ import streamtrain as st
 from tests.support.command import streamtrain as run_command
 
 ROOT = Path(__file__).parents[2]
-JOB = ROOT / "jobs" / "sound_and_tables" / "flights.py"
+JOB = ROOT / "jobs" / "classification" / "flights.py"
 DAYS, EACH = 60, 70
 CARRIERS, FROM, TO = ("AA", "B6", "UA"), ("EWR", "JFK", "LGA"), ("ATL", "BOS", "LAX", "SFO")
 

@@ -13,7 +13,7 @@ from tests.support.command import streamtrain as run_command
 
 soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed")
 ROOT = Path(__file__).parents[2]
-JOB = ROOT / "jobs" / "sound_and_tables" / "letters.py"
+JOB = ROOT / "jobs" / "classification" / "letters.py"
 LANGUAGES, EACH = 4, 16
 
 

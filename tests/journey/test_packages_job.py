@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packages")
-    subprocess.run([sys.executable, str(ROOT / "jobs" / "text" / "packages_data.py"), str(folder)], check=True)
+    script = ROOT / "jobs" / "classification" / "packages_data.py"
+    subprocess.run([sys.executable, str(script), str(folder)], check=True)
     done = run_command("pack", str(folder / "words.parquet"), str(folder / "packed"), "--split-column", "split")
     assert done.returncode == 0, done.stderr
     return folder
@@ -43,7 +44,7 @@ def test_every_text_is_kept_and_each_split_has_its_share_of_every_package(data: 
 
 
 def test_it_trains(data: Path, tmp_path: Path) -> None:
-    job = st.load_job(ROOT / "jobs" / "text" / "packages.py")
+    job = st.load_job(ROOT / "jobs" / "classification" / "packages.py")
     small = dataclasses.replace(
         job,
         data=dataclasses.replace(job.data, url=str(data / "packed")),

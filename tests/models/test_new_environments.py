@@ -24,14 +24,14 @@ BUILD = ROOT / "build" / "models"
 EXAMPLES = 50
 PACKED: dict[str, tuple[str, ...]] = {
     "mnist": ("mnist.npz", "--splits", "0.8", "0.1", "0.1", "--seed", "1"),
-    "emoji": ("pictures",),
+    "classification/emoji": ("pictures",),
     "text/language": ("texts", "--tokens", "256", "--tokenizer", "tokenizer.json"),
-    "text/packages": ("words.parquet", "--split-column", "split"),
+    "classification/packages": ("words.parquet", "--split-column", "split"),
     "text/docstrings": ("pairs.parquet", "--split-column", "split"),
-    "sound_and_tables/flights": (
+    "classification/flights": (
         "flights.csv", "--label", "arrived", "--group", "date", "--missing", "mean", "--mask"
     ),
-    "sound_and_tables/letters": ("sounds",),
+    "classification/letters": ("sounds",),
 }  # fmt: skip
 """What `pack` gets of what a job's data script made."""
 JOBS = (*PACKED, "text/hugging_face")

@@ -1,8 +1,8 @@
 """Which category is an emoji of? A small convolutional network on pictures that are changed at random.
 
-    python jobs/emoji_data.py data/emoji
+    python jobs/classification/emoji_data.py data/emoji
     streamtrain pack data/emoji/pictures data/emoji/packed
-    streamtrain train jobs/emoji.py
+    streamtrain train jobs/classification/emoji.py
 
 Each time that a training picture comes it is moved and perhaps mirrored (`moved`), and a rectangle of it is erased
 (`erased`). Held-out pictures stay as they are.

@@ -1,8 +1,8 @@
 """Does a flight arrive in time, late or not at all? A table with categories and missing values.
 
-    python jobs/sound_and_tables/flights_data.py data/flights
+    python jobs/classification/flights_data.py data/flights
     streamtrain pack data/flights/flights.csv data/flights/packed --label arrived --group date --missing mean --mask
-    streamtrain train jobs/sound_and_tables/flights.py
+    streamtrain train jobs/classification/flights.py
 
 Each category has a vector of its own, which is learned. Numbers that are missing became the training rows' mean in
 `pack`, and a mask tells the model where. All flights of a day are in one split.

@@ -1,6 +1,6 @@
 """Gets pictures of emoji by category out of two npm packages: Google's drawings and Twitter's.
 
-    python jobs/emoji_data.py data/emoji          # 136 MB over the network, half a minute
+    python jobs/classification/emoji_data.py data/emoji          # 136 MB over the network, half a minute
     streamtrain pack data/emoji/pictures data/emoji/packed
 
 Written: `pictures/{train,validation,test}/CATEGORY/NAME_VENDOR.png`, 64×64 with a transparent background. Of twenty

@@ -1,8 +1,8 @@
 """In which of 20 languages is a letter spoken? Sound becomes spectrograms in Python, in two processes for each worker.
 
-    python jobs/sound_and_tables/letters_data.py data/letters
+    python jobs/classification/letters_data.py data/letters
     streamtrain pack data/letters/sounds data/letters/packed
-    streamtrain train jobs/sound_and_tables/letters.py
+    streamtrain train jobs/classification/letters.py
 
 Needs `soundfile`, which the extra `jobs` brings. Each language has a few speakers, who are in all splits: what is told
 apart are voices as much as languages.

@@ -1,6 +1,6 @@
 """Gets letters and syllables, spoken in 20 languages, out of Debian's package `klettres-data`.
 
-    python jobs/sound_and_tables/letters_data.py data/letters       # 40 MB over the network, some seconds; needs apt
+    python jobs/classification/letters_data.py data/letters       # 40 MB over the network, some seconds; needs apt
     streamtrain pack data/letters/sounds data/letters/packed
 
 Written: `sounds/LANGUAGE/NAME.ogg`, 1,836 files.

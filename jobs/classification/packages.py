@@ -1,9 +1,9 @@
 """Which package of the standard library do 32 words of source come from? A BERT-like classifier, with AdamW.
 
-    python jobs/text/packages_data.py data/packages
+    python jobs/classification/packages_data.py data/packages
     streamtrain pack data/packages/words.parquet data/packages/packed --split-column split
-    streamtrain train jobs/text/packages.py
-    streamtrain train jobs/text/packages.py --optimizer sgd --optimizer.lr 0.1      # hardly gets off the ground
+    streamtrain train jobs/classification/packages.py
+    streamtrain train jobs/classification/packages.py --optimizer sgd --optimizer.lr 0.1   # hardly gets off the ground
 
 Eight layers that normalize after each sum, as BERT's do. Texts of one file are in one split.
 """
