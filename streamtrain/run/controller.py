@@ -344,12 +344,12 @@ class Controller:
         progress = self._progress
         self._fleet.restore(parameters)
         self._probes.end(parameters)
-        test = self._measurements.evaluator.measure_all(self._plan, "test")
+        test, test_parts = self._measurements.evaluator.measure_test(self._plan)
         whole = chosen.generalization.loss.count > self._plan.held_out()  # not so where a listener ended a single pass
         by_class, tables = self._measurements.evaluator.by_class(self._plan, whole=whole)
         order = self._plan.order
         size = order.size(max(0, chosen.step - 1))
         ended = self._curves.end(size, chosen.noise, progress.step)
-        self._tracker.log(ended + chosen_readings(chosen, test, self._plan.job))
+        self._tracker.log(ended + chosen_readings(chosen, test, test_parts, self._plan.job))
         result = progress.result(self._plan, reason, chosen, test, parameters, self._folder.path)
-        return replace(result, by_class=by_class, tables=tables)
+        return replace(result, test_parts=test_parts, by_class=by_class, tables=tables)

@@ -222,10 +222,24 @@ def test_risks_and_gaps_of_each_part_are_those_on_its_own_examples(folder: Path,
     assert fewer.count <= len(arrays["label"]) and (
         fewer.count < len(arrays["label"]) or fewer.mean == pytest.approx(loss_on(arrays), rel=1e-6)
     )
+    assert result.test is not None and result.test_parts.keys() == {"a", "b"}
+    for name, test in result.test_parts.items():
+        arrays = st.open(folder / name, "test")[:]
+        there = len(arrays["label"])
+        assert 0 < test.loss.count <= there
+        assert test.loss.count < there or test.loss.mean == pytest.approx(loss_on(arrays), rel=1e-6)
+        assert notebook.named(f"parts/{name}/stop/test/error") == [(result.chosen.step - 1, test.error.mean)]
+    assert sum(test.loss.count for test in result.test_parts.values()) == result.test.loss.count
+    assert any(test.loss.count == len(st.open(folder / name, "test")) for name, test in result.test_parts.items())
     summary = result.summary()
+    assert summary["test_risk_of_parts"]["b"]["loss"] == result.test_parts["b"].loss.mean
     assert summary["risks_of_parts"]["b"]["generalization_risk"]["loss"] == fewer.mean
     assert summary["evaluations"][-1]["risks_of_parts"].keys() == {"a", "b"}
-    assert "loss, gaps of parts" in table({"run": result}) and "; b " in table({"run": result})
+    assert (
+        "loss, gaps of parts" in table({"run": result})
+        and "error, test of parts" in table({"run": result})
+        and "; b " in table({"run": result})
+    )
     assert Evaluation.from_json(result.chosen.to_json()) == result.chosen
 
 

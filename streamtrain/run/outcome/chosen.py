@@ -6,7 +6,7 @@ And the risks of a mixture's data sets, which are curves.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from streamtrain.job import Job
 from streamtrain.measure.gap import PartRisks
@@ -16,14 +16,14 @@ from streamtrain.run.outcome.result import Evaluation
 from streamtrain.values import Reading, Risk
 
 
-def chosen_readings(chosen: Evaluation, test: Risk | None, job: Job) -> list[Reading]:
+def chosen_readings(chosen: Evaluation, test: Risk | None, test_parts: Mapping[str, Risk], job: Job) -> list[Reading]:
     """Of the kept parameters, at their last update's step: so a run that ends twice has the same points.
 
     ``chosen/error`` is the held-out error, ``chosen/gap/error`` its gap: of loss, error and the job's own metrics. What
     one looks at later, their training and test risks and when they were, is ``stop/…``: a point is a chart too.
 
     Args:
-        test: their risk on the test split, where there is one.
+        test: their risk on the test split, where there is one. test_parts: of a mixture, on that of each data set.
     """
     now = time.time()
     at = chosen.step - 1
@@ -35,12 +35,14 @@ def chosen_readings(chosen: Evaluation, test: Risk | None, job: Job) -> list[Rea
         for name, risk in chosen.others.items()
         for each in risk_readings(f"chosen/{name}", _without(built_in, risk), at, now)
     ]
+    tests = {} if test is None else {"stop/test": test}
+    tests |= {f"parts/{name}/stop/test": risk for name, risk in test_parts.items()}
     return [
         *risk_readings("chosen", held_out, at, now),
         *others,
         *gap_readings("chosen/gap", training, held_out, at, now),
         *risk_readings("stop/training", training, at, now),
-        *([] if test is None else risk_readings("stop/test", _without(built_in, test), at, now)),
+        *(each for name, risk in tests.items() for each in risk_readings(name, _without(built_in, risk), at, now)),
         *(Reading(f"stop/best_{name}", value, at, now) for name, value in place.items()),
     ]
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from streamtrain.run.outcome.result import Evaluation, Result
     from streamtrain.track.figures import Which
+    from streamtrain.values import Risk
 
 WHICHES: tuple[Which, ...] = ("loss", "error")
 MUCH = 0.1
@@ -41,9 +42,10 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "loss, progressive": lambda r: _progressive(r),
     "error, training": lambda r: mean_with_error(r.chosen.empirical.error, r.error_unit),
     "error, held out": lambda r: mean_with_error(r.chosen.generalization.error, r.error_unit) + _choice(r),
-    "error, other sets": lambda r: _others(r),
+    "error, other sets": lambda r: _errors(r.chosen.others, r),
     "error, gap": lambda r: gap_with_error(r.chosen.gap_of_error, r.error_unit),
     "error, test": lambda r: "" if r.test is None else mean_with_error(r.test.error, r.error_unit),
+    "error, test of parts": lambda r: _errors(r.test_parts, r),
     "verdict": lambda r: _verdict(r),
     "standard errors": lambda r: "" if r.takes_examples_for_independent else r.standard_errors,
     "gradient norm, kept": lambda r: _gradient_norm(r.chosen.noise),
@@ -71,10 +73,9 @@ def _choice(result: Result) -> str:
     return f", lowest of {several} (optimistic)" if several > 1 and result.chosen_by == "error" else ""
 
 
-def _others(result: Result) -> str:
-    """The error on each held-out set beside the validation split."""
-    risks = result.chosen.others.items()
-    return "; ".join(f"{name} {mean_with_error(risk.error, result.error_unit)}" for name, risk in risks)
+def _errors(risks: Mapping[str, Risk], result: Result) -> str:
+    """The error on each of several sets, by their names."""
+    return "; ".join(f"{name} {mean_with_error(risk.error, result.error_unit)}" for name, risk in risks.items())
 
 
 def _gradient_norm(noise: Noise | None) -> str:

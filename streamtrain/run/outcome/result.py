@@ -90,7 +90,8 @@ class Result:
         chosen: the evaluation whose parameters are kept: the best, or the last in online mode.
         gradient_norm_at_stop: mean norm of minibatches' gradients over the last steps: their noise is part of it, so it
             says nothing of how near a critical point is; `chosen.noise` does.
-        test: risk of the kept parameters on the test split, where there is one.
+        test: risk of the kept parameters on the test split, where there is one. test_parts: the same on the test split
+            of each data set of a mixture, by its name.
         progressive: progressive risk over the first pass, as far as it was made: no example came twice.
         progressive_passes: the same over each whole one of many passes: only in the first are examples new.
         parameters: the kept model's state dict, on the CPU.
@@ -127,6 +128,7 @@ class Result:
     chosen_by: str = "error"
     by_class: ByClass | None = None
     tables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    test_parts: Mapping[str, Risk] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         from streamtrain.run.outcome.notebook import in_one_line
@@ -205,6 +207,7 @@ class Result:
                 for number, risk in enumerate(self.progressive_passes, 1)
             ],
             "test_risk": figures(self.test),
+            "test_risk_of_parts": {name: figures(risk) for name, risk in self.test_parts.items()},
             "gap_on_test": _gap(self.gap_on_test),
             "minibatch_gradient_norm_at_stop": self.gradient_norm_at_stop,
             "gradient_at_kept_parameters": _gradient(at.noise),

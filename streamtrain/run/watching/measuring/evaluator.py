@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -123,10 +124,19 @@ class Evaluator:
             if mine and its  # of a small share there may be none yet
         )
 
-    def measure_all(self, plan: Plan, split: str) -> Risk | None:
-        """The risk on all examples of a split; ``None`` where there are none."""
-        found = plan.manifest.splits.get(split)
-        return self._pooled(plan, self._risks(plan, split, found.examples), split) if found and found.examples else None
+    def measure_test(self, plan: Plan) -> tuple[Risk | None, dict[str, Risk]]:
+        """The risk on the test split, of a mixture as much of each data set as its share says; and on each by itself.
+
+        ``None`` and nothing where there are no test examples.
+        """
+        found = plan.manifest.splits.get("test")
+        if found is None or not found.examples:
+            return None, {}
+        there = [Lane(0, 0, found.examples)]
+        slices = slices_by_part(plan, "test", there, found.examples, plan.job.seed)
+        risks = self.fleet.evaluate("test", [*itertools.chain(*slices)])
+        own = zip(plan.part_names, by_part(risks, slices), strict=True) if plan.sources else ()
+        return self._pooled(plan, risks, "test"), {name: self._pooled(plan, its, "test") for name, its in own if its}
 
     def by_class(self, plan: Plan, *, whole: bool = False) -> tuple[ByClass | None, dict[str, Table]]:
         """What no curve shows of the held-out examples that `measure` takes: a classifier's errors, and arrays.
@@ -171,10 +181,6 @@ class Evaluator:
             if error <= until:
                 return risks, sum(sizes[place] for place in taken)
             count = min(len(left), max(count + 1, _enough(count, error, until)))
-
-    def _risks(self, plan: Plan, split: str, wanted: int) -> list[Risk]:
-        """Slice by slice."""
-        return self.fleet.evaluate(split, self._slices(plan, split, wanted))
 
     def _slices(self, plan: Plan, split: str, wanted: int) -> list[tuple[int, int]]:
         held_out = plan.held_out_set(split)
