@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import streamtrain as st
 from streamtrain.errors import WorkerLost
 from streamtrain.shards import read_manifest
+from streamtrain.stream.ahead import ring
 from streamtrain.stream.ahead.ring import RingReader, RingShape, RingWriter
 from streamtrain.stream.ahead.streamer import Streamer, open_stream, selections_read, selections_streamed
 from streamtrain.stream.examples import Decoding
@@ -282,6 +284,32 @@ def test_slots_grow_and_what_they_were_is_given_back() -> None:
     assert writer.put({"x": np.zeros((4, 5), np.int64), "y": np.arange(4)}, lambda: False), "there is room"
     assert len(reader.get()["x"]) == 4, "who has the ring reads on"
     assert not writer.put({"x": np.zeros((4, 10**6), np.int64), "y": np.arange(4)}, lambda: False), "it is closed"
+    reader.close()
+
+
+def test_who_waits_for_the_other_end_sleeps_longer_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cores are wanted by whom it waits for; a batch that comes soon is taken soon."""
+    writer = RingWriter(RingShape(1, 1, {"x": ("int64", (1,))}))
+    reader = RingReader(writer.handle)
+    batch = {"x": np.ones((1, 1), np.int64)}
+    waited: list[float] = []
+    full: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if sum(waited) > 0.2:
+            writer.put(batch, lambda: False)
+
+    monkeypatch.setattr(ring, "time", SimpleNamespace(sleep=sleep))
+    assert np.array_equal(reader.get()["x"], batch["x"])
+    writer.put(batch, lambda: False)
+    monkeypatch.setattr(ring, "time", SimpleNamespace(sleep=full.append))
+    assert not writer.put(batch, lambda: sum(full) > 0.2), "its only slot is full"
+    for each in (waited, full):
+        assert len(each) < 150 and each == sorted(each) and each[0] <= 1e-4 and max(each) <= 2e-3
+        before = np.cumsum([0.0, *each[:-1]])
+        assert (np.array(each) <= 1.01e-4 + before / 7.9).all()
+    writer.close()
     reader.close()
 
 
