@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -93,7 +94,25 @@ def test_what_is_said_to_be_used_is_what_updates_took(weights: list[float], data
     step = data.draw(st.integers(0, order.steps_before(3)))
     took = {number for each in range(step) for number, _ in draws(order, passes, each)}
     used = drawn.used(order.examples_before(order.position(step)))
-    assert [number for lane in used for number in range(lane.start, lane.stop)] == sorted(took)
+    assert sorted(n for lane in used for n in drawn.select(lane.start, lane.stop).each().tolist()) == sorted(took)
+    assert len(used) <= 1, "a measurement goes through it in large batches"
+
+
+@settings(deadline=None)
+@given(all_weights(), st.data())
+def test_numbers_by_arrival_are_the_same_wherever_they_are_asked_for(weights: list[float], data: st.DataObject) -> None:
+    order = data.draw(orders(len(weights)))
+    drawn, passes = passes_over(weights, order)
+    came = dict.fromkeys(n for step in range(order.steps_before(3)) for n, _ in draws(order, passes, step))
+    stop = data.draw(st.integers(0, len(came)))
+    start = data.draw(st.integers(0, stop))
+    piece = drawn.select(start, stop).each().tolist()
+    assert set(pickle.loads(pickle.dumps(drawn)).select(0, len(came)).each().tolist()) == came.keys()
+    other = Weights(np.array(weights, np.float64), 3)
+    assert other.select(start, stop).each().tolist() == piece == sorted(piece)
+    assert [number for run in drawn.by_part([(n, n + 1) for n in piece]) for number in range(*run)] == [
+        *range(start, stop)
+    ]
 
 
 def test_equal_weights_are_each_example_once_in_a_random_order() -> None:

@@ -41,11 +41,12 @@ def measure_slices(
         workers: who share the split's slices, of which these are one share.
     """
     reader = supply.reader(split)
-    if SPARSE * workers * sum(stop - start for start, stop in slices) < len(reader):
+    selections = [plan.select(split, *each) for each in slices]
+    apart = any(each.numbers is not None for each in selections)  # those lie singly: whole shards are read
+    if not apart and SPARSE * workers * sum(stop - start for start, stop in slices) < len(reader):
         reader.expect(slices)
     risks = []
-    for start, stop in slices:
-        chosen = plan.select(split, start, stop)
+    for chosen in selections:
         try:
             risks.append(gradient.evaluate(reader.select(chosen), by_class=by_class))
         except WrongWeight as error:
