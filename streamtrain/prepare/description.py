@@ -53,6 +53,8 @@ def card_of(
     }
     if plan.parts is not None:
         tags["risk.minimized"] = shares_in_words(plan)
+    if plan.lengths is not None:
+        tags["gradient.noise"] = "too small, as its ±: it leaves out what minibatches differ by their lengths"
     tags |= lineage or {}
     if plan.job.unit_of_error:
         tags["error.unit"] = plan.job.unit_of_error

@@ -52,6 +52,7 @@ def test_a_run_goes_on_from_a_checkpoint(url: str, tmp_path: Path) -> None:
     result = st.train(job_on(url, tmp_path), inline=True, quiet=True, resume=True)
     assert digest(result.parameters) == digest(whole.parameters)
     assert result.chosen.gap_of_loss == whole.chosen.gap_of_loss
+    assert "too small of progressive means and of the gradient's noise: neighbours by tokens" in st.table({"a": result})
 
 
 def test_the_empirical_risk_is_of_the_examples_that_were_used_in_the_middle_of_a_window(
@@ -115,6 +116,8 @@ def test_the_runs_page_says_so(url: str) -> None:
     card = card_of(plan(job_on(url)), "a")
     assert card.params["data.by_length"] == "tokens"
     assert card.tags["progressive.estimates"].endswith("its ± leaves out what minibatches differ by their lengths")
+    assert card.tags["gradient.noise"].startswith("too small")
+    assert "gradient.noise" not in card_of(plan(job_on(url, data={"by_length": None})), "a").tags
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "error, test": lambda r: "" if r.test is None else mean_with_error(r.test.error, r.error_unit),
     "error, test of parts": lambda r: _errors(r.test_parts, r),
     "verdict": lambda r: _verdict(r),
-    "standard errors": lambda r: "" if r.takes_examples_for_independent else r.standard_errors,
+    "standard errors": lambda r: _standard_errors(r),
     "gradient norm, kept": lambda r: _gradient_norm(r.chosen.noise),
     "of minibatches, at stop": lambda r: "" if _gradient_norm(r.chosen.noise) else f"{r.gradient_norm_at_stop:.3f}",
 }
@@ -96,6 +96,14 @@ def _progressive(result: Result) -> str:
     known = result.takes_examples_for_independent
     shown = mean_with_error(found.loss) if known else f"{in_unit(found.loss.mean)} (order unknown: no ±)"
     return f"{shown} in pass 1" if passes else shown
+
+
+def _standard_errors(result: Result) -> str:
+    """What a reader must know of them; nothing where examples are independent and come at random."""
+    found = [] if result.takes_examples_for_independent else [result.standard_errors]
+    if result.by_length is not None:
+        found.append(f"too small of progressive means and of the gradient's noise: neighbours by {result.by_length}")
+    return "; ".join(found)
 
 
 def _verdict(result: Result) -> str:

@@ -102,6 +102,8 @@ class Result:
         batch_sizes: of minibatches, each from a number of examples used on.
         measuring: part of the time that measuring the risks took on the way.
         chosen_by: the number that says which parameters are kept, as `Epochs.stop_on`.
+        by_length: the field by whose lengths minibatches were of neighbours: these are alike, so the ± of progressive
+            means, and the gradient's noise, leave out what minibatches differ by their lengths.
         by_class: a classifier's errors on the held-out examples, with the kept parameters; ``None`` of other jobs.
         tables: arrays that metrics of the whole set gave of them, by name.
     """
@@ -126,6 +128,7 @@ class Result:
     batch_sizes: tuple[tuple[int, int], ...] = ()
     measuring: float = 0.0
     chosen_by: str = "error"
+    by_length: str | None = None
     by_class: ByClass | None = None
     tables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     test_parts: Mapping[str, Risk] = field(default_factory=dict)
