@@ -60,7 +60,8 @@ class Plan:
     says whether workers get streamers; ``left_out`` are training examples that nobody may read, by stored number;
     ``parts`` have shares of every minibatch, where the job gives some; ``sources`` are a mixture's data sets;
     ``others`` are the held-out sets beside the validation split, by name;
-    ``lengths`` are the training examples', by stored number, where minibatches are of neighbours in length.
+    ``lengths`` are the training examples', by stored number, where minibatches are of neighbours in length;
+    ``labels_as_stored``: as the trial found.
     """
 
     job: Job
@@ -73,6 +74,7 @@ class Plan:
     sources: tuple[Source, ...] = ()
     others: Mapping[str, HeldOut] = field(default_factory=dict)
     lengths: NDArray[np.int64] | None = field(default=None, compare=False)
+    labels_as_stored: bool = True
 
     @property
     def passes(self) -> int:

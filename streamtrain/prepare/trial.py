@@ -17,7 +17,7 @@ from streamtrain.aggregate.descent.schedule import check_schedule
 from streamtrain.aggregate.optimizers.torch_optim import FittedTorch
 from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
-from streamtrain.job import Epochs, Job
+from streamtrain.job import Epochs
 from streamtrain.job.objective import check_names
 from streamtrain.model.gradient import Batch, Gradient
 from streamtrain.model.objective import check_whole, cut, risk_of
@@ -35,7 +35,7 @@ from streamtrain.stream.reader import FIRST_LOOKED_AT
 from streamtrain.values import Arrays, Selection, examples_in
 
 SIZED_EXAMPLES = 16
-"""First examples, of which the smallest is collated with the largest."""
+"""First examples, of which the smallest is collated with the largest; and whose labels are compared."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Trial:
         unlogged: why MLflow will not have the model, in one line; ``None`` where it will.
         prospect: what of the job MLflow will have with it.
         trains_otherwise: kinds of the model's parts that compute otherwise in training than in evaluation.
+        labels_as_stored: whether the target that the loss gets is the stored one, in the first held-out examples.
     """
 
     inputs: tuple[NDArray[Any], ...]
@@ -55,6 +56,7 @@ class Trial:
     unlogged: str | None = None
     trains_otherwise: tuple[str, ...] = ()
     prospect: Prospect = field(default_factory=Prospect)
+    labels_as_stored: bool = True
 
 
 def preflight(plan: Plan) -> Trial:
@@ -110,8 +112,8 @@ def _try(plan: Plan) -> Trial:
         if job.data.collate is not None and job.loss_over == "examples":
             _check_collated(plan, gradient, halves=halves)
     found, unlogged = _try_logging(plan, gradient)
-    otherwise = tuple(gradient.modes.differing())
-    return Trial(*_signature(gradient.objective.inputs(batch), output), unlogged, otherwise, found)
+    signature = _signature(gradient.objective.inputs(batch), output)
+    return Trial(*signature, unlogged, tuple(gradient.modes.differing()), found, _labels_as_stored(plan, gradient))
 
 
 def _signature(inputs: Sequence[torch.Tensor], output: Any) -> tuple[tuple[NDArray[Any], ...], NDArray[Any] | None]:
@@ -337,6 +339,21 @@ def _check_labels(plan: Plan, output: Any, arrays: Arrays, batch: Batch) -> None
         )
 
 
+def _labels_as_stored(plan: Plan, gradient: Gradient) -> bool:
+    """Whether `map` and `transform` leave labels that have names alone: else the names are not theirs."""
+    target = str(plan.job.data.target)
+    labels = plan.manifest.field_named(target)
+    if labels is None or not labels.classes or labels.shape != ():
+        return False
+    reader = plan.reader("validation")
+    count = min(SIZED_EXAMPLES, len(reader))
+    reader.expect([(0, count)])
+    stored = (reader.unmapped().read(number, number + 1) for number in range(count))
+    each = [arrays[target] for arrays in stored if arrays]
+    arrays = reader.read(0, count)
+    return bool(arrays) and np.array_equal(gradient.batch(arrays)[target].numpy(), np.concatenate(each))
+
+
 def _check_smallest_part(rehearsal: Rehearsal, plan: Plan, arrays: Arrays) -> None:
     """A backward of the smallest part that a lane gives in a pass: in training mode BatchNorm refuses one example."""
     found = plan.order.smallest(plan.passes)
@@ -350,16 +367,3 @@ def _check_smallest_part(rehearsal: Rehearsal, plan: Plan, arrays: Arrays) -> No
             f"{error}; a lane's part of a minibatch of {found.examples} is as small as {smallest}: "
             "another batch_size, lanes or mode.max_examples changes that"
         ) from error
-
-
-def check_cpus(job: Job, cpus: int | None) -> None:
-    """Refuses more workers than this machine has cores, before Ray is started on it."""
-    if job.device == "cpu" and cpus is not None and job.least_workers * job.threads > cpus:
-        raise ConfigError(
-            complaint(
-                "workers",
-                expected=f"at most {cpus // job.threads} on this machine's {cpus} CPUs at {job.threads} thread(s) each",
-                found=str(job.least_workers),
-                do="lower workers, or set RAY_ADDRESS to a cluster",
-            )
-        )

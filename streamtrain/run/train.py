@@ -146,8 +146,14 @@ def _prepared(job: Job, run_name: str, beginning: Beginning, terminal: Terminal,
         ConfigError, DataError: with what was found.
     """
     from streamtrain.prepare.plan import plan as plan_of
-    from streamtrain.prepare.surroundings import check_process, check_run_folders, room_for_ray, usable_cpus
-    from streamtrain.prepare.trial import check_cpus, preflight
+    from streamtrain.prepare.surroundings import (
+        check_cpus,
+        check_process,
+        check_run_folders,
+        room_for_ray,
+        usable_cpus,
+    )
+    from streamtrain.prepare.trial import preflight
     from streamtrain.run.checkpoints.beginning import earlier_of, with_initial
     from streamtrain.run.checkpoints.resuming import as_the_checkpoint, begun_with
 
@@ -170,7 +176,9 @@ def _prepared(job: Job, run_name: str, beginning: Beginning, terminal: Terminal,
         plan = as_the_checkpoint(plan, last, None if earlier.folder is None else earlier.folder.path)
     if inline or _will_start_ray():
         check_cpus(job, usable_cpus())
-    return _Prepared(plan, preflight(plan), earlier.folder, last, inline, {**earlier.tags, **tags}, listeners)
+    trial = preflight(plan)
+    plan = dataclasses.replace(plan, labels_as_stored=trial.labels_as_stored)
+    return _Prepared(plan, trial, earlier.folder, last, inline, {**earlier.tags, **tags}, listeners)
 
 
 def _will_start_ray() -> bool:

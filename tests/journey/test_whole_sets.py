@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +135,53 @@ def test_classes_have_the_names_that_the_data_set_gives(tmp_path: Path, monkeypa
     assert result.by_class is not None
     assert [result.by_class.name(number) for number in range(4)] == ["one", "two", "zero", "3"]
     assert "zero" in (result.folder / "by_class.csv").read_text()
+
+
+NAMES = ("one", "two", "zero")
+
+
+def tripled(example: dict[str, Any]) -> dict[str, Any]:
+    return {**example, "features": example["features"] * 3}
+
+
+def swapped(example: dict[str, Any]) -> dict[str, Any]:
+    return {**example, "label": 1 - min(int(example["label"]), 1)}
+
+
+def is_one(batch: dict[str, Any]) -> dict[str, Any]:
+    return {**batch, "label": (batch["label"] == 0).long()}
+
+
+def without_the_rare(example: dict[str, Any]) -> dict[str, Any]:
+    return {**example, "label": min(int(example["label"]), 1)}
+
+
+@pytest.mark.parametrize(
+    ("functions", "named"),
+    [
+        ({"map": tripled}, True),
+        ({"map": swapped}, False),
+        ({"transform": is_one}, False),
+        ({"map": without_the_rare}, False),
+    ],
+    ids=["labels as they are", "map", "transform", "map, of a class that the first examples are not of"],
+)
+def test_classes_that_a_function_makes_do_not_have_the_stored_names(
+    functions: dict[str, Any], named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = [NAMES[number % 2] for number in range(200)] + ["zero"] * 3
+    lines = [f"{number % 2},{number % 7},{label}" for number, label in enumerate(labels)]
+    (tmp_path / "d.csv").write_text("\n".join(["a,b,label", *lines]) + "\n")
+    st.pack(str(tmp_path / "d.csv"), tmp_path / "d", st.PackOptions(splits=(0.5, 0.5, 0.0), label="label", seed=1))
+    stored = st.open(tmp_path / "d", "validation")[:]["label"]
+    assert 2 in stored and 2 not in stored[:20]
+    off = st.Tracking(enabled=False)
+    data = st.Data("d", inputs=("features",), **functions)
+    job = st.Job(data, lambda: torch.nn.Linear(2, 3), mode=st.Epochs(max_passes=1), batch_size=16, tracking=off)
+    result = st.train(job, inline=True, quiet=True)
+    assert result.by_class is not None
+    assert [result.by_class.name(number) for number in range(3)] == [*(NAMES if named else "012")]
 
 
 def test_a_regression_has_no_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

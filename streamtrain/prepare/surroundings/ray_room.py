@@ -12,11 +12,15 @@ import resource
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.prepare.surroundings.allowances import memory_limit, thread_limit, usable_cpus
 from streamtrain.prepare.surroundings.process import Bound
 from streamtrain.prepare.surroundings.writable import free_bytes, why_not_writable
+
+if TYPE_CHECKING:
+    from streamtrain.job import Job
 
 SOCKET_BYTES = 107
 """Of the path of a Unix socket; Linux takes no longer one."""
@@ -169,3 +173,16 @@ def _check_memory(workers: int) -> None:
         expected = f"at least {needed // MEGABYTE} MB of memory, for Ray and {workers} worker(s)"
         do = "raise that limit, lower workers, or set RAY_ADDRESS to a cluster"
         raise ConfigError(complaint(limit.source, expected=expected, found=f"{limit.value // MEGABYTE} MB", do=do))
+
+
+def check_cpus(job: Job, cpus: int | None) -> None:
+    """Refuses more workers than this machine has cores, before Ray is started on it."""
+    if job.device == "cpu" and cpus is not None and job.least_workers * job.threads > cpus:
+        raise ConfigError(
+            complaint(
+                "workers",
+                expected=f"at most {cpus // job.threads} on this machine's {cpus} CPUs at {job.threads} thread(s) each",
+                found=str(job.least_workers),
+                do="lower workers, or set RAY_ADDRESS to a cluster",
+            )
+        )

@@ -12,7 +12,8 @@ import torch
 
 import streamtrain as st
 from streamtrain.prepare.plan import plan
-from streamtrain.prepare.trial import check_cpus, preflight
+from streamtrain.prepare.surroundings import check_cpus
+from streamtrain.prepare.trial import preflight
 from tests.support.command import streamtrain_forked
 from tests.support.datasets import pack_digits
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -60,6 +61,21 @@ def _order(plan: Plan, split: str) -> Literal["uniform", "unknown"]:
     """Of a set, for standard errors."""
     # losses of one group tell about one another, as neighbours of unknown order do: their spread shows how much
     return plan.held_out_set(split).manifest.order if plan.job.loss_group is None else "unknown"
+
+
+def _named(plan: Plan, by_class: ByClass) -> ByClass:
+    """With the data set's names of classes, where labels are the stored ones: names of others would be wrong.
+
+    The trial has compared some; a rare class that `map` changes shows by how many examples each class has.
+    """
+    target = plan.manifest.field_named(str(plan.job.data.target))
+    stored = plan.manifest.splits["validation"].class_counts
+    found = {number: error.count for number, error in by_class.errors.items()}
+    more = any(count > stored.get(number, 0) for number, count in found.items())
+    counted = target is not None and target.name == plan.manifest.label
+    if target is None or not target.classes or not plan.labels_as_stored or (counted and more):
+        return by_class
+    return replace(by_class, names=target.classes)
 
 
 class Evaluator:
@@ -150,9 +166,7 @@ class Evaluator:
             found = of_set.compute(self._held_out(plan, "validation", by_class=True, whole=whole)[0])
         self._tell(found)
         pairs = found.tables.pop(CLASSES, None)
-        target = plan.manifest.field_named(str(plan.job.data.target))
-        names = (target.classes if target is not None else None) or ()
-        return None if pairs is None else ByClass(pairs.astype(np.int64), names), found.tables
+        return None if pairs is None else _named(plan, ByClass(pairs.astype(np.int64))), found.tables
 
     def _tell(self, computed: Computed) -> None:
         for name, why in computed.failures.items():
