@@ -173,7 +173,7 @@ def test_classes_that_a_function_makes_do_not_have_the_stored_names(
     labels = [NAMES[number % 2] for number in range(200)] + ["zero"] * 3
     lines = [f"{number % 2},{number % 7},{label}" for number, label in enumerate(labels)]
     (tmp_path / "d.csv").write_text("\n".join(["a,b,label", *lines]) + "\n")
-    st.pack(str(tmp_path / "d.csv"), tmp_path / "d", st.PackOptions(splits=(0.5, 0.5, 0.0), label="label", seed=1))
+    st.pack(str(tmp_path / "d.csv"), tmp_path / "d", st.PackOptions(splits=(0.5, 0.5, 0.0), label="label", seed=5))
     stored = st.open(tmp_path / "d", "validation")[:]["label"]
     assert 2 in stored and 2 not in stored[:20]
     off = st.Tracking(enabled=False)
@@ -182,6 +182,34 @@ def test_classes_that_a_function_makes_do_not_have_the_stored_names(
     result = st.train(job, inline=True, quiet=True)
     assert result.by_class is not None
     assert [result.by_class.name(number) for number in range(3)] == [*(NAMES if named else "012")]
+
+
+def zeros() -> torch.nn.Module:
+    network = torch.nn.Linear(2, 3)
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    return network
+
+
+@pytest.mark.parametrize(("rate", "said"), [(1e-9, True), (0.5, False)], ids=["says one class", "has learned"])
+def test_a_model_that_is_no_better_than_one_class_is_told_so(
+    rate: float, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{number % 3 == 2:d},{number % 3 < 2:d},{('many', 'many', 'some')[number % 3]}" for number in range(300)]
+    (tmp_path / "d.csv").write_text("\n".join(["a,b,label", *lines]) + "\n")
+    st.pack(str(tmp_path / "d.csv"), tmp_path / "d", st.PackOptions(splits=(0.5, 0.5, 0.0), label="label", seed=1))
+    off = st.Tracking(enabled=False)
+    optimizer = st.SGD(lr=rate)
+    data = st.Data("d", inputs=("features",))
+    job = st.Job(data, zeros, optimizer=optimizer, mode=st.Epochs(max_passes=2), batch_size=15, tracking=off)
+    result = st.train(job, inline=True, quiet=True)
+    labels = st.open(tmp_path / "d", "validation")[:]["label"]
+    always = 1 - np.bincount(labels).max() / len(labels)
+    assert (result.chosen.generalization.error.mean == pytest.approx(always)) == said
+    row = f"error, always one class  {always:.2%} by many: the model is hardly better"
+    assert (" ".join(row.split()) in " ".join(st.table({"a": result}).split())) == said
+    assert ("always one class" in st.table({"a": result})) == said
 
 
 def test_a_regression_has_no_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,13 @@ class ByClass:
         }
 
     @property
+    def most_frequent(self) -> tuple[int, float]:
+        """The class of most examples, and what one errs who always says it."""
+        counts = {number: error.count for number, error in self.errors.items()}
+        number = max(counts, key=lambda each: (counts[each], -each))
+        return number, 1 - counts[number] / sum(counts.values())
+
+    @property
     def shown(self) -> list[int]:
         """At most `MOST_SHOWN` classes, in their order: all, or those with the most errors."""
         errors = self.errors

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 WHICHES: tuple[Which, ...] = ("loss", "error")
 MUCH = 0.1
 """Part of the time from which on it is said that measuring took it."""
+HARDLY_LESS = 0.9
+"""Of the error of one who always says the most frequent class: from here on a classifier's is hardly less."""
 MOST_POINTS = 300
 """Measurements on the page of figures."""
 
@@ -43,6 +45,7 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "error, training": lambda r: mean_with_error(r.chosen.empirical.error, r.error_unit),
     "error, held out": lambda r: mean_with_error(r.chosen.generalization.error, r.error_unit) + _choice(r),
     "error, other sets": lambda r: _errors(r.chosen.others, r),
+    "error, always one class": lambda r: _always(r),
     "error, gap": lambda r: gap_with_error(r.chosen.gap_of_error, r.error_unit),
     "error, test": lambda r: "" if r.test is None else mean_with_error(r.test.error, r.error_unit),
     "error, test of parts": lambda r: _errors(r.test_parts, r),
@@ -76,6 +79,17 @@ def _choice(result: Result) -> str:
 def _errors(risks: Mapping[str, Risk], result: Result) -> str:
     """The error on each of several sets, by their names."""
     return "; ".join(f"{name} {mean_with_error(risk.error, result.error_unit)}" for name, risk in risks.items())
+
+
+def _always(result: Result) -> str:
+    """What one errs who always says the most frequent class, where the model errs hardly less, or more."""
+    if result.by_class is None or not len(result.by_class.pairs):
+        return ""
+    number, error = result.by_class.most_frequent
+    own = result.chosen.generalization.error.mean
+    if own < HARDLY_LESS * error:
+        return ""
+    return f"{in_unit(error, result.error_unit)} by {result.by_class.name(number)}: the model is hardly better"
 
 
 def _gradient_norm(noise: Noise | None) -> str:
