@@ -114,13 +114,15 @@ class Reader:
         begin, end, opened = self._opened.find(number, first, last)
         first, last = first + self._shards.start(number) - begin, last + self._shards.start(number) - begin
         if opened.encoded or self._by_example(augmentation):
-            return self._decoded(number, begin, opened, np.arange(first, last), augmentation)[0]
-        columns: list[tuple[str, Callable[[int, int], NDArray[Any]]]]
-        columns = [(name, column.read) for name, column in opened.fixed.items()]
-        if not len(self._left_out):
-            self._near = (begin, end, columns)
-        arrays = {name: read(first, last) for name, read in columns}
-        self._bytes_read += _bytes(arrays)
+            arrays = self._decoded(number, begin, opened, np.arange(first, last), augmentation)[0]
+        else:
+            columns: list[tuple[str, Callable[[int, int], NDArray[Any]]]]
+            columns = [(name, column.read) for name, column in opened.fixed.items()]
+            if not len(self._left_out):
+                self._near = (begin, begin + opened.until_left(last, end - begin), columns)
+            arrays = {name: read(first, last) for name, read in columns}
+            self._bytes_read += _bytes(arrays)
+        opened.leave(last)
         return arrays
 
     def expect(self, runs: Sequence[tuple[int, int]]) -> None:
@@ -251,6 +253,7 @@ class Reader:
                 sample |= {f.member: members[f.name][row - first] for f in self._fields if f.name in members}
                 sample |= {field.member: column.member(row).tobytes() for _, field, column in opened.encoded}
                 yield sample
+            opened.leave(last)
 
     def first_good(self, augmentation: Augmentation | None = None) -> Arrays:
         """The first example that is not skipped, alone, of those expected before all others: it shows the form of all.

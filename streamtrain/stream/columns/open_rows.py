@@ -19,6 +19,7 @@ from streamtrain.shards.manifest import Field, Manifest
 from streamtrain.shards.shard_list import Shard, ShardList
 from streamtrain.stream.columns.indexes import find_index, index_in_memory
 from streamtrain.stream.columns.loose_blocks import has_any_size, loose_columns
+from streamtrain.stream.columns.mapped_pages import Pages
 from streamtrain.stream.columns.open_shard import (
     Bytes,
     OpenShard,
@@ -182,8 +183,11 @@ class OpenRows:
         shard = rows.as_shard
         where = self.where(index)
         path = self._files.hold(rows)
-        data = map_shard(path, where)
-        return self._laid_out(where, data, shard, lambda samples: find_index(shard, path, where, len(data), samples))
+        mapped = map_shard(path, where)
+        data = np.frombuffer(mapped, np.uint8)
+        opened = self._laid_out(where, data, shard, lambda samples: find_index(shard, path, where, len(data), samples))
+        opened.pages = Pages(mapped, shard.examples)
+        return opened
 
     def _in_memory(self, index: int, rows: ShardRows, data: Bytes) -> OpenShard:
         """Columns of rows whose bytes are there, as those of a shard of their own."""

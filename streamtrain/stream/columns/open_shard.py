@@ -20,6 +20,7 @@ from streamtrain.shards.codec import npy_header
 from streamtrain.shards.index import ShardIndex
 from streamtrain.shards.manifest import Field
 from streamtrain.shards.shard_list import Shard
+from streamtrain.stream.columns.mapped_pages import Pages
 from streamtrain.stream.columns.stride import FixedLayout, array_column, fixed_layout, number_column
 
 Bytes = NDArray[np.uint8]
@@ -118,10 +119,15 @@ Column = ArrayColumn | EncodedColumn
 
 
 class OpenShard:
-    """Columns by the field's name: those that are arrays already, and those to decode; ``key`` tells a row's key."""
+    """Columns by the field's name: those that are arrays already, and those to decode; ``key`` tells a row's key.
+
+    Attributes:
+        pages: of the file that the columns are views of, where it is mapped.
+    """
 
     def __init__(self, columns: Iterable[tuple[Field, Column]], key: Callable[[int], str]) -> None:
         self.key = key
+        self.pages: Pages | None = None
         self.fixed: dict[str, ArrayColumn] = {}
         self.encoded: list[tuple[str, Field, EncodedColumn]] = []
         for field, column in columns:
@@ -130,8 +136,17 @@ class OpenShard:
             else:
                 self.fixed[field.name] = column
 
+    def leave(self, row: int) -> None:
+        """Says that all rows before this have been read, in order."""
+        if self.pages is not None:
+            self.pages.leave(row)
 
-def map_shard(path: Path, where: str) -> Bytes:
+    def until_left(self, row: int, rows: int) -> int:
+        """The row up to which a reader that is at ``row``, of so many, may go on before it calls `leave`."""
+        return rows if self.pages is None else min(rows - 1, row + self.pages.window_rows)
+
+
+def map_shard(path: Path, where: str) -> mmap.mmap:
     """The shard's bytes, mapped; read when they are touched.
 
     Raises:
@@ -139,7 +154,7 @@ def map_shard(path: Path, where: str) -> Bytes:
     """
     try:
         with path.open("rb") as file:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise ShardError(complaint(where, expected="a shard", found=one_line(error), do="restore it")) from None
 
