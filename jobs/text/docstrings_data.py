@@ -17,11 +17,21 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from packages_data import share_out
-
 SAYS, DOES, VOCABULARY = 24, 64, 8192
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3"}
+SPLITS = {"train": 0.7, "validation": 0.15, "test": 0.15}
+
+
+def share_out(lengths: list[int]) -> list[str]:
+    """A split for each file: the one that lacks most of its share."""
+    lacking = {split: share * sum(lengths) for split, share in SPLITS.items()}
+    chosen = []
+    for length in lengths:
+        split = max(lacking, key=lambda each: lacking[each])
+        lacking[split] -= length
+        chosen.append(split)
+    return chosen
 
 
 def words_of(text: str, most: int) -> list[str]:
