@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,19 +23,25 @@ class Evaluated(torch.nn.Module):
         gradient: of a job on the CPU; its modes are set to evaluation.
         fields: names of what it is called with.
         missing: other fields that the job's functions look at and no output depends on, as a few examples have them;
-            they are zeros.
+            they are zeros, as many as some of ``fields`` has that is of rows, or is not, as well.
+        rows: fields whose first axis is the row that examples share, and not the example.
 
     Attributes:
         fields: these names.
     """
 
-    def __init__(self, gradient: Gradient, fields: Sequence[str], missing: Arrays | None = None) -> None:
+    def __init__(
+        self, gradient: Gradient, fields: Sequence[str], missing: Arrays | None = None, rows: Collection[str] = ()
+    ) -> None:
         super().__init__()
         self.model = gradient.model
         self._gradient = gradient
         self.fields = tuple(fields)
         forms = {name: torch.as_tensor(array[:1]) for name, array in (missing or {}).items()}
-        self._missing = {name: (one.shape[1:], one.dtype) for name, one in forms.items()}
+        self._missing = {
+            name: (next(field for field in fields if (field in rows) == (name in rows)), one.shape[1:], one.dtype)
+            for name, one in forms.items()
+        }
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Outputs, in the order of `names`."""
@@ -45,8 +51,10 @@ class Evaluated(torch.nn.Module):
     def batch(self, tensors: Sequence[torch.Tensor]) -> Batch:
         """Transformed, as the model takes it."""
         given = dict(zip(self.fields, tensors, strict=True))
-        examples = tensors[0].shape[0]
-        zeros = {name: torch.zeros((examples, *shape), dtype=dtype) for name, (shape, dtype) in self._missing.items()}
+        zeros = {
+            name: torch.zeros((given[like].shape[0], *shape), dtype=dtype)
+            for name, (like, shape, dtype) in self._missing.items()
+        }
         return self._gradient.batch({**zeros, **given})
 
     def output(self, batch: Batch) -> Any:

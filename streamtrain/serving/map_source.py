@@ -25,8 +25,6 @@ from streamtrain.values import Arrays
 
 Example = dict[str, Any]
 Function = Callable[[Example], Mapping[str, Any]]
-NEEDED_ROWS = 2
-"""Examples that are mapped again without each of their fields: a `map` may take long."""
 
 
 class NotShipped(Exception):
@@ -77,7 +75,7 @@ def map_source(job: Job, raw: Arrays, made: Arrays, wanted: Sequence[str]) -> Ma
     expected = [{field: made[field][number] for field in wanted} for number in range(len(rows))]
     if not _gives(function, rows, expected):
         raise NotShipped("it gives something else when it is called again")
-    fields, zeros = _needed(function, rows[:NEEDED_ROWS], expected[:NEEDED_ROWS], job.data.targets)
+    fields, zeros = _needed(function, source, rows, expected, job.data.targets)
     found = MapSource(source, name, {field: _type(raw[field]) for field in fields}, zeros, packages)
     check(found, raw, made, wanted)
     return found
@@ -181,17 +179,54 @@ def _is_neighbour(package: str, module: ModuleType) -> bool:
     return (beside / f"{package}.py").is_file() or (beside / package / "__init__.py").is_file()
 
 
+class _LookedAt(dict[str, Any]):
+    """An example that notes which of its fields are asked for by their names, there or not."""
+
+    def __init__(self, row: Example, names: set[str]) -> None:
+        super().__init__(row)
+        self._names = names
+
+    def __getitem__(self, name: str) -> Any:
+        self._names.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._names.add(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._names.add(name)
+        return super().get(name, default)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        self._names.add(name)
+        return super().pop(name, *default)
+
+
+def _asked_for(function: Function, source: str, rows: Sequence[Example]) -> set[str]:
+    """Fields that the function asks for by name: in these examples, or somewhere in its source, as others may need."""
+    names = {str(node.value) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+    for row in rows:
+        function(_LookedAt(row, names))
+    return names
+
+
 def _needed(
-    function: Function, rows: Sequence[Example], expected: Sequence[Example], targets: Sequence[str]
+    function: Function, source: str, rows: Sequence[Example], expected: Sequence[Example], targets: Sequence[str]
 ) -> tuple[list[str], dict[str, tuple[str, tuple[int, ...]]]]:
-    """Fields without which something else comes out; and targets that may be zeros, since only the loss needs them."""
+    """Fields that it needs; and targets that may be zeros, since only the loss needs them.
+
+    One that nothing asks for by name is not needed if the same comes out without it. One that is asked for stays, also
+    where it made no difference to these examples: `get` goes on without it, and another example may have it.
+    """
     given = [dict(row) for row in rows]
+    asked = _asked_for(function, source, given)
     fields, zeros = [], {}
     for name in rows[0]:
         without = [{other: value for other, value in row.items() if other != name} for row in given]
         value = np.asarray(rows[0][name])
         filled = [{**row, name: np.zeros_like(value)[()]} for row in given] if value.dtype.kind in "biuf" else given
-        if _gives(function, without, expected):
+        if name not in asked and _gives(function, without, expected):
             given = without
         elif name in targets and value.dtype.kind in "biuf" and _gives(function, filled, expected):
             given = filled
@@ -226,10 +261,13 @@ def _type(column: np.ndarray[Any, Any]) -> str:
     if column.dtype.kind in "biuf":
         return str(column.dtype)
     kinds = {type(value) for value in column}
+    forms = {(value.dtype, value.ndim) for value in column if isinstance(value, np.ndarray)}
     if kinds <= {bytes} or kinds <= {str}:
         return "bytes" if kinds <= {bytes} else "text"
     if kinds <= {np.ndarray}:
-        raise NotShipped("it needs arrays that differ in shape or type")
+        if len(forms) > 1:
+            raise NotShipped("it needs arrays that differ in type or number of axes")
+        return str(column[0].dtype)
     raise NotShipped(f"it needs fields that are {', '.join(sorted(kind.__name__ for kind in kinds))}")
 
 

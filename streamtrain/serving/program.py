@@ -21,14 +21,13 @@ from streamtrain.errors import StreamtrainError
 from streamtrain.job import Job
 from streamtrain.model.gradient import Gradient
 from streamtrain.serving.evaluated import Evaluated, NotExported, named_tensors, tensors_of
+from streamtrain.serving.examples import first_of, rows_in, traced_of
 from streamtrain.serving.tracing import first_line, packages_of, trace, used_inputs
-from streamtrain.values import Arrays
+from streamtrain.values import Arrays, examples_in
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-TRACED_EXAMPLES = 3
-"""Of the batch that is exported: with one, export would take it for a batch of one always."""
 CLOSE = {"float32": 1e-5, "float64": 1e-12, "bf16": 2e-2, "fp16": 5e-3}
 """Of the largest output, how far the program's may be from the model's in each precision: kernels may be others."""
 
@@ -39,7 +38,8 @@ class Program:
 
     Attributes:
         exported: torch's.
-        fields: its inputs' names, in order; each a tensor whose first axis is the example, as the reader gives it.
+        fields: its inputs' names, in order; each a tensor whose first axis is the example, or the row that some share,
+            as the reader gives it.
         outputs: names of what it gives; none where the model gives one tensor.
         left_out: outputs of the model that are no tensors, each with its type.
         difference: the largest between its outputs and the model's, as a part of the largest output.
@@ -116,8 +116,9 @@ def export(job: Job, gradient: Gradient, arrays: Arrays) -> Program:
         raise NotExported("parts of it are TorchScript, which torch.export does not take")
     try:
         with torch.no_grad():
-            evaluated = _with_needed_fields(job, gradient, arrays)
-            examples = _traced(tensors_of(evaluated.fields, arrays))
+            traced = traced_of(arrays, job.data.pack)
+            evaluated = _with_needed_fields(job, gradient, traced)
+            examples = tensors_of(evaluated.fields, traced)
             names, left_out = named_tensors(evaluated.output(evaluated.batch(examples)))
             exported = trace(evaluated, examples, any_size=job.data.collate is not None)
     except NotExported:
@@ -139,8 +140,10 @@ def difference(program: Program, job: Job, gradient: Gradient, arrays: Arrays) -
     """
     gradient.modes.evaluate()
     worst = 0.0
-    for examples in sorted({1, len(next(iter(arrays.values())))}):
-        some = {name: array[:examples].copy() for name, array in arrays.items()}
+    pack = job.data.pack
+    every = examples_in(arrays) if pack is None else len(arrays[pack.row_field])
+    for examples in sorted({1, every}):
+        some = first_of(arrays, examples, pack)
         try:
             found = program(some)
         except Exception as error:  # a guard of the graph on a size that it was not traced with
@@ -154,28 +157,32 @@ def difference(program: Program, job: Job, gradient: Gradient, arrays: Arrays) -
 
 
 def _with_needed_fields(job: Job, gradient: Gradient, arrays: Arrays) -> Evaluated:
-    """Called with the fields that outputs depend on: a label that is read for the loss is none of them."""
+    """Called with the fields that outputs depend on: a label that is read for the loss is none of them.
+
+    Args:
+        arrays: what is traced with.
+    """
     every = tuple(arrays)
     whole = Evaluated(gradient, every)
     part: torch.nn.Module = whole if gradient.objective.is_own else _Inputs(whole, job.data.inputs)
     if not gradient.objective.is_own and job.data.transform is None:
         return Evaluated(gradient, job.data.inputs)
-    traced = trace(part, _traced(tensors_of(every, arrays)), any_size=job.data.collate is not None)
-    used = used_inputs(traced)
+    pack = job.data.pack
+    traced = trace(part, tensors_of(every, arrays), any_size=job.data.collate is not None)
+    used = used_inputs(traced, one_size=pack is None)
     fields = [name for name, is_used in zip(every, used, strict=True) if is_used]
     if not fields:
         raise NotExported("no output depends on any field")
     alone = Evaluated(gradient, fields)
     try:
-        alone(*_traced(tensors_of(fields, arrays)))
+        alone(*tensors_of(fields, arrays))
     except StreamtrainError:  # a function of the job's looks at another field, if only for the loss
-        return Evaluated(gradient, fields, {name: array for name, array in arrays.items() if name not in fields})
+        rows = rows_in(every, pack)
+        sizes = {name in rows for name in fields}  # how many rows or examples zeros are of, some field has to say
+        fields = [name for name in every if name in fields or (name in rows) not in sizes]
+        missing = {name: array for name, array in arrays.items() if name not in fields}
+        return Evaluated(gradient, fields, missing, rows)
     return alone
-
-
-def _traced(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    rows = [torch.arange(TRACED_EXAMPLES) % len(tensor) for tensor in tensors]
-    return tuple(tensor[which] for tensor, which in zip(tensors, rows, strict=True))
 
 
 def _part(name: str, expected: torch.Tensor, found: torch.Tensor, close: float, examples: int) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from streamtrain.job import Job
 from streamtrain.model.gradient import Gradient
 from streamtrain.serving.evaluated import NotExported
-from streamtrain.serving.examples import Examples
+from streamtrain.serving.examples import Examples, first_of
 from streamtrain.serving.map_source import MapSource, NotShipped, check, map_source
 from streamtrain.serving.program import Program, difference, export
 from streamtrain.serving.requirements import OF_PROGRAM, pinned
@@ -46,16 +46,17 @@ class Served:
     """A program with all that stands before it.
 
     Attributes:
-        inputs: one example as it is called with, a column a field; bytes and texts are objects.
+        inputs: one example as it is called with, a column a field, or the row that it lies in with others; bytes and
+            texts are objects.
         outputs: what it gives for it, by name; the empty one of a single output.
-        fixed: whether other axes than the example's always have the sizes that they have here.
+        any_size: inputs and outputs by their names whose other axes than the first may have other sizes than here.
     """
 
     program: Program
     prospect: Prospect
     inputs: Mapping[str, np.ndarray[Any, Any]]
     outputs: Mapping[str, np.ndarray[Any, Any]]
-    fixed: bool
+    any_size: frozenset[str]
 
     def save(self, folder: Path) -> dict[str, Path]:
         """Writes its files: the program, what it is called with, and the job's function where there is one."""
@@ -134,11 +135,18 @@ def serve(job: Job, gradient: Gradient, examples: Examples, found: Prospect) -> 
             check(found.map, examples.raw, examples.read, program.fields)
         except NotShipped as why:
             found = Prospect(outside=(_outside("map", why),))
-    first = {name: array[:1] for name, array in examples.read.items()}
+    first = first_of(examples.read, 1, job.data.pack)
     columns = first if found.map is None else {name: array[:1] for name, array in examples.raw.items()}
     fields = program.fields if found.map is None else tuple(found.map.fields)
-    inputs = {name: columns[name] for name in fields}
-    return Served(program, found, inputs, program(first), fixed=job.data.collate is None)
+    inputs = {name: _in_one_array(columns[name]) for name in fields}
+    outputs = program(first)
+    loose = {*inputs, *outputs} if job.data.collate is not None else {*inputs} & examples.loose
+    return Served(program, found, inputs, outputs, frozenset(loose))
+
+
+def _in_one_array(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """One example's column; an array, as a picture beside others of other sizes, is no object by itself."""
+    return column[0][None] if column.dtype == object and isinstance(column[0], np.ndarray) else column
 
 
 def _with_map(job: Job, program: Program, examples: Examples) -> Prospect:

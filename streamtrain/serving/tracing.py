@@ -71,21 +71,25 @@ class _OthersOnly(io.TextIOBase):
         self._stream.flush()
 
 
-def used_inputs(exported: ExportedProgram) -> list[bool]:
-    """Which of its inputs an output depends on."""
+def used_inputs(exported: ExportedProgram, *, one_size: bool) -> list[bool]:
+    """Which of its inputs an output depends on.
+
+    Args:
+        one_size: all of them have the same number of examples, so that it does not matter whose is asked.
+    """
     reached: set[Any] = set()
     waiting = [node for node in exported.graph.nodes if node.op == "output"]
     while waiting:
         node = waiting.pop()
         if node not in reached:
             reached.add(node)
-            waiting += [] if _is_batch_size(node) else node.all_input_nodes
+            waiting += [] if one_size and _is_batch_size(node) else node.all_input_nodes
     names = {node.name for node in reached}
     return [name in names for name in exported.graph_signature.user_inputs]
 
 
 def _is_batch_size(node: Any) -> bool:
-    """Whether it asks how many examples there are: every field says the same."""
+    """Whether it asks how many examples there are."""
     return node.target is torch.ops.aten.sym_size.int and node.args[1] == 0
 
 

@@ -191,6 +191,13 @@ class Reader:
         return other
 
     @property
+    def loose(self) -> frozenset[str]:
+        """Fields as they are stored whose examples may differ in size: all but arrays that are noted to have one."""
+        return frozenset(
+            field.name for field in self._fields if field.shape is None or not field.member.endswith(".npy")
+        )
+
+    @property
     def skips(self) -> dict[tuple[str, int], Skip]:
         """``skipped`` with the split's name."""
         return {(self._split, number): skip for number, skip in self.skipped.items()}

@@ -46,14 +46,14 @@ class ProgramCard:
 
     ``inputs``: an example as it is called with, by the names of fields, first axis the example; bytes and texts are
     objects. ``outputs``: what it gives for it, by name, the empty one of a single output. ``save`` writes its files
-    into a folder and returns each by what it is: ``program``, ``card`` and perhaps ``functions``. ``any_size``: other
-    axes than the first may have other sizes too. ``notes``: what who uses it has to know.
+    into a folder and returns each by what it is: ``program``, ``card`` and perhaps ``functions``. ``any_size``: those
+    inputs and outputs whose other axes than the first may have other sizes too. ``notes``: what its user has to know.
     """
 
     inputs: Mapping[str, np.ndarray[Any, Any]]
     outputs: Mapping[str, np.ndarray[Any, Any]]
     save: Callable[[Path], Mapping[str, Path]]
-    any_size: bool = False
+    any_size: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
 

@@ -6,12 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import mlflow.pyfunc
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 import streamtrain as st
+from streamtrain.run.afterwards.kept_model import KeptModel
 from streamtrain.run.afterwards.predictions import predict
 from streamtrain.run.afterwards.risks import evaluate
 from tests.support.same_run import assert_same_bits_from_a_checkpoint, assert_same_bits_over_ray, train_as_if_stopped
@@ -21,6 +24,7 @@ from tests.support.tokens import (
     PADS,
     Hits,
     Language,
+    Leaning,
     entry_loss,
     language_job,
     pack_ragged,
@@ -124,6 +128,30 @@ def test_predictions_and_risks_are_of_each_example(url: str, tmp_path: Path) -> 
     found = evaluate(job, Path(result.folder), url, splits=("validation",)).splits["validation"]
     assert found.loss.mean == pytest.approx(sums / weights, rel=1e-9) and found.loss.count == len(rows)
     assert found.loss.mean == pytest.approx(result.chosen.generalization.loss.mean, rel=1e-9)
+
+
+def test_the_logged_model_predicts_what_predict_does(
+    url: str, tmp_path: Path, store_uri: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of fields of rows together with fields of examples; it is given batches as collate makes them."""
+    data = {"inputs": (*IN_ROWS["inputs"], "label", "tokens_length")}
+    job = job_on(url, data=data, model=Leaning, mode=st.Online(max_examples=48), error=None)
+    job = dataclasses.replace(job, tracking=st.Tracking(uri=store_uri, folder=str(tmp_path)))
+    run = st.train(job, inline=True)
+    assert "data.collate: batches are given to it as data.collate returns them" in capfd.readouterr().err
+    predict(job, Path(run.folder), url, tmp_path / "found.parquet", splits=("validation",))
+    expected = pq.read_table(tmp_path / "found.parquet")["output"].to_pylist()
+    mlflow.set_tracking_uri(store_uri)
+    served = mlflow.pyfunc.load_model(f"runs:/{run.run_id}/model")
+    with KeptModel(job, Path(run.folder), url) as kept:
+        reader = kept.reader("validation")
+        for size in (1, 40):
+            arrays = reader.read(0, size)
+            found = served.predict({name: arrays[name] for name in data["inputs"]})
+            for number in range(size):
+                alone = found[arrays["tokens_example"] == number]
+                assert len(alone) == len(expected[number])
+                np.testing.assert_allclose(alone, np.reshape(expected[number], alone.shape), rtol=1e-12, atol=1e-12)
 
 
 def pooled(output: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -165,5 +165,5 @@ def _model_card(plan: Plan, trial: Trial, result: Result) -> tuple[ModelCard, st
         served = serve(job, gradient, examples_of(plan), trial.prospect)
     except NotExported as why:
         return dataclasses.replace(card, needs=pinned({*OF_PICKLE, *of_model(model)})), str(why)
-    program = ProgramCard(served.inputs, served.outputs, served.save, any_size, served.notes)
+    program = ProgramCard(served.inputs, served.outputs, served.save, served.any_size, served.notes)
     return dataclasses.replace(card, program=program, needs=served.needs), ""

@@ -208,6 +208,9 @@ def _sequence(where: str, value: Any) -> NDArray[Any]:
         found = "a single number" if numbers else type(value).__name__
         do = "make it an array in data.map, or leave it out of data.collate"
         raise ShardError(complaint(where, expected="an array of numbers", found=found, do=do))
+    if array.size == 0 and isinstance(value, list | tuple):  # numpy takes it for float64, whatever the others are
+        do = "make it an array of the others' type in data.map and data.augment, e.g. np.zeros(0, np.int64)"
+        raise ShardError(complaint(where, expected="numbers that have a type", found="an empty list", do=do))
     return array
 
 

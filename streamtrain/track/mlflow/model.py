@@ -102,7 +102,9 @@ def _named_signature(program: ProgramCard) -> ModelSignature:
     from mlflow.types import Schema, TensorSpec
 
     def tensors(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Schema:
-        return Schema([TensorSpec(a.dtype, _shape(a, program.any_size), name or None) for name, a in arrays.items()])
+        return Schema(
+            [TensorSpec(a.dtype, _shape(a, name in program.any_size), name or None) for name, a in arrays.items()]
+        )
 
     has_objects = any(array.dtype == object for array in program.inputs.values())
     inputs = _columns(program.inputs) if has_objects else tensors(program.inputs)

@@ -12,7 +12,7 @@ from streamtrain.errors import ShardError
 from streamtrain.model.gradient import Gradient
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import examples_of
-from streamtrain.serving import prospect
+from streamtrain.serving import prospect, serve
 from streamtrain.serving.examples import MOST
 
 
@@ -71,12 +71,14 @@ def flat() -> Any:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
 
 
-def test_pictures_of_several_sizes_that_map_brings_to_one(tmp_path: Path) -> None:
-    """The program is logged all the same; `map` is said to be no part of it."""
+@pytest.mark.parametrize("alike", [False, True])
+def test_pictures_of_several_sizes_that_map_brings_to_one(tmp_path: Path, alike: bool) -> None:
+    """`map` is part of the model, for any size, also where the first ones happen to have the same."""
     for number in range(40):
         folder = tmp_path / "raw" / f"{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        levels = np.random.default_rng(number).integers(0, 256, (4 + number, 50 - number, 3), np.uint8)
+        form = (9, 7, 3) if alike and number else (4 + number, 50 - number, 3)
+        levels = np.random.default_rng(number).integers(0, 256, form, np.uint8)
         Image.fromarray(levels).save(folder / f"{number}.png")
     st.pack(str(tmp_path / "raw"), tmp_path / "d", st.PackOptions(splits=(0.5, 0.5, 0.0), seed=1))
     data = st.Data(str(tmp_path / "d"), map=cropped)
@@ -85,5 +87,8 @@ def test_pictures_of_several_sizes_that_map_brings_to_one(tmp_path: Path) -> Non
     assert found.read["image"].shape == (MOST, 4, 4, 3) and len(found.raw["image"]) == MOST
     for raw, read in zip(found.raw["image"], found.read["image"], strict=True):
         assert np.array_equal(raw[:4, :4], read)
-    said = "data.map: it needs arrays that differ in shape or type; examples are given to it as data.map returns them"
-    assert prospect(job, Gradient(job), found).outside == (said,)
+    assert (found.raw["image"].dtype == object) is not alike and "image" in found.loose
+    gradient = Gradient(job)
+    served = serve(job, gradient, found, prospect(job, gradient, found))
+    assert served.notes == () and served.any_size == {"image"}
+    assert served.inputs["image"].dtype == np.uint8 and served.inputs["image"].ndim == 4

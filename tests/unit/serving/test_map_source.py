@@ -100,6 +100,38 @@ def test_it_asks_for_the_fields_that_it_needs(job: st.Job) -> None:
     assert found.fields == {"x": "int64"} and found.zeros == {"label": ("int64", ())}
 
 
+OPTIONAL = """
+
+
+def made(example):
+    found = {"x": np.float32(example["x"])}
+    BODY
+    return found
+
+
+job"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'found["x"] += example.get("more", 0) * (example["x"] > 5)',
+        'found["x"] += example["more"] if "more" in example and example["x"] > 5 else 0',
+        'found["x"] += example["more"] if example["x"] > 5 else 0',
+        'found["x"] += example.get("mo" + "re", 0) * (example["x"] > 5)',
+        'found["x"] += example.pop("more", 0) * (example["x"] > 5)',
+    ],
+)
+def test_a_field_that_makes_no_difference_to_the_first_examples_is_asked_for(tmp_path: Path, body: str) -> None:
+    before, _, after = FILE.partition("def made(")
+    changed = before + OPTIONAL.replace("BODY", body).strip() + after[after.index("job = ") + 3 :]
+    (tmp_path / "a_job.py").write_text(
+        changed.replace("\njob = ", "\ndef model():\n    return torch.nn.Linear(1, 1)\n\n\njob = ")
+    )
+    found = shipped(st.load_job(tmp_path / "a_job.py"))
+    assert found.fields == {"x": "int64", "more": "int64"} and not found.zeros
+
+
 def test_a_target_that_matters_is_asked_for(job: st.Job) -> None:
     found = shipped(with_map(job, _module(job).BOUND))  # which also looks at no field but x
     assert found.fields == {"x": "int64"} and not found.zeros and found.function == "BOUND"

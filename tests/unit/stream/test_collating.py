@@ -126,6 +126,11 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
         "field 'tokens_length': expected no such field, found one; rename it",
     ),
     "a number": (mapped(lambda e: {}), st.Pad("label"), "expected an array of numbers, found a single number;"),
+    "an empty list, which has no type": (
+        mapped(lambda e: {"tokens": [t for t in e["tokens"].tolist() if t > 99]}),
+        st.Pad("tokens"),
+        "field 'tokens': expected numbers that have a type, found an empty list; make it an array of the others' type",
+    ),
     "a text": (
         mapped(lambda e: {"word": "a"}),
         st.Pad("word"),

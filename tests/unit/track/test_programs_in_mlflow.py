@@ -43,6 +43,24 @@ def read(example):
 job = st.Job(st.Data("nowhere", inputs=("x",), map=read), lambda: torch.nn.Linear(2, 3))
 """
 
+CROPPING = """
+import numpy as np
+import torch
+
+import streamtrain as st
+
+
+def cropped(example):
+    return {"image": example["image"][:4, :4].astype(np.float32), "label": example["label"]}
+
+
+def model():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+
+
+job = st.Job(st.Data("nowhere", map=cropped), model)
+"""
+
 
 def logged(job: st.Job, examples: Examples, folder: Path) -> tuple[Any, Gradient]:
     """The model that MLflow gives back, and the one that it is to be."""
@@ -50,7 +68,7 @@ def logged(job: st.Job, examples: Examples, folder: Path) -> tuple[Any, Gradient
     found = prospect(job, gradient, examples)
     assert found.not_exported is None, found.not_exported
     served = serve(job, gradient, examples, found)
-    program = ProgramCard(served.inputs, served.outputs, served.save, not served.fixed, served.notes)
+    program = ProgramCard(served.inputs, served.outputs, served.save, served.any_size, served.notes)
     save_model(ModelCard(gradient.model, (), None, program=program, needs=served.needs), folder)
     assert not [file for file in folder.rglob("*") if file.suffix in (".pkl", ".pickle", ".pth")]
     return mlflow.pyfunc.load_model(str(folder)), gradient
@@ -125,6 +143,22 @@ def test_map_is_part_of_it(tmp_path: Path) -> None:
         texts = ["WzEsIDJd", "WzMsIDQuNV0="]  # in base64, as JSON has bytes
         answer = ask(address, {"dataframe_split": {"columns": ["text"], "data": [[text] for text in texts]}})
     np.testing.assert_allclose(answer["predictions"], expected, rtol=1e-6)
+
+
+def test_pictures_may_have_other_sizes_than_the_first(tmp_path: Path) -> None:
+    (tmp_path / "cropping.py").write_text(CROPPING)
+    job = st.load_job(tmp_path / "cropping.py")
+    assert job.data.map is not None
+    raw: Arrays = {"image": IMAGES["image"], "label": IMAGES["label"]}  # of one size, as it happens
+    rows = [job.data.map({"image": image, "label": 0}) for image in raw["image"]]
+    read: Arrays = {"image": np.stack([row["image"] for row in rows]), "label": raw["label"]}
+    model, gradient = logged(job, Examples(read, raw, frozenset({"image"})), tmp_path / "model")
+    assert [spec.shape for spec in model.metadata.signature.inputs] == [(-1, -1, -1, -1)]
+    assert [spec.shape for spec in model.metadata.signature.outputs] == [(-1, 2)]
+    wider = np.concatenate([raw["image"], raw["image"]], 2)
+    for images in (raw["image"], wider, wider[:1]):
+        expected = evaluated(gradient, first(read, len(images))).numpy()
+        np.testing.assert_allclose(model.predict({"image": images}), expected, rtol=1e-6)
 
 
 def test_mlflow_s_server_answers_for_one_and_many(images: tuple[Path, Any, Gradient]) -> None:
