@@ -205,11 +205,14 @@ class Plan:
 
     @property
     def measured_every(self) -> int:
-        """Examples used between two measurements; of data that grow, in the segment that was added last."""
+        """Examples used between two measurements; of data that grow, in the segment that they began with.
+
+        So every measurement looks at the same part, whatever the sizes of later segments.
+        """
         mode = self.job.mode
         if not isinstance(mode, Online):
             return self.job.evaluate.every or self.order.used
-        new = self.manifest.segments[-1].examples.get("train", 0) if mode.follow else self.order.used
+        new = self.manifest.segments[0].examples.get("train", 0) if mode.follow else self.order.used
         return self.job.evaluate.every or mode.evaluate_every or max(1, -(-new // MEASURED_ONLINE))
 
     @property

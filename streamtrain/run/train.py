@@ -331,7 +331,8 @@ def _inline(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str
 def _over_ray(plan: Plan, keeper: Keeper, terminal: Terminal, ended: Callable[[str], None]) -> Iterator[_Team]:
     """Workers as actors, and who measures beside them; where Ray is stopped with the run, it ends by what is kept.
 
-    Who measures takes room first: workers whose number may grow take all that there is.
+    Who measures takes room first, since workers whose number may grow take all that there is; but not on the only node
+    that holds workers who must be together.
     """
     from streamtrain.run.checkpoints.signals import stopped_by_signal
     from streamtrain.run.fleet.actors.ray_fleet import RayFleet

@@ -77,6 +77,19 @@ def test_packed_and_spread(plans: Plan, nodes: tuple[str, str]) -> None:
         assert sorted(workers.count(node) for node in nodes) == [2, 4], "all the room that there is"
 
 
+def test_who_measures_beside_leaves_the_only_node_to_workers_who_must_be_together(
+    plans: Plan, nodes: tuple[str, str]
+) -> None:
+    together = changed(plans, exchange="shared", workers=4, lanes=4, evaluate=st.Evaluate(beside=True))
+    room = Room(together, print)
+    try:
+        slot = room.take_one("measurer")
+        with places(together) as (workers, _):
+            assert nodes_of(room.places({0: slot})) == [nodes[1]] and workers == [nodes[0]] * 4
+    finally:
+        room.give_back()
+
+
 def test_streamers_of_workers_on_gpus_go_where_no_gpu_is(plans: Plan, nodes: tuple[str, str]) -> None:
     for number in (2, (1, 2)):
         with places(changed(plans, device="cuda", streamers="cpu_nodes", workers=number)) as (workers, streamers):

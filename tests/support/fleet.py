@@ -57,6 +57,9 @@ class PlainSpare:
     def give_up(self) -> None:
         pass
 
+    def waits_for(self) -> str:
+        return "a plain measurer"
+
 
 class Notebook(NoTracker):
     """A tracker that keeps its readings."""

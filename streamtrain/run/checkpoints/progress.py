@@ -181,6 +181,7 @@ class Progress(Stored):
             folder=folder,
             error_unit=plan.job.unit_of_error,
             batch_sizes=((0, order.batch_size), *order.later),
+            steps=self.step,
             measuring=self.measures.evaluating.fraction_of_time(self.seconds),
             by_length=plan.job.data.by_length,
             chosen_by="error" if isinstance(plan.job.mode, Online) else plan.job.mode.stop_on,

@@ -35,6 +35,9 @@ class Spare(Protocol):
     def give_up(self) -> None:
         """Ends what it is at, whose answer nobody wants any more."""
 
+    def waits_for(self) -> str:
+        """What a measurement that is not made yet waits for, in words."""
+
 
 class Fleet(Measures, Protocol):
     """All workers of a run, as the controller sees them."""

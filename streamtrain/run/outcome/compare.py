@@ -145,7 +145,8 @@ def _differences(groups: list[list[list[Point]]]) -> list[Difference]:
 
 
 def _notes(groups: list[list[dict[str, Any]]]) -> tuple[str, ...]:
-    sizes = [run["evaluations"][-1]["examples_used"] / run["steps"] for group in groups for run in group]
+    ends = [run["evaluations"][-1] for group in groups for run in group]
+    sizes = [end["examples_used"] / end["step"] for end in ends]
     if max(sizes) / min(sizes) < 1.02:
         return ()
     return (f"their minibatches differ: {', '.join(f'{size:.0f}' for size in dict.fromkeys(sizes))}",)

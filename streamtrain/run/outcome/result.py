@@ -100,6 +100,7 @@ class Result:
         examples_unused: those that came too late for their minibatch, in online mode with `backup`.
         error_unit: of the error as people read it; ``%`` of a fraction, which is shown in per cent.
         batch_sizes: of minibatches, each from a number of examples used on.
+        steps: updates made; of a run that is measured beside, perhaps more than there were at its last measurement.
         measuring: part of the time that measuring the risks took on the way.
         chosen_by: the number that says which parameters are kept, as `Epochs.stop_on`.
         by_length: the field by whose lengths minibatches were of neighbours: these are alike, so the ± of progressive
@@ -126,6 +127,7 @@ class Result:
     examples_unused: int = 0
     error_unit: str = ""
     batch_sizes: tuple[tuple[int, int], ...] = ()
+    steps: int = 0
     measuring: float = 0.0
     chosen_by: str = "error"
     by_length: str | None = None
@@ -181,7 +183,7 @@ class Result:
             "mode": self.mode,
             "stop_reason": self.stop_reason,
             "passes": self.passes,
-            "steps": self.evaluations[-1].step,
+            "steps": self.steps,
             "chosen_step": at.step,
             "chosen_by": self.chosen_by,
             "chosen_as_lowest_of": self.measurements_chosen_from,

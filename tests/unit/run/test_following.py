@@ -134,6 +134,17 @@ def test_foreign_shards_do_not_grow(job: st.Job, tmp_path: Path) -> None:
         plan(job)
 
 
+def test_the_measured_part_is_the_same_however_large_later_segments_are(
+    job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamtrain.prepare.plan.LEAST_MEASURED", 1)
+    before = plan(job)
+    assert 1 < before.held_out() < before.held_out(whole=True)
+    for examples, seed in ((900, 11), (20, 12)):
+        grow(tmp_path / "digits", examples, seed)
+        assert plan(job).held_out() == before.held_out()
+
+
 def test_a_streamed_run_follows_too(job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The streamer starts anew from the present step."""
     from streamtrain.run.fleet.processes.lane_streamer import WorkersStreamer

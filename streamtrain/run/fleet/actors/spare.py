@@ -101,6 +101,13 @@ class SpareProcess:
         """Ends the process, and with it what it is at; a new one is called for the next measurement."""
         self._end()
 
+    def waits_for(self) -> str:
+        """The process at its place; or that there is none, where its node is lost and no other has room."""
+        places = {} if self._slot is None else self._room.places({0: self._slot})
+        if places:
+            return f"a process on {places[0].address}"
+        return f"a process that has no place: its node is lost, and no other has room for {self._room.one('measurer')}"
+
     def _call(self) -> Any:
         """A new process, whose bits must be those of the workers, as far as these are known.
 

@@ -64,6 +64,14 @@ def _room(job: Job, *, together: bool) -> int:
     return max(rooms, default=0) if together else sum(rooms)
 
 
+def lone_node(job: Job) -> str | None:
+    """The one node that can hold the fewest workers together, where it holds none beside them; by its id."""
+    kind, each = _needs(job)
+    rooms = {str(node["NodeID"]): int(node["Resources"].get(kind, 0) // each) for node in living_nodes()}
+    able = [node for node, room in rooms.items() if room >= job.least_workers]
+    return able[0] if len(able) == 1 and rooms[able[0]] == job.least_workers else None
+
+
 def _room_for_streamers(job: Job) -> int:
     """Workers whose streamers the living nodes could hold apart, beside the fewest workers and nothing else."""
     cpus = cpus_of_streamers(job)

@@ -14,6 +14,7 @@ from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.cluster.placing import (
     cpus_of_streamers,
     living_nodes,
+    lone_node,
     on_one_host,
     resources_of_worker,
     streamers_apart,
@@ -118,14 +119,20 @@ class Room:
         return bundles
 
     def take_one(self, who: str) -> GroupBundle:
-        """Waits for room for one more process with the resources of a worker, by this name.
+        """Waits for room for one more process with the resources of a worker, by this name, beside the workers.
 
         Raises:
             TrainingError: no room in time.
         """
-        group = self._ask([self._worker], "PACK")
-        self._wait_for(group, Wanted(1, who, self._worker), {})
+        lone = lone_node(self._job) if on_one_host(self._job) else None
+        selector = {} if lone is None else {NODE_LABEL: f"!in({lone})"}
+        group = self._ask([self._worker], "PACK", [selector])
+        self._wait_for(group, self.one(who), selector)
         return GroupBundle(group, 0)
+
+    def one(self, who: str) -> Wanted:
+        """What one process takes that has the resources of a worker."""
+        return Wanted(1, who, self._worker)
 
     def give_back(self) -> None:
         """Takes back all requests, and frees what was placed."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.2
 """Seconds of waiting, after which a run that is asked to stop does."""
+TELL_SECONDS = 60
+"""Seconds of waiting, after which a line says for what."""
 
 
 class Measurements:
@@ -112,8 +114,12 @@ class Measurements:
             return None
         if not progress.is_told:
             started = time.monotonic()
+            told = False
             while not self._ready(PATIENCE):
                 meanwhile()
+                if not told and time.monotonic() - started > TELL_SECONDS:
+                    self._tell_waiting(point.step)
+                    told = True
             if self.beside:
                 progress.measures.evaluating.spend(time.monotonic() - started)
             self._tell(plan, progress)
@@ -122,6 +128,13 @@ class Measurements:
 
     def _ready(self, seconds: float = 0.0) -> bool:
         return self._here is not None if self._beside is None else self._beside.ready(seconds)
+
+    def _tell_waiting(self, step: int) -> None:
+        """Says what stands in the way of a measurement beside: it may be for ever, and only the user can tell."""
+        assert self._beside is not None
+        waits_for = self._beside.spare.waits_for()
+        do = "to go on without, stop the run and --resume it with evaluate.beside off"
+        self._terminal.line(f"waiting for step {step:,} to be measured beside, by {waits_for}; {do}")
 
     def _tell(self, plan: Plan, progress: Progress) -> None:
         try:

@@ -20,6 +20,7 @@ from streamtrain.run.checkpoints.resuming import check_branch, fixed_settings
 from streamtrain.run.controller import Controller
 from streamtrain.run.outcome.result import Result
 from streamtrain.run.watching.listening import Listeners
+from streamtrain.run.watching.measuring import measurements
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker
 from streamtrain.values import Update
@@ -107,6 +108,51 @@ def test_promise_5_beside_training_the_bits_and_the_choice_are_those_of_a_run_th
         assert others.named(name) == waiting.named(name), name
     if mode == "early":
         assert "no better validation error" in found.stop_reason and expected.chosen.passes < 6
+
+
+class Heard(Terminal):
+    """Keeps its lines, and says when one is of waiting."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+        self.waits = threading.Event()
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+        if "waiting" in text:
+            self.waits.set()
+
+
+def test_long_waiting_is_told_once_with_what_is_waited_for(
+    job: st.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measurements, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(measurements, "PATIENCE", 0.01)
+    plans = plan(dataclasses.replace(job, mode=st.Epochs(max_passes=1), evaluate=st.Evaluate(examples=100)))
+    terminal = Heard()
+    spare = PlainSpare(plans, lambda: terminal.waits.wait(60))
+    Controller(plans, PlainFleet(plans), NoTracker(), terminal, tmp_path, Keeper(plans.job, {}), spare=spare).run()
+    (line,) = [line for line in terminal.lines if "waiting" in line]
+    assert line == (
+        f"waiting for step {plans.order.steps} to be measured beside, by a plain measurer; "
+        "to go on without, stop the run and --resume it with evaluate.beside off"
+    )
+
+
+def test_the_steps_of_a_run_that_ends_early_are_those_that_it_made(job: st.Job, tmp_path: Path) -> None:
+    job = dataclasses.replace(job, mode=MODES["early"])
+    waiting, _ = run(job, tmp_path)
+    assert waiting.summary()["steps"] == waiting.evaluations[-1].step
+    found, fleet = beside(job, tmp_path, late=True)
+    summary = found.summary()
+    assert summary["chosen_step"] == waiting.summary()["chosen_step"] == found.chosen.step
+    assert summary["steps"] == fleet.updates[-1].step + 1 > found.evaluations[-1].step, "it trained on while the last one was measured"
+    assert (
+        summary["examples_used"]
+        == found.examples_used
+        == plan(job).order.examples_before(plan(job).order.position(summary["steps"]))
+    )
 
 
 def test_what_is_measured_is_told_before_the_next_place(
