@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamtrain.errors import NonFiniteError, WorkerLost
+from streamtrain.errors import JobError, NonFiniteError, WorkerLost
 from streamtrain.job import Epochs, Online
 from streamtrain.measure.run_curves import RunCurves, Stint
 from streamtrain.prepare.plan import MEASURED_ONLINE, Plan, resized
@@ -104,6 +104,8 @@ class Controller:
             try:
                 if lost is not None:
                     self._begin_again(lost)
+                if self._progress.is_told and not self._measurements.beside:
+                    self._settle()  # a listener had failed at it
                 return self._online(mode) if isinstance(mode, Online) else self._epochs(mode)
             except NonFiniteError as error:
                 file = self._folder.last_good
@@ -320,18 +322,23 @@ class Controller:
         evaluation = self._measurements.settle(self._plan, progress, self._keep)
         if evaluation is None:
             return
-        progress.ended = self._listeners.hear(evaluation)
+        try:
+            progress.ended = self._listeners.hear(evaluation)
+        except JobError:
+            # undecided: who goes on from here has the listeners hear the same once more
+            self._keep_now(self._measurements.parameters or self._fleet.snapshot())
+            raise
         self._ended = self._ended or progress.ended
         if isinstance(self._plan.job.mode, Epochs):
             self._choose(evaluation, self._plan.job.mode)
+        progress.outstanding = None
         self._measurements.parameters = {}
 
-    def _keep_end(self) -> None:
-        """A checkpoint of where the run has ended, from which it may go on."""
-        progress = self._progress
+    def _keep_now(self, measured: dict[str, torch.Tensor]) -> None:
+        """A checkpoint of where the run has ended or failed, from which it may go on; ``measured`` is outstanding."""
         if self._is_audited:
-            progress.spent = self._limits.spent
-            self._keeper.take(self._fleet, progress, self._best, self._measurements.parameters)
+            self._progress.spent = self._limits.spent
+            self._keeper.take(self._fleet, self._progress, self._best, measured)
 
     def _affords_evaluation(self) -> bool:
         return not self._progress.evaluations or self._progress.measures.evaluating.affords(self._progress.seconds)
@@ -339,7 +346,7 @@ class Controller:
     def _finish(self, reason: str, chosen: Evaluation, parameters: dict[str, torch.Tensor]) -> Result:
         """Closes the curves, measures the kept parameters on the test split, and sums the run up."""
         save_result(self._folder.parameters, parameters)  # before anything that may fail
-        self._keep_end()
+        self._keep_now(self._measurements.parameters)
         self._keeper.keep_best(chosen, parameters)
         progress = self._progress
         self._fleet.restore(parameters)

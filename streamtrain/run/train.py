@@ -253,7 +253,7 @@ def _tracked(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Tra
         left = tracker.finish("killed" if stopped else "failed", str(error))
         if isinstance(error, ConfigError) and prepared.folder is None and left is None and folder.holds_nothing:
             shutil.rmtree(folder.path)
-            terminal.line(f"{run_name}: nothing was measured, so {folder.path} is removed")
+            terminal.line(f"{run_name}: nothing is kept of it, so {folder.path} is removed")
         else:
             terminal.line(left or f"{run_name}: what was measured is in {folder.path}{_and_in_mlflow(tracker)}")
         raise

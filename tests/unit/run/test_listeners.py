@@ -87,6 +87,36 @@ def test_a_listener_that_raises_is_told_with_its_place(
         dataclasses.replace(job, listeners=3)
 
 
+@pytest.mark.parametrize(
+    ("mode", "fails_at"),
+    [(st.Epochs(max_passes=2, patience=1), 2), (st.Online(evaluate_every=600), 1)],
+    ids=["epochs", "online"],
+)
+def test_a_run_goes_on_from_where_a_listener_failed(
+    job: st.Job, tmp_path: Path, mode: st.Epochs | st.Online, fails_at: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It hears of the same once more; nothing is trained or measured again, and the choice is the same."""
+    heard: list[int] = []
+
+    def fragile(evaluation: st.Evaluation) -> None:
+        heard.append(evaluation.step)
+        if len(heard) == fails_at:
+            raise ValueError("no room")
+
+    job = dataclasses.replace(job, mode=mode, tracking=quiet(tmp_path))
+    expected = st.train(job, inline=True, quiet=True)
+    listens = dataclasses.replace(job, listeners=(fragile,))
+    with pytest.raises(st.JobError, match="no room"):
+        st.train(listens, inline=True, name="fragile")
+    assert "removed" not in capsys.readouterr().err
+    result = st.train(listens, inline=True, name="fragile", resume=True)
+    steps = [each.step for each in expected.evaluations]
+    assert heard == [*steps[:fails_at], *steps[fails_at - 1 :]]
+    assert result.evaluations == expected.evaluations and result.chosen == expected.chosen
+    assert result.stop_reason == expected.stop_reason
+    assert all(torch.equal(result.parameters[name], each) for name, each in expected.parameters.items())
+
+
 class Mute:
     """Whose truth nobody can tell, as that of an array of several."""
 

@@ -97,7 +97,7 @@ class Measurements:
             self._tell(plan, progress)
 
     def settle(self, plan: Plan, progress: Progress, meanwhile: Callable[[], None]) -> Evaluation | None:
-        """What was outstanding, told; ``None`` where nothing was.
+        """What is outstanding, told, to be decided by; ``None`` where nothing is.
 
         Args:
             meanwhile: called again and again while it is waited for; what it raises ends the waiting.
@@ -123,7 +123,6 @@ class Measurements:
             if self.beside:
                 progress.measures.evaluating.spend(time.monotonic() - started)
             self._tell(plan, progress)
-        progress.outstanding = None
         return progress.evaluations[-1]
 
     def _ready(self, seconds: float = 0.0) -> bool:

@@ -147,7 +147,9 @@ def test_the_steps_of_a_run_that_ends_early_are_those_that_it_made(job: st.Job, 
     found, fleet = beside(job, tmp_path, late=True)
     summary = found.summary()
     assert summary["chosen_step"] == waiting.summary()["chosen_step"] == found.chosen.step
-    assert summary["steps"] == fleet.updates[-1].step + 1 > found.evaluations[-1].step, "it trained on while the last one was measured"
+    assert summary["steps"] == fleet.updates[-1].step + 1 > found.evaluations[-1].step, (
+        "it trained on while the last one was measured"
+    )
     assert (
         summary["examples_used"]
         == found.examples_used
