@@ -205,10 +205,7 @@ class Plan:
 
     @property
     def measured_every(self) -> int:
-        """Examples used between two measurements; of data that grow, in the segment that they began with.
-
-        So every measurement looks at the same part, whatever the sizes of later segments.
-        """
+        """Examples used between two measurements; of data that grow, in their first segment, for one part to last."""
         mode = self.job.mode
         if not isinstance(mode, Online):
             return self.job.evaluate.every or self.order.used
