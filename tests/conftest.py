@@ -34,6 +34,14 @@ def numbers_as_usual() -> Iterator[None]:
         sys.modules["torch"].set_flush_denormal(False)
 
 
+@pytest.fixture(autouse=True)
+def figures_only_where_they_are_looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else files without a drawing: the six of a run take longer to draw than most tests take to train."""
+    if request.node.get_closest_marker("figures") is None:
+        monkeypatch.setattr("streamtrain.track.figures.save", lambda _, file: file.write_bytes(b"not drawn"))
+        monkeypatch.setattr("streamtrain.track.figures._svg", lambda _: "")
+
+
 SHARED = {"ray": False}
 """Whether the Ray of this process is the one that files of tests share."""
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TRAINING, HELD_OUT, GAP, PROGRESSIVE = "#2166ac", "#b2182b", "#4d4d4d", "#1b7837"
 Which = Literal["loss", "error"]
+MARGINS = {"left": 0.11, "right": 0.985, "top": 0.945, "bottom": 0.085, "hspace": 0.07}
+"""Of two axes, one below the other, as shares: to find them takes matplotlib as long as to draw."""
 STYLE = (
     "body{font-family:sans-serif;margin:1em}svg{width:49%;min-width:30em;height:auto}"
     "td,th{padding:.15em .8em;text-align:right}tr:nth-child(even){background:#f3f3f3}"
@@ -53,9 +55,9 @@ def risk_figure(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(9, 6), dpi=100)
     FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1), gridspec_kw=MARGINS)
     train, held_out = ([getattr(risk, which) for risk in risks] for risks in (empirical, generalization))
     _band(above, along, _means(train), _errors(train), TRAINING, "training examples (empirical risk)")
     _band(above, along, _means(held_out), _errors(held_out), HELD_OUT, "held-out examples (generalization risk)")
@@ -113,9 +115,9 @@ def comparison_figure(found: Sequence[Difference], names: tuple[str, str], quant
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(9, 6), dpi=100)
     FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1), gridspec_kw=MARGINS)
     steps = [difference.step for difference in found]
     for which, name, color in (("first", names[0], HELD_OUT), ("second", names[1], PROGRESSIVE)):
         points = [getattr(difference, which) for difference in found]

@@ -74,14 +74,25 @@ def gloo(pipe: Connection, rank: int, world: int, megabytes: float, folder: str)
     rounds_of(pipe, lambda: torch.distributed.all_reduce(gradient))
 
 
-def ours(pipe: Connection, rank: int, world: int, kind: str, megabytes: float, folder: str) -> None:  # type: ignore[type-arg]
-    """A worker without a model: its lane's gradient stays where it is."""
+def ours(
+    pipe: Connection,  # type: ignore[type-arg]
+    rank: int,
+    world: int,
+    kind: str,
+    megabytes: float,
+    folder: str,
+    host: str = "127.0.0.1",
+) -> None:
+    """A worker without a model: its lane's gradient stays where it is. ``host`` is the first one's address."""
     torch.set_num_threads(1)
     layout = layout_of_size(megabytes)
     aggregator = Aggregator(
         layout, SETTINGS, rate_of=LearningRate(SETTINGS.schedule, world, 1), worker=rank, workers=world
     )
-    exchange = (shared if kind == "shared" else collective)(Path(folder), layout, aggregator, rank, world)
+    if kind == "shared":
+        exchange = shared(Path(folder), layout, aggregator, rank, world)
+    else:
+        exchange = collective(Path(folder), layout, rank, world, host)
     write_moments(exchange.slot(rank), Moments(1), Moments(1))
     exchange.slot(rank).used.fill(1)
     rounds_of(pipe, exchange.meet)
@@ -100,12 +111,12 @@ def shared(folder: Path, layout: Layout, aggregator: Aggregator, rank: int, worl
     return SharedExchange(Memory(layout, SETTINGS, Capacity(world, world), block), aggregator, hosting, rank, processes)
 
 
-def collective(folder: Path, layout: Layout, _: Aggregator, rank: int, world: int) -> Exchange:
+def collective(folder: Path, layout: Layout, rank: int, world: int, host: str) -> Exchange:
     """The same, by torch.distributed: every worker as a host of its own."""
     if rank == 0:
-        address, store = open_store("127.0.0.1")
+        address, store = open_store(host)
         tell(folder / "port", address.port)
-    address = Address("127.0.0.1", told(folder / "port")[0])
+    address = Address(host, told(folder / "port")[0])
     hosts = Membership(rank, tuple(range(worker, worker + 1) for worker in range(world)))
     memory = private_memory(layout, SETTINGS, Capacity(world))
     whole = Aggregator(layout, SETTINGS, rate_of=LearningRate(SETTINGS.schedule, world, 1), worker=0, workers=1)

@@ -1,6 +1,6 @@
 """What a step costs with more workers than this machine has cores for: measured, fitted, predicted.
 
-    python -m tests.benchmarks.scaling [--json] [--workers 1 2 4 8 16] [--megabytes 0.25 4]
+    python -m tests.benchmarks.scaling [--json] [--workers 1 2 4 8 16] [--megabytes 0.25 4] [--links 1 10]
 
 Runs both exchanges without a model, and fits ``t = a + b·(w - 1) + c·S + d·S·(w - 1)`` over ``w`` workers and ``S`` MB
 by relative least squares. Predicted from it for ``H`` hosts of one worker each on a network of ``B`` MB/s:
@@ -12,6 +12,10 @@ subtree's sum but for its own share, and its share of the means to all others, w
 two. ``d`` is what a core takes to move a MB of it: ``w`` workers who take turns on two cores move ``S·(w - 1)`` MB on
 each. So do the messages of all workers, hence ``b`` is an upper bound, and with it what is predicted for many hosts.
 Every host makes the whole update, hence ``c·S``.
+
+With ``--links`` the formula's wire is tried on this machine: 1, 2 and 4 hosts in network namespaces, each with a link
+of so many Gbit/s (`links.py`), against ``a + b·(H - 1) + c·S + d·S·(H - 1) + 2·S·(H - 1)/H/B``. The hosts share the
+cores, so what cores take is that of as many workers; ``B`` is what TCP leaves of the link.
 """
 
 from __future__ import annotations
@@ -51,12 +55,34 @@ def predicted(costs: Fit, size: float, compute: float, hosts: int, bandwidth: fl
     return compute / hosts + a + b * (hosts - 1) + c * size + sent * (1 / bandwidth + d)
 
 
+def predicted_here(costs: Fit, size: float, hosts: int, bandwidth: float) -> float:
+    """Seconds a step of hosts that share this machine's cores, without a model; see the module."""
+    a, b, c, d = costs
+    return a + b * (hosts - 1) + c * size + d * size * (hosts - 1) + 2 * size * (hosts - 1) / hosts / bandwidth
+
+
+def between(costs: Fit, links: list[float], sizes: list[float], rounds: int = 5) -> list[dict[str, float]]:
+    """Measured and predicted seconds of 1, 2 and 4 hosts, for each link and size."""
+    from tests.benchmarks.links import MEGABYTES_A_GBIT, USABLE, measured_between
+
+    found = []
+    for gigabits, size, hosts in product(links, sizes, (1, 2, 4)):
+        seconds = measured_between(hosts, size, gigabits, rounds)
+        expected = predicted_here(costs, size, hosts, gigabits * MEGABYTES_A_GBIT * USABLE)
+        found.append(
+            {"Gbit/s": gigabits, "MB": size, "hosts": hosts, "measured": seconds, "predicted": expected}
+            | {"ratio": expected / seconds}
+        )
+    return found
+
+
 def main() -> None:
     """Prints what was measured, the fits, and the table of the docs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16])
     parser.add_argument("--megabytes", type=float, nargs="*", default=[0.25, 4.0])
+    parser.add_argument("--links", type=float, nargs="*", default=[], help="Gbit/s of links to try; as root")
     arguments = parser.parse_args()
     points: dict[str, list[tuple[int, float, float]]] = {"shared": [], "collective": []}
     for workers, size in product(arguments.workers, arguments.megabytes):
@@ -68,9 +94,14 @@ def main() -> None:
         f"{model}, {network}": [predicted(fits["collective"], size, compute, h, bandwidth) for h in HOSTS]
         for (model, (size, compute)), (network, bandwidth) in product(MODELS.items(), NETWORKS.items())
     }
+    links = between(fits["collective"], arguments.links, arguments.megabytes)
+    ratios = {f"{x['Gbit/s']:g}_gbit_{x['MB']:g}_mb_{x['hosts']}_hosts": x["ratio"] for x in links}
     if arguments.json:
-        print(json.dumps({"points": points, "fits": fits, "predicted": table, "machine": machine()}))
+        found = {"points": points, "fits": fits, "predicted": table, "links": links}
+        print(json.dumps({"ratios": ratios, **found, "machine": machine()}))
         return
+    for each in links:
+        print(", ".join(f"{name} {value:.4g}" for name, value in each.items()))
     for name, found in points.items():
         print(f"{name}: a, b, c, d = {', '.join(f'{1e3 * value:.3f} ms' for value in fits[name])}")
         for workers, size, each in found:

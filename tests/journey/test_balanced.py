@@ -60,7 +60,7 @@ def test_the_same_bits_from_a_checkpoint_in_one_process(folder: Path, tmp_path: 
 
 
 def test_the_same_bits_over_ray(folder: Path, local_ray: None) -> None:
-    assert_same_bits_over_ray(job_on(folder), 1, 4)
+    assert_same_bits_over_ray(job_on(folder), 4)
 
 
 def test_a_run_goes_on_from_a_checkpoint_and_no_other_balance(folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.chaos import JOB, OPTIMIZERS, ROOT, compared
 
-KILLS = 4
+KILLS = 3
 
 
 @pytest.mark.timeout(600)

@@ -1,6 +1,7 @@
 """pack, inspect and train as commands, on a small data set: what a user types and what a script reads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ job = st.Job(st.Data("packed", transform=scaled), model, mode=st.Epochs(max_pass
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     folder = tmp_path_factory.mktemp("user")
+    shutil.copy(empty_store, folder / "mlflow.db")
     save_digits(folder / "digits.npz")
     (folder / "job.py").write_text(JOB)
     packed = json.loads(

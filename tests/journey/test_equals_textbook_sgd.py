@@ -15,6 +15,7 @@ from streamtrain.order import Order
 from streamtrain.prepare.plan import plan
 from streamtrain.run.fleet.actors.ray_fleet import RayFleet
 from tests.support.datasets import pack_digits
+from tests.support.fleet import PlainFleet
 
 STEPS = 200
 LANES = 4
@@ -68,7 +69,8 @@ def _factor(step: int, total: int) -> float:
 
 
 def trained(job: st.Job, workers: int) -> dict[str, torch.Tensor]:
-    with RayFleet(plan(dataclasses.replace(job, workers=workers))) as fleet:
+    plans = plan(dataclasses.replace(job, workers=workers))
+    with PlainFleet(plans) if workers == 1 else RayFleet(plans) as fleet:
         updates = fleet.advance(STEPS // 2) + fleet.advance(STEPS)
         assert [update.step for update in updates] == list(range(STEPS))
         return fleet.snapshot()

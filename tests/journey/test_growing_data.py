@@ -78,6 +78,6 @@ def test_promise_7_a_run_follows_what_another_process_appends(
     assert formed == [0], "everybody stays in the seat taken at the start"
     if isinstance(aggregation, st.Stale):
         return
-    at_once = st.train(job)
+    at_once = st.train(job, inline=True)
     assert at_once.examples_used == followed.examples_used
     assert digest(at_once.parameters) == digest(followed.parameters), "as if all had been there from the start"

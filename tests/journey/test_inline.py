@@ -131,7 +131,7 @@ def test_pack_and_inspect_need_nothing_that_only_linux_has(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("optimizer", ["st.SGD()", "st.Torch(lambda p: torch.optim.NAdam(p, lr=0.002))"])
 def test_sigterm_leaves_a_checkpoint_and_resume_gives_the_same_bits(tmp_path: Path, data: Path, optimizer: str) -> None:
-    passes = 40 if "Torch" in optimizer else 120  # its steps take longer, and the run has to last until it is stopped
+    passes = 25 if "Torch" in optimizer else 60  # its steps take longer, and the run has to last until it is stopped
     whole = tmp_path / "whole"
     whole.mkdir()
     command = [sys.executable, "-m", "streamtrain", "train", "--inline"]

@@ -90,7 +90,7 @@ def test_the_same_bits_from_a_checkpoint_in_one_process(folder: Path) -> None:
 
 
 def test_the_same_bits_over_ray(folder: Path, local_ray: None) -> None:
-    assert_same_bits_over_ray(job_on(folder), 1, 3)
+    assert_same_bits_over_ray(job_on(folder), 3)
 
 
 def test_a_run_goes_on_where_the_data_sets_lie_now_and_with_no_other_shares(folder: Path, tmp_path: Path) -> None:

@@ -131,12 +131,11 @@ def test_padded_sequences_have_the_same_bits_on_any_number_of_workers_and_stream
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ragged: str, local_ray: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    inline, one, three = (
+    inline, three = (
         st.train(job_of(ragged, data={"collate": PADS, **data}, workers=workers), inline=inline, quiet=True)
-        for data, workers, inline in (({}, 1, True), ({}, 1, False), ({"streamers": 3}, 2, False))
+        for data, workers, inline in (({}, 1, True), ({"streamers": 3}, 2, False))
     )
-    assert digest(inline) == digest(one) == digest(three)
-    assert inline.evaluations == one.evaluations == three.evaluations
+    assert digest(inline) == digest(three) and inline.evaluations == three.evaluations
 
 
 def test_a_negative_weight_is_refused_by_step_and_key(

@@ -31,8 +31,8 @@ def packed(folder: Path, source: str, *flags: str) -> dict[str, Any]:
     return report | {"columns": {column["name"]: column for column in report["columns"]}}
 
 
-def train_a_pass(folder: Path, data: st.Data, width: int, classes: int) -> None:
-    """The trial that comes before Ray, then one pass by two workers: every training example once, and a finite risk."""
+def train_a_pass(folder: Path, data: st.Data, width: int, classes: int, *, inline: bool = True) -> None:
+    """The trial, then one pass, over Ray by two workers: every training example once, and a finite risk."""
     job = st.Job(
         data,
         lambda: torch.nn.Linear(width, classes),
@@ -43,7 +43,7 @@ def train_a_pass(folder: Path, data: st.Data, width: int, classes: int) -> None:
     )
     trial = preflight(plan(job))
     assert trial.output is not None and np.isfinite(trial.output).all()
-    done = st.train(job, quiet=True)
+    done = st.train(job, inline=inline, quiet=True)
     assert done.chosen.step == -(-len(st.open(data.url, "train")) // 8)
     assert np.isfinite(done.chosen.generalization.loss.mean) and np.isfinite(done.chosen.empirical.loss.mean)
     assert (done.folder / "risk_loss.png").exists()
@@ -73,7 +73,7 @@ def test_a_folder_of_mixed_pictures(tmp_path: Path) -> None:
     assert columns[".theme"]["became"].startswith("left out")
     assert columns["folders of icons"]["became"] == "2 classes" and "8×8 to 8×12" in columns["image"]["became"]
     data = st.Data(str(tmp_path / "packed"), inputs=("image",), image_size=(8, 8), image_mode="rgb", transform=flat)
-    train_a_pass(tmp_path, data, 8 * 8 * 3, 2)
+    train_a_pass(tmp_path, data, 8 * 8 * 3, 2, inline=False)
 
 
 def test_a_table_with_missing_values_texts_and_times(tmp_path: Path) -> None:

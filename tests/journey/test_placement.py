@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -147,6 +148,7 @@ def test_promise_2_streamers_on_another_node_change_no_bit_and_lost_ones_are_rep
         (recovery,) = fleet.recovered()
         assert recovery.workers == 2
         while len(fleet._recruiter.apart(fleet._members)) < 2:  # until another has its place
+            time.sleep(0.05)  # leaves it the cores
             updates += fleet.advance(updates[-1].step + 20)
         updates += fleet.advance(steps := updates[-1].step + 50)
         found = digest(fleet.snapshot())

@@ -1,5 +1,6 @@
 """Bits and the CPU: the libraries' own switches stand for other machines, each in a real process."""
 
+import functools
 import json
 import os
 import subprocess
@@ -64,6 +65,11 @@ def ends(environment: dict[str, str], *words: str) -> dict[str, str]:
     return found
 
 
+@functools.cache
+def usual() -> Fingerprint:
+    return fingerprint({})
+
+
 def fingerprint(environment: dict[str, str]) -> Fingerprint:
     return Fingerprint.from_json(json.loads(python(environment, "-c", FINGERPRINT).stdout))
 
@@ -105,8 +111,11 @@ def test_a_library_s_switch_shows_in_the_fingerprint_and_in_what_kernels_compute
     if switch == "MKL_ENABLE_INSTRUCTIONS" and not has_portable_bits():
         pytest.skip("MKL does not follow it on this host")
     value, named = SWITCHES[switch]
-    usual, other = fingerprint({}), fingerprint({switch: value})
-    differences = usual.differences(other)
+    other = fingerprint({switch: value})
+    differences = usual().differences(other)
     assert any(each.startswith(named) for each in differences), differences
-    assert usual.facts["kernels"] != other.facts["kernels"]
-    assert not usual.differences(fingerprint({}))
+    assert usual().facts["kernels"] != other.facts["kernels"]
+
+
+def test_the_fingerprint_is_the_same_every_time() -> None:
+    assert not usual().differences(fingerprint({}))

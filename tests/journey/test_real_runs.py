@@ -24,11 +24,13 @@ from streamtrain.run.fleet.actors.recruiting import Recruiter
 from streamtrain.run.fleet.cluster.placing import check_resources
 from streamtrain.run.fleet.cluster.room import Bundle
 from tests.support.datasets import digits, pack_digits
+from tests.support.fleet import PlainFleet
 from tests.support.small_job import job_on, model
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
+@pytest.mark.figures
 def test_images_through_streamers_give_what_arrays_in_the_worker_give(tmp_path: Path) -> None:
     """The same pixels as PNG files and as arrays: the same bits at the end, with BatchNorm and dropout."""
     images, labels = digits(400)
@@ -44,7 +46,7 @@ def test_images_through_streamers_give_what_arrays_in_the_worker_give(tmp_path: 
         pack(str(tmp_path / source), folder, PackOptions(seed=2))
         job = job_on(folder, tmp_path)
         assert plan(job).streamed == (source == "png")
-        results.append(st.train(job, quiet=True))
+        results.append(st.train(job, inline=source != "png", quiet=True))
     png, arrays = results
     assert all(torch.equal(arrays.parameters[name], tensor) for name, tensor in png.parameters.items())
     assert png.evaluations == arrays.evaluations and png.chosen.generalization.error.mean < 0.3
@@ -55,8 +57,9 @@ def test_images_through_streamers_give_what_arrays_in_the_worker_give(tmp_path: 
 def test_the_same_bits_with_batch_norm_and_dropout_on_1_2_and_4_workers(tmp_path: Path) -> None:
     pack_digits(tmp_path / "digits")
     job = job_on(tmp_path / "digits", tmp_path, lanes=4)
-    found = []
-    for workers in (1, 2, 4):
+    alone = PlainFleet(plan(dataclasses.replace(job, workers=1)))
+    found = [(alone.advance(60), alone.snapshot())]
+    for workers in (2, 4):
         with RayFleet(plan(dataclasses.replace(job, workers=workers))) as fleet:
             updates = fleet.advance(60)
             found.append((updates, fleet.snapshot()))
@@ -98,7 +101,7 @@ def test_a_pool_without_staleness_gives_the_same_bits(tmp_path: Path) -> None:
     found = []
     for aggregation in (st.Synchronous(), st.Stale(bound=0)):
         job = job_on(tmp_path / "digits", tmp_path, lanes=4, aggregation=aggregation, mode=st.Online())
-        found.append(st.train(job, quiet=True))
+        found.append(st.train(job, inline=not job.pooled, quiet=True))
     assert found[0].evaluations == found[1].evaluations
     assert all(torch.equal(found[0].parameters[name], tensor) for name, tensor in found[1].parameters.items())
 

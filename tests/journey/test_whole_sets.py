@@ -94,6 +94,7 @@ def test_whole_sets_have_the_bits_of_any_number_of_workers(
     assert kept["generalization_risk"]["raises"] is None
 
 
+@pytest.mark.figures
 def test_a_whole_sets_curves_tables_and_classes_are_in_mlflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ) -> None:

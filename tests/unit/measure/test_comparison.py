@@ -161,6 +161,7 @@ def test_groups_of_runs_are_compared_by_the_command(
     assert "compare: expected two runs, found 3; name two, or two groups with --" in capsys.readouterr().err
 
 
+@pytest.mark.figures
 def test_a_comparison_goes_to_mlflow_with_its_figures(
     results: tuple[st.Result, st.Result], store_uri: str, tmp_path: Path
 ) -> None:

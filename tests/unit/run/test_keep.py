@@ -61,6 +61,7 @@ def job(tmp_path: Path) -> st.Job:
     return st.Job(data, lambda: TwoOutputs(64, 10), loss=first_output, mode=st.Online(), batch_size=100)
 
 
+@pytest.mark.figures
 def test_everything_is_kept_also_of_a_model_of_two_outputs(job: st.Job, tmp_path: Path) -> None:
     result, fleet = run(job, tmp_path)
     keeper = Keeper()
@@ -84,6 +85,7 @@ def test_everything_is_kept_also_of_a_model_of_two_outputs(job: st.Job, tmp_path
     assert page.count("<svg") == 2 and "held-out examples (generalization risk)" in page and "<script" not in page
 
 
+@pytest.mark.figures
 def test_files_of_a_run_that_is_measured_often_stay_small(job: st.Job, tmp_path: Path) -> None:
     result, _ = run(dataclasses.replace(job, mode=st.Epochs(max_passes=1)), tmp_path)
     numbers = range(1, 5001)

@@ -84,6 +84,7 @@ def test_a_checkpoint_is_probed_as_the_parameters_that_it_holds(
     assert same(st.probe(job, folder, examples=300), st.probe(job, last, examples=300))
 
 
+@pytest.mark.figures
 def test_probes_on_the_way_are_those_of_the_state_and_change_no_bit(job: st.Job, tmp_path: Path) -> None:
     (tmp_path / "with").mkdir()
     without, _ = run(job, tmp_path)

@@ -98,6 +98,7 @@ def test_a_unit_that_fits_nowhere_is_refused(declared: dict[str, Any], says: str
         st.Job(st.Data("nowhere"), lambda: torch.nn.Linear(3, 1), **declared)
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("unit", [None, "€²"])
 def test_a_regressions_error_is_no_fraction_anywhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], unit: str | None
@@ -120,6 +121,7 @@ def test_a_regressions_error_is_no_fraction_anywhere(
     assert drawn.axes[0].get_ylabel() in page and "%" not in re.sub(r"<style.*?</style>|style=\".*?\"", "", page)
 
 
+@pytest.mark.figures
 def test_a_fraction_is_per_cent_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result, _ = run(of_prices(tmp_path, error=missed, error_unit="%"), tmp_path, quiet=False)
     words, mean = all_words(result, capsys), result.chosen.generalization.error.mean
@@ -134,6 +136,7 @@ def test_a_fraction_is_per_cent_everywhere(tmp_path: Path, capsys: pytest.Captur
     assert "%" not in "".join(cells[:4]) and all("%" in cell for cell in cells[4:7]), "the loss is none"
 
 
+@pytest.mark.figures
 def test_one_held_out_example_has_no_standard_error_and_all_say_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_an_experiment_says_that_models_are_trained(job: st.Job, store_uri: str)
     assert experiment is not None and experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+@pytest.mark.figures
 def test_layers_are_a_figure_and_a_table_and_curves_on_request(job: st.Job, store_uri: str) -> None:
     client = mlflow.MlflowClient(store_uri)
     for asked in (False, True):
