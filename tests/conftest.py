@@ -47,8 +47,14 @@ SHARED = {"ray": False}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_ray_from_another_file() -> Iterator[None]:
-    """Ray that `st.train` has started stays until its process ends; the next file of tests may start its own."""
+def no_ray_from_another_file(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ray that `st.train` has started stays until its process ends; the next file of tests may start its own.
+
+    The one that journeys share ends with them: idle it takes a twentieth of a core.
+    """
+    if SHARED["ray"] and "journey" not in request.path.parts:
+        sys.modules["ray"].shutdown()
+        SHARED["ray"] = False
     yield
     if "ray" in sys.modules and not SHARED["ray"]:
         sys.modules["ray"].shutdown()
