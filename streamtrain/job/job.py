@@ -312,6 +312,11 @@ class Job:
         return self.error_unit if self.error_unit is not None else FRACTION if self.errs_by_classes else ""
 
     @property
+    def error_is_loss(self) -> bool:
+        """Whether the job has no error of its own, as a regression: then the loss is told, and told once."""
+        return self.error is None and self.objective is None and self.loss != "cross_entropy"
+
+    @property
     def errs_by_classes(self) -> bool:
         """Whether the error is the built-in 0-1 error."""
         by_default = self.error is None and self.loss == "cross_entropy" and self.objective is None

@@ -194,7 +194,8 @@ class Controller:
         unit = "passes" if of_passes else "examples"
         kept = f"pass {of_pass(progress.best.passes)}"
         stop_on = self._plan.job.mode.stop_on if isinstance(self._plan.job.mode, Epochs) else "error"
-        number = "validation error" if stop_on == "error" else stop_on
+        error = "validation loss" if self._plan.job.error_is_loss else "validation error"
+        number = error if stop_on == "error" else stop_on
         return f"no better {number} in {progress.stopping.patience:,} {unit}; best was {kept}"
 
     def _choose(self, evaluation: Evaluation, mode: Epochs) -> None:

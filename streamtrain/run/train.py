@@ -298,8 +298,9 @@ def _train(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Track
 
 
 def _layers_aside(job: Job, folder: RunFolder, terminal: Terminal) -> Callable[[Sequence[Reading]], Sequence[Reading]]:
-    """Keeps points of layers in a table, away from trackers unless the job wants their curves."""
+    """Keeps from trackers points of layers, unless the job wants their curves, and what says the loss again."""
     from streamtrain.run.folder import OptionalFiles
+    from streamtrain.run.outcome.chosen import repeats_loss
     from streamtrain.track.layer_table import LayerTable, is_of_layer
 
     table = LayerTable(folder.layers)
@@ -309,7 +310,8 @@ def _layers_aside(job: Job, folder: RunFolder, terminal: Terminal) -> Callable[[
         if table.take(readings):
             with optional.writing(folder.layers):
                 table.write()
-        return readings if job.tracking.layer_curves else [each for each in readings if not is_of_layer(each)]
+        kept = readings if job.tracking.layer_curves else [each for each in readings if not is_of_layer(each)]
+        return [each for each in kept if not repeats_loss(each.name)] if job.error_is_loss else kept
 
     return left
 

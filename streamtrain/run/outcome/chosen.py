@@ -47,6 +47,15 @@ def chosen_readings(chosen: Evaluation, test: Risk | None, test_parts: Mapping[s
     ]
 
 
+def repeats_loss(name: str) -> bool:
+    """Whether a curve of a job whose error is its loss says the same again.
+
+    All of the error do but ``chosen/error``, by which a table of runs sorts.
+    """
+    prefix, _, quantity = name.rpartition("/")
+    return quantity in ("error", "error_standard_error") and prefix != "chosen"
+
+
 def part_readings(parts: Sequence[PartRisks], step: int, now: float) -> list[Reading]:
     """Both risks and their gap on each data set of a mixture, as ``parts/NAME/…``; after ``step`` updates."""
     readings: list[Reading] = []

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from streamtrain.measure.diagnostics.noise_scale import CLEARLY, Noise
 from streamtrain.measure.verdict import largest_gap
 from streamtrain.run.folder import RunFolder
-from streamtrain.run.outcome.wording import gap_with_error, in_two_sentences, in_unit, mean_with_error, why_not_known
+from streamtrain.run.outcome.wording import (
+    gap_with_error,
+    has_error,
+    in_two_sentences,
+    in_unit,
+    mean_with_error,
+    why_not_known,
+)
 from streamtrain.store import write_whole
 
 if TYPE_CHECKING:
@@ -35,20 +42,23 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "examples/s": lambda r: f"{r.examples_per_second:,.0f}",
     "parameters kept": lambda r: f"after {r.chosen.examples_used:,} examples",
     "loss, training": lambda r: mean_with_error(r.chosen.empirical.loss),
-    "loss, held out": lambda r: mean_with_error(r.chosen.generalization.loss),
+    "loss, held out": lambda r: mean_with_error(r.chosen.generalization.loss) + ("" if _has_error(r) else _choice(r)),
+    "loss, other sets": lambda r: "" if _has_error(r) else _errors(r.chosen.others, r),
     "loss, gap": lambda r: gap_with_error(r.chosen.gap_of_loss),
     "loss, gaps of parts": lambda r: "; ".join(
         f"{part.name} {gap_with_error(part.gap_of_loss)}" for part in r.chosen.of_parts
     ),
+    "loss, test": lambda r: "" if _has_error(r) or r.test is None else mean_with_error(r.test.loss),
+    "loss, test of parts": lambda r: "" if _has_error(r) else _errors(r.test_parts, r),
     "loss, gap on test": lambda r: "" if r.gap_on_test is None else gap_with_error(r.gap_on_test),
     "loss, progressive": lambda r: _progressive(r),
-    "error, training": lambda r: mean_with_error(r.chosen.empirical.error, r.error_unit),
-    "error, held out": lambda r: mean_with_error(r.chosen.generalization.error, r.error_unit) + _choice(r),
-    "error, other sets": lambda r: _errors(r.chosen.others, r),
+    "error, training": lambda r: _error(r, r.chosen.empirical),
+    "error, held out": lambda r: _error(r, r.chosen.generalization) + (_choice(r) if _has_error(r) else ""),
+    "error, other sets": lambda r: _errors(r.chosen.others, r) if _has_error(r) else "",
     "error, always one class": lambda r: _always(r),
-    "error, gap": lambda r: gap_with_error(r.chosen.gap_of_error, r.error_unit),
-    "error, test": lambda r: "" if r.test is None else mean_with_error(r.test.error, r.error_unit),
-    "error, test of parts": lambda r: _errors(r.test_parts, r),
+    "error, gap": lambda r: gap_with_error(r.chosen.gap_of_error, r.error_unit) if _has_error(r) else "",
+    "error, test": lambda r: _error(r, r.test),
+    "error, test of parts": lambda r: _errors(r.test_parts, r) if _has_error(r) else "",
     "verdict": lambda r: _verdict(r),
     "standard errors": lambda r: _standard_errors(r),
     "gradient norm, kept": lambda r: _gradient_norm(r.chosen.noise),
@@ -68,6 +78,15 @@ def table(results: Mapping[str, Result]) -> str:
     lines.insert(1, "  ".join("─" * width for width in widths))
     why = [f"{name}: {_ending(result)}" for name, result in results.items()]
     return "\n".join([*lines, "", *why, *dict.fromkeys(filter(None, map(_notes, results.values())))])
+
+
+def _has_error(result: Result) -> bool:
+    return has_error(result.chosen, result.error_unit)
+
+
+def _error(result: Result, risk: Risk | None) -> str:
+    """Of a risk, where there is one, and an error beside its loss."""
+    return "" if risk is None or not _has_error(result) else mean_with_error(risk.error, result.error_unit)
 
 
 def _choice(result: Result) -> str:
@@ -153,13 +172,14 @@ def figures(result: Result) -> Iterator[Path]:
     from streamtrain.track.figures import risk_page, save
 
     folder = RunFolder(result.folder)
-    for which in WHICHES:
+    whiches = WHICHES if _has_error(result) else WHICHES[:1]
+    for which in whiches:
         save(_figure(result, which, result.evaluations), file := folder.risk_figure(which))
         yield file
     points = _some(result)
     place = "examples used" if result.mode == "online" else "pass"
-    head = [place, *(f"{which}, {of}" for which in WHICHES for of in ("training", "held out", "gap"))]
-    drawn = [_figure(result, which, points) for which in WHICHES]
+    head = [place, *(f"{which}, {of}" for which in whiches for of in ("training", "held out", "gap"))]
+    drawn = [_figure(result, which, points) for which in whiches]
     page = risk_page(f"Generalization gap, {result.mode}", drawn, head, [_numbers(result, point) for point in points])
     write_whole(folder.risk_page, page.encode())
     yield folder.risk_page
@@ -176,11 +196,16 @@ def _some(result: Result) -> Sequence[Evaluation]:
 def _numbers(result: Result, point: Evaluation) -> list[str]:
     """A row of the page's table."""
     place = f"{point.examples_used:,}" if result.mode == "online" else f"{point.passes:.4g}"
-    return [
+    loss = [
         place + (" (kept)" if point.step == result.chosen.step else ""),
         mean_with_error(point.empirical.loss),
         mean_with_error(point.generalization.loss),
         gap_with_error(point.gap_of_loss),
+    ]
+    if not _has_error(result):
+        return loss
+    return [
+        *loss,
         mean_with_error(point.empirical.error, result.error_unit),
         mean_with_error(point.generalization.error, result.error_unit),
         gap_with_error(point.gap_of_error, result.error_unit),

@@ -107,15 +107,22 @@ def _kept(chosen: Evaluation) -> str:
     return f"{of_pass(chosen.passes)}, with {loss} and a gap of {gap_with_error(chosen.gap_of_loss)}"
 
 
+def has_error(evaluation: Evaluation, error_unit: str) -> bool:
+    """Whether there is an error beside the loss; of a regression there may be none, and the loss stands for it."""
+    both = evaluation.empirical, evaluation.generalization
+    return bool(error_unit) or any(risk.error != risk.loss for risk in both)
+
+
 def describe(evaluation: Evaluation, rate: float, error_unit: str) -> str:
     """One line about an evaluation, for the terminal; ``rate``: examples a second so far."""
     train = evaluation.empirical
     held_out = evaluation.generalization
+    errors = in_unit(train.error.mean, error_unit), in_unit(held_out.error.mean, error_unit)
+    error = f"error: train {errors[0]}, held out {errors[1]}  " if has_error(evaluation, error_unit) else ""
     return (
         f"pass {of_pass(evaluation.passes):>4}  "
         f"loss: train {in_unit(train.loss.mean)}, "
         f"held out {mean_with_error(held_out.loss)}, "
         f"gap {gap_with_error(evaluation.gap_of_loss)}  "
-        f"error: train {in_unit(train.error.mean, error_unit)}, held out {in_unit(held_out.error.mean, error_unit)}  "
-        f"{rate:,.0f} examples/s"
+        f"{error}{rate:,.0f} examples/s"
     )
