@@ -70,7 +70,6 @@ def test_everything_is_kept_also_of_a_model_of_two_outputs(job: st.Job, tmp_path
         "parameters/parameters.safetensors",
         "result/result.json",
         "figures/risk_loss.png",
-        "figures/risk_error.png",
         "figures/risk.html",
     ]
     (card,) = keeper.cards
@@ -82,7 +81,7 @@ def test_everything_is_kept_also_of_a_model_of_two_outputs(job: st.Job, tmp_path
     held_out = result.chosen.generalization.loss
     assert f"| loss, held out | {held_out.mean:.4f} ± {held_out.standard_error:.4f} |" in keeper.description
     page = (tmp_path / "risk.html").read_text()
-    assert page.count("<svg") == 2 and "held-out examples (generalization risk)" in page and "<script" not in page
+    assert page.count("<svg") == 1 and "held-out examples (generalization risk)" in page and "<script" not in page
 
 
 @pytest.mark.figures
