@@ -172,7 +172,7 @@ def class_figure(
     )
     right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     right.set_xlim(left=0)
-    right.set_xlabel("error (± 1 standard error)")
+    right.set_xlabel("error\n(± 1 standard error)")
     right.spines[["top", "right"]].set_visible(False)
     return figure
 
