@@ -13,7 +13,7 @@ test: $(VENV)/ready  ## the tests, as CI runs them: three files at once, in the 
 chapter8: $(VENV)/ready data/mnist.npz  ## Deep Learning's chapter 8, reproduced: ten jobs, one page
 	$(BIN)/python jobs/chapter8/page.py
 
-chaos: $(VENV)/ready  ## kills processes of a run at random: make chaos KILLS=300 [SEED=7]
+chaos: $(VENV)/ready  ## kills processes of a run at random, and what it stands on, as root: make chaos KILLS=300 [SEED=7]
 	$(BIN)/python -m tests.support.chaos --kills $(or $(KILLS),300) $(if $(SEED),--seed $(SEED))
 
 clusters: $(VENV)/ready  ## what cluster/ describes, really started: as root, with sshd, rsync and ip

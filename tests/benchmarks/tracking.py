@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import numpy as np
 
 from streamtrain.packing import PackOptions, pack
 from streamtrain.track.journal import entries_of
-from tests.support.servers import free_port
+from tests.support.servers import mlflow_service
 
 EXAMPLES = 20_000
 JOB = """
@@ -46,33 +45,6 @@ job = st.Job(
     optimizer=st.SGD(lr=0.001), workers=2, evaluate=st.Evaluate(max_fraction_of_time=0.05),
 )
 """
-
-
-class Server:
-    """MLflow's own, on a free port, over a database in ``folder``."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, free_port()
-        self.uri = f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
-        store = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db", "--workers", "1"]
-        artifacts = ["--artifacts-destination", str(self._folder / "served")]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen([*command, *store, *artifacts], start_new_session=True, **quiet)  # type: ignore[call-overload]
-        wait_for(lambda: self._answers())
-
-    def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _answers(self) -> bool:
-        try:
-            urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-        except OSError:
-            return False
-        return True
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
@@ -105,9 +77,9 @@ def measure(folder: Path, cycles: int, seconds: float) -> dict[str, Any]:
     np.savez(folder / "data.npz", image=images, label=generator.integers(0, 10, EXAMPLES, np.int64))
     pack(str(folder / "data.npz"), folder / "data", PackOptions(seed=1))
     (folder / "job.py").write_text(JOB)
-    server = Server(folder)
+    server = mlflow_service(folder)
     server.start()
-    running = train(folder, server.uri)
+    running = train(folder, server.url)
     wait_for(lambda: running.poll() is None and caught_up(folder))
     phases: dict[str, list[tuple[float, float]]] = {"up": [], "down": []}
     for _ in range(cycles):
@@ -121,8 +93,8 @@ def measure(folder: Path, cycles: int, seconds: float) -> dict[str, Any]:
     assert running.wait() == 6, "stopped with a checkpoint"
     server.start()
     last = max(step for name, _, step, _ in points(folder) if name == "minibatch/loss") // 125 + 2
-    assert train(folder, server.uri, "--resume", "--mode.max-passes", str(last)).wait() == 0
-    lost_or_doubled, curves, count = compared(folder, server.uri)
+    assert train(folder, server.url, "--resume", "--mode.max-passes", str(last)).wait() == 0
+    lost_or_doubled, curves, count = compared(folder, server.url)
     server.kill()
     rates = {
         name: [

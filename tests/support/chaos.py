@@ -1,6 +1,10 @@
 """Kills processes of a run at random moments, and compares its end with that of an undisturbed run.
 
 python -m tests.support.chaos [--kills 300] [--seed 7]        # or: make chaos KILLS=300
+
+As a command it also lets fail what the run stands on (`chaos_services`), and prints how long it took each time until
+the run went on. Of processes, the store and the disk that is until the journal has further points of the curves, which
+come about once a second in an undisturbed run; of MLflow's server, until it has taken further ones.
 """
 
 import argparse
@@ -26,7 +30,9 @@ from PIL import Image
 
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.jobfile import load_job
-from tests.support.command import ROOT
+from tests.support import chaos_services
+from tests.support.chaos_services import Recoveries, Services, services
+from tests.support.command import ROOT, streamtrain
 from tests.support.datasets import digits
 from tests.support.fleet import Notebook, run
 from tests.support.leftovers import Leftovers
@@ -64,7 +70,7 @@ def erased(batch, generator):
     return {{**batch, "image": batch["image"] * kept}}
 
 job = st.Job(
-    st.Data({data}, transform=scaled, augment=shifted, augment_batch=erased, streamers={streamers}),
+    st.Data({data}, transform=scaled, augment=shifted, augment_batch=erased, streamers={streamers}{cache}),
     lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32),
                                 torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 10)),
     mode=st.Epochs(max_passes={passes}, patience=10**6),
@@ -109,16 +115,20 @@ class Chaos:
 
     Attributes:
         streamers: of each worker.
+        services: that the run stands on, which fail too.
         killed: what was killed, in order.
         starts: how often the driver was started.
+        recoveries: how long it took until the run went on.
     """
 
     folder: Path
     seed: int
     kills: int
     streamers: int = 1
+    services: Services | None = None
     killed: list[str] = field(default_factory=list)
     starts: int = 0
+    recoveries: Recoveries = field(default_factory=Recoveries)
 
     def __post_init__(self) -> None:
         self.passes = PASSES_A_KILL * (self.kills + 1)
@@ -129,7 +139,19 @@ class Chaos:
     @property
     def runs(self) -> Path:
         """Folder of the run's folder."""
-        return self.folder / "runs"
+        return self.folder / "runs" if self.services is None else self.services.runs
+
+    @property
+    def database(self) -> Path:
+        """MLflow's."""
+        return self.folder / "mlflow.db" if self.services is None else self.services.database
+
+    @property
+    def _cache(self) -> str:
+        """Of what is fetched, as code."""
+        if self.services is None:
+            return ""
+        return f", cache={str(self.folder / 'cache')!r}, cache_bytes={chaos_services.CACHE_BYTES}"
 
     def job(self, data: str, lane_seconds: float = LANE_SECONDS, evaluate: str = "st.Evaluate()") -> Path:
         """Writes the job's file; ``data`` and ``evaluate`` are code."""
@@ -141,7 +163,8 @@ class Chaos:
                 optimizer=OPTIMIZERS[self.seed % 2],
                 passes=self.passes,
                 workers=2,
-                uri=f"sqlite:///{self.folder / 'mlflow.db'}",
+                uri=f"sqlite:///{self.database}" if self.services is None else self.services.mlflow.url,
+                cache=self._cache,
                 runs=str(self.runs),
                 pace=str(self.folder / "pace"),
                 seconds=lane_seconds,
@@ -153,7 +176,8 @@ class Chaos:
         """The run's result, after all kills."""
         chance = random.Random(self.seed)
         began = time.monotonic()
-        victims = [kind for kind, count in KINDS.items() for _ in range(count * -(-self.kills // 10))]
+        kinds = KINDS if self.services is None else KINDS | chaos_services.KINDS
+        victims = [kind for kind, count in kinds.items() for _ in range(count * -(-self.kills // sum(kinds.values())))]
         chance.shuffle(victims)
         (self.folder / "pace").touch()
         while True:
@@ -203,6 +227,7 @@ class Chaos:
         """Whether the run came to the step before it ended."""
         before = None
         while driver.poll() is None:
+            self.recoveries.look()
             seen = self.step
             before = seen if before is None else before
             if seen >= step and seen != before:  # this process trains
@@ -210,10 +235,23 @@ class Chaos:
             time.sleep(0.05)
         return False
 
+    @property
+    def _delivered(self) -> int:
+        """Entries of the journal that MLflow has."""
+        found = [int(file.read_text()) for file in self.runs.glob("*/delivered")]
+        return found[0] if found else 0
+
     def _kill(self, kind: str, driver: "subprocess.Popen[bytes]", chance: random.Random) -> bool:
+        step, delivered = self.step, self._delivered
+        goes_on = (lambda: self._delivered > delivered) if kind == "mlflow" else (lambda: self.step > step)
+        if self.services is not None and kind in chaos_services.KINDS:
+            self.recoveries.failed(kind, goes_on)
+            self.services.fail(kind, chance)
+            return True
         victims = [driver] if kind == "driver" else self.leftovers.named(ACTORS[kind])
         if not victims:
             return False
+        self.recoveries.failed(kind, goes_on)
         chance.choice(victims).kill()
         return True
 
@@ -246,14 +284,22 @@ def in_mlflow(database: Path) -> Curves:
         return curves(opened.execute("SELECT key, step, value FROM metrics"))
 
 
-def packed_pictures(folder: Path) -> str:
-    """Digits as PNG, which streamers decode: two data sets, and a mixture of them as code."""
+def packed_pictures(folder: Path, store: str = "") -> str:
+    """Digits as PNG, which streamers decode: two data sets, and a mixture of them as code.
+
+    Args:
+        store: URL at which the folder is served: one data set is read from there, in smaller shards.
+    """
+    parts = 1 if store else 2
     for number, (image, label) in enumerate(zip(*digits(600), strict=True)):
-        raw = folder / f"raw{number % 3 // 2}" / str(label)
+        raw = folder / f"raw{number % 3 // 2 % parts}" / str(label)
         raw.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(raw / f"{number}.png")
-    for each in range(2):
-        pack(str(folder / f"raw{each}"), folder / f"packed{each}", PackOptions(seed=1, shard_examples=60))
+    for each in range(parts):
+        options = PackOptions(seed=1, shard_examples=20 if store else 60)
+        pack(str(folder / f"raw{each}"), folder / f"packed{each}", options)
+    if store:
+        return repr(f"{store}/packed0")
     return f"st.Mixture({ {str(folder / 'packed0'): 0.65, str(folder / 'packed1'): 0.35} })"
 
 
@@ -269,9 +315,24 @@ def compared(folder: Path, kills: int, seed: int, streamers: int = 1) -> Chaos:
     """
     (folder / "chaos").mkdir()
     chaos = Chaos(folder / "chaos", seed, kills, streamers)
-    job = chaos.job(packed_pictures(folder), evaluate=BESIDE)
+    _check(folder, chaos, packed_pictures(folder))
+    return chaos
+
+
+def compared_with_services(folder: Path, kills: int, seed: int) -> Chaos:
+    """The same, where also MLflow's server, the store and the disk fail."""
+    (folder / "chaos").mkdir()
+    with services(folder / "services", folder, kills) as standing:
+        chaos = Chaos(folder / "chaos", seed, kills, 2, standing)
+        _check(folder, chaos, packed_pictures(folder, standing.store.url))
+    return chaos
+
+
+def _check(folder: Path, chaos: Chaos, data: str) -> None:
+    job = chaos.job(data, evaluate=BESIDE)
     found = chaos.run(job)
-    assert len(chaos.killed) == kills, f"the run ended after {len(chaos.killed)} kills of {kills}: make it longer"
+    kills = len(chaos.killed)
+    assert kills == chaos.kills, f"the run ended after {kills} kills of {chaos.kills}: make it longer"
     notes = Notebook()
     (folder / "quiet").mkdir()
     expected, _ = run(dataclasses.replace(load_job(job), workers=1), folder / "quiet", notes)
@@ -279,27 +340,30 @@ def compared(folder: Path, kills: int, seed: int, streamers: int = 1) -> Chaos:
     assert digest(chaos.runs) == hashlib.sha256(file.read_bytes()).hexdigest(), "other parameters"
     for name, value in json.loads(json.dumps(expected.summary())).items():
         assert found[name] == value or name in OF_CLOCKS_AND_PLACES, name
-    stored = in_mlflow(chaos.folder / "mlflow.db")
+    (folder_of_run,) = chaos.runs.iterdir()
+    if chaos.services is not None:  # a server may have been away at the end
+        synced = streamtrain("sync", str(folder_of_run))
+        assert synced.returncode == 0, synced.stderr
+    stored = in_mlflow(chaos.database)
     told = curves((reading.name, reading.step, reading.value) for reading in notes.readings)
     other = {name: (stored.get(name), told.get(name)) for name in sorted({*stored, *told})}
     assert stored == told, {name: each for name, each in other.items() if each[0] != each[1]}
-    (folder_of_run,) = chaos.runs.iterdir()
     assert not list(folder_of_run.rglob("*.partial")), "unfinished files"
     chaos.leftovers.check()
     shutil.rmtree(chaos.ray)
-    return chaos
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     given = parser.parse_args()
     print(f"seed {given.seed}")
     with tempfile.TemporaryDirectory() as name:
-        chaos = compared(Path(name), given.kills, given.seed, streamers=2)
-    counts = {kind: chaos.killed.count(kind) for kind in KINDS}
+        chaos = compared_with_services(Path(name), given.kills, given.seed)
+    counts = {kind: chaos.killed.count(kind) for kind in sorted({*chaos.killed})}
     print(f"{given.kills} kills ({counts}), {chaos.starts} starts of the driver: the same bits, each measure once")
+    print(chaos.recoveries.table())
 
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ def ip(*words: str) -> "subprocess.CompletedProcess[str]":
 
 @dataclass
 class RayHosts:
-    """Two hosts; the first is the head's."""
+    """Two hosts with so many CPUs each; the first is the head's."""
 
     names: tuple[str, str]
     links: tuple[str, str]
     folder: Path
+    cpus: int = 1
     raylets: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     @property
@@ -46,8 +47,8 @@ class RayHosts:
         return ["ip", "netns", "exec", self.names[host], sys.executable, *words]
 
     def start_ray(self, host: int) -> None:
-        """One CPU; returns when it is in the cluster."""
-        where = (f"--address={ADDRESSES[0]}:{PORT}", "--num-cpus=1")
+        """Returns when it is in the cluster."""
+        where = (f"--address={ADDRESSES[0]}:{PORT}", f"--num-cpus={self.cpus}")
         if host == 0:
             where = ("--head", f"--port={PORT}", f"--temp-dir={self.folder}", "--include-dashboard=false", where[1])
         ray = ("-m", "ray.scripts.scripts", "start", f"--node-ip-address={ADDRESSES[host]}", *where)
@@ -69,10 +70,10 @@ class RayHosts:
         """Nothing goes to the host or comes from it; what runs on it, does."""
         assert ip("-n", self.names[host], "link", "set", self.links[host], "down").returncode == 0
 
-    def end(self) -> None:
-        """Kills all that runs on both."""
+    def end(self, *which: int) -> None:
+        """Kills all that runs on these, by default on both."""
         deadline = time.monotonic() + 30
-        while alive := [each for host in (0, 1) for each in self._processes(host)]:
+        while alive := [each for host in which or (0, 1) for each in self._processes(host)]:
             assert time.monotonic() < deadline, alive
             for process in alive:
                 with contextlib.suppress(psutil.Error):
@@ -93,11 +94,11 @@ def missing() -> str:
 
 
 @contextlib.contextmanager
-def ray_hosts() -> Iterator[RayHosts]:
+def ray_hosts(cpus: int = 1) -> Iterator[RayHosts]:
     """Both, joined, without Ray yet."""
     names, links = [f"ray-{side}-{os.getpid()}" for side in "ab"], [f"r{side}{os.getpid() % 10**7}" for side in "ab"]
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # Ray's sockets need a short path
-    hosts = RayHosts((names[0], names[1]), (links[0], links[1]), folder)
+    hosts = RayHosts((names[0], names[1]), (links[0], links[1]), folder, cpus)
     try:
         made = [ip("netns", "add", name) for name in names]
         made.append(ip("link", "add", links[0], "type", "veth", "peer", "name", links[1]))

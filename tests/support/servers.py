@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -50,17 +51,70 @@ def free_port() -> int:
             return port
 
 
-@contextlib.contextmanager
-def nginx(folder: Path, work: Path) -> Iterator[str]:
-    """The URL under which nginx serves ``folder``; its own files go to ``work``."""
+@dataclass
+class Service:
+    """A server in a group of processes of its own, which can be killed and started again.
+
+    Attributes:
+        command: that starts it.
+        url: where it is.
+        answers: what is asked below the URL until it answers.
+    """
+
+    command: list[str]
+    url: str
+    answers: str = "/"
+    _process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self, *, wait: bool = True) -> None:
+        """Returns when it answers, or at once."""
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(self.command, stdout=quiet, stderr=quiet, start_new_session=True)
+        if wait:
+            _wait_for(self._process, self.url + self.answers)
+
+    def kill(self) -> None:
+        """SIGKILL to all of its group."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+def nginx_service(folder: Path, work: Path) -> Service:
+    """Nginx over ``folder``; its own files go to ``work``."""
     work.mkdir(parents=True, exist_ok=True)
     port = free_port()
     user = "user root;" if os.getuid() == 0 else ""  # else its workers belong to nobody, who may not see the files
     written = CONFIGURATION.format(user=user, work=work, folder=folder, port=port)
     (work / "nginx.conf").write_text(written)
     command = ["nginx", "-e", str(work / "error.log"), "-p", str(work), "-c", str(work / "nginx.conf")]
-    with _running(command, f"http://127.0.0.1:{port}/"):
-        yield f"http://127.0.0.1:{port}"
+    return Service(command, f"http://127.0.0.1:{port}")
+
+
+def file_service(folder: Path) -> Service:
+    """`file_server` over ``folder``: it needs nothing that Python has not."""
+    port = free_port()
+    command = [sys.executable, str(Path(__file__).with_name("file_server.py")), str(folder), str(port)]
+    return Service(command, f"http://127.0.0.1:{port}")
+
+
+def mlflow_service(folder: Path) -> Service:
+    """MLflow's own server; its database, ``server.db``, and what it is given are in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
+    artifacts = ["--artifacts-destination", str(folder / "served")]
+    return Service([*command, *store, *artifacts], f"http://127.0.0.1:{port}", "/health")
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, work: Path) -> Iterator[str]:
+    """The URL under which nginx serves ``folder``; its own files go to ``work``."""
+    service = nginx_service(folder, work)
+    with _running(service):
+        yield service.url
 
 
 @contextlib.contextmanager
@@ -68,8 +122,9 @@ def s3_server() -> Iterator[str]:
     """The endpoint of an S3 server that is empty."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(command, f"http://127.0.0.1:{port}/moto-api/"):
-        yield f"http://127.0.0.1:{port}"
+    service = Service(command, f"http://127.0.0.1:{port}", "/moto-api/")
+    with _running(service):
+        yield service.url
 
 
 def upload(folder: Path, endpoint: str, bucket: str) -> None:
@@ -84,20 +139,16 @@ def upload(folder: Path, endpoint: str, bucket: str) -> None:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], answers: str) -> Iterator[None]:
-    # a group of its own, so that its children end with it
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        try:
-            _wait_for(process, answers)
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
+def _running(service: Service) -> Iterator[None]:
+    try:
+        service.start()
+        yield
+    finally:
+        service.kill()
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", url: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         assert process.poll() is None, f"{process.args} ended with {process.returncode}"
         try:

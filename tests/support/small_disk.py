@@ -1,4 +1,4 @@
-"""A disk of two megabytes, which can be filled to the last byte."""
+"""A disk of two megabytes, or as many as asked for, which can be filled to the last byte."""
 
 import contextlib
 import subprocess
@@ -29,10 +29,10 @@ class SmallDisk:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[SmallDisk]:
-    """Skips where nothing can be mounted."""
+def small_disk(folder: Path, size: int = 2 << 20) -> Iterator[SmallDisk]:
+    """Of so many bytes; skips where nothing can be mounted."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"only root can mount a small disk: {mounted.stderr.decode().strip()}")
     try:
