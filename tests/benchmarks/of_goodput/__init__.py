@@ -1,0 +1,1 @@
+"""What `goodput` runs: ours, and DDP under torchrun, each with faults at regular times."""
