@@ -64,8 +64,8 @@ def services(folder: Path, data: Path, kills: int) -> Iterator[Services]:
         disk = stack.enter_context(small_disk(folder / "disk", LEAST_DISK + kills * DISK_A_KILL))
         store, mlflow = file_service(data), mlflow_service(folder / "mlflow")
         for service in (store, mlflow):
+            stack.callback(service.kill)  # also one that does not answer
             service.start()
-            stack.callback(service.kill)
         yield Services(folder, mlflow, store, disk)
 
 
@@ -78,17 +78,17 @@ class Recoveries:
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    _failed: tuple[str, float, Callable[[], bool]] | None = None
+    _open: list[tuple[str, float, Callable[[], bool]]] = field(default_factory=list)
 
     def failed(self, kind: str, is_over: Callable[[], bool]) -> None:
-        """Notes that something fails now, and how to tell that it is over."""
-        self._failed = kind, time.monotonic(), is_over
+        """Notes that something fails now, and how to tell that it is over; others may still be away."""
+        self._open.append((kind, time.monotonic(), is_over))
 
     def look(self) -> None:
-        """Notes that it is over, if it is."""
-        if self._failed is not None and self._failed[2]():
-            self.seconds.setdefault(self._failed[0], []).append(time.monotonic() - self._failed[1])
-            self._failed = None
+        """Notes what is over now."""
+        for each in [each for each in self._open if each[2]()]:
+            self._open.remove(each)
+            self.seconds.setdefault(each[0], []).append(time.monotonic() - each[1])
 
     def table(self) -> str:
         """Rows in Markdown: kind, how many, median, nine of ten, longest."""
