@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `mnist_data` knows where npm is
 from mnist_data import fetch
 
 VENDORS = ("google", "twitter")
