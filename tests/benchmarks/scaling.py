@@ -61,7 +61,7 @@ def predicted_here(costs: Fit, size: float, hosts: int, bandwidth: float) -> flo
     return a + b * (hosts - 1) + c * size + d * size * (hosts - 1) + 2 * size * (hosts - 1) / hosts / bandwidth
 
 
-def between(costs: Fit, links: list[float], sizes: list[float], rounds: int = 5) -> list[dict[str, float]]:
+def between(costs: Fit, links: list[float], sizes: list[float], rounds: int = 3) -> list[dict[str, float]]:
     """Measured and predicted seconds of 1, 2 and 4 hosts, for each link and size."""
     from tests.benchmarks.links import MEGABYTES_A_GBIT, USABLE, measured_between
 
