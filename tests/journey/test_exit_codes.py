@@ -1,6 +1,6 @@
 """The README's table of exit codes, line by line, each by real processes as a user's shell runs them.
 
-Inline where Ray gives the code no other way: runs over Ray end with 0, 4 and 6 in other files.
+Inline where other files hold the same code over Ray: 0 (test_command_line) and 6 (test_leaving).
 """
 
 import http.server
@@ -177,7 +177,7 @@ def test_3_what_audit_and_lint_found(folder: Path, tmp_path: Path) -> None:
 
 
 def test_4_a_run_that_began_and_could_not_go_on(folder: Path) -> None:
-    done = streamtrain("train", "diverging.py", "--inline", "--tracking.run-name", "diverged", folder=folder)
+    done = streamtrain("train", "diverging.py", "--tracking.run-name", "diverged", folder=folder)
     assert done.returncode == 4, done.stderr
     assert "expected a finite loss and gradient" in said_in_one_line(done, "train")
     (run,) = (name for name in runs(folder) if name.startswith("diverged"))
