@@ -34,6 +34,14 @@ def numbers_as_usual() -> Iterator[None]:
         sys.modules["torch"].set_flush_denormal(False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_mlflow_from_another_file() -> Iterator[None]:
+    """MLflow's `set_tracking_uri` sets the variable too: what the next file's tests start would log there."""
+    found = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    assert os.environ.get("MLFLOW_TRACKING_URI") == found, "set it with monkeypatch"
+
+
 @pytest.fixture(autouse=True)
 def figures_only_where_they_are_looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else files without a drawing: the six of a run take longer to draw than most tests take to train."""

@@ -131,7 +131,7 @@ def test_predictions_and_risks_are_of_each_example(url: str, tmp_path: Path) -> 
 
 
 def test_the_logged_model_predicts_what_predict_does(
-    url: str, tmp_path: Path, store_uri: str, capfd: pytest.CaptureFixture[str]
+    url: str, tmp_path: Path, store_uri: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of fields of rows together with fields of examples; it is given batches as collate makes them."""
     data = {"inputs": (*IN_ROWS["inputs"], "label", "tokens_length")}
@@ -141,7 +141,7 @@ def test_the_logged_model_predicts_what_predict_does(
     assert "data.collate: batches are given to it as data.collate returns them" in capfd.readouterr().err
     predict(job, Path(run.folder), url, tmp_path / "found.parquet", splits=("validation",))
     expected = pq.read_table(tmp_path / "found.parquet")["output"].to_pylist()
-    mlflow.set_tracking_uri(store_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
     served = mlflow.pyfunc.load_model(f"runs:/{run.run_id}/model")
     with KeptModel(job, Path(run.folder), url) as kept:
         reader = kept.reader("validation")

@@ -34,11 +34,18 @@ class Leftovers:
         ended = threading.Event()
 
         def look() -> None:
+            looks = 0
             while not ended.wait(0.2):
                 with contextlib.suppress(psutil.Error):  # one ended while it was looked at: the next look has the rest
                     for child in psutil.Process(process).children(recursive=True):
-                        if self._family.setdefault(child.pid, child) is child:
-                            self._ports |= {c.laddr.port for c in child.net_connections() if c.status == "LISTEN"}
+                        self._family.setdefault(child.pid, child)
+                looks += 1
+                if looks % 10 == 0:  # all of them each time: none listens yet when it is first seen
+                    self._ports |= {
+                        each.laddr.port
+                        for each in psutil.net_connections("tcp")
+                        if each.status == "LISTEN" and each.pid in self._family
+                    }
 
         watcher = threading.Thread(target=look)
         watcher.start()

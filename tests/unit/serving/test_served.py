@@ -66,7 +66,7 @@ def job(tmp_path: Path, store_uri: str) -> st.Job:
 
 
 def test_a_run_s_model_predicts_from_stored_fields_what_the_run_s_parameters_do(
-    job: st.Job, tmp_path: Path, store_uri: str, capfd: pytest.CaptureFixture[str]
+    job: st.Job, store_uri: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = st.train(job, inline=True)
     assert "the model" not in capfd.readouterr().err, "nothing is to be said of it"
@@ -75,7 +75,7 @@ def test_a_run_s_model_predicts_from_stored_fields_what_the_run_s_parameters_do(
     ends = [0.0, 1.5, 9.0]
     lines = np.stack([np.linspace(0, end, 4, dtype=np.float32) for end in ends])
     expected, alone = (model.eval()(torch.from_numpy(some) / 2).detach().numpy() for some in (lines, lines[:1]))
-    mlflow.set_tracking_uri(store_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
     found = mlflow.pyfunc.load_model(f"runs:/{result.run_id}/model")
     assert [(spec.name, str(spec.type)) for spec in found.metadata.signature.inputs] == [("end", "float64")]
     given: Any = {"end": np.array(ends)}
