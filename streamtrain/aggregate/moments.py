@@ -90,6 +90,13 @@ def take_moments(values: Value) -> Moments:
     return Moments.of((values if values.dtype in KNOWN_TO_NUMPY else values.double()).numpy())
 
 
+def take_all_moments(measures: Sequence[torch.Tensor]) -> list[Moments]:
+    """As `take_moments` of each, to the bit, of several measures of the same examples: one pass over all of them."""
+    if not measures:
+        return []
+    return Moments.of_rows(torch.stack([each.detach().double() for each in measures]).cpu().numpy())
+
+
 def take_joint(several: Sequence[Value]) -> Moments:
     """Of several measures of the same examples, all together.
 

@@ -68,8 +68,8 @@ def risk_figure(
     if chosen is not None:
         for axes in (above, below):
             axes.axvline(along[chosen], color="black", linewidth=0.8, linestyle=":")
-        above.annotate(
-            "kept", (along[chosen], 1), xycoords=("data", "axes fraction"), xytext=(4, -12), textcoords="offset points"
+        above.annotate(  # at the bottom, where no curve is yet: losses begin above 0
+            "kept", (along[chosen], 0), xycoords=("data", "axes fraction"), xytext=(4, 4), textcoords="offset points"
         )
     above.set_ylabel(axis_title(which, error_unit))
     below.set_ylabel("gap")

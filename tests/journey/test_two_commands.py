@@ -68,6 +68,7 @@ def test_demo_prints_the_table_and_where_to_look(demo: tuple[Path, str]) -> None
         "error, training",
         "error, gap",
         "examples/s",
+        "measuring",
     ):
         assert re.search(rf"^{row} +\S+.* \S+", printed, re.MULTILINE), row
     assert printed.rstrip().endswith("Open MLflow with `make ui`, then http://localhost:5000")

@@ -2,11 +2,13 @@
 
 import json
 import math
+import struct
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from hypothesis.extra.numpy import arrays
 
 from streamtrain.measure.gap import Parts, paired
 from streamtrain.measure.progressive import Progressive
@@ -45,6 +47,18 @@ def test_a_ratios_deviations_are_those_of_its_linearized_values(pairs: list[tupl
     away = (sums - sums.sum() / weights.sum() * weights) / weights.mean()
     assert found.mean == pytest.approx(sums.sum() / weights.sum())
     assert found.m2 == pytest.approx(np.square(away).sum(), rel=1e-6, abs=1e-6)
+
+
+@given(
+    arrays(np.float64, some.tuples(some.integers(0, 4), some.integers(0, 300)), elements=some.floats(-1e6, 1e6)),
+    some.sampled_from([0.0, math.inf, math.nan]),
+)
+def test_several_rows_at_once_have_each_one_s_moments_to_the_bit(rows: np.ndarray, odd: float) -> None:
+    rows[:1, :1] += odd
+    one_by_one = [Moments.of(row) for row in rows]
+    found = Moments.of_rows(rows)
+    bits = [[struct.pack("qdd", each.count, each.mean, each.m2) for each in some] for some in (found, one_by_one)]
+    assert bits[0] == bits[1]
 
 
 def test_weights_of_one_give_the_plain_mean() -> None:

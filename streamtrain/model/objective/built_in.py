@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
@@ -50,9 +52,20 @@ def zero_one(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (output.argmax(1) != target).float()
 
 
-def soft_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+@dataclass(frozen=True)
+class OfLosses:
+    """A metric that follows from the losses, (examples,) -> (examples,): another softmax takes as long as they did.
+
+    Attributes:
+        function: of each example's loss, before it is weighted.
+    """
+
+    function: Callable[[torch.Tensor], torch.Tensor]
+
+
+def soft_error(cross_entropies: torch.Tensor) -> torch.Tensor:
     """One minus the probability of the target's class (Nakkiran et al. 2021, *The Deep Bootstrap*); (examples,)."""
-    return 1 - output.softmax(1).gather(1, target[:, None]).squeeze(1)
+    return -torch.expm1(-cross_entropies)
 
 
 def margin(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from streamtrain.aggregate.moments import Values, take_joint, take_moments
+from streamtrain.aggregate.moments import Values, take_all_moments, take_joint, take_moments
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job, Measure, OfMeans, Value
 from streamtrain.job.objective.metric import is_whole
 from streamtrain.model.machine.device import choose_autocast, choose_image_layout
-from streamtrain.model.objective.built_in import cross_entropy, margin, mse, soft_error, zero_one
+from streamtrain.model.objective.built_in import OfLosses, cross_entropy, margin, mse, soft_error, zero_one
 from streamtrain.model.objective.entries import Entries
 from streamtrain.model.objective.whole_set import WholeSet
 from streamtrain.values import Moments, Risk
@@ -21,6 +21,7 @@ Batch = dict[str, torch.Tensor]
 Measured = Value | tuple[Value, ...]
 """One number of each example, shape (examples,); of a function of means several."""
 OfExamples = Callable[[str, Any], Value]
+Metric = Measure | OfMeans | OfLosses
 
 
 class Objective:
@@ -69,7 +70,7 @@ class Objective:
 
     def losses(self, output: Any, batch: Batch) -> Values:
         """Loss and error of each example, shape (examples,); the latter without a graph."""
-        return self._losses(output, batch, self._of_examples(batch))
+        return self._both(self._compared(output, self.compared_of(output, batch)), self._of_examples(batch))
 
     def compared(self, output: Any, target: Any) -> Values:
         """Loss and error as the job's functions give them, from output and target."""
@@ -81,14 +82,15 @@ class Objective:
     def measures(self, output: Any, batch: Batch) -> dict[str, Measured]:
         """Loss, error and every metric of each example, by name."""
         of_examples = self._of_examples(batch)
-        found = dict(zip(("loss", "error"), self._losses(output, batch, of_examples), strict=True))
+        pair = self.compared_of(output, batch)
+        compared = self._compared(output, pair)
+        found = dict(zip(("loss", "error"), self._both(compared, of_examples), strict=True))
         if self.is_own:
             found |= self.own_values(output, batch)
-        pair = self.compared_of(output, batch)
 
-        def measure(name: str, metric: Measure) -> Value:
+        def measure(name: str, metric: Measure | OfLosses) -> Value:
             with users_code(f"metrics, {name!r}"):
-                values = metric(*pair)
+                values = metric.function(compared[0]) if isinstance(metric, OfLosses) else metric(*pair)
             return of_examples(f"metrics, {name!r}", values)
 
         with self._autocast():
@@ -110,11 +112,14 @@ class Objective:
         entries = Entries(self._pack, batch)
         return entries.of(output), entries.of(target)
 
-    def _losses(self, output: Any, batch: Batch, of_examples: OfExamples) -> Values:
+    def _compared(self, output: Any, pair: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Losses and errors as functions give them: of examples, or of entries."""
         if self.is_own:
-            losses, errors = output["loss"], output.get("error", output["loss"])
-        else:
-            losses, errors = self.compared(*self.compared_of(output, batch))
+            return output["loss"], output.get("error", output["loss"])
+        return self.compared(*pair)
+
+    def _both(self, compared: tuple[Any, Any], of_examples: OfExamples) -> Values:
+        losses, errors = compared
         found = of_examples("loss", losses)
         return found, found if errors is losses else of_examples("error", errors)
 
@@ -136,18 +141,18 @@ class Objective:
         return batch[target] if isinstance(target, str) else {name: batch[name] for name in target}
 
 
-def metrics_of(job: Job) -> dict[str, Measure | OfMeans]:
+def metrics_of(job: Job) -> dict[str, Metric]:
     """What is measured of each example beside loss and error: functions; with cross-entropy soft error and margin."""
-    built_in: dict[str, Measure | OfMeans] = {}
+    built_in: dict[str, Metric] = {}
     if job.loss == "cross_entropy" and job.objective is None:
-        built_in = {"soft_error": soft_error, "margin": margin}
+        built_in = {"soft_error": OfLosses(soft_error), "margin": margin}
     own: dict[str, Any] = {name: metric for name, metric in job.metrics.items() if not is_whole(metric)}
     return built_in | own
 
 
 def take_metrics(
-    metrics: Mapping[str, Measure | OfMeans],
-    measure: Callable[[str, Measure], Value],
+    metrics: Mapping[str, Metric],
+    measure: Callable[[str, Measure | OfLosses], Value],
     found: Mapping[str, Value],
 ) -> dict[str, Measured]:
     """Every metric of each example.
@@ -178,7 +183,11 @@ def take_metrics(
 
 def risk_of(measured: Mapping[str, Measured]) -> Risk:
     """The moments of all that was measured of some examples, loss and error among it."""
-    moments = {name: _moments(each) for name, each in measured.items()}
+    shape = getattr(measured["loss"], "shape", None)
+    plain = {name: each for name, each in measured.items() if isinstance(each, torch.Tensor) and each.shape == shape}
+    moments = dict(zip(plain, take_all_moments(list(plain.values())), strict=True))
+    moments |= {name: _moments(each) for name, each in measured.items() if name not in moments}
+    moments = {name: moments[name] for name in measured}
     return Risk(moments.pop("loss"), moments.pop("error"), moments)
 
 
