@@ -9,7 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# how long an example of a property takes depends on what else the machine does
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 with pytest.MonkeyPatch.context() as one_thread:
     # several files run at once, and threads that wait for each other on too few cores took most of the time; what

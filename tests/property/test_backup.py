@@ -99,7 +99,7 @@ def parts_of(updates: list[Update], put_back: bool) -> list[Part]:
     put_back=st.booleans(),
     turns=st.lists(st.sampled_from([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, "die", "resume"]), max_size=120),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_part_is_used_twice_and_only_late_ones_are_left_out(
     backup: int, put_back: bool, turns: list[int | str]
 ) -> None:

@@ -43,7 +43,6 @@ def minibatches(order: Order, passes: Passes, pass_index: int) -> list[list[int]
     return [select_minibatch(order, passes, Position(pass_index, step)).each().tolist() for step in steps]
 
 
-@settings(deadline=None)
 @given(orders(4), RESHUFFLES, st.integers(0, 2))
 def test_promise_3_a_pass_has_the_examples_of_the_order_below_each_once(
     order: Order, reshuffle: Reshuffle, pass_index: int
@@ -53,7 +52,6 @@ def test_promise_3_a_pass_has_the_examples_of_the_order_below_each_once(
     assert len(found) == len(set(found)) == order.used and set(found) == set(below)
 
 
-@settings(deadline=None)
 @given(orders(), RESHUFFLES, st.integers(0, 2))
 def test_each_minibatch_is_of_neighbours_in_its_window(order: Order, reshuffle: Reshuffle, pass_index: int) -> None:
     """The naive twin: no example of the window, of whichever minibatch, is strictly between two of one."""
@@ -67,7 +65,7 @@ def test_each_minibatch_is_of_neighbours_in_its_window(order: Order, reshuffle: 
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(orders(4), RESHUFFLES, st.data(), st.integers(1, 7), st.integers(1, 7))
 def test_promise_2_another_number_of_workers_goes_on_with_the_rest_from_anywhere(
     order: Order, reshuffle: Reshuffle, data: st.DataObject, before: int, after: int
@@ -80,7 +78,6 @@ def test_promise_2_another_number_of_workers_goes_on_with_the_rest_from_anywhere
     assert [*read[0], *read[1]] == read_by_workers(order, passes, 1, 0, total)
 
 
-@settings(deadline=None)
 @given(orders(4), st.data())
 def test_promise_7_what_is_said_to_be_used_is_what_updates_took(order: Order, data: st.DataObject) -> None:
     passes, _ = passes_over(order)

@@ -58,7 +58,7 @@ def fewest(uses: list[int], places: int) -> int:
     return of(0, frozenset())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(orders, some.integers(0, 6))
 def test_it_fetches_as_much_as_the_obvious_simulation(uses: list[int], places: int) -> None:
     plan = list(visits(uses, lambda _: 1, places, looked_ahead=100))
@@ -66,13 +66,13 @@ def test_it_fetches_as_much_as_the_obvious_simulation(uses: list[int], places: i
     assert fetched == belady(uses, places)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(some.lists(some.integers(0, 4), max_size=14), some.integers(3, 4))
 def test_no_other_choice_fetches_less(uses: list[int], places: int) -> None:
     assert sum(visit.comes for visit in visits(uses, lambda _: 1, places)) == fewest(uses, places)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(orders, some.lists(some.integers(1, 9), min_size=8, max_size=8), some.integers(0, 40), some.integers(1, 50))
 def test_any_sizes_have_room_however_little_is_looked_ahead(
     uses: list[int], sizes: list[int], room: int, looked_ahead: int
@@ -81,7 +81,7 @@ def test_any_sizes_have_room_however_little_is_looked_ahead(
     carried_out(plan, uses, dict(enumerate(sizes)), room)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(some.randoms(use_true_random=False), some.integers(4, 20))
 def test_what_is_looked_ahead_is_enough_for_permutations(random: object, places: int) -> None:
     """Passes over 80 units, each used three times in one: within a fiftieth of who looks at everything."""

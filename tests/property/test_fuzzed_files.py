@@ -24,9 +24,7 @@ from streamtrain.stream.reader import Reader
 from tests.support.datasets import pack_digits
 from tests.support.foreign import as_npy, write_tar
 
-FUZZED = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZED = settings(max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HEADER_FIELDS = [(0, 100), (100, 108), (124, 136), (148, 156), (156, 157), (257, 265), (345, 500)]
 NUMBERS = [
     b"",

@@ -15,7 +15,7 @@ from streamtrain.stream.reader import Reader
 from streamtrain.values import Position
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     examples=st.integers(3, 120),
     seed=st.integers(0, 1000),

@@ -45,7 +45,7 @@ def save_texts(folder: Path, examples: int) -> tuple[Path, list[dict[str, bytes]
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(["texts", "arrays", "signed arrays", "blocks", "texts in blocks"]),
     examples=st.integers(2, 150),

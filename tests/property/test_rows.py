@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 import streamtrain as st
@@ -72,7 +72,6 @@ def test_each_sequence_begins_behind_the_one_before_or_in_a_new_row(lengths: lis
     assert len(rows) <= len(lengths), "a row has an example, so no axis is longer than the examples'"
 
 
-@settings(deadline=None)
 @given(LENGTHS, ROOM, some.integers(1, 5), some.integers(1, 4), some.none() | some.integers(1, 7))
 def test_promise_3_every_entry_of_every_example_comes_once_in_a_pass(
     lengths: list[int], room: int, lanes: int, of_a_lane: int, most: int | None
@@ -102,7 +101,6 @@ def order_of(order: Order, number: int) -> tuple[int, int]:
     return (number - lane.start) // (order.batch_size // order.lanes), number
 
 
-@settings(deadline=None)
 @given(LENGTHS, ROOM, some.data())
 def test_any_examples_can_be_cut_out(lengths: list[int], room: int, data: some.DataObject) -> None:
     """Of the others that share their rows nothing is there any more, of arrays and of tensors."""
@@ -115,7 +113,6 @@ def test_any_examples_can_be_cut_out(lengths: list[int], room: int, data: some.D
         assert found == {n: [entry(n, place) for place in range(lengths[n])] for n in range(start, stop)}
 
 
-@settings(deadline=None)
 @given(LENGTHS, ROOM)
 def test_what_is_of_entries_is_added_up_for_its_example(lengths: list[int], room: int) -> None:
     batch = tensors(laid(lengths, list(range(len(lengths))), room))

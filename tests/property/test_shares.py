@@ -77,7 +77,6 @@ def test_any_first_places_have_each_share_within_one_example(weights: list[int])
     assert [had[i] * total for i in range(len(weights))] == [2 * len(pattern) * weight for weight in weights]
 
 
-@settings(deadline=None)
 @given(all_parts(), st.data())
 def test_minibatches_are_runs_of_the_places_whatever_their_size_and_the_lanes(
     parts: Parts, data: st.DataObject
@@ -91,7 +90,6 @@ def test_minibatches_are_runs_of_the_places_whatever_their_size_and_the_lanes(
     assert not list(expected)
 
 
-@settings(deadline=None)
 @given(all_parts(), RESHUFFLES, st.data())
 def test_promise_3_each_pass_of_a_part_takes_each_of_its_examples_once(
     parts: Parts, reshuffle: Reshuffle, data: st.DataObject
@@ -109,7 +107,7 @@ def test_promise_3_each_pass_of_a_part_takes_each_of_its_examples_once(
         assert turns == Counter(dict.fromkeys(range(whole), size)) + Counter({whole: rest})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(all_parts(), RESHUFFLES, st.data(), st.integers(1, 7), st.integers(1, 7))
 def test_promise_2_another_number_of_workers_goes_on_with_the_rest_from_anywhere(
     parts: Parts, reshuffle: Reshuffle, data: st.DataObject, before: int, after: int
@@ -134,7 +132,6 @@ def test_promise_7_online_ends_before_an_example_comes_twice_and_no_earlier(part
     assert len(set(more)) == parts.once
 
 
-@settings(deadline=None)
 @given(all_parts(), RESHUFFLES, st.data())
 def test_what_is_said_to_be_used_is_what_updates_took(parts: Parts, reshuffle: Reshuffle, data: st.DataObject) -> None:
     order = data.draw(orders(parts))

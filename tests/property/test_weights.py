@@ -41,7 +41,6 @@ def draws(order: Order, passes: WeightedPasses, step: int) -> list[Draw]:
     return list(zip(chosen.numbers.tolist(), chosen.passes.tolist(), strict=True))
 
 
-@settings(deadline=None)
 @given(all_weights(), st.data())
 def test_each_comes_as_often_as_its_weight_says_rounded_down_or_up(weights: list[float], data: st.DataObject) -> None:
     order = data.draw(orders(len(weights)))
@@ -60,7 +59,6 @@ def test_each_comes_as_often_as_its_weight_says_rounded_down_or_up(weights: list
     assert len(set(found)) == len(found), "each time that an example comes has a number of its own"
 
 
-@settings(deadline=None)
 @given(all_weights(), st.data())
 def test_over_passes_it_evens_out(weights: list[float], data: st.DataObject) -> None:
     """Within one, where shifts were perfectly even; of multiples of the golden ratio a little more."""
@@ -72,7 +70,7 @@ def test_over_passes_it_evens_out(weights: list[float], data: st.DataObject) -> 
     assert all(abs(counts[number] - each) < 3 for number, each in enumerate(expected))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(all_weights(), st.data(), st.integers(1, 7), st.integers(1, 7))
 def test_promise_2_another_number_of_workers_goes_on_with_the_rest_from_anywhere(
     weights: list[float], data: st.DataObject, before: int, after: int
@@ -86,7 +84,6 @@ def test_promise_2_another_number_of_workers_goes_on_with_the_rest_from_anywhere
     assert [*read[0], *read[1]] == read_by_workers(order, passes, 1, 0, total)
 
 
-@settings(deadline=None)
 @given(all_weights(), st.data())
 def test_what_is_said_to_be_used_is_what_updates_took(weights: list[float], data: st.DataObject) -> None:
     order = data.draw(orders(len(weights)))
@@ -98,7 +95,6 @@ def test_what_is_said_to_be_used_is_what_updates_took(weights: list[float], data
     assert len(used) <= 1, "a measurement goes through it in large batches"
 
 
-@settings(deadline=None)
 @given(all_weights(), st.data())
 def test_numbers_by_arrival_are_the_same_wherever_they_are_asked_for(weights: list[float], data: st.DataObject) -> None:
     order = data.draw(orders(len(weights)))

@@ -71,7 +71,7 @@ def bits(value: Any) -> Any:
 
 @pytest.mark.parametrize("kind", STORED, ids=lambda kind: kind.__name__)
 @given(data=some.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_promise_5_every_declared_state_is_the_same_after_json(kind: type[Stored], data: some.DataObject) -> None:
     value = data.draw(values_of(kind))
     assert bits(kind.from_json(json.loads(json.dumps(value.to_json())))) == bits(value)

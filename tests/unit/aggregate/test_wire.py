@@ -37,7 +37,7 @@ def message(source: int, target: int, turn: int, size: int) -> np.ndarray:
     return np.random.default_rng((source, target, turn)).integers(0, 256, size, np.uint8)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(some.lists(some.sampled_from([0, 1, 63, 4096, 300_000, 5_000_000]), min_size=18, max_size=18))
 def test_messages_arrive_whole_and_in_order_also_when_more_are_sent_before_anyone_waits(lengths: list[int]) -> None:
     def size(source: int, target: int, turn: int) -> int:

@@ -44,7 +44,7 @@ def by_pillow(data: bytes, kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(seed=some.integers(0, 2**32 - 1))
 def test_every_mode_in_every_format_is_what_pillow_shows(mode: str, kind: str, seed: int) -> None:
     data = encoded(picture(mode, seed), kind)
@@ -73,7 +73,7 @@ def test_the_formats_hold_most_modes() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=some.integers(0, 2**32 - 1), height=some.integers(1, 20), width=some.integers(1, 20))
 def test_png_keeps_all_bits(channels: int, depth: type, seed: int, height: int, width: int) -> None:
     levels = np.random.default_rng(seed).integers(0, np.iinfo(depth).max, (height, width, channels), dtype=depth)

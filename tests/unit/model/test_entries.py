@@ -78,7 +78,7 @@ def textbook(arrays: Arrays) -> tuple[torch.Tensor, float]:
 
 
 @given(LENGTHS, ROOM, some.integers(1, 8), some.none() | some.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_step_is_the_textbooks_for_any_rows_lanes_and_pieces(
     lengths: list[int], room: int, lanes: int, micro_batch: int | None
 ) -> None:

@@ -75,7 +75,7 @@ def textbook(arrays: Arrays) -> tuple[torch.Tensor, float]:
 
 
 @given(LENGTHS, some.integers(1, 8), some.none() | some.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_step_is_the_textbooks_for_any_lanes_and_pieces(
     lengths: list[int], lanes: int, micro_batch: int | None
 ) -> None:

@@ -29,7 +29,7 @@ def save(folder: Path, examples: int) -> tuple[Path, dict[str, np.ndarray]]:
     return folder / "raw.npz", arrays
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     examples=hs.integers(3, 300),
     seed=hs.integers(0, 99),

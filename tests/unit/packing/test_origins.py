@@ -84,7 +84,7 @@ def test_a_table_takes_some_bytes_and_files_a_few_each(tmp_path: Path) -> None:
     assert (tmp_path / "many.gz").stat().st_size < 20 * 10_000
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     hs.lists(hs.tuples(hs.sampled_from(["a, row ", "b/", "", "x0", "row 1"]), hs.integers(0, 12)), min_size=1),
     hs.data(),

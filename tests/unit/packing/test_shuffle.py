@@ -33,7 +33,7 @@ def merged(seed: int, sizes: Sequence[int], window: int, folder: Path) -> list[i
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), sizes=st.lists(st.integers(1, 90), max_size=8), window=st.integers(1, 200))
 def test_promise_1_runs_are_merged_in_the_naive_twins_order(
     seed: int, sizes: list[int], window: int, tmp_path_factory: pytest.TempPathFactory

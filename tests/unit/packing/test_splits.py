@@ -172,7 +172,7 @@ def test_every_class_has_its_share(tmp_path: Path) -> None:
             assert abs(counts[label] - fraction * count) <= 1.5, (split, label)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     hs.lists(hs.integers(0, 5), min_size=8, max_size=80),
     hs.sampled_from([(0.8, 0.1, 0.1), (0.5, 0.0, 0.5), (0.5, 0.5, 0.0), (0.6, 0.3, 0.1)]),

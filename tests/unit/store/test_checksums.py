@@ -21,7 +21,7 @@ CONTENT = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()
 @given(
     st.lists(st.integers(0, len(CONTENT)), max_size=30), st.integers(1, 70_000), st.sampled_from([1, 5_000, 1 << 20])
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_they_are_those_of_the_whole(cuts: list[int], piece: int, behind: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checksums, "BEHIND", behind)

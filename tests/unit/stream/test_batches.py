@@ -64,7 +64,7 @@ def test_promise_2_lanes_of_a_minibatch_are_those_of_a_run(examples: Examples, r
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batch_size=hs.integers(1, 40),
     lanes=hs.integers(1, 4),

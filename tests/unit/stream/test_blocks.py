@@ -50,7 +50,7 @@ def write_blocks(folder: Path, sizes: Sequence[int]) -> Manifest:
     return manifest
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 13), min_size=1, max_size=4), st.data())
 def test_any_range_and_any_numbers(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], data: st.DataObject

@@ -53,7 +53,7 @@ def expected(stored: list[int], bad: frozenset[int], per_lane: int, lanes: int, 
     return [[number for number in part if number not in bad] for part in parts]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=hs.data())
 def test_all_lanes_give_as_many_minibatches_as_len_says(packed: Callable[[int], Path], data: hs.DataObject) -> None:
     size = data.draw(hs.sampled_from([1, 2, 3, 5, 8, 13, 65, 129]), "examples")

@@ -63,7 +63,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lanes=some.integers(1, 7), hosted=some.data(), part=some.integers(1, 9), ahead=some.booleans())
 def test_promise_2_lanes_read_the_same_from_their_parts(
     kind: str,
