@@ -19,7 +19,7 @@ from streamtrain.shards.manifest import Field, Manifest
 from streamtrain.shards.shard_list import Shard, ShardList
 from streamtrain.stream.columns.indexes import find_index, index_in_memory
 from streamtrain.stream.columns.loose_blocks import has_any_size, loose_columns
-from streamtrain.stream.columns.mapped_pages import Pages
+from streamtrain.stream.columns.mapped_pages import SMALL, Pages
 from streamtrain.stream.columns.open_shard import (
     Bytes,
     OpenShard,
@@ -58,7 +58,7 @@ class OpenRows:
         self._files = files
         self._block = manifest.block
         self._loose = any(has_any_size(field) for field in manifest.fields)
-        self._shards = manifest.splits[split].shards
+        self.extend(manifest.splits[split].shards)
         self._fields = tuple(fields)
         self.wanted: list[tuple[int, int]] = []
         self._open: OrderedDict[tuple[int, int], Opened] = OrderedDict()
@@ -114,6 +114,7 @@ class OpenRows:
     def extend(self, shards: ShardList) -> None:
         """Goes on with a split that has more shards."""
         self._shards = shards
+        self._is_small = sum(shards.sizes) <= SMALL
 
     def find(self, index: int, first: int, last: int) -> tuple[int, int, OpenShard]:
         """What is open with the rows ``[first, last)`` of a shard in it: its examples' begin and end, and columns."""
@@ -186,7 +187,8 @@ class OpenRows:
         mapped = map_shard(path, where)
         data = np.frombuffer(mapped, np.uint8)
         opened = self._laid_out(where, data, shard, lambda samples: find_index(shard, path, where, len(data), samples))
-        opened.pages = Pages(mapped, shard.examples)
+        if not self._is_small:
+            opened.pages = Pages(mapped, shard.examples)
         return opened
 
     def _in_memory(self, index: int, rows: ShardRows, data: Bytes) -> OpenShard:

@@ -8,6 +8,7 @@ import pytest
 
 from streamtrain.packing import PackOptions, pack
 from streamtrain.shards import Manifest
+from streamtrain.stream.columns import open_rows
 from streamtrain.stream.columns.mapped_pages import WINDOW
 from streamtrain.stream.fetch.shard_files import LocalFiles
 from streamtrain.stream.reader import Reader
@@ -37,7 +38,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_a_reader_keeps_no_pages_of_what_it_has_read(data: tuple[Path, Manifest], lanes: int) -> None:
+def test_a_reader_keeps_no_pages_of_what_it_has_read(
+    data: tuple[Path, Manifest], lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_rows, "SMALL", 2 * SHARD_BYTES)
     folder, manifest = data
     reader = Reader(LocalFiles(folder), manifest, "train", ("x", "label"))
     share, most, seen = EXAMPLES // lanes, 0, []
@@ -49,3 +53,13 @@ def test_a_reader_keeps_no_pages_of_what_it_has_read(data: tuple[Path, Manifest]
         most = max(most, resident(folder))
     assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(EXAMPLES)), "each once"
     assert 0 < most < lanes * 3 * WINDOW < SHARD_BYTES * 2
+
+
+def test_a_small_split_stays_mapped(data: tuple[Path, Manifest]) -> None:
+    folder, manifest = data
+    size = sum(manifest.splits["train"].shards.sizes)
+    assert size < open_rows.SMALL
+    reader = Reader(LocalFiles(folder), manifest, "train", ("x", "label"))
+    for start in range(0, EXAMPLES, 500):
+        reader.read(start, start + 500)
+    assert resident(folder) > 0.9 * size
