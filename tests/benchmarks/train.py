@@ -38,6 +38,7 @@ from tests.benchmarks.bare import bare_loop
 from tests.benchmarks.models import ADAMW_LR, BATCH, LR, MODELS, MOMENTUM, ROUND_STEPS, images, mlp, tensors
 from tests.benchmarks.rounds import Processes, alternate, machine, ratio
 
+PEERS = ("ddp", "single", "bare", "limit")
 OURS = {"sgd": st.SGD(lr=LR, momentum=MOMENTUM), "adamw": st.AdamW(lr=ADAMW_LR)}
 THEIRS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": functools.partial(torch.optim.SGD, lr=LR, momentum=MOMENTUM),
@@ -186,11 +187,12 @@ def race(name: str, folder: Path, memory: Path, rounds: int) -> tuple[dict[str, 
     finally:
         for contestant in contestants.values():
             contestant.stop()
-    ratios = {f"{name}_vs_{peer}": ratio(seconds[peer], seconds["ours"]) for peer in ("ddp", "single", "bare")}
+    ratios = {f"{name}_vs_{peer}": ratio(seconds[peer], seconds["ours"]) for peer in PEERS}
     ratios |= {f"{name}_{who}_vs_single": ratio(seconds["single"], seconds[who]) for who in ("limit", "bare")}
     ratios[f"{name}_bare_vs_ddp"] = ratio(seconds["ddp"], seconds["bare"])
     if "ours_lanes8" in seconds:
         ratios[f"{name}_lanes8_vs_ddp"] = ratio(seconds["ddp"], seconds["ours_lanes8"])
+        ratios[f"{name}_lanes8_vs_bare_lanes8"] = ratio(seconds["bare_lanes8"], seconds["ours_lanes8"])
         ratios[f"{name}_bare_lanes8_vs_ddp"] = ratio(seconds["ddp"], seconds["bare_lanes8"])
     if "ours_adamw" in seconds:
         ratios[f"{name}_adamw_vs_ddp"] = ratio(seconds["ddp_adamw"], seconds["ours_adamw"])
