@@ -78,13 +78,12 @@ class Signed:
 
     def __call__(self, name: str) -> str | None:
         """An object's."""
-        with self._lock:
+        with self._lock:  # also while it is signed: the ranges of an object are asked for at once, and need one URL
             until, url = self._known.get(name, (0.0, None))
-        if time.monotonic() < until:
-            return url
-        until, url = time.monotonic() + SIGNED / 2, self._sign(name)
-        with self._lock:
+            if time.monotonic() < until:
+                return url
+            until, url = time.monotonic() + SIGNED / 2, self._sign(name)
             if len(self._known) >= MOST_SIGNED:
                 self._known.clear()
             self._known[name] = until, url
-        return url
+            return url

@@ -13,7 +13,7 @@ from streamtrain.stream.fetch.fetched import AHEAD_THREADS
 
 STEP = 1 << 20
 Opened = Callable[[str], Iterable[Any]]
-Client = Callable[[str, str, Mapping[str, int], Path], int]
+Client = Callable[[Mapping[str, int], Path], int]
 
 
 def boto3_client(endpoint: str, bucket: str) -> Opened:
@@ -39,11 +39,8 @@ def s3torchconnector_client(endpoint: str, bucket: str) -> Opened:
     return lambda name: [client.get_object(bucket, name).read()]
 
 
-def fetched(
-    client: Callable[[str, str], Opened], at_once: int, endpoint: str, bucket: str, sizes: Mapping[str, int], work: Path
-) -> int:
+def fetched(opened: Opened, at_once: int, sizes: Mapping[str, int], work: Path) -> int:
     """Bytes of all objects, each fetched whole, so many at once."""
-    opened = client(endpoint, bucket)
 
     def fetch(name: str) -> int:
         digest, file = hashlib.sha256(), work / name.replace("/", "-")
@@ -60,11 +57,11 @@ def fetched(
         return sum(threads.map(fetch, sizes))
 
 
-def clients() -> dict[str, Client]:
+def clients(endpoint: str, bucket: str) -> dict[str, Client]:
     """Ways to fetch all shards, by name."""
-    made = {"boto3": boto3_client, "obstore": obstore_client, "s3torchconnector": s3torchconnector_client}
+    known = {"boto3": boto3_client, "obstore": obstore_client, "s3torchconnector": s3torchconnector_client}
     return {
-        f"{name}_{at_once}_at_once": functools.partial(fetched, client, at_once)
-        for name, client in made.items()
+        f"{name}_{at_once}_at_once": functools.partial(fetched, opened, at_once)
+        for name, opened in ((name, client(endpoint, bucket)) for name, client in known.items())
         for at_once in (1, AHEAD_THREADS)
     }

@@ -5,6 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -12,7 +13,7 @@ import pytest
 
 from streamtrain.errors import StoreError
 from streamtrain.store import RetryPolicy, direct, remote
-from streamtrain.store.addresses import behind_proxy, has_password, http_address, s3_address
+from streamtrain.store.addresses import Signed, behind_proxy, has_password, http_address, s3_address
 from streamtrain.store.remote import Store
 from tests.support.ranges import RangeServer, serving
 
@@ -194,6 +195,25 @@ def test_only_what_is_plain_is_asked_for_straight(monkeypatch: pytest.MonkeyPatc
     assert behind_proxy("https://host/data") and not behind_proxy("https://near/data")
     assert http_address("https://host/data", {}) is None and http_address("https://near/data", {}) is not None
     assert http_address("https://near/data", {"headers": {"X-Key": "secret"}}) is None
+
+
+def test_ranges_of_an_object_that_are_asked_for_at_once_share_one_signature() -> None:
+    ready, signed = threading.Barrier(4), []
+
+    def sign(name: str) -> str:
+        signed.append(name)
+        time.sleep(0)  # lets go of the interpreter, as what really signs does
+        return f"http://s3/{name}?signature={len(signed)}"
+
+    address = Signed(sign)
+
+    def ask(name: str) -> str | None:
+        ready.wait()
+        return address(name)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(ask, ["a", "a", "b", "a"]))
+    assert sorted(signed) == ["a", "b"] and len(set(found)) == 2
 
 
 def test_settings_that_no_signed_url_carries_are_the_clients_business() -> None:
