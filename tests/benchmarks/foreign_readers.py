@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import streamtrain as st
+from tests.benchmarks.measuring import on_standard_error
 
 SHARDS, TIMES = 4, 10
 
@@ -38,7 +39,8 @@ def foreign_contenders(root: Path, files: list[bytes]) -> dict[str, Callable[[],
     shards = sorted((root / "foreign" / "train").glob("*.tar"))
     examples = st.open(root / "foreign")
     (root / "webshart").mkdir()
-    webshart.MetadataExtractor().extract_metadata(str(shards[0].parent), str(root / "webshart"), max_workers=1)
+    with on_standard_error():
+        webshart.MetadataExtractor().extract_metadata(str(shards[0].parent), str(root / "webshart"), max_workers=1)
     known = webshart.discover_dataset(str(shards[0].parent), metadata=str(root / "webshart"))
 
     def ours() -> Iterator[bytes]:
