@@ -45,10 +45,20 @@ class RunFolder:
 
     @classmethod
     def of(cls, place: Path) -> RunFolder:
-        """The one that is meant by itself, by a file in it, or by one of its checkpoints."""
+        """The one that is meant by itself, by a file in it, or by one of its checkpoints.
+
+        Raises:
+            ConfigError: there is nothing of that name.
+        """
         if place.is_dir():
             return cls(place)
-        return cls(place.parent.parent if place.parent.name == CHECKPOINTS else place.parent)
+        found = cls(place.parent.parent if place.parent.name == CHECKPOINTS else place.parent)
+        if not (place.exists() or found.lock.exists()):
+            runs = [each.parent for each in place.parent.glob(f"*/{LOCK}")]
+            newest = max(runs, key=lambda each: each.stat().st_mtime, default=None)
+            do = f"name one that is there, as {newest}" if newest else "give its path"
+            raise ConfigError(complaint(str(place), expected="a run's folder", found="no such folder", do=do))
+        return found
 
     @property
     def name(self) -> str:

@@ -185,6 +185,7 @@ def test_the_command_finds_the_runs_job_and_adds_the_probe_to_its_run_once(
     assert point.value == found.curvature.measured and found.curvature.learning_rate == 0.25
     artifacts = [file.path for file in client.list_artifacts(str(tracker.run_id), "probes")]
     assert artifacts == [f"probes/probe_000000008.{end}" for end in ("json", "png", "txt")]
+    Path("six.safetensors").touch()
     with pytest.raises(SystemExit) as stopped:
         main(["probe", "six.safetensors"])
     assert stopped.value.code == 2
@@ -194,6 +195,7 @@ def test_the_command_finds_the_runs_job_and_adds_the_probe_to_its_run_once(
 def test_promise_10_a_command_with_a_secret_is_not_guessed(tmp_path: Path) -> None:
     entry = {"kind": "begin", "card": {"tags": {"command": "streamtrain train job.py --data.url s3://***@b/d"}}}
     (tmp_path / "journal.jsonl").write_text(json.dumps(entry) + "\n")
+    (tmp_path / "lock").touch()
     assert RunFolder.of(tmp_path / "checkpoints" / "1.safetensors").path == tmp_path
     with pytest.raises(st.ConfigError, match=r"began, found streamtrain .*; name the job file, --job JOB.py"):
         command_of(RunFolder(tmp_path))
