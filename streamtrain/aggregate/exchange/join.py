@@ -178,7 +178,9 @@ class Participant:
         Raises:
             WorkerLost: somebody did not come, or died before its memory was opened.
         """
-        if isinstance(self._current, CollectiveExchange | DeviceExchange):
+        if isinstance(self._current, CollectiveExchange):
+            self._current.leave()  # its block has been made ready for this formation: nobody gives up in it now
+        elif isinstance(self._current, DeviceExchange):
             self._current.abandon()  # a process is in one group at a time
         self._seat = seat
         meeting = seat.meeting

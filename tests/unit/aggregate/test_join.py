@@ -9,6 +9,7 @@ import torch
 from streamtrain.aggregate.descent.aggregator import Aggregator
 from streamtrain.aggregate.descent.rules import Descent
 from streamtrain.aggregate.descent.schedule import LearningRate
+from streamtrain.aggregate.exchange.barrier import SharedBarrier
 from streamtrain.aggregate.exchange.collective.exchange import CollectiveExchange
 from streamtrain.aggregate.exchange.device_exchange import DeviceExchange
 from streamtrain.aggregate.exchange.join import Participant, Seat
@@ -185,3 +186,22 @@ def test_a_new_formation_goes_on_with_the_state_of_the_last() -> None:
     assert participant.step == -1
     participant.offer_memory(0)
     assert participant.join(ALONE, joiner.make_aggregator).state.parameters.sum() == 8 and joiner.filled == 2
+
+
+def test_who_leaves_a_group_of_hosts_does_not_give_up_in_the_block_of_the_next_formation() -> None:
+    """Two workers of one host, first among hosts, then again, then by themselves: always in the same block."""
+    job = dataclasses.replace(JOB, workers=2)
+    joiners = [Joiner(job), Joiner(job)]
+    here = {0: os.getpid(), 1: os.getpid()}
+    for networked in (True, True, False):
+        address = joiners[0].participant.open_store("127.0.0.1")
+        block = joiners[0].participant.offer_memory(0)
+        seat = Seat(0, hosting_of(LANES, 2), 0, block, here)
+        if networked:
+            seat = dataclasses.replace(seat, meeting=address, hosts=(range(2),), block=block)
+        for index, joiner in enumerate(joiners):
+            joiner.participant.join(dataclasses.replace(seat, index=index), joiner.make_aggregator)
+        for joiner in joiners:
+            barrier = joiner.participant.exchange._barrier  # type: ignore[union-attr]
+            assert isinstance(barrier, SharedBarrier)
+            barrier._look_at_peers()  # as who waits does: raises where somebody has given up

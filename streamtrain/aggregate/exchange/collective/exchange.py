@@ -117,6 +117,10 @@ class CollectiveExchange(Exchange):
     def abandon(self) -> None:
         """Closes the connections too, so that whoever waits for this worker's host notices."""
         super().abandon()
+        self.leave()
+
+    def leave(self) -> None:
+        """Closes the connections; the host's block, which the next formation may meet in, is left as it is."""
         self._ahead.close()
         if self._wire is not None:
             self._wire.close()
