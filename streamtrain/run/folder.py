@@ -45,14 +45,19 @@ class RunFolder:
 
     @classmethod
     def of(cls, place: Path) -> RunFolder:
-        """The one that is meant by itself, by a file in it, or by one of its checkpoints.
-
-        Raises:
-            ConfigError: there is nothing of that name.
-        """
+        """The one that is meant by itself, by a file in it, or by one of its checkpoints."""
         if place.is_dir():
             return cls(place)
-        found = cls(place.parent.parent if place.parent.name == CHECKPOINTS else place.parent)
+        return cls(place.parent.parent if place.parent.name == CHECKPOINTS else place.parent)
+
+    @classmethod
+    def there(cls, place: Path) -> RunFolder:
+        """The same, where there is something of that name.
+
+        Raises:
+            ConfigError: there is nothing.
+        """
+        found = cls.of(place)
         if not (place.exists() or found.lock.exists()):
             runs = [each.parent for each in place.parent.glob(f"*/{LOCK}")]
             newest = max(runs, key=lambda each: each.stat().st_mtime, default=None)

@@ -31,19 +31,18 @@ def test_promise_10_a_finished_run_does_not_go_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["", "best.safetensors", "checkpoints/000000000007.safetensors"])
 def test_a_file_in_it_means_the_folder(tmp_path: Path, place: str) -> None:
-    (tmp_path / "lock").touch()
     assert RunFolder.of(tmp_path / place).path == tmp_path
 
 
 def test_a_name_that_is_not_there_is_told_with_the_newest_that_is(tmp_path: Path) -> None:
     with pytest.raises(st.ConfigError, match=r"digits-1: expected a run's folder, found no such folder; give its path"):
-        RunFolder.of(tmp_path / "digits-1")
+        RunFolder.there(tmp_path / "digits-1")
     for name in ("digits-1a", "digits-1b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "lock").touch()
     os.utime(tmp_path / "digits-1a", (0, 0))
     with pytest.raises(st.ConfigError, match=r"found no such folder; name one that is there, as \S+/digits-1b$"):
-        RunFolder.of(tmp_path / "digits-1")
+        RunFolder.there(tmp_path / "digits-1")
 
 
 def test_one_process_writes_and_what_a_killed_one_left_is_gone(tmp_path: Path) -> None:

@@ -195,7 +195,6 @@ def test_the_command_finds_the_runs_job_and_adds_the_probe_to_its_run_once(
 def test_promise_10_a_command_with_a_secret_is_not_guessed(tmp_path: Path) -> None:
     entry = {"kind": "begin", "card": {"tags": {"command": "streamtrain train job.py --data.url s3://***@b/d"}}}
     (tmp_path / "journal.jsonl").write_text(json.dumps(entry) + "\n")
-    (tmp_path / "lock").touch()
     assert RunFolder.of(tmp_path / "checkpoints" / "1.safetensors").path == tmp_path
     with pytest.raises(st.ConfigError, match=r"began, found streamtrain .*; name the job file, --job JOB.py"):
         command_of(RunFolder(tmp_path))
