@@ -94,7 +94,7 @@ def take_all_moments(measures: Sequence[torch.Tensor]) -> list[Moments]:
     """As `take_moments` of each, to the bit, of several measures of the same examples: one pass over all of them."""
     if not measures:
         return []
-    return Moments.of_rows(torch.stack([each.detach().double() for each in measures]).cpu().numpy())
+    return Moments.of_rows(torch.stack([each.detach().cpu().double() for each in measures]).numpy())
 
 
 def take_joint(several: Sequence[Value]) -> Moments:

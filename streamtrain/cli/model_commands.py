@@ -104,5 +104,5 @@ def job_of_run(run: Path, file: Path | None, command: str) -> Job:
     from streamtrain.run.folder import RunFolder
     from streamtrain.run.watching.probing import command_of
 
-    name, flags = (str(file), []) if file is not None else command_of(RunFolder.there(run), command)
+    name, flags = (str(file), []) if file is not None else command_of(RunFolder.existing(run), command)
     return declared_job(name, beginning_of(flags)[1])

@@ -167,7 +167,7 @@ def run_probe(words: Sequence[str]) -> None:
     from streamtrain.track.figures import save
     from streamtrain.track.mlflow.sync import raise_for, sync
 
-    folder = RunFolder.there(given.run)
+    folder = RunFolder.existing(given.run)
     file, flags = (str(given.job), []) if given.job is not None else command_of(folder)
     job = declared_job(file, beginning_of(flags)[1])
     if given.batch_size:

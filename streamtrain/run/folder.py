@@ -51,7 +51,7 @@ class RunFolder:
         return cls(place.parent.parent if place.parent.name == CHECKPOINTS else place.parent)
 
     @classmethod
-    def there(cls, place: Path) -> RunFolder:
+    def existing(cls, place: Path) -> RunFolder:
         """The same, where there is something of that name.
 
         Raises:

@@ -36,13 +36,13 @@ def test_a_file_in_it_means_the_folder(tmp_path: Path, place: str) -> None:
 
 def test_a_name_that_is_not_there_is_told_with_the_newest_that_is(tmp_path: Path) -> None:
     with pytest.raises(st.ConfigError, match=r"digits-1: expected a run's folder, found no such folder; give its path"):
-        RunFolder.there(tmp_path / "digits-1")
+        RunFolder.existing(tmp_path / "digits-1")
     for name in ("digits-1a", "digits-1b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "lock").touch()
     os.utime(tmp_path / "digits-1a", (0, 0))
     with pytest.raises(st.ConfigError, match=r"found no such folder; name one that is there, as \S+/digits-1b$"):
-        RunFolder.there(tmp_path / "digits-1")
+        RunFolder.existing(tmp_path / "digits-1")
 
 
 def test_one_process_writes_and_what_a_killed_one_left_is_gone(tmp_path: Path) -> None:
