@@ -18,6 +18,7 @@ there again, half of the undisturbed examples over those made.
 
 import argparse
 import contextlib
+import sys
 import tempfile
 from pathlib import Path
 
@@ -131,6 +132,7 @@ def main() -> None:
         for every in given.every:
             for kind in given.kinds:
                 goodput.measure(kind, every)
+                print(f"{kind}, every {every:g} s: {goodput.ratios}", file=sys.stderr, flush=True)
     report("goodput: four workers, minibatch 128", goodput.figures, goodput.ratios, as_json=given.json)
 
 

@@ -90,7 +90,10 @@ class Ddp:
         run = ["--standalone", f"--nproc-per-node={WORKERS}", "--max-restarts=10000", "--monitor-interval=0.1"]
         words = [self.data, self.folder, self.setting.steps, self.save_every, self.setting.example_seconds]
         command = [sys.executable, "-m", "torch.distributed.run", *run, "-m", __name__, *map(str, words)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        own_store = {
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"
+        }  # else no restart connects: findings/torchrun_restarts_connect_through_a_stale_store.sh
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | own_store
         with (self.folder / "err.txt").open("ab") as err:
             self._agent = subprocess.Popen(command, env=environment, cwd=self.folder, stdout=err, stderr=err)
 

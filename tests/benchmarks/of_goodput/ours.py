@@ -146,7 +146,7 @@ class Ours:
                 assert not self._ended() and time.monotonic() < deadline, self._told()
                 time.sleep(0.05)
             faults = disturb(time.time(), self.setting.every, self._ended, strikes[kind])
-            assert self._process.returncode == 0, self._told()
+            assert self._process.wait() == 0, self._told()
         finally:
             self._process.kill()
             self._process.wait()
@@ -158,7 +158,8 @@ class Ours:
         return self._driver
 
     def _ended(self) -> bool:
-        return self._process.poll() is not None
+        """Whether nothing is left that a fault could undo."""
+        return self._process.poll() is not None or any(self.folder.glob("runs/*/result.json"))
 
     def _told(self) -> str:
         return (self.folder / "err.txt").read_text()[-3000:]
