@@ -181,7 +181,7 @@ def _stream(url: str, cache: Path) -> dict[str, float]:
     manifest = fetch_manifest(Store(url))
     shards = manifest.splits["train"].shards
     data, largest = sum(shard.bytes for shard in shards), max(shard.bytes for shard in shards)
-    limit, before = data // 10, _memory("VmRSS")
+    limit, before = data // 10, memory_of_this_process("VmRSS")
     files = FetchedFiles(
         Store(url), Cache(cache, limit), most_held=LANES + 1, ahead_bytes=limit - (LANES + 1) * largest
     )
@@ -202,12 +202,12 @@ def _stream(url: str, cache: Path) -> dict[str, float]:
         "data": data,
         "cache": most,
         "cache_bound": limit,
-        "rss": _memory("VmHWM"),
+        "rss": memory_of_this_process("VmHWM"),
         "rss_bound": before + rss_bound(largest, int(np.prod(SHAPE))),
     }
 
 
-def _memory(field: str) -> int:
+def memory_of_this_process(field: str) -> int:
     """Bytes, of the kernel's account of this process."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
