@@ -7,6 +7,7 @@ treated like a mean wherever one is. A function of several means is linearized l
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,20 @@ class Moments(Stored):
         away = rows - means[:, None]
         squares = np.add.reduce(away * away, axis=1)
         return [cls(count, mean, m2) for mean, m2 in zip(means.tolist(), squares.tolist(), strict=True)]
+
+    @classmethod
+    def of_slices(cls, rows: Columns, sizes: Sequence[int]) -> list[list[Moments]]:
+        """Of each of several slices of columns, which lie one behind the other and have one at least, as `of_rows`."""
+        if len(sizes) == 1:
+            return [cls.of_rows(rows)]
+        starts = [0, *itertools.accumulate(sizes)]
+        means = np.add.reduceat(rows, starts[:-1], axis=1) / np.array(sizes)
+        if not np.isfinite(means).all():
+            return [cls.of_rows(rows[:, start:stop]) for start, stop in itertools.pairwise(starts)]
+        away = rows - np.repeat(means, sizes, axis=1)
+        squares = np.add.reduceat(away * away, starts[:-1], axis=1)
+        both = zip(sizes, means.T.tolist(), squares.T.tolist(), strict=True)
+        return [[cls(size, *each) for each in zip(mean, m2, strict=True)] for size, mean, m2 in both]
 
     @classmethod
     def of_ratio(cls, sums: NDArray[np.generic], weights: NDArray[np.generic]) -> Moments:

@@ -7,8 +7,9 @@ device they are a tensor, float64, and both are summed, since nobody may look wh
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -78,6 +79,15 @@ class WrongWeight(JobError):
         return JobError, (str(self),)
 
 
+@contextlib.contextmanager
+def counted_from(start: int) -> Iterator[None]:
+    """A wrong weight that is found in the block is one of examples of which so many come before."""
+    try:
+        yield
+    except WrongWeight as wrong:
+        raise WrongWeight(start + wrong.index, wrong.weight) from None
+
+
 def take_moments(values: Value) -> Moments:
     """Of each example's loss or error; waits for the device where there is one.
 
@@ -90,11 +100,9 @@ def take_moments(values: Value) -> Moments:
     return Moments.of((values if values.dtype in KNOWN_TO_NUMPY else values.double()).numpy())
 
 
-def take_all_moments(measures: Sequence[torch.Tensor]) -> list[Moments]:
-    """As `take_moments` of each, to the bit, of several measures of the same examples: one pass over all of them."""
-    if not measures:
-        return []
-    return Moments.of_rows(torch.stack([each.detach().cpu().double() for each in measures]).numpy())
+def take_rows(measures: Sequence[torch.Tensor]) -> NDArray[np.float64]:
+    """Several measures of the same examples, shape (measures, examples), for `Moments.of_rows`."""
+    return torch.stack([each.detach().cpu().double() for each in measures]).numpy()
 
 
 def take_joint(several: Sequence[Value]) -> Moments:

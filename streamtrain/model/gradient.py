@@ -18,15 +18,15 @@ from streamtrain.aggregate.vector import Layout, layout_of
 from streamtrain.errors import JobError, complaint, users_code
 from streamtrain.job import Job, Weighted
 from streamtrain.model.gradient_sums import LaneGradients, add_up, densify
-from streamtrain.model.initial import InitialParameters
 from streamtrain.model.lanes_together import count_kept, must_go_apart
 from streamtrain.model.machine.device import make_callable, place_model
-from streamtrain.model.modes import Modes
+from streamtrain.model.module.initial import InitialParameters
+from streamtrain.model.module.modes import Modes
+from streamtrain.model.module.tensors import Buffers
 from streamtrain.model.objective import Batch as Batch
-from streamtrain.model.objective import Objective, pieces_of, risk_of
-from streamtrain.model.tensors import Buffers
+from streamtrain.model.objective import Objective, pieces_of
 from streamtrain.stream.examples.batch_augmentation import augment_batch
-from streamtrain.values import Arrays, Moments, Risk, SliceRisk, examples_in
+from streamtrain.values import Arrays, examples_in
 
 Gradients = tuple[torch.Tensor | None, ...]
 TOGETHER_BYTES = 2**23
@@ -73,12 +73,14 @@ class Gradient:
         parameters: the trainable ones, in the layout's order.
         modes: of its parts.
         objective: what is measured of its output.
+        pack: how the job's examples share rows, where they do.
     """
 
     def __init__(self, job: Job) -> None:
         self.model = build_model(job).to(job.device)
         self.layout: Layout = layout_of(self.model)
         self._data = job.data
+        self.pack = job.data.pack
         self._device = torch.device(job.device)
         self.objective = Objective(job)
         self._call = make_callable(self.model, job)
@@ -156,27 +158,11 @@ class Gradient:
         self._leave(slot, [None] * len(self.parameters))
         slot.moments[:] = 0
 
-    def evaluate(self, arrays: Arrays, *, by_class: bool = False) -> Risk:
-        """Loss, error and metrics of examples at the loaded state, in evaluation mode; changes nothing.
-
-        Args:
-            by_class: with a classifier's counts of each class.
-        """
-        if not arrays:
-            return Risk(Moments(), Moments())
-        self._load_buffers()
+    def begin_evaluation(self) -> None:
+        """Evaluation mode, at the loaded state; where there never was one, at the model as it was built."""
+        if self._state is not None:
+            self._load_buffers()
         self.modes.evaluate()
-        # Not inference_mode: what a forward keeps for later (tables of positions) must be fit for a backward.
-        with torch.no_grad():
-            batch = self.batch(arrays)
-            output = self.output(batch)
-            risk = risk_of(self.objective.measures(output, batch))
-            whole = self.objective.by_class if by_class else self.objective.whole
-            if not whole:
-                return risk
-            states = whole.begin()
-            whole.update(states, *self.objective.compared_of(output, batch))
-            return SliceRisk(risk.loss, risk.error, risk.metrics, states)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The model's state dict at the loaded state: copies on the CPU."""
@@ -243,8 +229,7 @@ class Gradient:
             self._apart = True
             return next(self._forwards(batch, part))
         if part.arrays:
-            held = found[1] + sum(each.nbytes for each in batch.values() if each.layout is torch.strided)
-            self._bytes_an_example = held / examples_in(part.arrays)
+            self._bytes_an_example = (found[1] + bytes_of(batch)) / examples_in(part.arrays)
         return found[0]
 
     def training_batch(self, part: Part) -> Batch:
@@ -290,7 +275,7 @@ class Gradient:
 
     def _pieces(self, batch: Batch) -> Iterator[Batch]:
         """The examples, in pieces of at most ``micro_batch``."""
-        return pieces_of(batch, self._data.pack, self._micro_batch)
+        return pieces_of(batch, self.pack, self._micro_batch)
 
     def _leave(self, slot: Slot | DeviceSlot, gradients: Sequence[torch.Tensor | None]) -> None:
         """Brings a lane's gradients into its slot, but those that were taken while backward made them."""
@@ -329,3 +314,8 @@ class Gradient:
     def _load_buffers(self) -> None:
         assert self._state is not None, "load a state first"
         self._buffers.load(self._state)
+
+
+def bytes_of(batch: Batch) -> int:
+    """Of tensors, as far as these say so."""
+    return sum(each.nbytes for each in batch.values() if each.layout is torch.strided)

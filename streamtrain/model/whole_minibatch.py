@@ -17,10 +17,10 @@ import torch
 from streamtrain.aggregate.moments import Values, WrongWeight, leave_moments
 from streamtrain.aggregate.state import DeviceSlot, Slot
 from streamtrain.errors import JobError, complaint, users_code
-from streamtrain.job import Job, Value, Weighted
+from streamtrain.job import Job, Weighted
 from streamtrain.model.gradient import OF_BACKWARD, Gradient, Gradients, Part
 from streamtrain.model.gradient_sums import add_up, densify
-from streamtrain.model.objective import Batch
+from streamtrain.model.objective import Batch, some_of
 
 Gather = Callable[[Mapping[int, torch.Tensor]], list[torch.Tensor]]
 """What every lane gives, as bytes in lane order, out of what this worker's lanes give; see `Exchange.gather`."""
@@ -61,7 +61,7 @@ class WholeMinibatchGradient(Gradient):
             self._leave(slot, self._back(part, batch, own, slot))
             self._buffers.leave(slot)
             try:
-                leave_moments(slot, [(_some(losses[0], start, stop), _some(losses[1], start, stop))])
+                leave_moments(slot, [(some_of(losses[0], start, stop), some_of(losses[1], start, stop))])
             except WrongWeight as wrong:
                 raise wrong.of_lane(part.lane) from None
 
@@ -132,13 +132,6 @@ class WholeMinibatchGradient(Gradient):
 def make_gradient(job: Job) -> Gradient:
     """How a job's gradients are computed: each lane by itself, or over the whole minibatch."""
     return WholeMinibatchGradient(job) if job.loss_over == "minibatch" else Gradient(job)
-
-
-def _some(values: Value, start: int, stop: int) -> Value:
-    """Some examples' values."""
-    if isinstance(values, Weighted):
-        return Weighted(values.sums[start:stop], values.weights[start:stop])
-    return values[start:stop]
 
 
 def flatten(value: Any) -> list[torch.Tensor]:

@@ -20,7 +20,7 @@ from streamtrain.order.passes import (
 )
 from streamtrain.order.randomness import example_seed, lane_seed, split_seed
 from streamtrain.order.selections import select_lanes, select_minibatch
-from streamtrain.order.slices import evaluation_slice, evaluation_slices
+from streamtrain.order.slices import evaluation_batches, evaluation_slice, evaluation_slices
 from streamtrain.order.unused import Unused, without
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Unused",
     "WeightedPasses",
     "Weights",
+    "evaluation_batches",
     "evaluation_slice",
     "evaluation_slices",
     "example_seed",

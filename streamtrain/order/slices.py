@@ -17,10 +17,12 @@ from streamtrain.order.randomness import lane_seed
 from streamtrain.values import Lane
 
 PARTS, RUNS, LARGEST_SLICE = 64, 128, 500
-"""Slices that few examples are cut into; runs of a random part; and the most examples that a worker evaluates at once.
+"""Slices that few examples are cut into; runs of a random part; and the most examples of a slice.
 
 Fewer runs than 128 show in the standard error where the loss differs much along the pass.
 """
+SHARED = 8
+"""Batches that slices make at least, so that several workers have some."""
 
 
 def evaluation_slices(
@@ -90,6 +92,24 @@ def evaluation_slice(examples: int, minibatch: int | None = None) -> int:
     if minibatch is not None:
         return -(-examples // max(1, round(examples / minibatch)))
     return max(1, min(LARGEST_SLICE, -(-examples // PARTS)))
+
+
+def evaluation_batches(slices: Sequence[tuple[int, int]], most: int) -> list[Sequence[tuple[int, int]]]:
+    """The slices in their order, those together that go through the model at once, whoever takes them.
+
+    Args:
+        most: examples of slices that go together; a slice of more goes alone.
+    """
+    sizes = [stop - start for start, stop in slices]
+    most = min(most, -(-sum(sizes) // SHARED))
+    batches: list[Sequence[tuple[int, int]]] = []
+    first = held = 0
+    for place, size in enumerate(sizes):
+        if held and held + size > most:
+            batches.append(slices[first:place])
+            first, held = place, 0
+        held += size
+    return [*batches, slices[first:]] if slices else []
 
 
 def _ends(ranges: Sequence[Lane]) -> list[int]:

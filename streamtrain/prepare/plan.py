@@ -61,7 +61,7 @@ class Plan:
     ``parts`` have shares of every minibatch, where the job gives some; ``sources`` are a mixture's data sets;
     ``others`` are the held-out sets beside the validation split, by name;
     ``lengths`` are the training examples', by stored number, where minibatches are of neighbours in length;
-    ``labels_as_stored``: as the trial found.
+    ``labels_as_stored`` and ``example_bytes``: as the trial found.
     """
 
     job: Job
@@ -75,6 +75,7 @@ class Plan:
     others: Mapping[str, HeldOut] = field(default_factory=dict)
     lengths: NDArray[np.int64] | None = field(default=None, compare=False)
     labels_as_stored: bool = True
+    example_bytes: float = 0.0
 
     @property
     def passes(self) -> int:

@@ -19,6 +19,7 @@ from streamtrain.aggregate.exchange.memory import Capacity, private_memory
 from streamtrain.aggregate.exchange.shared import SharedExchange
 from streamtrain.aggregate.vector import Layout
 from streamtrain.errors import JobError, NonFiniteError, complaint, users_code
+from streamtrain.model.evaluation import evaluate
 from streamtrain.model.gradient import Gradient
 from streamtrain.model.objective import cut
 from streamtrain.prepare.plan import Plan
@@ -107,7 +108,7 @@ class Rehearsal:
         risks = []
         for seed in SEEDS:
             seed_all(seed)
-            risks.append(repr(self._gradient.evaluate({name: array.copy() for name, array in arrays.items()})))
+            risks.append(repr(evaluate(self._gradient, {name: array.copy() for name, array in arrays.items()})))
         if risks[0] != risks[1]:
             raise JobError(
                 complaint(

@@ -19,6 +19,7 @@ from streamtrain.errors import ConfigError, JobError, complaint
 from streamtrain.images.kinds import advised_mode, is_image
 from streamtrain.job import Epochs
 from streamtrain.job.objective import check_names
+from streamtrain.model.evaluation import bytes_an_example, evaluate
 from streamtrain.model.gradient import Batch, Gradient
 from streamtrain.model.objective import check_whole, cut, risk_of
 from streamtrain.model.whole_minibatch import make_gradient
@@ -48,6 +49,7 @@ class Trial:
         unlogged: why MLflow will not have the model, in one line; ``None`` where it will.
         prospect: what of the job MLflow will have with it.
         trains_otherwise: kinds of the model's parts that compute otherwise in training than in evaluation.
+        example_bytes: what the model keeps of an example, at most, 0 where nobody can count it.
         labels_as_stored: whether the target that the loss gets is the stored one, in the first held-out examples.
     """
 
@@ -57,6 +59,7 @@ class Trial:
     trains_otherwise: tuple[str, ...] = ()
     prospect: Prospect = field(default_factory=Prospect)
     labels_as_stored: bool = True
+    example_bytes: float = 0.0
 
 
 def preflight(plan: Plan) -> Trial:
@@ -102,7 +105,8 @@ def _try(plan: Plan) -> Trial:
         _check_whole_sets(plan, gradient, output, batch, examples)
     _check_smallest_part(rehearsal, plan, training)
     rehearsal.run(arrays, training)
-    _evaluate_others(plan, gradient)
+    for name in plan.others:  # one example of each, as a run measures it
+        evaluate(gradient, plan.reader(name).first_good())
     gradient.modes.evaluate()
     with torch.no_grad():
         output = gradient.output(batch)
@@ -113,7 +117,9 @@ def _try(plan: Plan) -> Trial:
             _check_collated(plan, gradient, halves=halves)
     found, unlogged = _try_logging(plan, gradient)
     signature = _signature(gradient.objective.inputs(batch), output)
-    return Trial(*signature, unlogged, tuple(gradient.modes.differing()), found, _labels_as_stored(plan, gradient))
+    differing, stored = tuple(gradient.modes.differing()), _labels_as_stored(plan, gradient)
+    held = bytes_an_example(gradient, plan.reader("train").first_good())
+    return Trial(*signature, unlogged, differing, found, stored, held)
 
 
 def _signature(inputs: Sequence[torch.Tensor], output: Any) -> tuple[tuple[NDArray[Any], ...], NDArray[Any] | None]:
@@ -247,13 +253,10 @@ def _check_images(plan: Plan, field: Field) -> None:
         raise ConfigError(complaint(where, expected=expected, found=", ".join(fine), do=do))
     one_size = field.shape is not None if facts is None else facts.smallest == facts.largest
     if data.image_size is None and not one_size:
-        found = "several" if facts is None else f"{_size(facts.smallest)} to {_size(facts.largest)}"
+        sizes = () if facts is None else ("×".join(map(str, each)) for each in (facts.smallest, facts.largest))
+        found = " to ".join(sizes) or "several"
         do = "set data.image_size, or data.map, or pack with --image-size"
         raise ConfigError(complaint(where, expected="images of one size", found=found, do=do))
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}×{size[1]}"
 
 
 def _check_arrays(arrays: Arrays) -> None:
@@ -278,12 +281,6 @@ def _check_losses(gradient: Gradient, output: Any, batch: Batch, examples: int) 
                 )
             )
     risk_of(measured)  # refuses wrong weights
-
-
-def _evaluate_others(plan: Plan, gradient: Gradient) -> None:
-    """The first example of each held-out set beside the validation split, as a run measures it."""
-    for name in plan.others:
-        gradient.evaluate(plan.reader(name).first_good())
 
 
 def _check_whole_sets(plan: Plan, gradient: Gradient, output: Any, batch: Batch, examples: int) -> None:

@@ -177,7 +177,7 @@ def _prepared(job: Job, run_name: str, beginning: Beginning, terminal: Terminal,
     if inline or _will_start_ray():
         check_cpus(job, usable_cpus())
     trial = preflight(plan)
-    plan = dataclasses.replace(plan, labels_as_stored=trial.labels_as_stored)
+    plan = dataclasses.replace(plan, labels_as_stored=trial.labels_as_stored, example_bytes=trial.example_bytes)
     return _Prepared(plan, trial, earlier.folder, last, inline, {**earlier.tags, **tags}, listeners)
 
 
@@ -237,7 +237,7 @@ def _counted(job: Job) -> str:
 
 def _tracked(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Tracker, terminal: Terminal) -> Result:
     """Trains, and tells the tracker and the terminal how it ended."""
-    from streamtrain.model.initial import InitialParameters
+    from streamtrain.model.module.initial import InitialParameters
     from streamtrain.run.checkpoints.parameters import save_result
 
     folder.result.unlink(missing_ok=True)  # it has ended no more

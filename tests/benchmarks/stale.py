@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import multiprocessing
@@ -27,6 +28,7 @@ import streamtrain as st
 from streamtrain.aggregate.exchange.join import Seat
 from streamtrain.job import Synchronous
 from streamtrain.measure.risk import pooled
+from streamtrain.model.evaluation import measured_together
 from streamtrain.model.gradient import Gradient
 from streamtrain.order import evaluation_slices, hosting_of
 from streamtrain.prepare.jobfile import load_job
@@ -68,7 +70,9 @@ def work(pipe: Connection, index: int, pickled: bytes) -> None:  # type: ignore[
     if index == 0 and pipe.recv():
         examples = plans.manifest.splits["validation"].examples
         slices = evaluation_slices([Lane(0, 0, examples)], examples, EVALUATION_SLICE)
-        pipe.send(pooled(worker.evaluate("validation", slices)).error)
+        pipe.send(
+            pooled(itertools.chain(*worker.evaluate("validation", measured_together(plans.job, 0, slices)))).error
+        )
 
 
 def measured(job: st.Job) -> dict[str, float]:

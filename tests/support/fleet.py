@@ -10,12 +10,12 @@ from streamtrain.prepare.plan import Plan, plan
 from streamtrain.run.checkpoints.keeper import Keeper
 from streamtrain.run.controller import Controller
 from streamtrain.run.fleet.inline import InlineFleet
-from streamtrain.run.fleet.processes.measurer import Measurer
+from streamtrain.run.fleet.processes.measurer import Measurer, measure_alone
 from streamtrain.run.fleet.protocol import Answer, Measures, Spare
 from streamtrain.run.outcome.result import Result
 from streamtrain.track.terminal import Terminal
 from streamtrain.track.tracker import NoTracker, Tracker
-from streamtrain.values import Reading, Skip, Update
+from streamtrain.values import Reading, Risk, Skip, Update
 
 
 class PlainFleet(InlineFleet):
@@ -49,7 +49,7 @@ class PlainSpare:
             self._measurer.extend(plan)
         self._gate()
         self._measurer.load(parameters)
-        return measure(self._measurer)
+        return measure(_Asked(plan, self._measurer))
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         return self._measurer.skipped()
@@ -59,6 +59,16 @@ class PlainSpare:
 
     def waits_for(self) -> str:
         return "a plain measurer"
+
+
+class _Asked:
+    """The measurer, as who measures."""
+
+    def __init__(self, plan: Plan, measurer: Measurer) -> None:
+        self._plan, self._measurer = plan, measurer
+
+    def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
+        return measure_alone(self._plan, self._measurer.evaluate, split, slices, by_class=by_class)
 
 
 class Notebook(NoTracker):

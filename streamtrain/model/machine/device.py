@@ -12,7 +12,7 @@ import torch
 
 from streamtrain.job import Job
 from streamtrain.model.machine.portable import check_portable
-from streamtrain.model.tensors import cast_up, check_tensors
+from streamtrain.model.module.tensors import cast_up, check_tensors
 
 Batch = dict[str, Any]
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]

@@ -10,6 +10,8 @@ from streamtrain.model.objective.measuring import (
     loss_and_error,
     metrics_of,
     risk_of,
+    risks_of,
+    some_of,
     take_metrics,
 )
 from streamtrain.model.objective.whole_set import CLASSES, Computed, Table, WholeSet, check_whole
@@ -33,7 +35,9 @@ __all__ = [
     "mse",
     "pieces_of",
     "risk_of",
+    "risks_of",
     "soft_error",
+    "some_of",
     "take_metrics",
     "zero_one",
 ]

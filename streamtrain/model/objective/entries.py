@@ -8,7 +8,7 @@ row has, so the bits do not depend on where in a row it lies.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ def _of_shape(name: str, values: Any, count: int, expected: str) -> torch.Tensor
     raise JobError(complaint(name, expected=expected, found=found, do='average over nothing: reduction="none"'))
 
 
-def cut(batch: dict[str, Any], pack: Pack, start: int, stop: int) -> dict[str, Any]:
+def cut(batch: Mapping[str, Any], pack: Pack, start: int, stop: int) -> dict[str, Any]:
     """Examples ``[start, stop)`` of a batch of arrays or tensors, in the rows that they lie in.
 
     Of others that lie in these rows too the entries stay there, as of no example.
@@ -109,11 +109,11 @@ def cut(batch: dict[str, Any], pack: Pack, start: int, stop: int) -> dict[str, A
     return found
 
 
-def pieces_of(batch: dict[str, torch.Tensor], pack: Pack | None, most: int | None) -> Iterator[dict[str, torch.Tensor]]:
-    """A batch in pieces of at most so many examples; of rows whole ones, at least one of them."""
+def pieces_of(batch: Mapping[str, Any], pack: Pack | None, most: int | None) -> Iterator[dict[str, Any]]:
+    """A batch of arrays or tensors in pieces of at most so many examples; of rows whole ones, at least one of them."""
     examples = examples_in(batch)
     if most is None or examples <= most:
-        yield batch
+        yield dict(batch)
     elif pack is None:
         for start in range(0, examples, most):
             yield {name: tensor[start : start + most] for name, tensor in batch.items()}

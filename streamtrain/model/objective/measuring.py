@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from streamtrain.aggregate.moments import Values, take_all_moments, take_joint, take_moments
+from streamtrain.aggregate.moments import Values, counted_from, take_joint, take_moments, take_rows
 from streamtrain.errors import JobError, complaint, users_code
-from streamtrain.job import Job, Measure, OfMeans, Value
+from streamtrain.job import Job, Measure, OfMeans, Value, Weighted
 from streamtrain.job.objective.metric import is_whole
 from streamtrain.model.machine.device import choose_autocast, choose_image_layout
 from streamtrain.model.objective.built_in import OfLosses, cross_entropy, margin, mse, soft_error, zero_one
@@ -183,12 +184,27 @@ def take_metrics(
 
 def risk_of(measured: Mapping[str, Measured]) -> Risk:
     """The moments of all that was measured of some examples, loss and error among it."""
+    return risks_of(measured, [_count(measured)])[0]
+
+
+def risks_of(measured: Mapping[str, Measured], sizes: Sequence[int]) -> list[Risk]:
+    """The same of slices of so many examples, which lie one behind the other.
+
+    Raises:
+        WrongWeight: counted over all of them.
+    """
     shape = getattr(measured["loss"], "shape", None)
     plain = {name: each for name, each in measured.items() if isinstance(each, torch.Tensor) and each.shape == shape}
-    moments = dict(zip(plain, take_all_moments(list(plain.values())), strict=True))
-    moments |= {name: _moments(each) for name, each in measured.items() if name not in moments}
-    moments = {name: moments[name] for name in measured}
-    return Risk(moments.pop("loss"), moments.pop("error"), moments)
+    others = {name: each for name, each in measured.items() if name not in plain}
+    of_plain = Moments.of_slices(take_rows([*plain.values()]), sizes) if plain else [[] for _ in sizes]
+    risks = []
+    for start, size, found in zip(itertools.accumulate([0, *sizes]), sizes, of_plain, strict=False):
+        moments = dict(zip(plain, found, strict=True))
+        with counted_from(start):
+            moments |= {name: _moments(each, start, start + size) for name, each in others.items()}
+        moments = {name: moments[name] for name in measured}
+        risks.append(Risk(moments.pop("loss"), moments.pop("error"), moments))
+    return risks
 
 
 def loss_and_error(job: Job) -> tuple[Measure, Measure]:
@@ -199,5 +215,20 @@ def loss_and_error(job: Job) -> tuple[Measure, Measure]:
     return loss, zero_one if isinstance(job.error, str) else job.error
 
 
-def _moments(measured: Measured) -> Moments:
-    return take_joint(measured) if isinstance(measured, tuple) else take_moments(measured)
+def some_of(values: Value, start: int, stop: int) -> Value:
+    """Some examples' values."""
+    if isinstance(values, Weighted):
+        return Weighted(values.sums[start:stop], values.weights[start:stop])
+    return values[start:stop]
+
+
+def _count(measured: Mapping[str, Measured]) -> int:
+    """Of how many examples these are."""
+    loss = measured["loss"]
+    return len(loss.sums if isinstance(loss, Weighted) else loss)
+
+
+def _moments(measured: Measured, start: int, stop: int) -> Moments:
+    if isinstance(measured, tuple):
+        return take_joint([some_of(each, start, stop) for each in measured])
+    return take_moments(some_of(measured, start, stop))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,19 @@ from typing import Any, Self
 
 import torch
 
+from streamtrain.aggregate.moments import WrongWeight
 from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job
+from streamtrain.model.evaluation import (
+    bytes_an_example,
+    evaluate,
+    evaluate_together,
+    measured_at_once,
+    measured_together,
+)
 from streamtrain.model.gradient import Batch, Gradient, build_model
-from streamtrain.model.initial import InitialParameters, fitted
 from streamtrain.model.machine.device import prepare_process
+from streamtrain.model.module.initial import InitialParameters, fitted
 from streamtrain.order import evaluation_slice, evaluation_slices
 from streamtrain.prepare.plan import reader_of, reads_all
 from streamtrain.run.checkpoints.parameters import kept_parameters
@@ -22,7 +31,7 @@ from streamtrain.run.fleet.inline import ProcessSettings
 from streamtrain.store import local_path, masked
 from streamtrain.stream.opening import open_dataset
 from streamtrain.stream.reader import Reader
-from streamtrain.values import Arrays, Lane
+from streamtrain.values import Arrays, Lane, Risk
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class KeptModel:
         job: of the run.
         run: its folder, a checkpoint's ``.safetensors`` in it, or any ``.safetensors`` of a state dict.
         url: folder or URL of the data set.
-        batch_size: most examples at once; the job's ``micro_batch`` by default, else as evaluation has them.
+        batch_size: most examples at once; by default as a run has them, which looks at ``micro_batch``.
 
     Raises:
         ConfigError: no such parameters, or not of this model, or a field is missing. DataError: no such data set.
@@ -74,7 +83,8 @@ class KeptModel:
         filled = InitialParameters(job.model, fitted(build_model(job), tensors, str(run)))
         self._gradient = Gradient(dataclasses.replace(self.job, model=filled))
         self._gradient.modes.evaluate()
-        self._largest = batch_size or (None if job.loss_over == "minibatch" else job.micro_batch)
+        self._given = batch_size
+        self._bytes: float | None = None
 
     def __enter__(self) -> Self:
         prepare_process(self.job)
@@ -106,12 +116,38 @@ class KeptModel:
         """Of a split, for `slices`."""
         return reader_of(self.job, self.manifest, split)
 
-    def slices(self, reader: Reader) -> Iterator[Iterator[Piece]]:
-        """The slices that a run would evaluate, in order and each example once; each in pieces that fit."""
-        examples = len(reader)
-        size = evaluation_slice(examples, self.job.loss_group)
-        for start, stop in evaluation_slices([Lane(0, 0, examples)], examples, size):
-            yield self._pieces(reader, start, stop)
+    def batches(self, reader: Reader) -> Iterator[Sequence[tuple[int, int]]]:
+        """The slices that a run would evaluate, in order and each example once; those together that a run has so."""
+        slices = self._slices(reader)
+        if self._given is not None:
+            return iter([[each] for each in slices])
+        return iter(measured_together(self.job, self._example_bytes(reader), slices))
+
+    def risks(self, reader: Reader, batch: Sequence[tuple[int, int]]) -> list[Risk]:
+        """Of each slice of a batch, as a run measures it.
+
+        Raises:
+            WrongWeight: with the example's name.
+        """
+        arrays = [reader.read(*each) for each in batch]
+        try:
+            if len(batch) > 1:
+                return evaluate_together(self._gradient, arrays)
+            return [evaluate(self._gradient, arrays[0], most=self._most(reader))]
+        except WrongWeight as wrong:
+            numbers = (number for each in batch for number in range(*each) if number not in reader.skipped)
+            number = next(itertools.islice(numbers, wrong.index, None))
+            raise WrongWeight(wrong.index, wrong.weight, where=reader.where(number)) from None
+
+    def pieces(self, reader: Reader) -> Iterator[Piece]:
+        """All examples of a split in order, in pieces that fit."""
+        size = self._most(reader)
+        for start, stop in self._slices(reader):
+            for first in range(start, stop, size or stop - start):
+                last = min(first + (size or stop - start), stop)
+                arrays = reader.read(first, last)
+                if arrays:
+                    yield Piece([number for number in range(first, last) if number not in reader.skipped], arrays)
 
     def output(self, arrays: Arrays) -> tuple[Any, Batch]:
         """What the model returns for these examples, and the batch that it got."""
@@ -119,10 +155,14 @@ class KeptModel:
             batch = self._gradient.batch(arrays)
             return self._gradient.output(batch), batch
 
-    def _pieces(self, reader: Reader, start: int, stop: int) -> Iterator[Piece]:
-        size = self._largest or stop - start
-        for first in range(start, stop, size):
-            last = min(first + size, stop)
-            arrays = reader.read(first, last)
-            if arrays:
-                yield Piece([number for number in range(first, last) if number not in reader.skipped], arrays)
+    def _slices(self, reader: Reader) -> Sequence[tuple[int, int]]:
+        examples = len(reader)
+        return evaluation_slices([Lane(0, 0, examples)], examples, evaluation_slice(examples, self.job.loss_group))
+
+    def _most(self, reader: Reader) -> int | None:
+        return self._given or measured_at_once(self.job, self._example_bytes(reader))
+
+    def _example_bytes(self, reader: Reader) -> float:
+        if self._bytes is None:
+            self._bytes = bytes_an_example(self._gradient, reader.first_good())
+        return self._bytes

@@ -162,16 +162,15 @@ def _tables(model: KeptModel, reader: Reader, split: str, left_out: dict[str, No
     """A table for every batch of a split; outputs without a column are added to ``left_out``."""
     import pyarrow as pa
 
-    for pieces in model.slices(reader):
-        for piece in pieces:
-            columns: dict[str, pa.Array] = {
-                "key": pa.array([reader.locate(number)[2] for number in piece.numbers], pa.string()),
-                "split": pa.array([split] * len(piece.numbers), pa.string()),
-                "number": pa.array(piece.numbers, pa.int64()),
-            }
-            for name, value in _values(model, piece, left_out).items():
-                columns[name] = _column(name, value, len(piece.numbers))
-            yield pa.table(columns)
+    for piece in model.pieces(reader):
+        columns: dict[str, pa.Array] = {
+            "key": pa.array([reader.locate(number)[2] for number in piece.numbers], pa.string()),
+            "split": pa.array([split] * len(piece.numbers), pa.string()),
+            "number": pa.array(piece.numbers, pa.int64()),
+        }
+        for name, value in _values(model, piece, left_out).items():
+            columns[name] = _column(name, value, len(piece.numbers))
+        yield pa.table(columns)
 
 
 def _values(model: KeptModel, piece: Piece, left_out: dict[str, None]) -> dict[str, torch.Tensor | list[torch.Tensor]]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from streamtrain.aggregate.moments import WrongWeight
 from streamtrain.job import Job, functions_in
 from streamtrain.measure.risk import STANDARD_ERRORS, pooled
-from streamtrain.model.objective import risk_of
 from streamtrain.run.afterwards.kept_model import KeptModel
 from streamtrain.run.outcome.wording import mean_with_error, why_not_known
-from streamtrain.stream.reader import Reader
-from streamtrain.values import Risk, SliceRisk, known
+from streamtrain.values import Risk, known
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ def evaluate(job: Job, run: Path, data: str, *, splits: Sequence[str] = (), batc
         order = model.manifest.order if model.job.loss_group is None else "unknown"
         for split in model.splits(splits):
             reader = model.reader(split)
-            slices = list(_measured(model, reader))
+            slices = [risk for batch in model.batches(reader) for risk in model.risks(reader, batch)]
             whole = model.objective.whole.compute(slices)
             found[split] = whole.beside(pooled(slices, order, functions_in(model.job.metrics)))
             tables |= {split: {name: table.tolist() for name, table in whole.tables.items()}} if whole.tables else {}
@@ -96,25 +91,6 @@ def evaluate(job: Job, run: Path, data: str, *, splits: Sequence[str] = (), batc
             passed_over += len(reader.skipped)
     rest_on, unit = STANDARD_ERRORS[order], model.job.unit_of_error
     return Risks(model.place, model.step, found, passed_over, rest_on, unit, tables, [*failures])
-
-
-def _measured(model: KeptModel, reader: Reader) -> Iterator[Risk]:
-    """Slice by slice."""
-    for pieces in model.slices(reader):
-        risks = []
-        whole = model.objective.whole
-        states = whole.begin()
-        for piece in pieces:
-            output, batch = model.output(piece.arrays)
-            try:
-                with torch.no_grad():
-                    risks.append(risk_of(model.objective.measures(output, batch)))
-                    whole.update(states, *model.objective.compared_of(output, batch))
-            except WrongWeight as wrong:
-                where = reader.where(piece.numbers[wrong.index])
-                raise WrongWeight(wrong.index, wrong.weight, where=where) from None
-        risk = risks[0] if len(risks) == 1 else pooled(risks)
-        yield SliceRisk(risk.loss, risk.error, risk.metrics, states if risks else {})
 
 
 def _figures(risk: Risk) -> dict[str, float | None]:

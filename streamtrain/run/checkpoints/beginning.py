@@ -112,7 +112,7 @@ def with_initial(
     if parameters is None:
         return job, tags
     from streamtrain.model.gradient import build_model
-    from streamtrain.model.initial import InitialParameters, fitted
+    from streamtrain.model.module.initial import InitialParameters, fitted
 
     tensors, step = kept_parameters(job, Path(parameters))
     found = fitted(build_model(job), tensors, f"--from, {parameters}")

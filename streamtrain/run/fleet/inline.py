@@ -20,6 +20,7 @@ from streamtrain.model.machine.device import gpu_usage
 from streamtrain.order import hosting_of
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.likeness import Likeness
+from streamtrain.run.fleet.processes.measurer import measure_alone
 from streamtrain.run.fleet.processes.worker import Worker
 from streamtrain.track.system import HERE, Usage
 from streamtrain.values import Fingerprint, Loading, Recovery, Risk, Skip, StepTimes, Update
@@ -93,7 +94,7 @@ class InlineFleet:
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
         """Risk on each slice; ``by_class`` with counts of classes."""
-        return self.worker.evaluate(split, slices, by_class=by_class)
+        return measure_alone(self._plan, self.worker.evaluate, split, slices, by_class=by_class)
 
     def extend(self, plan: Plan, step: int) -> None:  # noqa: ARG002 - the worker is at it
         """Goes on with a data set that has grown, or with other batch sizes, from global ``step``."""

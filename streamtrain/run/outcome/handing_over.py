@@ -150,7 +150,7 @@ def by_pickle(why: str) -> str:
 def _model_card(plan: Plan, trial: Trial, result: Result) -> tuple[ModelCard, str]:
     """The model with the parameters that are kept; and why it is no program, where it is none."""
     from streamtrain.model.gradient import Gradient
-    from streamtrain.model.initial import InitialParameters
+    from streamtrain.model.module.initial import InitialParameters
     from streamtrain.prepare.trial import examples_of
     from streamtrain.serving import OF_PICKLE, NotExported, of_model, pinned, serve
     from streamtrain.track.tracker import ModelCard, ProgramCard

@@ -15,6 +15,7 @@ from streamtrain.aggregate.moments import NUMBERS
 from streamtrain.aggregate.saved import collect_tensors
 from streamtrain.errors import JobError
 from streamtrain.job import Data, Job
+from streamtrain.model.evaluation import evaluate
 from streamtrain.model.gradient import Gradient
 from streamtrain.model.machine.device import prepare_process
 from streamtrain.model.objective import cross_entropy, mse, zero_one
@@ -173,18 +174,18 @@ def test_random_numbers_follow_from_the_seed_alone() -> None:
 def test_evaluation_changes_nothing_and_is_in_evaluation_mode() -> None:
     gradient, memory = loaded(JOB)
     before = memory.states[0].parameters.clone()
-    first, second = gradient.evaluate(arrays()), gradient.evaluate(arrays())
+    first, second = evaluate(gradient, arrays()), evaluate(gradient, arrays())
     assert first == second and first.loss.count == 10
     assert torch.equal(memory.states[0].parameters, before)
     gradient.lane(arrays(), memory.slots[0], seed=1)
-    assert gradient.evaluate(arrays()) == first
+    assert evaluate(gradient, arrays()) == first
 
 
 def test_parameters_are_views_of_the_state() -> None:
     gradient, memory = loaded(JOB)
-    before = gradient.evaluate(arrays()).loss.mean
+    before = evaluate(gradient, arrays()).loss.mean
     memory.states[0].parameters.zero_()
-    assert gradient.evaluate(arrays()).loss.mean != before
+    assert evaluate(gradient, arrays()).loss.mean != before
     assert gradient.state_dict()["first.weight"].abs().sum() == 0
     assert torch.equal(gradient.state_dict()["frozen.weight"], frozen_weight())
 
@@ -273,7 +274,7 @@ def test_a_compiled_model_has_the_same_parameters_in_every_state(monkeypatch: py
             each.lane({name: array[: 8 - step % 3] for name, array in images.items()}, block.slots[0], seed=1)
         torch.testing.assert_close(memory.slots[0].gradient, expected.slots[0].gradient)
     assert 0 < len(graphs) <= 3, "one for the first size, one for all sizes"
-    assert gradient.evaluate(images) == plain.evaluate(images)
+    assert evaluate(gradient, images) == evaluate(plain, images)
     assert set(gradient.state_dict()) == set(plain.state_dict())
 
 

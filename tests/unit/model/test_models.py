@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import streamtrain as st
-from streamtrain.model.tensors import check_tensors
+from streamtrain.model.module.tensors import check_tensors
 from streamtrain.prepare.plan import plan
 from streamtrain.prepare.trial import preflight
 from tests.support.crew import Crew

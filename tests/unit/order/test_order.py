@@ -1,9 +1,19 @@
 """The order, in small cases written out by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from streamtrain.order import Order, SegmentedOrder, evaluation_slices, lane_seed, lanes_of, lanes_of_worker
+from streamtrain.order import (
+    Order,
+    SegmentedOrder,
+    evaluation_batches,
+    evaluation_slices,
+    lane_seed,
+    lanes_of,
+    lanes_of_worker,
+)
 from streamtrain.values import Lane, LanePart, Position
 
 
@@ -70,6 +80,19 @@ def test_evaluation_slices_spread_over_the_used_ranges() -> None:
         numbers = [n for start, stop in evaluation_slices(ranges, 6, 2, seed) for n in range(start, stop)]
         taken[[n if n < 10 else n - 90 for n in numbers]] += 1
     assert taken.sum() == 12_000 and np.all(np.abs(taken / 2000 - 0.3) < 5 * (0.3 * 0.7 / 2000) ** 0.5)
+
+
+@pytest.mark.parametrize("examples", [1, 30, 1000, 10_000, 70_000])
+@pytest.mark.parametrize("most", [0, 1, 8, 500])
+def test_slices_go_together_as_far_as_they_may_and_workers_still_share_them(examples: int, most: int) -> None:
+    slices = evaluation_slices([Lane(0, 0, examples * 2)], examples, 157, seed=1)
+    batches = evaluation_batches(slices, most)
+    assert [each for batch in batches for each in batch] == [*slices]
+    sizes = [[stop - start for start, stop in batch] for batch in batches]
+    assert all(len(batch) == 1 or sum(batch) <= min(most, -(-examples // 8)) for batch in sizes)
+    for batch, following in itertools.pairwise(sizes):
+        assert sum(batch) + following[0] > min(most, examples // 8)
+    assert evaluation_batches((), most) == []
 
 
 @pytest.mark.parametrize(

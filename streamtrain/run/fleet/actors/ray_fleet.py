@@ -17,6 +17,7 @@ import ray
 import ray.cloudpickle
 
 from streamtrain.errors import MiscomputedError, ShardError, TrainingError, WorkerLost, complaint
+from streamtrain.model.evaluation import measured_together
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.actors.auditing import accuse, audit, audited_steps
 from streamtrain.run.fleet.actors.fatal_example import find_fatal_example
@@ -132,16 +133,17 @@ class RayFleet:
         return [made[number] for number in sorted(made)]
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
-        """Risk on each slice, in the order of ``slices``; every worker takes each so many-th."""
+        """Risk on each slice, in the order of ``slices``; workers take what goes together in turn."""
+        batches = measured_together(self._plan.job, self._plan.example_bytes, slices, whole=by_class)
 
         def evaluate() -> list[Risk]:
             count = len(self._members)
             calls = (
-                each.worker.evaluate.remote(split, slices[i::count], by_class=by_class)
+                each.worker.evaluate.remote(split, batches[i::count], by_class=by_class)
                 for i, each in enumerate(self._members)
             )
             shares = self._each([*calls])
-            return [shares[index % count][index // count] for index in range(len(slices))]
+            return [risk for index in range(len(batches)) for risk in shares[index % count][index // count]]
 
         return self._insist(evaluate)
 

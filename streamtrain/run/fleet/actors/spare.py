@@ -14,7 +14,7 @@ from streamtrain.run.fleet.actors.members import gather, kill
 from streamtrain.run.fleet.actors.recruiting import actor_class
 from streamtrain.run.fleet.cluster.room import GroupBundle, Room
 from streamtrain.run.fleet.likeness import Likeness
-from streamtrain.run.fleet.processes.measurer import Measurer
+from streamtrain.run.fleet.processes.measurer import Measurer, measure_alone
 from streamtrain.run.fleet.protocol import Answer, Measures
 from streamtrain.values import Risk, Skip
 
@@ -89,7 +89,7 @@ class SpareProcess:
             self._plan = plan
             gather([actor.extend.remote(plan)])
         gather([actor.load.remote(placed)])
-        answer = measure(_Asked(actor))
+        answer = measure(_Asked(actor, plan))
         self._skipped |= gather([actor.skipped.remote()])[0]
         return answer
 
@@ -128,10 +128,14 @@ class SpareProcess:
 class _Asked:
     """The actor, as who measures."""
 
-    def __init__(self, actor: Any) -> None:
+    def __init__(self, actor: Any, plan: Plan) -> None:
         self._actor = actor
+        self._plan = plan
 
     def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
         """Risk on each slice."""
-        risks: list[Risk] = gather([self._actor.evaluate.remote(split, slices, by_class=by_class)])[0]
-        return risks
+        return measure_alone(self._plan, self._ask, split, slices, by_class=by_class)
+
+    def _ask(self, split: str, batches: Sequence[Sequence[tuple[int, int]]], *, by_class: bool) -> list[list[Risk]]:
+        found: list[list[Risk]] = gather([self._actor.evaluate.remote(split, batches, by_class=by_class)])[0]
+        return found

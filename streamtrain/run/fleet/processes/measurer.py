@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from streamtrain.aggregate.moments import WrongWeight
 from streamtrain.errors import TrainingError
+from streamtrain.model.evaluation import evaluate, evaluate_together, measured_at_once, measured_together
 from streamtrain.model.gradient import Gradient
 from streamtrain.model.machine.device import prepare_process
 from streamtrain.model.machine.fingerprint import take_fingerprint
@@ -29,29 +32,54 @@ def measure_slices(
     gradient: Gradient,
     supply: Supply,
     split: str,
-    slices: Sequence[tuple[int, int]],
+    batches: Sequence[Sequence[tuple[int, int]]],
     *,
     by_class: bool,
     workers: int,
-) -> list[Risk]:
+) -> list[list[Risk]]:
     """Risk on each ``(start, stop)`` of a split, by `Plan.select`'s numbers, at the state that is loaded.
 
     Args:
+        batches: of `measured_together`.
         by_class: with a classifier's counts of each class.
-        workers: who share the split's slices, of which these are one share.
+        workers: who share the split's batches, of which these are one share.
     """
     reader = supply.reader(split)
-    selections = [plan.select(split, *each) for each in slices]
-    apart = any(each.numbers is not None for each in selections)  # those lie singly: whole shards are read
+    slices = [each for batch in batches for each in batch]
+    chosen = [[plan.select(split, *each) for each in batch] for batch in batches]
+    apart = any(each.numbers is not None for batch in chosen for each in batch)  # singly: whole shards are read
     if not apart and SPARSE * workers * sum(stop - start for start, stop in slices) < len(reader):
         reader.expect(slices)
+    most = measured_at_once(plan.job, plan.example_bytes)
     risks = []
-    for chosen in selections:
+    for batch in chosen:
+        arrays = [reader.select(each) for each in batch]
         try:
-            risks.append(gradient.evaluate(reader.select(chosen), by_class=by_class))
+            if len(batch) == 1:
+                risks.append([evaluate(gradient, arrays[0], by_class=by_class, most=most)])
+            else:
+                risks.append(evaluate_together(gradient, arrays))
         except WrongWeight as error:
-            raise supply.name_weights(error, -1, split, chosen) from None
+            numbers = np.concatenate([each.each() for each in batch])
+            raise supply.name_weights(error, -1, split, numbers) from None
     return risks
+
+
+def measure_alone(
+    plan: Plan,
+    evaluate: Callable[..., list[list[Risk]]],
+    split: str,
+    slices: Sequence[tuple[int, int]],
+    *,
+    by_class: bool,
+) -> list[Risk]:
+    """Risk on each slice by one process.
+
+    Args:
+        evaluate: its, of a `Worker` or a `Measurer`.
+    """
+    batches = measured_together(plan.job, plan.example_bytes, slices, whole=by_class)
+    return [*itertools.chain(*evaluate(split, batches, by_class=by_class))]
 
 
 class Measurer:
@@ -90,9 +118,11 @@ class Measurer:
         self._gradient.forget()
         self._gradient.load(self._state)
 
-    def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
+    def evaluate(
+        self, split: str, batches: Sequence[Sequence[tuple[int, int]]], *, by_class: bool = False
+    ) -> list[list[Risk]]:
         """Risk on each slice, as `measure_slices` gives it."""
-        return measure_slices(self._plan, self._gradient, self._supply, split, slices, by_class=by_class, workers=1)
+        return measure_slices(self._plan, self._gradient, self._supply, split, batches, by_class=by_class, workers=1)
 
     def skipped(self) -> dict[tuple[str, int], Skip]:
         """Bad examples that were passed over here, by split and number in the stored order."""

@@ -91,20 +91,20 @@ class Supply:
         }
 
     def name_weights(
-        self, error: WrongWeight | NoWeight, step: int, split: str = "train", chosen: Selection | None = None
+        self, error: WrongWeight | NoWeight, step: int, split: str = "train", chosen: NDArray[np.int64] | None = None
     ) -> JobError:
         """The same error, with the name of the example that it is of.
 
         Args:
             step: that was to be made.
-            split, chosen: the examples, if they are of no lane.
+            split, chosen: the examples by stored number, if they are of no lane.
         """
         if isinstance(error, NoWeight):
             first = select_minibatch(self._plan.order, self._plan.pass_orders, self._plan.order.position(step))
             return NoWeight(step, self._name("train", first.each(), 0))
         step = step if error.step < 0 else error.step
         if error.lane < 0:
-            numbers = np.arange(len(self.reader(split))) if chosen is None else chosen.each()
+            numbers = np.arange(len(self.reader(split))) if chosen is None else chosen
             return WrongWeight(error.index, error.weight, where=self._name(split, numbers, error.index))
         position = self._plan.order.position(step)
         part = self._plan.order.minibatch(position).parts[error.lane]

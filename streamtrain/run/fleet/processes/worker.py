@@ -226,10 +226,13 @@ class Worker:
             self._clock.steps += self._exchange.step - first
         return last_updates if self._seat.index == 0 else []
 
-    def evaluate(self, split: str, slices: Sequence[tuple[int, int]], *, by_class: bool = False) -> list[Risk]:
+    def evaluate(
+        self, split: str, batches: Sequence[Sequence[tuple[int, int]]], *, by_class: bool = False
+    ) -> list[list[Risk]]:
         """Risk on each ``(start, stop)`` of a split, by `Plan.select`'s numbers, at the current state.
 
         Args:
+            batches: of `measured_together`.
             by_class: with a classifier's counts of each class.
         """
         self._load()
@@ -238,7 +241,7 @@ class Worker:
             self._gradient,
             self._supply,
             split,
-            slices,
+            batches,
             by_class=by_class,
             workers=self._seat.workers,
         )

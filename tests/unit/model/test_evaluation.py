@@ -1,0 +1,106 @@
+"""Slices of an evaluation: together, in pieces, one by one; always the same risks."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from streamtrain.aggregate.moments import WrongWeight
+from streamtrain.job import OfMeans, Weighted
+from streamtrain.model.evaluation import bytes_an_example, evaluate, evaluate_together, measured_at_once
+from streamtrain.model.objective import cross_entropy
+from streamtrain.values import Risk
+from tests.unit.model.test_gradient import JOB, arrays, loaded
+
+
+def weighted(output: torch.Tensor, target: torch.Tensor) -> Weighted:
+    losses = cross_entropy(output, target)
+    return Weighted(losses * (target + 1), target + 1)
+
+
+def assert_close(found: Risk, expected: Risk) -> None:
+    assert found.quantities.keys() == expected.quantities.keys()
+    for name, moments in expected.quantities.items():
+        its = found.quantities[name]
+        assert its.count == moments.count and its.mean == pytest.approx(moments.mean, nan_ok=True)
+        assert its.standard_error == pytest.approx(moments.standard_error, nan_ok=True)
+        assert (its.joint is None) == (moments.joint is None)
+        if moments.joint is not None and its.joint is not None:
+            assert its.joint.sums == pytest.approx(moments.joint.sums)
+            assert its.joint.products == pytest.approx(moments.joint.products)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", weighted])
+def test_slices_that_go_together_have_the_risks_of_each(loss: Any) -> None:
+    metrics = {"both": OfMeans(lambda mean, loss: loss - mean, lambda output, _: output[:, 0], "loss")}
+    gradient, _ = loaded(dataclasses.replace(JOB, loss=loss, metrics=metrics))
+    slices = [arrays(size, seed=size) if size else {} for size in (7, 0, 1, 12, 0)]
+    for found, each in zip(evaluate_together(gradient, slices), slices, strict=True):
+        assert_close(found, evaluate(gradient, each))
+    assert [each.loss.count for each in evaluate_together(gradient, [{}, {}])] == [0, 0]
+
+
+def test_slices_whose_examples_differ_in_shape_go_one_by_one() -> None:
+    job = dataclasses.replace(JOB, model=Longest)
+    slices = [{"x": arrays(3)["x"][:, :length], "label": arrays(3)["label"]} for length in (6, 4)]
+    gradient, _ = loaded(job)
+    assert evaluate_together(gradient, slices) == [evaluate(gradient, each) for each in slices]
+
+
+class Longest(torch.nn.Module):
+    """Takes examples of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = torch.nn.Linear(1, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.last(x.mean(1, keepdim=True))
+        return output
+
+
+def test_a_slice_goes_through_the_model_in_pieces_that_fit() -> None:
+    gradient, _ = loaded(JOB)
+    sizes: list[int] = []
+    gradient.model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    assert_close(evaluate(gradient, arrays(), most=4), evaluate(gradient, arrays()))
+    assert sizes == [4, 4, 2, 10]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_wrong_weight_is_counted_over_all_that_go_together_or_in_turn(together: bool) -> None:
+    gradient, _ = loaded(dataclasses.replace(JOB, loss=lambda output, target: Weighted(output[:, 0], 1.0 - target)))
+    good, bad = arrays(9), arrays(6)
+    good["label"][:] = 0
+    bad["label"][:] = [0, 0, 0, 0, 2, 0]
+    with pytest.raises(WrongWeight) as found:
+        if together:
+            evaluate_together(gradient, [good, bad])
+        else:
+            evaluate(gradient, {name: np.concatenate([good[name], bad[name]]) for name in good}, most=5)
+    assert found.value.index == 13
+
+
+def test_bytes_of_an_example_are_those_that_autograd_keeps_and_its_own() -> None:
+    gradient, _ = loaded(dataclasses.replace(JOB, model=functools.partial(torch.nn.Linear, 6, 6)))
+    assert bytes_an_example(gradient, arrays()) == 6 * 8 + 6 * 8 + 8  # what Linear keeps, x and the label
+
+
+@pytest.mark.parametrize(
+    ("settings", "example_bytes", "expected"),
+    [
+        ({}, 0.0, 640),
+        ({}, 100.0, 640),
+        ({}, 2.0**30 / 100, 64),
+        ({}, 2.0**40, 1),
+        ({"batch_size": 24, "lanes": 2}, 2.0**40, 12),
+        ({"batch_size": 24, "lanes": 2, "micro_batch": 3}, 100.0, 3),
+        ({"loss_over": "minibatch", "loss": weighted}, 100.0, None),
+    ],
+)
+def test_as_many_are_measured_at_once_as_fit(settings: Any, example_bytes: float, expected: int | None) -> None:
+    job = dataclasses.replace(JOB, **{"batch_size": 1} | settings)
+    assert measured_at_once(job, example_bytes) == expected
