@@ -3,10 +3,13 @@
 Each case is a real process in a real namespace, as a real user, or under a real limit; no traceback, nothing left.
 """
 
+import contextlib
 import io
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 import streamtrain as st
 from streamtrain.prepare.surroundings import allowances
@@ -150,6 +154,17 @@ def test_a_container_with_less_memory_than_ray_needs(packed: Path) -> None:
         done = _checked(case, packed)
     assert done.returncode == 2 and f"{group}/memory.limit_in_bytes: expected at least 1250 MB of memory" in done.stderr
     assert "found 700 MB; raise that limit" in done.stderr
+
+
+def test_a_start_waits_for_no_port_that_another_ray_holds() -> None:
+    code = "from streamtrain.run.fleet.cluster.starting import start_ray; start_ray()"
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket() as held:
+        with contextlib.suppress(OSError):  # some other Ray has it
+            held.bind(("127.0.0.1", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT))
+            held.listen()
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"RAY_TMPDIR": folder}, check=True)
+        (log,) = Path(folder).rglob("session_2*/logs/dashboard_agent.log")
+        assert "Failed to bind" not in log.read_text()
 
 
 @needs_root

@@ -163,6 +163,9 @@ class KeptModel:
         return self._given or measured_at_once(self.job, self._example_bytes(reader))
 
     def _example_bytes(self, reader: Reader) -> float:
+        """Counted on the CPU, as the run's trial did: other devices may keep other things."""
         if self._bytes is None:
-            self._bytes = bytes_an_example(self._gradient, reader.first_good())
+            on_cpu = self.job.device == "cpu"
+            counted = self._gradient if on_cpu else Gradient(dataclasses.replace(self.job, device="cpu"))
+            self._bytes = bytes_an_example(counted, reader.first_good())
         return self._bytes

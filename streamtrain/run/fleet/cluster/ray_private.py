@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import parameter, ray_constants, services
 from ray.job_config import JobConfig
 
 USED = {
     "ray.job_config.JobConfig": "for its _py_driver_sys_path: where workers look for modules of the job",
     "ray._private.ray_constants.ENABLE_RAY_CLUSTER": "to listen on localhost only: there is no setting for all ports",
+    "ray._private.parameter.RayParams": "for its dashboard_agent_listen_port: any free one, there is no setting for it",
     "ray._private.services.ConsolePopen": "to start Ray's processes in groups of their own",
     "ray._private.worker._global_node": "to see that the processes which this one started have ended",
     "ray._private.state.state.get_max_resources_from_cluster_config": "to know that an autoscaler may add nodes",
@@ -43,17 +44,21 @@ def callers_paths() -> JobConfig:
 def closed_to_others() -> Iterator[None]:
     """Ray that is started in the block listens on localhost only, and its processes are in groups of their own.
 
-    Who ends this process's group, as `timeout` and shells do, must not end Ray before the checkpoint is written.
+    Who ends this process's group, as `timeout` and shells do, must not end Ray before the checkpoint is written. And
+    its agent takes any port: Ray's fixed one is held by every other Ray of the machine, one that was killed too, for up
+    to a minute, and a start waits seconds for it in vain.
     """
     listens = ray_constants.ENABLE_RAY_CLUSTER
-    start_process = services.ConsolePopen
+    start_process, parameters = services.ConsolePopen, parameter.RayParams
     ray_constants.ENABLE_RAY_CLUSTER = False  # as Ray itself does on macOS: no other machine is to join
     services.ConsolePopen = functools.partial(start_process, process_group=0)  # type: ignore[misc, assignment]
+    parameter.RayParams = functools.partial(parameters, dashboard_agent_listen_port=0)  # type: ignore[misc, assignment]
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = listens
         services.ConsolePopen = start_process  # type: ignore[misc]
+        parameter.RayParams = parameters  # type: ignore[misc]
 
 
 def read_token_again() -> None:
