@@ -22,7 +22,7 @@ clusters: $(VENV)/ready  ## what cluster/ describes, really started: as root, wi
 versions: $(VENV)/ready  ## a part of the tests with the lowest and the newest versions: make versions [NAMES="lowest newest"]
 	$(BIN)/python -m tests.support.versions $(NAMES)
 
-arm64: $(VENV)/ready  ## the tests of aggregate on an emulated arm64: as root, with debootstrap and qemu-user-static
+arm64: $(VENV)/ready  ## the tests of aggregate on an emulated arm64: as root, with debootstrap, qemu-user-static and binfmt-support
 	$(BIN)/python -m tests.support.arm64 $(NAMES)
 
 gpu:  ## on a machine with one CUDA GPU, with that machine's torch: make gpu PYTHON=python3.12

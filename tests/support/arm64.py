@@ -2,8 +2,8 @@
 
 python -m tests.support.arm64 [TEST …]
 
-As root, with debootstrap and qemu-user-static: a Debian for arm64 with its Python, and wheels for arm64. Everything
-takes some twenty times as long, importing torch alone half a minute.
+As root, with debootstrap, qemu-user-static and binfmt-support: a Debian for arm64 with its Python, and wheels for
+arm64. Everything takes some twenty times as long, importing torch alone half a minute.
 
 Emulation on x86-64 shows that the calls of the kernel, the sizes of words and the arithmetic are right. It hides a
 wrong order of memory, since an x86-64 keeps the order: for that there are the words in streamtrain/memory_order.py, and

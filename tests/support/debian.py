@@ -1,6 +1,7 @@
 """Another Debian in a folder: for a Python that this machine has not, or for another kind of processor.
 
-As root, with debootstrap; for another processor also with qemu-user-static, by which the kernel runs its programs.
+As root, with debootstrap; for arm64 also with qemu-user-static and binfmt-support, by which the kernel runs its
+programs.
 """
 
 import os
@@ -35,6 +36,8 @@ class Debian:
 
     def __init__(self, folder: Path, release: str, shared: Path, *, processor: str = "") -> None:
         lacking = [tool for tool in ("debootstrap", "chroot", "unshare") if not shutil.which(tool)]
+        if processor and not Path("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists():
+            lacking.append("qemu-user-static with binfmt-support")
         if os.geteuid() or lacking:
             raise RuntimeError(f"Debian {release} needs root, and {', '.join(lacking) or 'nothing else'}")
         self._folder = folder

@@ -124,7 +124,7 @@ def _runner(python: str) -> Run:
         RuntimeError: it is to be had nowhere.
     """
     here = shutil.which(f"python{python}")
-    if here:
+    if here and subprocess.run([here, "--version"], capture_output=True, check=False).returncode == 0:
 
         def run(words: list[object], environment: dict[str, str], **how: Any) -> subprocess.CompletedProcess[str]:
             spelled = [here if word == f"/usr/bin/python{python}" else str(word) for word in words]
