@@ -114,7 +114,7 @@ def over_fair_share(run: Run, undisturbed: float) -> float:
         until = next((when for when, count in after if when > fewer and count == WORKERS), times[-1])
         fair += undisturbed / 2 * (until - fault)
         made += BATCH * float(np.interp(until, times, steps) - np.interp(fault, times, steps))
-    return fair / made
+    return float(fair / made)
 
 
 def main() -> None:
