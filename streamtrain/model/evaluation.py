@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from streamtrain.aggregate.moments import counted_from
 from streamtrain.job import Job
 from streamtrain.job.objective.metric import whole_in
 from streamtrain.measure.risk import pooled
-from streamtrain.model.gradient import Gradient, bytes_of
-from streamtrain.model.lanes_together import count_kept
+from streamtrain.model.gradient import Gradient
 from streamtrain.model.objective import pieces_of, risk_of, risks_of
 from streamtrain.order import evaluation_batches
+from streamtrain.stream.reader import FIRST_LOOKED_AT, Reader
 from streamtrain.values import Arrays, Moments, Risk, SliceRisk, examples_in
 
 MEASURED, MEASURED_BYTES = 640, 2**30
@@ -78,15 +81,49 @@ def evaluate_together(gradient: Gradient, slices: Sequence[Arrays]) -> list[Risk
     return [next(found) if each else Risk(Moments(), Moments()) for each in slices]
 
 
-def bytes_an_example(gradient: Gradient, arrays: Arrays) -> float:
-    """What a forward in evaluation mode keeps of each of these for a backward, and they; 0 if nobody can count it.
+def bytes_an_example(job: Job, gradient: Gradient, reader: Reader) -> float:
+    """What all operators make of one example on its way to its measures, and it; 0 where that is not known.
 
-    Without a backward it is less; how much less, only the model knows.
+    More than there is at one time: what is freed before the end counts too. Nothing is looked at where
+    `measured_at_once` needs no such number.
+
+    Args:
+        gradient: on the CPU. reader: a new one, of which the first good example is taken.
     """
-    gradient.begin_evaluation()
-    batch = gradient.batch(arrays)
-    found = count_kept(gradient.model, lambda: gradient.output(batch))
-    return 0.0 if found is None else (found[1] + bytes_of(batch)) / examples_in(batch)
+    if job.loss_group is not None or job.micro_batch is not None:
+        return 0.0
+    try:
+        reader.expect([(0, min(FIRST_LOOKED_AT, len(reader)))])
+        arrays = reader.first_good()
+        gradient.begin_evaluation()
+        with torch.no_grad(), _Made() as made:
+            batch = gradient.batch(arrays)
+            gradient.objective.measures(gradient.output(batch), batch)
+    except Exception:  # of one example alone; whatever fails with several is told by who trains or measures
+        return 0.0
+    return float(made.bytes + sum(array.nbytes for array in arrays.values()))
+
+
+class _Made(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of what operators make in its context, but for views and what is written in place."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See torch."""
+        made = func(*args, **(kwargs or {}))
+        given = {_place(each) for each in tree_leaves((args, kwargs))}
+        self.bytes += sum(each.nbytes for each in tree_leaves(made) if _place(each) not in {None, *given})
+        return made
+
+
+def _place(value: object) -> int | None:
+    """Where a tensor's memory begins; of anything else there is none."""
+    if isinstance(value, torch.Tensor) and value.layout is torch.strided:
+        return value.untyped_storage().data_ptr()
+    return None
 
 
 def measured_at_once(job: Job, example_bytes: float) -> int | None:
@@ -96,14 +133,14 @@ def measured_at_once(job: Job, example_bytes: float) -> int | None:
     where a loss is over whole minibatches, which are measured whole.
 
     Args:
-        example_bytes: what the model keeps of one, 0 where that is not known.
+        example_bytes: as `bytes_an_example` gives them.
     """
     if job.loss_group is not None:
         return None
-    if job.micro_batch is not None or not example_bytes:
-        return job.micro_batch or MEASURED
-    fit = max(1, int(MEASURED_BYTES / example_bytes))
-    return min(MEASURED, max(-(-job.first_batch_size // job.lane_count), 1 << fit.bit_length() - 1))
+    if job.micro_batch is not None:
+        return job.micro_batch
+    fit = int(MEASURED_BYTES / example_bytes) if example_bytes else 0
+    return min(MEASURED, max(-(-job.first_batch_size // job.lane_count), 1 << fit.bit_length() >> 1))
 
 
 def measured_together(
@@ -114,5 +151,6 @@ def measured_together(
     Args:
         whole: with metrics of whole sets beside the job's own: each slice has copies of those.
     """
-    apart = whole or whole_in(job.metrics) or job.data.collate or job.data.pack
+    # with `until` slices are asked for in rounds, which nobody knows who measures the same parameters later
+    apart = whole or whole_in(job.metrics) or job.data.collate or job.data.pack or job.evaluate.until
     return evaluation_batches(slices, 0 if apart else measured_at_once(job, example_bytes) or 0)

@@ -229,7 +229,8 @@ class Gradient:
             self._apart = True
             return next(self._forwards(batch, part))
         if part.arrays:
-            self._bytes_an_example = (found[1] + bytes_of(batch)) / examples_in(part.arrays)
+            held = found[1] + sum(each.nbytes for each in batch.values() if each.layout is torch.strided)
+            self._bytes_an_example = held / examples_in(part.arrays)
         return found[0]
 
     def training_batch(self, part: Part) -> Batch:
@@ -314,8 +315,3 @@ class Gradient:
     def _load_buffers(self) -> None:
         assert self._state is not None, "load a state first"
         self._buffers.load(self._state)
-
-
-def bytes_of(batch: Batch) -> int:
-    """Of tensors, as far as these say so."""
-    return sum(each.nbytes for each in batch.values() if each.layout is torch.strided)

@@ -21,7 +21,7 @@ PARTS, RUNS, LARGEST_SLICE = 64, 128, 500
 
 Fewer runs than 128 show in the standard error where the loss differs much along the pass.
 """
-SHARED = 8
+SHARED = 16
 """Batches that slices make at least, so that several workers have some."""
 
 

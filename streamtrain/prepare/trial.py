@@ -49,7 +49,7 @@ class Trial:
         unlogged: why MLflow will not have the model, in one line; ``None`` where it will.
         prospect: what of the job MLflow will have with it.
         trains_otherwise: kinds of the model's parts that compute otherwise in training than in evaluation.
-        example_bytes: what the model keeps of an example, at most, 0 where nobody can count it.
+        example_bytes: what a measurement makes of an example, 0 where that is not known.
         labels_as_stored: whether the target that the loss gets is the stored one, in the first held-out examples.
     """
 
@@ -118,7 +118,7 @@ def _try(plan: Plan) -> Trial:
     found, unlogged = _try_logging(plan, gradient)
     signature = _signature(gradient.objective.inputs(batch), output)
     differing, stored = tuple(gradient.modes.differing()), _labels_as_stored(plan, gradient)
-    held = bytes_an_example(gradient, plan.reader("train").first_good())
+    held = bytes_an_example(job, gradient, plan.reader("train"))
     return Trial(*signature, unlogged, differing, found, stored, held)
 
 

@@ -12,6 +12,7 @@ Both must find the same loss and the same number of errors.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable
@@ -25,6 +26,7 @@ import streamtrain as st
 from streamtrain.measure.risk import pooled
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
+from streamtrain.prepare.trial import preflight
 from streamtrain.run.fleet.inline import InlineFleet, alone
 from streamtrain.run.watching.measuring.looked_at import slices_of
 from streamtrain.values import Lane
@@ -50,7 +52,8 @@ class Ours:
         job = st.Job(
             data, MODELS[name], evaluate=st.Evaluate(examples=PARTS[name]), tracking=st.Tracking(enabled=False)
         )
-        self._plan = plan(alone(job))
+        plans = plan(alone(job))
+        self._plan = dataclasses.replace(plans, example_bytes=preflight(plans).example_bytes)
         self.fleet = InlineFleet(self._plan)
         held_out = [Lane(0, 0, self._plan.manifest.splits["validation"].examples)]
         self.slices = slices_of(self._plan, "validation", held_out, PARTS[name], job.seed)

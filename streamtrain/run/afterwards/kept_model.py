@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,6 @@ class KeptModel:
         self._gradient = Gradient(dataclasses.replace(self.job, model=filled))
         self._gradient.modes.evaluate()
         self._given = batch_size
-        self._bytes: float | None = None
 
     def __enter__(self) -> Self:
         prepare_process(self.job)
@@ -121,7 +121,7 @@ class KeptModel:
         slices = self._slices(reader)
         if self._given is not None:
             return iter([[each] for each in slices])
-        return iter(measured_together(self.job, self._example_bytes(reader), slices))
+        return iter(measured_together(self.job, self._example_bytes, slices))
 
     def risks(self, reader: Reader, batch: Sequence[tuple[int, int]]) -> list[Risk]:
         """Of each slice of a batch, as a run measures it.
@@ -133,7 +133,7 @@ class KeptModel:
         try:
             if len(batch) > 1:
                 return evaluate_together(self._gradient, arrays)
-            return [evaluate(self._gradient, arrays[0], most=self._most(reader))]
+            return [evaluate(self._gradient, arrays[0], most=self._most)]
         except WrongWeight as wrong:
             numbers = (number for each in batch for number in range(*each) if number not in reader.skipped)
             number = next(itertools.islice(numbers, wrong.index, None))
@@ -141,7 +141,7 @@ class KeptModel:
 
     def pieces(self, reader: Reader) -> Iterator[Piece]:
         """All examples of a split in order, in pieces that fit."""
-        size = self._most(reader)
+        size = self._most
         for start, stop in self._slices(reader):
             for first in range(start, stop, size or stop - start):
                 last = min(first + (size or stop - start), stop)
@@ -159,13 +159,13 @@ class KeptModel:
         examples = len(reader)
         return evaluation_slices([Lane(0, 0, examples)], examples, evaluation_slice(examples, self.job.loss_group))
 
-    def _most(self, reader: Reader) -> int | None:
-        return self._given or measured_at_once(self.job, self._example_bytes(reader))
+    @property
+    def _most(self) -> int | None:
+        return self._given or measured_at_once(self.job, self._example_bytes)
 
-    def _example_bytes(self, reader: Reader) -> float:
-        """Counted on the CPU, as the run's trial did: other devices may keep other things."""
-        if self._bytes is None:
-            on_cpu = self.job.device == "cpu"
-            counted = self._gradient if on_cpu else Gradient(dataclasses.replace(self.job, device="cpu"))
-            self._bytes = bytes_an_example(counted, reader.first_good())
-        return self._bytes
+    @functools.cached_property
+    def _example_bytes(self) -> float:
+        """Counted as the run's trial did: of a training example, where there are any, on the CPU."""
+        splits = self.splits(())
+        gradient = self._gradient if self.job.device == "cpu" else Gradient(dataclasses.replace(self.job, device="cpu"))
+        return bytes_an_example(self.job, gradient, self.reader("train" if "train" in splits else splits[0]))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import torch
 
 from streamtrain.aggregate.moments import WrongWeight
-from streamtrain.job import OfMeans, Weighted
+from streamtrain.job import Data, OfMeans, Weighted
 from streamtrain.model.evaluation import bytes_an_example, evaluate, evaluate_together, measured_at_once
+from streamtrain.model.gradient import Gradient
 from streamtrain.model.objective import cross_entropy
+from streamtrain.packing import PackOptions, pack
+from streamtrain.prepare.plan import plan
 from streamtrain.values import Risk
 from tests.unit.model.test_gradient import JOB, arrays, loaded
 
@@ -84,15 +88,54 @@ def test_a_wrong_weight_is_counted_over_all_that_go_together_or_in_turn(together
     assert found.value.index == 13
 
 
-def test_bytes_of_an_example_are_those_that_autograd_keeps_and_its_own() -> None:
-    gradient, _ = loaded(dataclasses.replace(JOB, model=functools.partial(torch.nn.Linear, 6, 6)))
-    assert bytes_an_example(gradient, arrays()) == 6 * 8 + 6 * 8 + 8  # what Linear keeps, x and the label
+class Frozen(torch.nn.Module):
+    """Nothing of its first part is kept for a backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(6, 5000).requires_grad_(False)
+        self.last = torch.nn.Linear(5000, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.last(self.first(x))
+        return output
+
+
+@pytest.mark.parametrize(
+    ("model", "least", "most"),
+    [
+        (Frozen, 5000 * 8, 5000 * 8 + 2000),
+        (
+            functools.partial(torch.nn.Linear, 6, 4000),
+            3 * 4000 * 8,
+            12 * 4000 * 8,
+        ),  # losses and margins of so many classes
+    ],
+)
+def test_bytes_of_an_example_are_all_that_is_made_of_it(tmp_path: Path, model: Any, least: int, most: int) -> None:
+    many = arrays(30)
+    np.savez(tmp_path / "data.npz", **many)
+    pack(str(tmp_path / "data.npz"), tmp_path / "data", PackOptions(splits=(0.8, 0.2, 0.0)))
+    job = dataclasses.replace(JOB, data=Data(str(tmp_path / "data"), inputs=("x",)), model=model)
+    plans = plan(job)
+    assert least <= bytes_an_example(job, Gradient(job), plans.reader("train")) <= most
+    small = dataclasses.replace(job, micro_batch=2)
+    assert bytes_an_example(small, Gradient(job), plans.reader("train")) == 0
+
+
+def test_what_fails_with_one_example_alone_is_not_known(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", **arrays(30))
+    pack(str(tmp_path / "data.npz"), tmp_path / "data", PackOptions(splits=(0.8, 0.2, 0.0)))
+    data = Data(str(tmp_path / "data"), inputs=("x",), transform=lambda batch: batch | {"x": batch["x"].squeeze()})
+    job = dataclasses.replace(JOB, data=data, model=Longest)
+    assert bytes_an_example(job, Gradient(job), plan(job).reader("train")) == 0
 
 
 @pytest.mark.parametrize(
     ("settings", "example_bytes", "expected"),
     [
-        ({}, 0.0, 640),
+        ({}, 0.0, 1),
+        ({"batch_size": 24, "lanes": 2}, 0.0, 12),
         ({}, 100.0, 640),
         ({}, 2.0**30 / 100, 64),
         ({}, 2.0**40, 1),

@@ -290,7 +290,7 @@ prepare_process(job)
 assert not {"torch._inductor", "torch._dynamo", "sympy"} & set(sys.modules)
 import dataclasses
 prepare_process(dataclasses.replace(job, compile=True, deterministic=True))
-assert "torch._inductor" in sys.modules and torch.are_deterministic_algorithms_enabled()
+assert torch.are_deterministic_algorithms_enabled()
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -89,9 +89,9 @@ def test_slices_go_together_as_far_as_they_may_and_workers_still_share_them(exam
     batches = evaluation_batches(slices, most)
     assert [each for batch in batches for each in batch] == [*slices]
     sizes = [[stop - start for start, stop in batch] for batch in batches]
-    assert all(len(batch) == 1 or sum(batch) <= min(most, -(-examples // 8)) for batch in sizes)
+    assert all(len(batch) == 1 or sum(batch) <= min(most, -(-examples // 16)) for batch in sizes)
     for batch, following in itertools.pairwise(sizes):
-        assert sum(batch) + following[0] > min(most, examples // 8)
+        assert sum(batch) + following[0] > min(most, examples // 16)
     assert evaluation_batches((), most) == []
 
 

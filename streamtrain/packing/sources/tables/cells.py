@@ -134,7 +134,21 @@ def cells_of(form: ArrowForm, array: pa.Array) -> Cells:
         return _nested(form, array, missing)
     if form.what == "bytes":
         return Cells(array.cast(pa.large_binary()), missing)
-    return Cells(array if form.what == "text" else array.to_pylist(), missing)
+    return Cells(array if form.what == "text" else _objects(array), missing)
+
+
+def _objects(array: pa.Array) -> list[Any]:
+    """Python's own: pyarrow 19 gives half-precision numbers as numpy's, which JSON has not."""
+    values: list[Any] = array.to_pylist()
+    return [_plain(value) for value in values] if "halffloat" in str(array.type) else values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_utf8(leaf: Leaf, rows: Rows, texts: pa.Array) -> None:
