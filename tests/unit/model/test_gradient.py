@@ -324,7 +324,7 @@ def test_built_in_losses() -> None:
 def test_a_failing_model_is_one_line_with_the_place() -> None:
     gradient, memory = loaded(JOB)
     with pytest.raises(
-        JobError, match=r"the model's forward failed: RuntimeError: mat1 and mat2 .*test_gradient.py:\d+"
+        JobError, match=r"the model's forward failed: RuntimeError: .*mat1 and mat2 .*test_gradient.py:\d+"
     ):
         gradient.lane({"x": np.zeros((2, 5), np.float32), "label": np.zeros(2, np.int64)}, memory.slots[0], seed=1)
     with pytest.raises(JobError, match="the loss failed: IndexError: Target 9 is out of bounds"):
