@@ -48,6 +48,16 @@ def seen(result: st.Result) -> list[str]:
     return [repr(each.__dict__) for each in result.evaluations]
 
 
+def assert_alike(one: st.Result, other: st.Result) -> None:
+    """The same examples were looked at; not to the bit, since with `until` slices go through the model one by one."""
+    for mine, its in zip(one.evaluations, other.evaluations, strict=True):
+        for found, expected in ((mine.empirical, its.empirical), (mine.generalization, its.generalization)):
+            for name, moments in expected.quantities.items():
+                assert found.quantities[name].count == moments.count
+                assert found.quantities[name].mean == pytest.approx(moments.mean)
+                assert found.quantities[name].standard_error == pytest.approx(moments.standard_error)
+
+
 def test_as_many_as_it_takes_and_the_same_on_any_number_of_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path, local_ray: None
 ) -> None:
@@ -66,10 +76,10 @@ def test_as_many_as_it_takes_and_the_same_on_any_number_of_workers(
     strict = st.train(job_of(data, tmp_path, evaluate=st.Evaluate(until=1e-9)), inline=True, quiet=True)
     everything = st.Evaluate(examples=there)
     whole = st.train(job_of(data, tmp_path, evaluate=everything), inline=True, quiet=True)
-    assert seen(strict) == seen(whole), "where all are needed, all are looked at, in their order"
+    assert_alike(strict, whole)
     part = job_of(data, tmp_path, evaluate=st.Evaluate(until=1e-9, examples=700))
     fixed = job_of(data, tmp_path, evaluate=st.Evaluate(examples=700))
-    assert seen(st.train(part, inline=True, quiet=True)) == seen(st.train(fixed, inline=True, quiet=True))
+    assert_alike(st.train(part, inline=True, quiet=True), st.train(fixed, inline=True, quiet=True))
 
 
 def test_several_sets_are_measured_and_any_number_stops(
