@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from streamtrain.model.objective import cross_entropy
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
 from streamtrain.values import Risk
+from tests.support.command import ROOT
 from tests.unit.model.test_gradient import JOB, arrays, loaded
 
 
@@ -121,6 +124,23 @@ def test_bytes_of_an_example_are_all_that_is_made_of_it(tmp_path: Path, model: A
     assert least <= bytes_an_example(job, Gradient(job), plans.reader("train")) <= most
     small = dataclasses.replace(job, micro_batch=2)
     assert bytes_an_example(small, Gradient(job), plans.reader("train")) == 0
+
+
+def test_counting_them_imports_no_compiler(tmp_path: Path) -> None:
+    """It takes a second to import, at every start of a run."""
+    np.savez(tmp_path / "data.npz", **arrays(30))
+    pack(str(tmp_path / "data.npz"), tmp_path / "data", PackOptions(splits=(0.8, 0.2, 0.0)))
+    code = f"""
+import sys
+import torch
+import streamtrain as st
+from streamtrain.prepare.plan import plan
+from streamtrain.prepare.trial import preflight
+job = st.Job(st.Data({str(tmp_path / "data")!r}, inputs=("x",)), lambda: torch.nn.Linear(6, 6), batch_size=4)
+assert preflight(plan(job)).example_bytes > 0
+assert not {{"torch._inductor", "torch._dynamo", "sympy"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_what_fails_with_one_example_alone_is_not_known(tmp_path: Path) -> None:
