@@ -44,7 +44,7 @@ class EvaluateArguments:
     splits: tuple[str, ...] = ()
     """All that have examples by default."""
     batch_size: int | None = None
-    """Most examples in memory at once; by default the job's micro_batch, else as many as the run took."""
+    """Most examples in the model at once; by default the job's micro_batch, else as many as the run took."""
     json: bool = False
     """Print as JSON."""
 

@@ -132,7 +132,7 @@ def _place(value: object) -> int | None:
 
 
 def measured_at_once(job: Job, example_bytes: float) -> int | None:
-    """Most examples that a measurement has in the model at once: ``micro_batch``, or as many as are sure to fit.
+    """Most examples that a measurement has in the model at once: ``micro_batch``, or as many as should fit.
 
     As many as a lane trains on do. A power of two, so that no small difference of two machines shows in it. ``None``
     where a loss is over whole minibatches, which are measured whole.
