@@ -43,8 +43,8 @@ def test_promise_1_runs_are_merged_in_the_naive_twins_order(
     assert merged(seed, sizes, window, folder) == naive.tolist() == stored_order(seed, sum(sizes)).tolist()
 
 
-@given(keys=st.lists(st.integers(0, 3), max_size=300))
-def test_equal_keys_keep_their_order(keys: list[int]) -> None:
+@given(keys=st.lists(st.integers(0, 3) | st.integers(2**64 - 600, 2**64 - 1) | st.integers(0, 2**64 - 1), max_size=300))
+def test_keys_are_sorted_by_all_their_bits_and_equal_ones_keep_their_order(keys: list[int]) -> None:
     found = order_of(np.array(keys, np.uint64))
     assert found.tolist() == sorted(range(len(keys)), key=keys.__getitem__)
 
