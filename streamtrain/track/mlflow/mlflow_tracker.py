@@ -22,6 +22,8 @@ from streamtrain.values import Reading
 FLUSH_SECONDS, KILLED_FLUSH_SECONDS = 30.0, 5.0
 START_SECONDS = 10.0
 """Until when delivery waits for the first points: loading MLflow takes a core, which the starting workers need."""
+LOADING: tuple[Kind, ...] = ("readings", "finish")
+"""Kinds of entries that it does not wait before: what a run is made of is journaled before there are workers."""
 
 
 class MlflowTracker:
@@ -131,7 +133,7 @@ class MlflowTracker:
         """Writes one entry; texts without the secrets in them, since the disk and MLflow's users see them."""
         self._journal.append(kind, **(content if kind == "readings" else _without_secrets(content)))
         self._delivery.notice()
-        if kind != "begin":
+        if kind in LOADING:
             self._begun.set()
 
 

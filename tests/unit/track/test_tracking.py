@@ -49,6 +49,23 @@ def history(uri: str, run_id: str | None, name: str = "minibatch/loss") -> list[
     return [(m.step, m.value) for m in mlflow.MlflowClient(uri).get_metric_history(str(run_id), name)]
 
 
+def test_mlflow_is_loaded_once_there_are_points_whatever_was_journaled_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a core for seconds, which workers need that start."""
+    taken = threading.Event()
+    monkeypatch.setattr(MlflowReceiver, "take", lambda _, entries: taken.set())
+    tracker = MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
+    tracker.begin(CARD, tmp_path)
+    (tmp_path / "settings.json").write_text("{}")
+    tracker.artifact(tmp_path / "settings.json", "about")
+    tracker.tag("lineage.branch_of", "another")
+    assert not taken.wait(0.5)
+    tracker.log(readings(1))
+    assert taken.wait(30)
+    tracker.finish("finished", "")
+
+
 def test_a_run_as_mlflow_has_it(store_uri: str, tmp_path: Path) -> None:
     uri = store_uri
     tracker = MlflowTracker(uri)
