@@ -128,15 +128,16 @@ class Moments(Stored):
 
     @classmethod
     def of_slices(cls, rows: Columns, sizes: Sequence[int]) -> list[list[Moments]]:
-        """Of each of several slices of columns, which lie one behind the other and have one at least, as `of_rows`."""
-        if len(sizes) == 1:
-            return [cls.of_rows(rows)]
+        """Of each of several slices of columns, which lie one behind the other and have one at least, by row.
+
+        The bits of a slice are the same whatever others are there; they may differ from those of `of_rows`.
+        """
         starts = [0, *itertools.accumulate(sizes)]
         means = np.add.reduceat(rows, starts[:-1], axis=1) / np.array(sizes)
-        if not np.isfinite(means).all():
-            return [cls.of_rows(rows[:, start:stop]) for start, stop in itertools.pairwise(starts)]
-        away = rows - np.repeat(means, sizes, axis=1)
-        squares = np.add.reduceat(away * away, starts[:-1], axis=1)
+        with np.errstate(invalid="ignore"):  # infinity less infinity is no news
+            away = rows - np.repeat(means, sizes, axis=1)
+            squares = np.add.reduceat(away * away, starts[:-1], axis=1)
+        squares[~np.isfinite(means)] = np.nan
         both = zip(sizes, means.T.tolist(), squares.T.tolist(), strict=True)
         return [[cls(size, *each) for each in zip(mean, m2, strict=True)] for size, mean, m2 in both]
 

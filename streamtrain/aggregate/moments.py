@@ -100,11 +100,6 @@ def take_moments(values: Value) -> Moments:
     return Moments.of((values if values.dtype in KNOWN_TO_NUMPY else values.double()).numpy())
 
 
-def take_rows(measures: Sequence[torch.Tensor]) -> NDArray[np.float64]:
-    """Several measures of the same examples, shape (measures, examples), for `Moments.of_rows`."""
-    return torch.stack([each.detach().cpu().double() for each in measures]).numpy()
-
-
 def take_joint(several: Sequence[Value]) -> Moments:
     """Of several measures of the same examples, all together.
 

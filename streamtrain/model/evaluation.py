@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from streamtrain.job import Job
 from streamtrain.job.objective.metric import whole_in
 from streamtrain.measure.risk import pooled
 from streamtrain.model.gradient import Gradient
-from streamtrain.model.objective import pieces_of, risk_of, risks_of
+from streamtrain.model.objective import Tally, pieces_of, risk_of
 from streamtrain.order import evaluation_batches
 from streamtrain.stream.reader import FIRST_LOOKED_AT, Reader
 from streamtrain.values import Arrays, Moments, Risk, SliceRisk, examples_in
@@ -57,28 +56,40 @@ def evaluate(gradient: Gradient, arrays: Arrays, *, by_class: bool = False, most
     return SliceRisk(risk.loss, risk.error, risk.metrics, states) if whole else risk
 
 
-def evaluate_together(gradient: Gradient, slices: Sequence[Arrays]) -> list[Risk]:
-    """Risks of slices that go through the model at once, where their examples are alike; one by one where not.
+def evaluate_batches(
+    gradient: Gradient, batches: Iterable[Sequence[Arrays]], *, by_class: bool = False, most: int | None = None
+) -> list[Risk]:
+    """Risks of the slices of batches, one batch after another, whose slices go through the model at once.
 
-    Metrics of whole sets are not among them.
+    One by one where their examples are not alike, and with metrics of whole sets. The bits of a batch's risks are the
+    same whatever other batches are there.
+
+    Args:
+        by_class, most: as `evaluate` has them; a batch of several slices has no more examples.
 
     Raises:
         WrongWeight: counted over all of them.
     """
-    there = [each for each in slices if each]
-    sizes = [examples_in(each) for each in there]
-    risks: list[Risk] = []
-    if len({tuple((name, array.shape[1:], array.dtype) for name, array in each.items()) for each in there}) == 1:
-        gradient.begin_evaluation()
+    gradient.begin_evaluation()
+    objective = gradient.objective
+    singly = by_class or objective.whole or gradient.pack
+    tally = Tally()
+    for slices in batches:
+        there = [each for each in slices if each]
+        sizes = [examples_in(each) if each else 0 for each in slices]
+        forms = {tuple((name, array.shape[1:], array.dtype) for name, array in each.items()) for each in there}
+        if singly or len(forms) != 1 or (len(there) == 1 and most is not None and most < sum(sizes)):
+            for each in slices:
+                with counted_from(tally.examples):
+                    tally.put(evaluate(gradient, each, by_class=by_class, most=most))
+            continue
+        arrays = there[0]
+        if len(there) > 1:
+            arrays = {name: np.concatenate([each[name] for each in there]) for name in arrays}
         with torch.no_grad():
-            batch = gradient.batch({name: np.concatenate([each[name] for each in there]) for name in there[0]})
-            risks = risks_of(gradient.objective.measures(gradient.output(batch), batch), sizes)
-    else:
-        for start, each in zip(itertools.accumulate([0, *sizes]), there, strict=False):
-            with counted_from(start):
-                risks.append(evaluate(gradient, each))
-    found = iter(risks)
-    return [next(found) if each else Risk(Moments(), Moments()) for each in slices]
+            batch = gradient.batch(arrays)
+            tally.add(objective.measures(gradient.output(batch), batch), sizes)
+    return tally.risks()
 
 
 def bytes_an_example(job: Job, gradient: Gradient, reader: Reader) -> float:

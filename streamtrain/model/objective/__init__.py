@@ -9,11 +9,9 @@ from streamtrain.model.objective.measuring import (
     Objective,
     loss_and_error,
     metrics_of,
-    risk_of,
-    risks_of,
-    some_of,
     take_metrics,
 )
+from streamtrain.model.objective.tally import Tally, risk_of, some_of
 from streamtrain.model.objective.whole_set import CLASSES, Computed, Table, WholeSet, check_whole
 
 __all__ = [
@@ -25,6 +23,7 @@ __all__ = [
     "Measured",
     "Objective",
     "Table",
+    "Tally",
     "WholeSet",
     "check_whole",
     "cross_entropy",
@@ -35,7 +34,6 @@ __all__ = [
     "mse",
     "pieces_of",
     "risk_of",
-    "risks_of",
     "soft_error",
     "some_of",
     "take_metrics",

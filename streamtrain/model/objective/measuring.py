@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from streamtrain.aggregate.moments import Values, counted_from, take_joint, take_moments, take_rows
+from streamtrain.aggregate.moments import Values
 from streamtrain.errors import JobError, complaint, users_code
-from streamtrain.job import Job, Measure, OfMeans, Value, Weighted
+from streamtrain.job import Job, Measure, OfMeans, Value
 from streamtrain.job.objective.metric import is_whole
 from streamtrain.model.machine.device import choose_autocast, choose_image_layout
 from streamtrain.model.objective.built_in import OfLosses, cross_entropy, margin, mse, soft_error, zero_one
 from streamtrain.model.objective.entries import Entries
 from streamtrain.model.objective.whole_set import WholeSet
-from streamtrain.values import Moments, Risk
 
 Batch = dict[str, torch.Tensor]
 Measured = Value | tuple[Value, ...]
@@ -182,53 +180,9 @@ def take_metrics(
     return {name: several[name] if name in several else values[name] for name in metrics}
 
 
-def risk_of(measured: Mapping[str, Measured]) -> Risk:
-    """The moments of all that was measured of some examples, loss and error among it."""
-    return risks_of(measured, [_count(measured)])[0]
-
-
-def risks_of(measured: Mapping[str, Measured], sizes: Sequence[int]) -> list[Risk]:
-    """The same of slices of so many examples, which lie one behind the other.
-
-    Raises:
-        WrongWeight: counted over all of them.
-    """
-    shape = getattr(measured["loss"], "shape", None)
-    plain = {name: each for name, each in measured.items() if isinstance(each, torch.Tensor) and each.shape == shape}
-    others = {name: each for name, each in measured.items() if name not in plain}
-    of_plain = Moments.of_slices(take_rows([*plain.values()]), sizes) if plain else [[] for _ in sizes]
-    risks = []
-    for start, size, found in zip(itertools.accumulate([0, *sizes]), sizes, of_plain, strict=False):
-        moments = dict(zip(plain, found, strict=True))
-        with counted_from(start):
-            moments |= {name: _moments(each, start, start + size) for name, each in others.items()}
-        moments = {name: moments[name] for name in measured}
-        risks.append(Risk(moments.pop("loss"), moments.pop("error"), moments))
-    return risks
-
-
 def loss_and_error(job: Job) -> tuple[Measure, Measure]:
     """The job's functions, built-in names and the default error resolved."""
     loss = {"cross_entropy": cross_entropy, "mse": mse}[job.loss] if isinstance(job.loss, str) else job.loss
     if job.error is None:
         return loss, zero_one if job.loss == "cross_entropy" else loss
     return loss, zero_one if isinstance(job.error, str) else job.error
-
-
-def some_of(values: Value, start: int, stop: int) -> Value:
-    """Some examples' values."""
-    if isinstance(values, Weighted):
-        return Weighted(values.sums[start:stop], values.weights[start:stop])
-    return values[start:stop]
-
-
-def _count(measured: Mapping[str, Measured]) -> int:
-    """Of how many examples these are."""
-    loss = measured["loss"]
-    return len(loss.sums if isinstance(loss, Weighted) else loss)
-
-
-def _moments(measured: Measured, start: int, stop: int) -> Moments:
-    if isinstance(measured, tuple):
-        return take_joint([some_of(each, start, stop) for each in measured])
-    return take_moments(some_of(measured, start, stop))

@@ -17,8 +17,7 @@ from streamtrain.errors import ConfigError, complaint
 from streamtrain.job import Job
 from streamtrain.model.evaluation import (
     bytes_an_example,
-    evaluate,
-    evaluate_together,
+    evaluate_batches,
     measured_at_once,
     measured_together,
 )
@@ -131,9 +130,7 @@ class KeptModel:
         """
         arrays = [reader.read(*each) for each in batch]
         try:
-            if len(batch) > 1:
-                return evaluate_together(self._gradient, arrays)
-            return [evaluate(self._gradient, arrays[0], most=self._most)]
+            return evaluate_batches(self._gradient, [arrays], most=self._most)
         except WrongWeight as wrong:
             numbers = (number for each in batch for number in range(*each) if number not in reader.skipped)
             number = next(itertools.islice(numbers, wrong.index, None))

@@ -13,7 +13,7 @@ import torch
 
 from streamtrain.aggregate.moments import WrongWeight
 from streamtrain.job import Data, OfMeans, Weighted
-from streamtrain.model.evaluation import bytes_an_example, evaluate, evaluate_together, measured_at_once
+from streamtrain.model.evaluation import bytes_an_example, evaluate, evaluate_batches, measured_at_once
 from streamtrain.model.gradient import Gradient
 from streamtrain.model.objective import cross_entropy
 from streamtrain.packing import PackOptions, pack
@@ -45,16 +45,16 @@ def test_slices_that_go_together_have_the_risks_of_each(loss: Any) -> None:
     metrics = {"both": OfMeans(lambda mean, loss: loss - mean, lambda output, _: output[:, 0], "loss")}
     gradient, _ = loaded(dataclasses.replace(JOB, loss=loss, metrics=metrics))
     slices = [arrays(size, seed=size) if size else {} for size in (7, 0, 1, 12, 0)]
-    for found, each in zip(evaluate_together(gradient, slices), slices, strict=True):
+    for found, each in zip(evaluate_batches(gradient, [slices]), slices, strict=True):
         assert_close(found, evaluate(gradient, each))
-    assert [each.loss.count for each in evaluate_together(gradient, [{}, {}])] == [0, 0]
+    assert [each.loss.count for each in evaluate_batches(gradient, [[{}, {}]])] == [0, 0]
 
 
 def test_slices_whose_examples_differ_in_shape_go_one_by_one() -> None:
     job = dataclasses.replace(JOB, model=Longest)
     slices = [{"x": arrays(3)["x"][:, :length], "label": arrays(3)["label"]} for length in (6, 4)]
     gradient, _ = loaded(job)
-    assert evaluate_together(gradient, slices) == [evaluate(gradient, each) for each in slices]
+    assert evaluate_batches(gradient, [slices]) == [evaluate(gradient, each) for each in slices]
 
 
 class Longest(torch.nn.Module):
@@ -85,7 +85,7 @@ def test_a_wrong_weight_is_counted_over_all_that_go_together_or_in_turn(together
     bad["label"][:] = [0, 0, 0, 0, 2, 0]
     with pytest.raises(WrongWeight) as found:
         if together:
-            evaluate_together(gradient, [good, bad])
+            evaluate_batches(gradient, [[good, bad]])
         else:
             evaluate(gradient, {name: np.concatenate([good[name], bad[name]]) for name in good}, most=5)
     assert found.value.index == 13

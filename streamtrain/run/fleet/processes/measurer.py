@@ -13,7 +13,7 @@ import torch
 
 from streamtrain.aggregate.moments import WrongWeight
 from streamtrain.errors import TrainingError
-from streamtrain.model.evaluation import evaluate, evaluate_together, measured_at_once, measured_together
+from streamtrain.model.evaluation import evaluate_batches, measured_at_once, measured_together
 from streamtrain.model.gradient import Gradient
 from streamtrain.model.machine.device import prepare_process
 from streamtrain.model.machine.fingerprint import take_fingerprint
@@ -25,6 +25,8 @@ from streamtrain.values import Fingerprint, Risk, Skip
 
 SPARSE = 4
 """Shards behind a URL are fetched in parts where an evaluation uses less than one example in so many."""
+TALLIED = 32
+"""Batches whose numbers are looked at together."""
 
 
 def measure_slices(
@@ -51,17 +53,16 @@ def measure_slices(
     if not apart and SPARSE * workers * sum(stop - start for start, stop in slices) < len(reader):
         reader.expect(slices)
     most = measured_at_once(plan.job, plan.example_bytes)
-    risks = []
-    for batch in chosen:
-        arrays = [reader.select(each) for each in batch]
+    risks: list[list[Risk]] = []
+    for first in range(0, len(chosen), TALLIED):
+        several = chosen[first : first + TALLIED]
+        read = ([reader.select(each) for each in batch] for batch in several)
         try:
-            if len(batch) == 1:
-                risks.append([evaluate(gradient, arrays[0], by_class=by_class, most=most)])
-            else:
-                risks.append(evaluate_together(gradient, arrays))
+            found = iter(evaluate_batches(gradient, read, by_class=by_class, most=most))
         except WrongWeight as error:
-            numbers = np.concatenate([each.each() for each in batch])
+            numbers = np.concatenate([each.each() for batch in several for each in batch])
             raise supply.name_weights(error, -1, split, numbers) from None
+        risks += [[next(found) for _ in batch] for batch in several]
     return risks
 
 
