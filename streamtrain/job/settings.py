@@ -46,9 +46,10 @@ def settings_of(declaration: Any, prefix: str = "", *, may_change: bool = False)
     """
     if prefix in ("mode.", "optimizer."):  # which of them it is: a setting as well
         yield Setting(prefix[:-1], type(declaration).__name__.lower(), may_change)
+    marked = _free(type(declaration))
     for field in dataclasses.fields(declaration):
         value = getattr(declaration, field.name)
-        free = may_change or field.name in _free(type(declaration))
+        free = may_change or field.name in marked
         if dataclasses.is_dataclass(value) and not isinstance(value, OneSetting):
             yield from settings_of(value, f"{prefix}{field.name}.", may_change=free)
         else:
