@@ -133,8 +133,8 @@ class Moments(Stored):
         The bits of a slice are the same whatever others are there; they may differ from those of `of_rows`.
         """
         starts = [0, *itertools.accumulate(sizes)]
-        means = np.add.reduceat(rows, starts[:-1], axis=1) / np.array(sizes)
         with np.errstate(invalid="ignore"):  # infinity less infinity is no news
+            means = np.add.reduceat(rows, starts[:-1], axis=1) / np.array(sizes)
             away = rows - np.repeat(means, sizes, axis=1)
             squares = np.add.reduceat(away * away, starts[:-1], axis=1)
         squares[~np.isfinite(means)] = np.nan

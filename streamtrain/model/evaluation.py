@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,16 @@ def evaluate(gradient: Gradient, arrays: Arrays, *, by_class: bool = False, most
     return SliceRisk(risk.loss, risk.error, risk.metrics, states) if whole else risk
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Arrays of several slices, one behind the other, and how many examples each has."""
+
+    arrays: Arrays
+    sizes: Sequence[int]
+
+
 def evaluate_batches(
-    gradient: Gradient, batches: Iterable[Sequence[Arrays]], *, by_class: bool = False, most: int | None = None
+    gradient: Gradient, batches: Iterable[Sequence[Arrays] | Joined], *, by_class: bool = False, most: int | None = None
 ) -> list[Risk]:
     """Risks of the slices of batches, one batch after another, whose slices go through the model at once.
 
@@ -72,24 +81,30 @@ def evaluate_batches(
     """
     gradient.begin_evaluation()
     objective = gradient.objective
-    singly = by_class or objective.whole or gradient.pack
+    singly = bool(by_class or objective.whole or gradient.pack)
     tally = Tally()
     for slices in batches:
-        there = [each for each in slices if each]
-        sizes = [examples_in(each) if each else 0 for each in slices]
-        forms = {tuple((name, array.shape[1:], array.dtype) for name, array in each.items()) for each in there}
-        if singly or len(forms) != 1 or (len(there) == 1 and most is not None and most < sum(sizes)):
-            for each in slices:
+        for part in [slices] if isinstance(slices, Joined) else slices if singly else _joined(slices, most):
+            if isinstance(part, Joined):
+                with torch.no_grad():
+                    batch = gradient.batch(part.arrays)
+                    tally.add(objective.measures(gradient.output(batch), batch), part.sizes)
+            else:
                 with counted_from(tally.examples):
-                    tally.put(evaluate(gradient, each, by_class=by_class, most=most))
-            continue
-        arrays = there[0]
-        if len(there) > 1:
-            arrays = {name: np.concatenate([each[name] for each in there]) for name in arrays}
-        with torch.no_grad():
-            batch = gradient.batch(arrays)
-            tally.add(objective.measures(gradient.output(batch), batch), sizes)
+                    tally.put(evaluate(gradient, part, by_class=by_class, most=most))
     return tally.risks()
+
+
+def _joined(slices: Sequence[Arrays], most: int | None) -> Sequence[Arrays | Joined]:
+    """Slices as one, where they can go through the model at once."""
+    there = [each for each in slices if each]
+    sizes = [examples_in(each) if each else 0 for each in slices]
+    forms = {tuple((name, array.shape[1:], array.dtype) for name, array in each.items()) for each in there}
+    if len(forms) != 1 or (len(there) == 1 and most is not None and most < sum(sizes)):
+        return slices
+    if len(there) == 1:
+        return [Joined(there[0], sizes)]
+    return [Joined({name: np.concatenate([each[name] for each in there]) for name in there[0]}, sizes)]
 
 
 def bytes_an_example(job: Job, gradient: Gradient, reader: Reader) -> float:

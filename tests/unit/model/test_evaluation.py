@@ -13,12 +13,12 @@ import torch
 
 from streamtrain.aggregate.moments import WrongWeight
 from streamtrain.job import Data, OfMeans, Weighted
-from streamtrain.model.evaluation import bytes_an_example, evaluate, evaluate_batches, measured_at_once
+from streamtrain.model.evaluation import Joined, bytes_an_example, evaluate, evaluate_batches, measured_at_once
 from streamtrain.model.gradient import Gradient
 from streamtrain.model.objective import cross_entropy
 from streamtrain.packing import PackOptions, pack
 from streamtrain.prepare.plan import plan
-from streamtrain.values import Risk
+from streamtrain.values import Risk, examples_in
 from tests.support.command import ROOT
 from tests.unit.model.test_gradient import JOB, arrays, loaded
 
@@ -48,6 +48,19 @@ def test_slices_that_go_together_have_the_risks_of_each(loss: Any) -> None:
     for found, each in zip(evaluate_batches(gradient, [slices]), slices, strict=True):
         assert_close(found, evaluate(gradient, each))
     assert [each.loss.count for each in evaluate_batches(gradient, [[{}, {}]])] == [0, 0]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", weighted, lambda output, _: output[:, 0] / 0.0])
+def test_promise_5_risks_of_a_batch_have_the_same_bits_whoever_measures_the_others(loss: Any) -> None:
+    gradient, _ = loaded(dataclasses.replace(JOB, loss=loss))
+    batches = [[arrays(size, seed=size) for size in sizes] for sizes in ((7, 130, 1), (12,), (3, 3))]
+    apart = [risk for batch in batches for risk in evaluate_batches(gradient, [batch])]
+    joined = [
+        Joined({name: np.concatenate([each[name] for each in batch]) for name in batch[0]}, [*map(examples_in, batch)])
+        for batch in batches
+    ]
+    for several in (batches, joined):
+        assert repr(evaluate_batches(gradient, several)) == repr(apart)  # NaN is not equal to itself
 
 
 def test_slices_whose_examples_differ_in_shape_go_one_by_one() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from streamtrain.aggregate.moments import WrongWeight
 from streamtrain.errors import TrainingError
-from streamtrain.model.evaluation import evaluate_batches, measured_at_once, measured_together
+from streamtrain.model.evaluation import Joined, evaluate_batches, measured_at_once, measured_together
 from streamtrain.model.gradient import Gradient
 from streamtrain.model.machine.device import prepare_process
 from streamtrain.model.machine.fingerprint import take_fingerprint
@@ -21,7 +21,8 @@ from streamtrain.model.whole_minibatch import make_gradient
 from streamtrain.prepare.plan import Plan
 from streamtrain.run.fleet.processes.audit import private_lane
 from streamtrain.run.fleet.processes.supply import Supply
-from streamtrain.values import Fingerprint, Risk, Skip
+from streamtrain.stream.reader import Reader
+from streamtrain.values import Arrays, Fingerprint, Risk, Selection, Skip, examples_in
 
 SPARSE = 4
 """Shards behind a URL are fetched in parts where an evaluation uses less than one example in so many."""
@@ -53,10 +54,11 @@ def measure_slices(
     if not apart and SPARSE * workers * sum(stop - start for start, stop in slices) < len(reader):
         reader.expect(slices)
     most = measured_at_once(plan.job, plan.example_bytes)
+    alike = not (by_class or gradient.objective.whole or reader.loose or plan.job.data.map or plan.job.data.collate)
     risks: list[list[Risk]] = []
     for first in range(0, len(chosen), TALLIED):
         several = chosen[first : first + TALLIED]
-        read = ([reader.select(each) for each in batch] for batch in several)
+        read = (_read(reader, batch, alike=alike) for batch in several)
         try:
             found = iter(evaluate_batches(gradient, read, by_class=by_class, most=most))
         except WrongWeight as error:
@@ -64,6 +66,18 @@ def measure_slices(
             raise supply.name_weights(error, -1, split, numbers) from None
         risks += [[next(found) for _ in batch] for batch in several]
     return risks
+
+
+def _read(reader: Reader, batch: Sequence[Selection], *, alike: bool) -> Sequence[Arrays] | Joined:
+    """Each slice's examples; those of neighbours by one call, where all examples are ``alike`` and none is bad."""
+    runs = [run for each in batch for run in each.runs]
+    neighbours = all(one[1] == other[0] for one, other in itertools.pairwise(runs))
+    if alike and neighbours and len(runs) == len(batch) > 1:
+        sizes = [stop - start for start, stop in runs]
+        arrays = reader.read(runs[0][0], runs[-1][1])
+        if examples_in(arrays) == sum(sizes):
+            return Joined(arrays, sizes)
+    return [reader.select(each) for each in batch]
 
 
 def measure_alone(
