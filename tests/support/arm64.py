@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from tests.support.debian import Debian
-from tests.support.versions import uv_in
+from tests.support.versions import python_here, uv_in
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "arm64"
@@ -42,7 +42,12 @@ def main() -> int:
         words = ["pip", "install", "--quiet", "--target", PACKAGES, "--only-binary", ":all:", *WHEELS]
         kind = ["--python-platform", "aarch64-manylinux_2_28", "--python-version", PYTHON]
         subprocess.run([uv_in(FOLDER), *words, *kind], check=True)
-        debian.run(["python3", "-m", "compileall", "-q", PACKAGES], environment, stdout=subprocess.DEVNULL)
+        compiling = ["-m", "compileall", "-q", PACKAGES]
+        here = python_here(PYTHON)
+        if here is None:
+            debian.run(["python3", *compiling], environment, stdout=subprocess.DEVNULL)
+        else:  # byte code is for any processor, and takes the emulated one half an hour
+            subprocess.run([here, *compiling], stdout=subprocess.DEVNULL, check=False)
         (PACKAGES / "ready").touch()
     words = ["python3", "-m", "pytest", "-p", "no:cacheprovider", "--timeout=3000", *(sys.argv[1:] or CHOSEN)]
     return debian.run(words, environment).returncode

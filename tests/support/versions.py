@@ -123,8 +123,8 @@ def _runner(python: str) -> Run:
     Raises:
         RuntimeError: it is to be had nowhere.
     """
-    here = shutil.which(f"python{python}")
-    if here and subprocess.run([here, "--version"], capture_output=True, check=False).returncode == 0:
+    here = python_here(python)
+    if here is not None:
 
         def run(words: list[object], environment: dict[str, str], **how: Any) -> subprocess.CompletedProcess[str]:
             spelled = [here if word == f"/usr/bin/python{python}" else str(word) for word in words]
@@ -134,6 +134,13 @@ def _runner(python: str) -> Run:
     if python not in RELEASES:
         raise RuntimeError(f"no python{python} on this machine, and no release of Debian that has it")
     return Debian(FOLDER / f"debian-{RELEASES[python]}", RELEASES[python], ROOT).run
+
+
+def python_here(version: str) -> str | None:
+    """This machine's Python of a version, where there is one that starts."""
+    here = shutil.which(f"python{version}")
+    starts = here and subprocess.run([here, "--version"], capture_output=True, check=False).returncode == 0
+    return here if starts else None
 
 
 def uv_in(folder: Path) -> Path:
