@@ -37,7 +37,7 @@ class Debian:
     def __init__(self, folder: Path, release: str, shared: Path, *, processor: str = "") -> None:
         lacking = [tool for tool in ("debootstrap", "chroot", "unshare") if not shutil.which(tool)]
         if processor and not Path("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists():
-            lacking.append("qemu-user-static with binfmt-support")
+            lacking.append("qemu-user-static with binfmt-support, and binfmt_misc mounted")
         if os.geteuid() or lacking:
             raise RuntimeError(f"Debian {release} needs root, and {', '.join(lacking) or 'nothing else'}")
         self._folder = folder
