@@ -84,7 +84,7 @@ def evaluate_batches(
     singly = bool(by_class or objective.whole or gradient.pack)
     tally = Tally()
     for slices in batches:
-        for part in [slices] if isinstance(slices, Joined) else slices if singly else _joined(slices, most):
+        for part in _parts(slices, most, singly=singly):
             if isinstance(part, Joined):
                 with torch.no_grad():
                     batch = gradient.batch(part.arrays)
@@ -95,8 +95,12 @@ def evaluate_batches(
     return tally.risks()
 
 
-def _joined(slices: Sequence[Arrays], most: int | None) -> Sequence[Arrays | Joined]:
+def _parts(slices: Sequence[Arrays] | Joined, most: int | None, *, singly: bool) -> Sequence[Arrays | Joined]:
     """Slices as one, where they can go through the model at once."""
+    if isinstance(slices, Joined):
+        return [slices]
+    if singly:
+        return slices
     there = [each for each in slices if each]
     sizes = [examples_in(each) if each else 0 for each in slices]
     forms = {tuple((name, array.shape[1:], array.dtype) for name, array in each.items()) for each in there}

@@ -46,7 +46,7 @@ def main() -> int:
         here = python_here(PYTHON)
         if here is None:
             debian.run(["python3", *compiling], environment, stdout=subprocess.DEVNULL)
-        else:  # byte code is for any processor, and takes the emulated one half an hour
+        else:  # byte code is for any processor, and takes the emulated one half an hour; some files are no Python
             subprocess.run([here, *compiling], stdout=subprocess.DEVNULL, check=False)
         (PACKAGES / "ready").touch()
     words = ["python3", "-m", "pytest", "-p", "no:cacheprovider", "--timeout=3000", *(sys.argv[1:] or CHOSEN)]

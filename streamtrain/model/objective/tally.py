@@ -46,7 +46,8 @@ class Tally:
         for start, size in zip(itertools.accumulate([0, *sizes]), sizes, strict=False):
             of_slice: dict[str, Moments | None] = dict.fromkeys(measured if size else ())
             with counted_from(self.examples):
-                of_slice |= {name: _moments(measured[name], start, start + size) for name in of_slice.keys() - plain}
+                for name in [name for name in of_slice if name not in plain]:  # in order: which error is told
+                    of_slice[name] = _moments(measured[name], start, start + size)
             self._slices.append((size, of_slice))
             self.examples += size
 
@@ -69,9 +70,12 @@ class Tally:
             of_plain = Moments.of_slices(torch.cat(self._rows, dim=1).cpu().numpy(), sizes)
         found = iter(of_plain)
         for size, of_slice in self._slices:
-            moments = of_slice | dict(zip(self._plain, next(found), strict=True)) if size else {}
-            loss, error = (moments.pop(name, None) or Moments() for name in ("loss", "error"))
-            self._risks.append(Risk(loss, error, {name: each for name, each in moments.items() if each is not None}))
+            if not size:
+                self._risks.append(Risk(Moments(), Moments()))
+                continue
+            of_slice |= dict(zip(self._plain, next(found), strict=True))
+            moments = {name: each for name, each in of_slice.items() if each is not None}
+            self._risks.append(Risk(moments.pop("loss"), moments.pop("error"), moments))
         self._rows, self._slices = [], []
 
 
