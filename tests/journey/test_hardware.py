@@ -26,7 +26,7 @@ from tests.support.errant import FAULT, Errant, scaled
 from tests.support.fleet import Notebook, run
 
 HOST = platform.node()
-LATEST = 120.0
+LATEST = 280.0
 SWITCHES = {
     "ATEN_CPU_CAPABILITY": "default",
     "ONEDNN_MAX_CPU_ISA": "SSE41",

@@ -121,7 +121,7 @@ def _checked(case: Surroundings, folder: Path) -> "subprocess.CompletedProcess[s
     done = case.run(folder, marker)
     said = done.stdout + done.stderr
     assert "Traceback" not in said and "\x1b" not in said, said
-    deadline = time.monotonic() + 90  # Ray's own agents look for their raylet once a minute
+    deadline = time.monotonic() + 240  # Ray's own agents look for their raylet once a minute
     while processes_of(marker):
         assert time.monotonic() < deadline, processes_of(marker)
     return done

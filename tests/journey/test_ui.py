@@ -39,7 +39,7 @@ def pages(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
         text=True,
     ) as process:
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 280
             while not answers(port):
                 assert process.poll() is None and time.monotonic() < deadline
             yield process
@@ -66,7 +66,7 @@ def test_its_processes_are_few_and_end_with_it(number: signal.Signals, code: int
         assert len(family) <= 4 and not any("job" in line for line in lines), lines
         process.send_signal(number)
         said = "" if number == signal.SIGKILL else str(process.communicate()[1])
-        _, alive = psutil.wait_procs(family, timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=240)
         assert not alive and not answers(port)
         assert process.wait() == code and "Traceback" not in said
         if number == signal.SIGTERM:

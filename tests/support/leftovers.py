@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 SHARED_MEMORY = Path("/dev/shm")
-PATIENCE = 120.0
+PATIENCE = 280.0
 """Ray's own agents look for their raylet once a minute."""
 
 

@@ -55,7 +55,7 @@ class RayHosts:
         quiet = ("--disable-usage-stats", "--include-log-monitor=false")
         environment = {k: v for k, v in self.environment.items() if k != "RAY_ADDRESS"}
         done = subprocess.run(
-            self.command(host, *ray, *quiet), env=environment, capture_output=True, text=True, timeout=120
+            self.command(host, *ray, *quiet), env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

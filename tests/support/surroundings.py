@@ -61,7 +61,7 @@ class Surroundings:
         inner = f"{self.before} {command}"
         line = f"{self.prefix} bash -c {shlex.quote(inner)}" if self.prefix else inner
         return subprocess.run(
-            ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+            ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
 
 
