@@ -58,7 +58,7 @@ def measure_slices(
     risks: list[list[Risk]] = []
     for first in range(0, len(chosen), TALLIED):
         several = chosen[first : first + TALLIED]
-        read = (_read(reader, batch, alike=alike) for batch in several)
+        read = (read_batch(reader, batch, alike=alike) for batch in several)
         try:
             found = iter(evaluate_batches(gradient, read, by_class=by_class, most=most))
         except WrongWeight as error:
@@ -68,9 +68,9 @@ def measure_slices(
     return risks
 
 
-def _read(reader: Reader, batch: Sequence[Selection], *, alike: bool) -> Sequence[Arrays] | Joined:
+def read_batch(reader: Reader, batch: Sequence[Selection], *, alike: bool) -> Sequence[Arrays] | Joined:
     """Each slice's examples; those of neighbours by one call, where all examples are ``alike`` and none is bad."""
-    runs = [run for each in batch for run in each.runs]
+    runs = [each.runs[0] for each in batch if len(each.runs) == 1]
     neighbours = all(one[1] == other[0] for one, other in itertools.pairwise(runs))
     if alike and neighbours and len(runs) == len(batch) > 1:
         sizes = [stop - start for start, stop in runs]
