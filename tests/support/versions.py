@@ -94,13 +94,13 @@ def _tried(uv: Path, name: str, environment: Environment) -> dict[str, object]:
         "UV_CACHE_DIR": str(FOLDER / "cache"), "PYTHONPATH": str(ROOT), "TMPDIR": "/tmp",
     }  # fmt: skip
 
-    def must(*words: object) -> None:
-        done = run(words, settings)
-        assert done.returncode == 0, words
-
-    must(uv, "venv", "--quiet", "--python", f"/usr/bin/python{environment.python}", folder)
-    must(uv, "pip", "install", "--quiet", "--resolution", environment.resolution, ROOT)
-    must(uv, "pip", "install", "--quiet", *TOOLS)
+    for words in (
+        [uv, "venv", "--quiet", "--python", f"/usr/bin/python{environment.python}", folder],
+        [uv, "pip", "install", "--quiet", "--resolution", environment.resolution, ROOT],
+        [uv, "pip", "install", "--quiet", *TOOLS],
+    ):
+        if run(words, settings).returncode:
+            return {"passed": 0, "failed": 1, "not installed by": " ".join(map(str, words[1:]))}
     listed = run([folder / "bin" / "python", "-c", LISTED, *NAMED], settings, stdout=subprocess.PIPE).stdout
     words = [folder / "bin" / "python", "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", 2]
     tests = run([*words, "--dist", "loadfile", *CHOSEN], settings, stdout=subprocess.PIPE)
