@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.debian import Debian
+from tests.support.wheel import clean_copy
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "versions"
@@ -94,9 +95,11 @@ def _tried(uv: Path, name: str, environment: Environment) -> dict[str, object]:
         "UV_CACHE_DIR": str(FOLDER / "cache"), "PYTHONPATH": str(ROOT), "TMPDIR": "/tmp",
     }  # fmt: skip
 
+    shutil.rmtree(FOLDER / "copy", ignore_errors=True)
+    copy = clean_copy(FOLDER / "copy")  # of the checkout setuptools would walk through Debian's /proc too
     for words in (
         [uv, "venv", "--quiet", "--python", f"/usr/bin/python{environment.python}", folder],
-        [uv, "pip", "install", "--quiet", "--resolution", environment.resolution, ROOT],
+        [uv, "pip", "install", "--quiet", "--resolution", environment.resolution, copy],
         [uv, "pip", "install", "--quiet", *TOOLS],
     ):
         if run(words, settings).returncode:

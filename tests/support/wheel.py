@@ -13,12 +13,17 @@ PATIENCE = 240
 QUIET = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
 
 
+def clean_copy(folder: Path) -> Path:
+    """What a wheel is built of, in a new ``folder``: building walks through all that lies there, and leaves files."""
+    shutil.copytree(ROOT / "streamtrain", folder / "streamtrain", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
 def build_wheel(folder: Path) -> Path:
     """The wheel, built in ``folder``, which need not be empty."""
-    copy = folder / "copy"  # building leaves files behind
-    shutil.copytree(ROOT / "streamtrain", copy / "streamtrain", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
+    copy = clean_copy(folder / "copy")
     _pip("wheel", *QUIET, "--no-build-isolation", f"--wheel-dir={folder}", str(copy))
     (built,) = folder.glob("streamtrain-*.whl")
     return built
