@@ -24,7 +24,7 @@ class Leftovers:
     """
 
     temporary: Path
-    _family: dict[int, psutil.Process] = field(default_factory=dict)
+    _family: set[psutil.Process] = field(default_factory=set)
     _ports: set[int] = field(default_factory=set)
     _before: set[str] = field(default_factory=lambda: _segments())
 
@@ -37,14 +37,14 @@ class Leftovers:
             looks = 0
             while not ended.wait(0.2):
                 with contextlib.suppress(psutil.Error):  # one ended while it was looked at: the next look has the rest
-                    for child in psutil.Process(process).children(recursive=True):
-                        self._family.setdefault(child.pid, child)
+                    self._family |= {*psutil.Process(process).children(recursive=True)}
                 looks += 1
                 if looks % 10 == 0:  # all of them each time: none listens yet when it is first seen
+                    living = {each.pid for each in self._family.copy() if each.is_running()}  # numbers are used again
                     self._ports |= {
                         each.laddr.port
                         for each in psutil.net_connections("tcp")
-                        if each.status == "LISTEN" and each.pid in self._family
+                        if each.status == "LISTEN" and each.pid in living
                     }
 
         watcher = threading.Thread(target=look)
@@ -58,7 +58,7 @@ class Leftovers:
     def named(self, part: str) -> list[psutil.Process]:
         """Those that live and have this in their command line, by number."""
         found = []
-        for process in list(self._family.values()):
+        for process in self._family.copy():
             with contextlib.suppress(psutil.Error):
                 if process.is_running() and part in " ".join(process.cmdline()):
                     found.append(process)
@@ -72,7 +72,7 @@ class Leftovers:
         """
         assert self._family and self._ports, "nothing was watched"
         # only those that are there: psutil 7.2 fails at a number that is a thread's by now, on Linux 6.18
-        there = [process for process in self._family.values() if process.is_running()]
+        there = [process for process in self._family if process.is_running()]
         _, alive = psutil.wait_procs(there, timeout=PATIENCE)
         assert not alive, f"processes: {[' '.join(process.cmdline())[:80] for process in alive]}"
         taken = sorted(port for port in self._ports if not _is_free(port))

@@ -93,6 +93,7 @@ def _tried(uv: Path, name: str, environment: Environment) -> dict[str, object]:
     settings = {
         "HOME": str(FOLDER), "PATH": f"{folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "VIRTUAL_ENV": str(folder),
         "UV_CACHE_DIR": str(FOLDER / "cache"), "PYTHONPATH": str(ROOT), "TMPDIR": "/tmp",
+        "UV_COMPILE_BYTECODE": "1",  # else every process that a test starts compiles torch, Ray and MLflow again
     }  # fmt: skip
 
     shutil.rmtree(FOLDER / "copy", ignore_errors=True)
