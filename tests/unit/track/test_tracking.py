@@ -121,7 +121,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[
     kill()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 280) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -194,7 +194,7 @@ def check_remote(
     start()
     with Backlog(folder, wait=True):  # until the first one's thread, which a new process would not have, is done
         pass
-    second = MlflowTracker(proxy.uri, flush_seconds=90)
+    second = MlflowTracker(proxy.uri, flush_seconds=280)
     second.begin(CARD, folder)
     run(job, folder, second, Keeper(job, {}, None, keeper._last))
     assert second.finish("finished", "") is None and second.run_id == first.run_id
