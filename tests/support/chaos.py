@@ -306,9 +306,7 @@ def packed_pictures(folder: Path, store: str = "") -> str:
     return f"st.Mixture({ {str(folder / 'packed0'): 0.65, str(folder / 'packed1'): 0.35} })"
 
 
-OF_CLOCKS_AND_PLACES = (
-    *("mlflow_run_id", "folder", "examples_per_second", "measuring_fraction_of_time", "not_in_mlflow"),
-)
+OF_CLOCKS_AND_PLACES = ("mlflow_run_id", "folder", "examples_per_second", "measuring_fraction_of_time", "not_in_mlflow")
 """Of a result, what differs from run to run."""
 
 
