@@ -32,13 +32,14 @@ def serve(port: int) -> int:
         ConfigError: somebody has the port.
         Interrupted: SIGTERM asked it to stop.
     """
-    from streamtrain.track.mlflow import default_uri
+    from streamtrain.track.mlflow import create_database, default_uri
 
     uri = default_uri()
     _check_free(port)
     print(f"MLflow on {uri}: open http://localhost:{port} and stop with Ctrl-C", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     with _ended_by_sigterm(), _group() as group:
+        create_database(uri)  # the server may be ended while it makes one
         server = subprocess.Popen(
             [*command, "--port", str(port), "--workers", "1"], env={**os.environ, **PAGES_ALONE}, process_group=group
         )

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from streamtrain.track.mlflow.model import quieten
-from streamtrain.track.mlflow.uri import check_uri, default_uri
+from streamtrain.track.mlflow.uri import check_uri, database_of, default_uri
 
 
 def fetch(run_id: str, artifact: str, uri: str | None) -> bytes | None:
@@ -15,9 +15,13 @@ def fetch(run_id: str, artifact: str, uri: str | None) -> bytes | None:
     from mlflow.tracking import MlflowClient
 
     quieten()
+    uri = check_uri(uri or default_uri())
+    database = database_of(uri)
+    if database is not None and not database.exists():  # MLflow would make one
+        return None
     with tempfile.TemporaryDirectory() as folder:
         try:
-            place = MlflowClient(check_uri(uri or default_uri())).download_artifacts(run_id, artifact, folder)
+            place = MlflowClient(uri).download_artifacts(run_id, artifact, folder)
         except (MlflowException, OSError):
             return None
         return Path(place).read_bytes()

@@ -16,6 +16,7 @@ from streamtrain.track.journal import BATCH, Entry
 from streamtrain.track.mlflow.lifecycle import check_run, deleted_experiment, gone
 from streamtrain.track.mlflow.model import quieten
 from streamtrain.track.mlflow.pages import KIND, KIND_TAG
+from streamtrain.track.mlflow.uri import create_database, database_of
 
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
@@ -96,6 +97,7 @@ class MlflowReceiver:
         from mlflow.tracking import MlflowClient
 
         quieten()
+        create_database(self._uri)
         return MlflowClient(self._uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or self._uri)
 
     def _take_one(self, client: Any, run_id: str, entry: Entry) -> None:
@@ -253,8 +255,8 @@ def _experiment(client: Any, uri: str, name: str) -> str:
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        database = uri.removeprefix("sqlite:///")
-        place = None if database == uri else (Path(database).absolute().parent / "mlartifacts").as_uri()
+        database = database_of(uri)
+        place = None if database is None else (database.absolute().parent / "mlartifacts").as_uri()
         try:
             tags = {KIND_TAG: KIND}
             return str(client.create_experiment(name, artifact_location=place, tags=tags))
