@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -64,6 +63,15 @@ class Leftovers:
                     found.append(process)
         return sorted(found, key=lambda process: process.pid)
 
+    def _unseen(self) -> set[psutil.Process]:
+        """Living processes whose TMPDIR says that they are descendants, also where no look saw them begin."""
+        found = set()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get("TMPDIR") == str(self.temporary):
+                    found.add(process)
+        return found
+
     def check(self) -> None:
         """Nothing is left, once all have had their time to end.
 
@@ -72,26 +80,20 @@ class Leftovers:
         """
         assert self._family and self._ports, "nothing was watched"
         # only those that are there: psutil 7.2 fails at a number that is a thread's by now, on Linux 6.18
-        there = [process for process in self._family if process.is_running()]
+        there = [process for process in self._family | self._unseen() if process.is_running()]
         _, alive = psutil.wait_procs(there, timeout=PATIENCE)
         assert not alive, f"processes: {[' '.join(process.cmdline())[:80] for process in alive]}"
-        taken = sorted(port for port in self._ports if not _is_free(port))
-        assert not taken, f"ports: {taken}"
+        unseen = self._unseen()
+        assert not unseen, f"processes that began unseen: {unseen}"
+        listening = {each.laddr.port: each.pid for each in psutil.net_connections("tcp") if each.status == "LISTEN"}
+        taken = sorted(port for port in self._ports & listening.keys() if listening[port] is None)  # else a stranger's
+        assert not taken, f"ports that no process is known to have: {taken}"
         new = _segments() - self._before - _held()
+        new &= _segments()  # a stranger's may have been closed before `_held` looked
         assert not new, f"shared memory: {new}"
         left = [str(file.relative_to(self.temporary)) for file in self.temporary.rglob("*")]
         left = [name for name in left if not name.startswith("torchinductor_")]  # PyTorch's cache, kept on purpose
         assert not left, f"temporary files: {left}"
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def _segments() -> set[str]:
