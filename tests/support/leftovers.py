@@ -25,7 +25,7 @@ class Leftovers:
     temporary: Path
     _family: set[psutil.Process] = field(default_factory=set)
     _ports: set[int] = field(default_factory=set)
-    _before: set[str] = field(default_factory=lambda: _segments())
+    _before: dict[str, int] = field(default_factory=lambda: _segments())
 
     @contextlib.contextmanager
     def watching(self, process: int) -> Iterator[None]:
@@ -88,25 +88,33 @@ class Leftovers:
         listening = {each.laddr.port: each.pid for each in psutil.net_connections("tcp") if each.status == "LISTEN"}
         taken = sorted(port for port in self._ports & listening.keys() if listening[port] is None)  # else a stranger's
         assert not taken, f"ports that no process is known to have: {taken}"
-        new = _segments() - self._before - _held()
-        new &= _segments()  # a stranger's may have been closed before `_held` looked
+        before, held, now = _segments(), _held(), _segments()  # a stranger's may end before `_held` looks
+        new = [name for name in before.keys() & now.keys() - self._before.keys() if now[name] not in held]
         assert not new, f"shared memory: {new}"
         left = [str(file.relative_to(self.temporary)) for file in self.temporary.rglob("*")]
         left = [name for name in left if not name.startswith("torchinductor_")]  # PyTorch's cache, kept on purpose
         assert not left, f"temporary files: {left}"
 
 
-def _segments() -> set[str]:
-    return {file.name for file in SHARED_MEMORY.iterdir() if file.is_file()}
+def _segments() -> dict[str, int]:
+    """Files in shared memory and their inodes."""
+    found = {}
+    for file in SHARED_MEMORY.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if file.is_file():
+                found[file.name] = file.stat().st_ino
+    return found
 
 
-def _held() -> set[str]:
-    """Files in shared memory that some living process has mapped or open."""
-    held: set[str] = set()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            for place in Path(f"/proc/{process.pid}/fd").iterdir():
-                held.add(os.path.basename(os.readlink(place)))
-            maps = Path(f"/proc/{process.pid}/maps").read_text()
-            held |= {line.rpartition("/")[2] for line in maps.splitlines() if "/dev/shm/" in line}
+def _held() -> set[int]:
+    """Inodes in shared memory that some living process has mapped or open; a semaphore is mapped by a name it had."""
+    held: set[int] = set()
+    for process in psutil.pids():
+        with contextlib.suppress(OSError):  # it has ended
+            maps = Path(f"/proc/{process}/maps").read_text()
+            held |= {int(line.split()[4]) for line in maps.splitlines() if f" {SHARED_MEMORY}/" in line}
+            for place in Path(f"/proc/{process}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # it has closed that one
+                    if os.readlink(place).startswith(f"{SHARED_MEMORY}/"):
+                        held.add(place.stat().st_ino)
     return held

@@ -1,5 +1,6 @@
 """What the tests of kills look for at the end: found where it is there, and no stranger's things taken for it."""
 
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -55,6 +56,14 @@ def test_a_port_that_a_stranger_has_taken_since_is_his(watched: tuple[Leftovers,
         stranger.bind(("127.0.0.1", port))
         stranger.listen()
         found.check()
+
+
+def test_a_strangers_semaphore_is_his(watched: tuple[Leftovers, int]) -> None:
+    """It is mapped by another name than the one that it has."""
+    semaphore = multiprocessing.get_context("spawn").Semaphore()
+    named = semaphore._semlock.name.lstrip("/")  # type: ignore[attr-defined]
+    assert (SHARED_MEMORY / f"sem.{named}").is_file()
+    watched[0].check()
 
 
 def test_a_descendant_that_no_look_saw_is_found(watched: tuple[Leftovers, int], tmp_path: Path) -> None:
