@@ -106,15 +106,24 @@ def _segments() -> dict[str, int]:
     return found
 
 
+def named_memory(process: int) -> set[str]:
+    """Names in shared memory of what a process has mapped or open: they stay when it is killed."""
+    held = _held_by(process)
+    return {name for name, inode in _segments().items() if inode in held}
+
+
 def _held() -> set[int]:
     """Inodes in shared memory that some living process has mapped or open; a semaphore is mapped by a name it had."""
+    return set().union(*(_held_by(process) for process in psutil.pids()))
+
+
+def _held_by(process: int) -> set[int]:
     held: set[int] = set()
-    for process in psutil.pids():
-        with contextlib.suppress(OSError):  # it has ended
-            maps = Path(f"/proc/{process}/maps").read_text()
-            held |= {int(line.split()[4]) for line in maps.splitlines() if f" {SHARED_MEMORY}/" in line}
-            for place in Path(f"/proc/{process}/fd").iterdir():
-                with contextlib.suppress(FileNotFoundError):  # it has closed that one
-                    if os.readlink(place).startswith(f"{SHARED_MEMORY}/"):
-                        held.add(place.stat().st_ino)
+    with contextlib.suppress(OSError):  # it has ended
+        maps = Path(f"/proc/{process}/maps").read_text()
+        held |= {int(line.split()[4]) for line in maps.splitlines() if f" {SHARED_MEMORY}/" in line}
+        for place in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it has closed that one
+                if os.readlink(place).startswith(f"{SHARED_MEMORY}/"):
+                    held.add(place.stat().st_ino)
     return held

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import leftovers
-from tests.support.leftovers import SHARED_MEMORY, Leftovers
+from tests.support.leftovers import SHARED_MEMORY, Leftovers, named_memory
 
 LISTENS = """
 import socket, sys, time
@@ -86,5 +86,8 @@ def test_a_file_and_shared_memory_that_nobody_holds_are_found(watched: tuple[Lef
             watched[0].check()
         with segment.open(), pytest.raises(AssertionError, match="temporary files"):  # a living process has it
             watched[0].check()
+        with segment.open():
+            assert segment.name in named_memory(os.getpid())
+        assert segment.name not in named_memory(os.getpid())
     finally:
         segment.unlink()

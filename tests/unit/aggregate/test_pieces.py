@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +31,7 @@ from streamtrain.aggregate.vector import layout_of
 from streamtrain.errors import ConfigError, JobError, WorkerLost
 from streamtrain.job import Clip, Group
 from streamtrain.order import lanes_of_worker
+from tests.support.leftovers import named_memory
 
 
 def test_layout_has_tied_parameters_once_and_frozen_ones_not_at_all() -> None:
@@ -223,12 +223,12 @@ def test_a_sleeper_is_woken_and_nobody_else_costs_a_call_of_the_kernel(monkeypat
 
 
 def test_shared_memory_has_no_name_that_could_be_left_behind() -> None:
-    before = sorted(Path("/dev/shm").iterdir())
+    before = named_memory(os.getpid())
     block, handle = shared_block(4096)
     same = open_block(handle)
     block[:3] = b"abc"
     assert same[:3] == b"abc"
-    assert sorted(Path("/dev/shm").iterdir()) == before
+    assert named_memory(os.getpid()) == before
 
 
 def test_buckets_hold_all_pieces_once_from_the_last_and_no_more_than_their_size(

@@ -21,6 +21,7 @@ from streamtrain.stream.fetch.shard_files import OPEN_SHARDS, LocalFiles
 from streamtrain.stream.reader import Reader
 from streamtrain.values import Selection, Skip
 from tests.support.datasets import pack_digits
+from tests.support.leftovers import named_memory
 
 
 def picture_folders(root: Path, sizes: tuple[int, ...] = (6,)) -> Path:
@@ -186,11 +187,12 @@ def test_a_batch_that_came_before_the_failure_is_taken_first(monkeypatch: pytest
 def test_a_streamer_that_nobody_reads_stops_when_told(address: str | None, tmp_path: Path) -> None:
     manifest = pack_digits(tmp_path / "a", examples=100)
     reader = Reader(LocalFiles(tmp_path / "a"), manifest, "train", ("image",))
-    before = len(os.listdir("/dev/shm"))
+    before = named_memory(os.getpid())
     streamer = Streamer(reader, [Selection(0, ((0, 9),))] * 1000, largest=9, address=address)
     streamer.start()
+    assert named_memory(os.getpid()) == before
     streamer.stop()
-    assert streamer.failure() is None and len(os.listdir("/dev/shm")) == before
+    assert streamer.failure() is None and named_memory(os.getpid()) == before
 
 
 @pytest.mark.parametrize("blocks", [False, True])
