@@ -11,7 +11,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from streamtrain.errors import ConfigError, Interrupted, complaint
+from streamtrain.errors import ConfigError, Interrupted, complaint, one_line
+from streamtrain.store import masked
 from streamtrain.track.mlflow.pages import newest_runs_page
 
 PAGES_ALONE = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -32,19 +33,34 @@ def serve(port: int) -> int:
         ConfigError: somebody has the port.
         Interrupted: SIGTERM asked it to stop.
     """
-    from streamtrain.track.mlflow import create_database, default_uri
+    from streamtrain.track.mlflow import default_uri
 
     uri = default_uri()
     _check_free(port)
-    print(f"MLflow on {uri}: open http://localhost:{port} and stop with Ctrl-C", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     with _ended_by_sigterm(), _group() as group:
-        create_database(uri)  # the server may be ended while it makes one
+        _make_database(uri)
+        print(f"MLflow on {masked(uri)}: open http://localhost:{port} and stop with Ctrl-C", flush=True)
         server = subprocess.Popen(
             [*command, "--port", str(port), "--workers", "1"], env={**os.environ, **PAGES_ALONE}, process_group=group
         )
         threading.Thread(target=_say_where, args=(port,), daemon=True).start()
         return server.wait()
+
+
+def _make_database(uri: str) -> None:
+    """A local database that is not there yet; the server might be ended while it makes one."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from streamtrain.track.mlflow import create_database
+    from streamtrain.track.mlflow.model import quieten
+
+    quieten()
+    try:
+        create_database(uri)
+    except (OSError, SQLAlchemyError) as error:
+        expected, do = "a place for MLflow's database", "set MLFLOW_TRACKING_URI to another"
+        raise ConfigError(complaint(masked(uri), expected=expected, found=one_line(error), do=do)) from None
 
 
 def _say_where(port: int) -> None:

@@ -101,3 +101,14 @@ def test_promise_10_a_port_that_somebody_has(tmp_path: Path) -> None:
         f"streamtrain ui: port {port}: expected one that is free, found Address already in use; end what has it, "
     )
     assert done.returncode == 2 and done.stderr == f"{expected}or give another by --port\n" and not done.stdout
+
+
+def test_promise_10_a_place_where_no_database_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    uri = f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    done = streamtrain("ui", "--port", str(free_port()), folder=tmp_path)
+    assert done.returncode == 2 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"streamtrain ui: {uri}: expected a place for MLflow's database, found ")
+    assert line.endswith("; set MLFLOW_TRACKING_URI to another")
