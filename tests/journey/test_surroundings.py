@@ -6,6 +6,7 @@ Each case is a real process in a real namespace, as a real user, or under a real
 import contextlib
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -165,6 +166,17 @@ def test_a_start_waits_for_no_port_that_another_ray_holds() -> None:
         subprocess.run([sys.executable, "-c", code], env=os.environ | {"RAY_TMPDIR": folder}, check=True)
         (log,) = Path(folder).rglob("session_2*/logs/dashboard_agent.log")
         assert "Failed to bind" not in log.read_text()
+
+
+def test_a_start_brings_only_what_a_run_on_one_machine_needs() -> None:
+    """Neither what reports usage, which would be waited for, nor what adds nodes."""
+    code = (
+        "import psutil; from streamtrain.run.fleet.cluster.starting import start_ray; start_ray();"
+        "print(*(' '.join(each.cmdline()) for each in psutil.Process().children(recursive=True)), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "gcs_server" in done.stdout and "log_monitor.py" in done.stdout
+    assert not re.search(r"/dashboard\.py|/monitor\.py", done.stdout)
 
 
 @needs_root

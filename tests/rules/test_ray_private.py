@@ -3,13 +3,16 @@
 import ast
 import functools
 import importlib
+from pathlib import Path
 
 import pytest
 import ray
 from ray._private import ray_constants
 from ray._private.node import Node
+from ray._private.services import RAYLET_EXECUTABLE
 
 from streamtrain.run.fleet.cluster.ray_private import USED
+from streamtrain.run.fleet.cluster.starting import OWN
 from tests.rules.test_house import TREES, relative
 
 ROOM = "streamtrain/run/fleet/cluster/ray_private.py"
@@ -58,3 +61,9 @@ def test_ray_still_lists_the_processes_that_it_started() -> None:
     """By these names, in an attribute of a node that only its constructor makes."""
     assert "all_processes" in Node.__init__.__code__.co_names
     assert (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET) == ("gcs_server", "raylet")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_node_still_reads_the_setting(name: str) -> None:
+    """Ray passes over variables that it does not know."""
+    assert name.encode() in Path(RAYLET_EXECUTABLE).read_bytes()

@@ -8,24 +8,34 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ray
 from ray._private import parameter, ray_constants, services
+from ray._private.state import GlobalState
 from ray.job_config import JobConfig
 
 USED = {
     "ray.job_config.JobConfig": "for its _py_driver_sys_path: where workers look for modules of the job",
     "ray._private.ray_constants.ENABLE_RAY_CLUSTER": "to listen on localhost only: there is no setting for all ports",
-    "ray._private.parameter.RayParams": "for its dashboard_agent_listen_port: any free one, there is no setting for it",
+    "ray._private.parameter.RayParams": "for dashboard_agent_listen_port and no_monitor, which `init` cannot set",
     "ray._private.services.ConsolePopen": "to start Ray's processes in groups of their own",
+    "ray._private.services.start_api_server": "to leave it out: without a dashboard it has nothing to do",
+    "ray._private.services.get_node": "to wait for the node in short steps",
+    "ray._private.services._get_gcs_client_options": "to look whether the node is there",
+    "ray._private.state.GlobalState": "to look whether the node is there",
     "ray._private.worker._global_node": "to see that the processes which this one started have ended",
     "ray._private.state.state.get_max_resources_from_cluster_config": "to know that an autoscaler may add nodes",
     "ray._private.state.available_resources_per_node": "to say where there is room; publicly there are only sums",
     "ray._raylet.AuthenticationTokenLoader.instance": "to have a changed token read, which is kept from the first time",
 }
+
+NODE_SECONDS, LOOKS_SECONDS = 10.0, 0.02
+"""So long the node that is started is looked for in short steps, and between two looks."""
 
 
 def callers_paths() -> JobConfig:
@@ -41,24 +51,51 @@ def callers_paths() -> JobConfig:
 
 
 @contextlib.contextmanager
-def closed_to_others() -> Iterator[None]:
-    """Ray that is started in the block listens on localhost only, and its processes are in groups of their own.
+def for_one_process() -> Iterator[None]:
+    """Ray that is started in the block is this process's alone, and starts only what a run on one machine needs.
 
-    Who ends this process's group, as `timeout` and shells do, must not end Ray before the checkpoint is written. And
-    its agent takes any port: Ray's fixed one is held by every other Ray of the machine, one that was killed too, for up
-    to a minute, and a start waits seconds for it in vain.
+    It listens on localhost only. Its processes are in groups of their own: who ends this process's group, as `timeout`
+    and shells do, must not end Ray before the checkpoint is written. Its agent takes any port: Ray's fixed one is held
+    by every other Ray of the machine, one that was killed too, for up to a minute, and a start waits seconds for it in
+    vain. Two processes are left out: one that would only add nodes, and one that would only report usage, which
+    `ray.init` turns off; a start waited more than a second for the latter.
     """
-    listens = ray_constants.ENABLE_RAY_CLUSTER
-    start_process, parameters = services.ConsolePopen, parameter.RayParams
-    ray_constants.ENABLE_RAY_CLUSTER = False  # as Ray itself does on macOS: no other machine is to join
-    services.ConsolePopen = functools.partial(start_process, process_group=0)  # type: ignore[misc, assignment]
-    parameter.RayParams = functools.partial(parameters, dashboard_agent_listen_port=0)  # type: ignore[misc, assignment]
+    parameters = functools.partial(parameter.RayParams, dashboard_agent_listen_port=0, no_monitor=True)
+    with contextlib.ExitStack() as stack:
+        for module, name, value in (
+            (ray_constants, "ENABLE_RAY_CLUSTER", False),  # as Ray itself does on macOS: no other machine is to join
+            (services, "ConsolePopen", functools.partial(services.ConsolePopen, process_group=0)),
+            (parameter, "RayParams", parameters),
+            (services, "start_api_server", _no_api_server),
+            (services, "get_node", functools.partial(_node_once_there, services.get_node)),
+        ):
+            stack.enter_context(_replaced(module, name, value))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = listens
-        services.ConsolePopen = start_process  # type: ignore[misc]
-        parameter.RayParams = parameters  # type: ignore[misc]
+        setattr(module, name, before)
+
+
+def _no_api_server(*_: object, **__: object) -> tuple[None, None]:
+    """Its address and its process, as Ray has them where it could not be started and nobody asked for a dashboard."""
+    return None, None
+
+
+def _node_once_there(get_node: Callable[[str, str], dict[str, Any]], gcs_address: str, node_id: str) -> dict[str, Any]:
+    """What Ray knows of the node that it starts: looked for in short steps first, where Ray sleeps whole seconds."""
+    state: Any = GlobalState()  # type: ignore[no-untyped-call]
+    state._initialize_global_state(services._get_gcs_client_options(gcs_address))  # type: ignore[no-untyped-call]
+    until = time.monotonic() + NODE_SECONDS
+    while all(node["NodeID"] != node_id for node in state.node_table()) and time.monotonic() < until:
+        time.sleep(LOOKS_SECONDS)
+    return get_node(gcs_address, node_id)
 
 
 def read_token_again() -> None:

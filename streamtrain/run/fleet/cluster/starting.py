@@ -14,11 +14,19 @@ from collections.abc import Callable, Iterator
 import ray
 
 from streamtrain.prepare.surroundings import room_for_ray
-from streamtrain.run.fleet.cluster.ray_private import callers_paths, closed_to_others, read_token_again
+from streamtrain.run.fleet.cluster.ray_private import callers_paths, for_one_process, read_token_again
 
 VARIABLE = "RAY_AUTH_TOKEN"
 FILE_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 """Of the environment: where Ray finds its token, or the file that has it."""
+OWN = {
+    # workers yield to everything else (nice 15): some that wait for each other would each wait for all
+    "RAY_worker_niceness": "0",
+    # a node tries to reach its object store before that is there, and then sleeps a second; in all as long as before
+    "RAY_raylet_client_connect_timeout_milliseconds": "20",
+    "RAY_raylet_client_num_connect_attempts": "500",
+}
+"""Settings of a Ray that is started here, where the environment has no others."""
 
 
 def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
@@ -38,8 +46,8 @@ def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     if will_start_ray():
-        # Ray's workers yield to everything else (nice 15); workers that wait for each other would each wait for all
-        os.environ.setdefault("RAY_worker_niceness", "0")
+        for name, value in OWN.items():
+            os.environ.setdefault(name, value)
         began = time.monotonic()
         room = room_for_ray()
         if room.note:
@@ -71,7 +79,7 @@ def _for_us_alone() -> Iterator[None]:
     wanted = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
     if wanted and not os.environ.get(VARIABLE) and not os.environ.get(FILE_VARIABLE):
         _set_token(_token())
-    with closed_to_others():
+    with for_one_process():
         yield
 
 
