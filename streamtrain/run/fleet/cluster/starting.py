@@ -22,7 +22,7 @@ FILE_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 OWN = {
     # workers yield to everything else (nice 15): some that wait for each other would each wait for all
     "RAY_worker_niceness": "0",
-    # a node tries to reach its object store before that is there, and then sleeps a second; in all as long as before
+    # a node that tries to reach its object store before that is there sleeps a second; it tries 10 s in all, as before
     "RAY_raylet_client_connect_timeout_milliseconds": "20",
     "RAY_raylet_client_num_connect_attempts": "500",
 }
