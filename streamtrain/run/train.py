@@ -255,7 +255,8 @@ def _tracked(prepared: _Prepared, run_name: str, folder: RunFolder, tracker: Tra
             shutil.rmtree(folder.path)
             terminal.line(f"{run_name}: nothing is kept of it, so {folder.path} is removed")
         else:
-            terminal.line(left or f"{run_name}: what was measured is in {folder.path}{_and_in_mlflow(tracker)}")
+            there = f"{folder.path} and in MLflow" if tracker.run_id else folder.path
+            terminal.line(left or f"{run_name}: what was measured is in {there}")
         raise
     left = tracker.finish("finished", result.stop_reason)
     if left:
@@ -357,13 +358,12 @@ def _ray_metrics(run_name: str) -> Tracker:
     return RayMetrics(run_name)
 
 
-def _and_in_mlflow(tracker: Tracker) -> str:
-    return " and in MLflow" if tracker.run_id else ""
-
-
 def _tracker(job: Job, terminal: Terminal) -> Tracker:
-    """Where the job's numbers go; a wrong URI is refused here."""
+    """Where the job's numbers go; a wrong URI, or a place that cannot be written, is refused here."""
+    from streamtrain.prepare.surroundings import check_mlflow_place
     from streamtrain.track.mlflow import MlflowTracker, default_uri
     from streamtrain.track.tracker import NoTracker
 
+    if job.tracking.enabled:
+        check_mlflow_place(job)
     return MlflowTracker(job.tracking.uri or default_uri(), say=terminal.line) if job.tracking.enabled else NoTracker()

@@ -34,20 +34,34 @@ def check_run_folders(job: Job) -> None:
     """Refuses a run whose folders cannot be written, before anything starts.
 
     Raises:
-        ConfigError: the folder for runs, for checkpoints, or of the default MLflow store.
+        ConfigError: the folder for runs, or for checkpoints.
     """
-    tracking = job.tracking
-    asked = [("tracking.folder", Path(tracking.folder).absolute(), "tracking.folder")]
+    _check("tracking.folder", Path(job.tracking.folder).absolute())
     if job.checkpoints.enabled and job.checkpoints.folder is not None:
         place = local_path(job.checkpoints.folder)
-        asked += [] if place is None else [("checkpoints.folder", place, "checkpoints.folder")]
-    if tracking.enabled and tracking.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
-        asked.append(("MLflow's default store", Path.cwd() / "mlflow.db", "MLFLOW_TRACKING_URI"))
-    for where, folder, cure in asked:
-        if found := why_not_writable(folder):
-            do = f"set {cure} to another place, or work in another folder"
-            expected = f"to be able to write to {folder}"
-            raise ConfigError(complaint(where, expected=expected, found=found, do=do))
+        if place is not None:
+            _check("checkpoints.folder", place)
+
+
+def check_mlflow_place(job: Job) -> None:
+    """Refuses a run whose MLflow is a database or a folder of this machine that cannot be written.
+
+    Raises:
+        ConfigError: that place, by who names it.
+    """
+    from streamtrain.track.mlflow import default_uri, place_of
+
+    place = place_of(job.tracking.uri or default_uri())
+    if place is not None:
+        named = "tracking.uri" if job.tracking.uri else "MLFLOW_TRACKING_URI"
+        default = not job.tracking.uri and not os.environ.get(named)
+        _check("MLflow's default store" if default else named, place, named)
+
+
+def _check(where: str, place: Path, cure: str | None = None) -> None:
+    if found := why_not_writable(place):
+        do = f"set {cure or where} to another place, or work in another folder"
+        raise ConfigError(complaint(where, expected=f"to be able to write to {place}", found=found, do=do))
 
 
 def free_bytes(folder: Path) -> int:
