@@ -360,10 +360,10 @@ def _ray_metrics(run_name: str) -> Tracker:
 
 def _tracker(job: Job, terminal: Terminal) -> Tracker:
     """Where the job's numbers go; a wrong URI, or a place that cannot be written, is refused here."""
-    from streamtrain.prepare.surroundings import check_mlflow_place
+    from streamtrain.prepare.surroundings import check_database
     from streamtrain.track.mlflow import MlflowTracker, default_uri
     from streamtrain.track.tracker import NoTracker
 
     if job.tracking.enabled:
-        check_mlflow_place(job)
+        check_database(job)
     return MlflowTracker(job.tracking.uri or default_uri(), say=terminal.line) if job.tracking.enabled else NoTracker()

@@ -63,7 +63,7 @@ def test_ray_still_lists_the_processes_that_it_started() -> None:
     assert (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET) == ("gcs_server", "raylet")
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", [name for settings in OWN for name in settings])
 def test_a_node_still_reads_the_setting(name: str) -> None:
     """Ray passes over variables that it does not know."""
     assert name.encode() in Path(RAYLET_EXECUTABLE).read_bytes()

@@ -6,12 +6,12 @@ Where something is missing, another place is taken, or one line names the variab
 from streamtrain.prepare.surroundings.allowances import usable_cpus
 from streamtrain.prepare.surroundings.process import check_process
 from streamtrain.prepare.surroundings.ray_room import RayRoom, check_cpus, room_for_ray
-from streamtrain.prepare.surroundings.writable import check_mlflow_place, check_run_folders
+from streamtrain.prepare.surroundings.writable import check_database, check_run_folders
 
 __all__ = [
     "RayRoom",
     "check_cpus",
-    "check_mlflow_place",
+    "check_database",
     "check_process",
     "check_run_folders",
     "room_for_ray",

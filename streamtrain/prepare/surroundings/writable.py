@@ -17,12 +17,12 @@ def why_not_writable(folder: Path) -> str:
 
     Nothing is left behind.
     """
-    if folder.is_file():
-        return "" if os.access(folder, os.W_OK) else "a file that this user may not write"
     there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
     try:
+        if folder.is_file():
+            return "" if os.access(folder, os.W_OK) else "a file that this user may not write"
+        while not there.exists() and there != there.parent:
+            there = there.parent
         with tempfile.TemporaryDirectory(prefix=".streamtrain-", dir=there) as made:
             (Path(made) / "file").touch()
             return ""
@@ -36,31 +36,37 @@ def check_run_folders(job: Job) -> None:
     Raises:
         ConfigError: the folder for runs, or for checkpoints.
     """
-    _check("tracking.folder", Path(job.tracking.folder).absolute())
+    asked = [("tracking.folder", Path(job.tracking.folder).absolute())]
     if job.checkpoints.enabled and job.checkpoints.folder is not None:
         place = local_path(job.checkpoints.folder)
-        if place is not None:
-            _check("checkpoints.folder", place)
+        asked += [] if place is None else [("checkpoints.folder", place)]
+    for where, folder in asked:
+        _check(where, folder, f"set {where} to another place, or work in another folder")
 
 
-def check_mlflow_place(job: Job) -> None:
-    """Refuses a run whose MLflow is a database or a folder of this machine that cannot be written.
+def check_database(job: Job) -> None:
+    """Refuses a run whose MLflow is an SQLite database that cannot be written.
 
     Raises:
-        ConfigError: that place, by who names it.
+        ConfigError: its file, or the folder in which SQLite has a second one while it writes; by who names it.
     """
-    from streamtrain.track.mlflow import default_uri, place_of
+    from streamtrain.track.mlflow import database_of, default_uri
 
-    place = place_of(job.tracking.uri or default_uri())
-    if place is not None:
-        named = "tracking.uri" if job.tracking.uri else "MLFLOW_TRACKING_URI"
-        default = not job.tracking.uri and not os.environ.get(named)
-        _check("MLflow's default store" if default else named, place, named)
+    file = database_of(job.tracking.uri or default_uri())
+    if file is None:
+        return
+    named = "tracking.uri" if job.tracking.uri else "MLFLOW_TRACKING_URI"
+    default = not job.tracking.uri and not os.environ.get(named)
+    where = "MLflow's default store" if default else named
+    do = f"set {named} to another place" + (", or work in another folder" if default else "")
+    for place in (file, file.parent):
+        _check(where, place, do)
+    if file.is_dir():
+        raise ConfigError(complaint(where, expected="a database", found=f"a folder, {file}", do=do))
 
 
-def _check(where: str, place: Path, cure: str | None = None) -> None:
+def _check(where: str, place: Path, do: str) -> None:
     if found := why_not_writable(place):
-        do = f"set {cure or where} to another place, or work in another folder"
         raise ConfigError(complaint(where, expected=f"to be able to write to {place}", found=found, do=do))
 
 

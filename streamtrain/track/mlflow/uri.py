@@ -1,4 +1,4 @@
-"""Which MLflow: the tracking URI, its default, and the database or folder of this machine that it may name."""
+"""Which MLflow: the tracking URI, its default, and the local database that it may name."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from streamtrain.errors import ConfigError, complaint
-from streamtrain.store import local_path, masked
+from streamtrain.store import masked
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks", "uc", "")
-SCHEMES_ALONE = ("databricks", "uc", "databricks-uc")
-"""Of those, which name a place as they are."""
 DATABASE = re.compile(r"sqlite(\+\w+)?://[^/?]*/(?P<file>[^?]*)")
 """As SQLAlchemy reads it, which takes a while to import."""
 
@@ -40,18 +38,10 @@ def check_uri(uri: str) -> str:
 
 
 def database_of(uri: str) -> Path | None:
-    """The file of the SQLite database that a URI names; ``None`` where it names anything else."""
+    """The file of the SQLite database that a URI names, links followed; ``None`` where it names anything else."""
     found = DATABASE.match(uri)
     name = unquote(found["file"]) if found else ""
-    return None if not name or name == ":memory:" or name.startswith("file:") else Path(name)
-
-
-def place_of(uri: str) -> Path | None:
-    """The database's file, or the folder, that a URI names on this machine; ``None`` where it is elsewhere."""
-    if uri.startswith("sqlite"):
-        database = database_of(uri)
-        return None if database is None else database.absolute()
-    return None if uri.partition(":")[0] in SCHEMES_ALONE else local_path(uri)
+    return None if not name or name == ":memory:" or name.startswith("file:") else Path(os.path.realpath(name))
 
 
 def create_database(uri: str) -> None:

@@ -17,14 +17,18 @@ from typing import Any
 import ray
 from ray._private import parameter, ray_constants, services
 from ray._private.state import GlobalState
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.job_config import JobConfig
 
 USED = {
     "ray.job_config.JobConfig": "for its _py_driver_sys_path: where workers look for modules of the job",
     "ray._private.ray_constants.ENABLE_RAY_CLUSTER": "to listen on localhost only: there is no setting for all ports",
-    "ray._private.parameter.RayParams": "for dashboard_agent_listen_port and no_monitor, which `init` cannot set",
+    "ray._private.parameter.RayParams": "for its dashboard_agent_listen_port: any free one, there is no setting for it",
     "ray._private.services.ConsolePopen": "to start Ray's processes in groups of their own",
-    "ray._private.services.start_api_server": "to leave it out: without a dashboard it has nothing to do",
+    "ray._private.services.start_api_server": "to leave out what would only report usage",
+    "ray._private.ray_constants.DASHBOARD_ADDRESS": "to say in its place where no dashboard is",
+    "ray._private.ray_constants.KV_NAMESPACE_DASHBOARD": "to say in its place where no dashboard is",
+    "ray._raylet.GcsClient": "to say in its place where no dashboard is",
     "ray._private.services.get_node": "to wait for the node in short steps",
     "ray._private.services._get_gcs_client_options": "to look whether the node is there",
     "ray._private.state.GlobalState": "to look whether the node is there",
@@ -34,7 +38,7 @@ USED = {
     "ray._raylet.AuthenticationTokenLoader.instance": "to have a changed token read, which is kept from the first time",
 }
 
-NODE_SECONDS, LOOKS_SECONDS = 10.0, 0.02
+NODE_SECONDS, LOOKS_SECONDS = 5.0, 0.02
 """So long the node that is started is looked for in short steps, and between two looks."""
 
 
@@ -57,10 +61,10 @@ def for_one_process() -> Iterator[None]:
     It listens on localhost only. Its processes are in groups of their own: who ends this process's group, as `timeout`
     and shells do, must not end Ray before the checkpoint is written. Its agent takes any port: Ray's fixed one is held
     by every other Ray of the machine, one that was killed too, for up to a minute, and a start waits seconds for it in
-    vain. Two processes are left out: one that would only add nodes, and one that would only report usage, which
-    `ray.init` turns off; a start waited more than a second for the latter.
+    vain. A process is left out that would only report usage, which `ray.init` turns off: a start waited for it more
+    than a second.
     """
-    parameters = functools.partial(parameter.RayParams, dashboard_agent_listen_port=0, no_monitor=True)
+    parameters = functools.partial(parameter.RayParams, dashboard_agent_listen_port=0)
     with contextlib.ExitStack() as stack:
         for module, name, value in (
             (ray_constants, "ENABLE_RAY_CLUSTER", False),  # as Ray itself does on macOS: no other machine is to join
@@ -83,8 +87,15 @@ def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
         setattr(module, name, before)
 
 
-def _no_api_server(*_: object, **__: object) -> tuple[None, None]:
-    """Its address and its process, as Ray has them where it could not be started and nobody asked for a dashboard."""
+def _no_api_server(*given: Any, **_: object) -> tuple[None, None]:
+    """In place of Ray's: its address and its process, as where none could be started and nobody asked for a dashboard.
+
+    A node's agent asks each second where the dashboard is until it is told: where nobody listens.
+    """
+    gcs_address, cluster_id = given[3:5]
+    client = GcsClient(address=gcs_address, cluster_id=cluster_id)
+    key, space = ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD
+    client.internal_kv_put(key, b"127.0.0.1:0", True, space)
     return None, None
 
 

@@ -19,14 +19,13 @@ from streamtrain.run.fleet.cluster.ray_private import callers_paths, for_one_pro
 VARIABLE = "RAY_AUTH_TOKEN"
 FILE_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 """Of the environment: where Ray finds its token, or the file that has it."""
-OWN = {
+OWN: tuple[dict[str, str], ...] = (
     # workers yield to everything else (nice 15): some that wait for each other would each wait for all
-    "RAY_worker_niceness": "0",
+    {"RAY_worker_niceness": "0"},
     # a node that tries to reach its object store before that is there sleeps a second; it tries 10 s in all, as before
-    "RAY_raylet_client_connect_timeout_milliseconds": "20",
-    "RAY_raylet_client_num_connect_attempts": "500",
-}
-"""Settings of a Ray that is started here, where the environment has no others."""
+    {"RAY_raylet_client_connect_timeout_milliseconds": "20", "RAY_raylet_client_num_connect_attempts": "500"},
+)
+"""Settings of a Ray that is started here, those together that belong together; the environment's own go first."""
 
 
 def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
@@ -46,8 +45,9 @@ def start_ray(say: Callable[[str], None] = lambda _: None) -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     if will_start_ray():
-        for name, value in OWN.items():
-            os.environ.setdefault(name, value)
+        for settings in OWN:
+            if os.environ.keys().isdisjoint(settings):
+                os.environ.update(settings)
         began = time.monotonic()
         room = room_for_ray()
         if room.note:
