@@ -4,7 +4,7 @@
 
 The demo's job on MNIST's shape (random pixels), one worker, without MLflow. Each process is started by its command and
 timed until it says that its first steps are made; the yardsticks are `import torch` alone, and Ray alone: `ray.init`
-with the arguments that we give it. We also leave out processes and waits of Ray for which it has no argument, so Ray
+with the arguments that we give it. We also leave out a process and waits of Ray for which it has no argument, so Ray
 alone as we start it is among the figures. Steps a second of both ways are those of the same runs' last passes.
 """
 
